@@ -1,0 +1,1 @@
+"""The commands. Arguments and printing only; one file per command."""
