@@ -135,6 +135,6 @@ class Prediction:
 
 
 def seed_at(seed: int, t0_ns: int) -> int:
-    """Seed of the inference at t0, a function of both: earlier inferences never change a result."""
+    """Seed of the inference at t0, a function of both: earlier inferences change nothing."""
     digest = hashlib.blake2b(f'{seed}:{t0_ns}'.encode(), digest_size=8).digest()
     return int.from_bytes(digest, 'little') >> 1  # below 2**63, as torch.Generator wants it
