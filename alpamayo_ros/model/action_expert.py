@@ -1,0 +1,105 @@
+"""Action expert: a velocity for 64 noisy waypoints, read off the prompt's and reasoning's cache.
+
+Formulas: alpamayo-r1 specification, section 8. Knows no images and no text.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .text import RMSNorm
+
+IN_PROJ_EPS = 1e-5
+
+
+class FourierEncoder(nn.Module):
+    """sqrt(2) * [sin(2 pi z f), cos(2 pi z f)] with log-spaced f from 1 to max_freq.
+
+    The frequencies are a buffer because they come from the checkpoint: a bf16 release rounds
+    them, which changes the embedding by O(1).
+    """
+
+    def __init__(self, dim: int, max_freq: float) -> None:
+        super().__init__()
+        half = dim // 2
+        powers = torch.arange(half, dtype=torch.float32) / max(half - 1, 1)
+        self.register_buffer('freqs', (max_freq**powers).unsqueeze(0))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Features (..., dim) of z (...); float32 input keeps the result float32."""
+        angle = z.unsqueeze(-1) * self.freqs[0] * (2 * math.pi)
+        return torch.cat([angle.sin(), angle.cos()], -1) * math.sqrt(2)
+
+
+class FourierMLP(nn.Module):
+    """Linear, SiLU, then normalised linear layers; SiLU between, none at the end."""
+
+    def __init__(self, in_dim: int, hidden_size: int, num_enc_layers: int, out_dim: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Linear(in_dim, hidden_size), nn.SiLU()]
+        for i in range(num_enc_layers):
+            last = i == num_enc_layers - 1
+            layers.append(RMSNorm(hidden_size, IN_PROJ_EPS))
+            layers.append(nn.Linear(hidden_size, out_dim if last else hidden_size))
+            layers += [] if last else [nn.SiLU()]
+        self.trunk = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_dim) to (..., out_dim), in the dtype of the weights."""
+        return self.trunk(x.to(self.trunk[0].weight.dtype))
+
+
+class PerWaypointActionInProjV2(nn.Module):
+    """One embedding per waypoint from its noisy action and the flow time."""
+
+    def __init__(
+        self,
+        out_dim: int,
+        in_dims: int = 2,
+        hidden_size: int = 512,
+        num_enc_layers: int = 2,
+        max_freq: float = 100.0,
+        num_fourier_feats: int = 20,
+    ) -> None:
+        super().__init__()
+        self.sinus = nn.ModuleList(
+            FourierEncoder(num_fourier_feats, max_freq) for _ in range(in_dims)
+        )
+        self.timestep_fourier_encoder = FourierEncoder(num_fourier_feats, max_freq)
+        features = num_fourier_feats * (in_dims + 1)
+        self.encoder = FourierMLP(features, hidden_size, num_enc_layers, out_dim)
+        self.norm = nn.LayerNorm(out_dim, eps=1e-5)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Embeddings (R, T, out_dim) of x (R, T, in_dims) float32 at time t (R, 1, 1)."""
+        parts = [encode(x[..., i]) for i, encode in enumerate(self.sinus)]
+        parts.append(self.timestep_fourier_encoder(t.expand(*x.shape[:2], 1)[..., 0]))
+        return self.norm(self.encoder(torch.cat(parts, -1)))
+
+
+def expert_positions(rope_delta: Tensor, offset: Tensor, waypoints: int) -> Tensor:
+    """Positions (3, R, T): 0..T-1 behind the marker on all axes; rope_delta and offset (R)."""
+    steps = torch.arange(waypoints, device=offset.device)
+    return (steps + (rope_delta + offset).unsqueeze(-1)).expand(3, -1, -1)
+
+
+def expert_mask(visible: Tensor, samples: int, prompt: int, used: int, waypoints: int) -> Tensor:
+    """Bool (B, 1, K * T, used + K * T): what each waypoint of each sample may see.
+
+    The prompt; of the reasoning its own sample's tokens up to the marker: the first
+    `visible` (B, K) of them; and all waypoints of its own sample, also later ones. Slots as in
+    `text.KVCache`: `prompt` first, then reasoning interleaved by sample up to `used`, then
+    K * T waypoints, sample-major.
+    """
+    device = visible.device
+    slot = torch.arange(used, device=device) - prompt
+    sample = torch.arange(samples, device=device).unsqueeze(-1)
+    own = (slot % samples == sample) & (slot // samples < visible.unsqueeze(-1))
+    seen = (slot < 0) | own  # (B, K, used)
+    seen = seen.repeat_interleave(waypoints, 1)
+    row = torch.arange(samples * waypoints, device=device) // waypoints
+    mates = (row.unsqueeze(-1) == row).expand(seen.shape[0], -1, -1)
+    return torch.cat([seen, mates], -1).unsqueeze(1)

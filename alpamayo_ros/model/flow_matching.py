@@ -1,0 +1,57 @@
+"""Flow matching: Gaussian noise to an action by Euler steps of a velocity field.
+
+Convention (alpamayo-r1 specification, section 8): t = 0 is noise, t = 1 is data. Knows no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+VelocityField = Callable[[Tensor, Tensor], Tensor]
+
+
+class FlowMatching:
+    """Euler sampler with evenly spaced times; the state stays float32 whatever the field returns."""
+
+    def __init__(self, num_inference_steps: int = 10, int_method: str = 'euler') -> None:
+        if int_method != 'euler':
+            raise ValueError(f'int_method={int_method!r} is not one of: euler')
+        self.num_inference_steps = num_inference_steps
+
+    def steps(
+        self, noise: Tensor, field: VelocityField, num_steps: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield (x, t, v) of each step: v = field(x, t), x (R, T, 2), t (R, 1, 1) at its start.
+
+        The state after the last step is x + v / num_steps, see `sample`.
+        """
+        times = self.times(num_steps, noise.device)
+        x = noise.to(torch.float32)
+        for t, dt in zip(times[:-1], times.diff(), strict=True):
+            t_rows = t.expand(x.shape[0], 1, 1)
+            v = field(x, t_rows)
+            yield x, t_rows, v
+            x = x + dt * v
+
+    def sample(self, noise: Tensor, field: VelocityField, num_steps: int | None = None) -> Tensor:
+        """Data (R, T, 2) float32 from noise of the same shape."""
+        times = self.times(num_steps, noise.device)
+        x = noise
+        for x, _, v in self.steps(noise, field, num_steps):  # noqa: B007  the last step's x and v
+            pass
+        return x + (times[-1] - times[-2]) * v
+
+    def times(self, num_steps: int | None, device: torch.device | str = 'cpu') -> Tensor:
+        """Times (steps + 1) from 0 to 1; None means the checkpoint's own count."""
+        count = self.num_inference_steps if num_steps is None else num_steps
+        if count < 1:
+            raise ValueError(f'flow steps must be at least 1, not {count}')
+        return torch.linspace(0.0, 1.0, count + 1, device=device)
+
+
+def training_pair(x: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Noisy input t*x + (1-t)*noise and its velocity target x - noise; t (R, 1, 1)."""
+    return t * x + (1 - t) * noise, x - noise

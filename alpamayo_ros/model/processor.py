@@ -1,0 +1,214 @@
+"""Images and history to patches and prompt ids; generated ids back to text.
+
+Uses transformers for the tokenizer and its chat template only. Knows no network and no weights.
+Prompt: alpamayo-r1 specification, sections 3, 5, 9 and 12.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import BadInput
+from .config import AlpamayoConfig, build, read_json, vlm_folder
+from .image_processor import resize_bicubic, smart_resize, to_patches
+from .tokens import (
+    CAMERA_TEXT,
+    IM_END,
+    IMAGE_PAD,
+    INSTRUCTION,
+    PAD,
+    SYSTEM,
+    TokenIds,
+    discrete_token_strings,
+    special,
+    special_token_strings,
+    token_ids,
+)
+
+NGRAM = 8  # a repetition is the same 8 tokens three times
+NGRAM_TIMES = 3
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """One scene for the model: input_ids (1, P) int64 with history written in, patches, grids."""
+
+    input_ids: Tensor
+    patches: Tensor
+    grids: tuple[tuple[int, int], ...]
+
+
+class Processor:
+    """Tokenizer, chat template and image settings of one checkpoint."""
+
+    def __init__(self, config: AlpamayoConfig, folder: Path) -> None:
+        self.config = config
+        vlm = vlm_folder(config.vlm_name_or_path, folder)
+        if vlm is None:
+            raise BadInput(
+                f'{folder}: no tokenizer: neither a vlm/ folder nor a folder '
+                f'{config.vlm_name_or_path!r}'
+            )
+        self.tokenizer = _load_tokenizer(vlm)
+        self.chat_template = _chat_template(vlm, self.tokenizer)
+        self.tokenizer.add_tokens(discrete_token_strings(config))
+        self.tokenizer.add_tokens(special_token_strings(config), special_tokens=True)
+        self.history_tokenizer, self.ids = self._trajectory_tokens()
+
+    def _trajectory_tokens(self) -> tuple[Any, TokenIds]:
+        """The history tokenizer and all ids, checked against the config's."""
+        blocks = self.config.blocks
+        future = build(blocks['traj_tokenizer_cfg'])
+        separate = blocks.get('hist_traj_tokenizer_cfg')
+        history = build(separate) if separate else future
+        eos, pad = (self.tokenizer.convert_tokens_to_ids(t) for t in (IM_END, PAD))
+        ids = token_ids(self.config, eos, pad, future.vocab_size if separate else 0)
+        first = self.tokenizer.convert_tokens_to_ids('<i0>')
+        marker = self.tokenizer.convert_tokens_to_ids(special('traj_future_start'))
+        if (first, marker) != (ids.discrete_start, ids.future_start):
+            raise BadInput(
+                f'tokenizer and config.json disagree: <i0> is {first} against '
+                f'traj_token_start_idx {ids.discrete_start}, <|traj_future_start|> is {marker} '
+                f'against {ids.future_start}'
+            )
+        return history, ids
+
+    def prompt_text(self, camera_indices: Sequence[int], frames: int) -> str:
+        """The prompt before image tokens are repeated; cameras by ascending model index."""
+        content: list[dict[str, str]] = []
+        for camera in camera_indices:
+            for k in range(frames):
+                label = f'{CAMERA_TEXT[camera]}: ' if k == 0 else ''
+                text = label if self.config.include_camera_ids else ''
+                text += f'frame {k} ' if self.config.include_frame_nums else ''
+                content += [{'type': 'text', 'text': text}] if text else []
+                content.append({'type': 'image'})
+        history = special('traj_history') * self.config.tokens_per_history_traj
+        wrapped = special('traj_history_start') + history + special('traj_history_end')
+        content.append({'type': 'text', 'text': wrapped + INSTRUCTION})
+        messages = [
+            {'role': 'system', 'content': [{'type': 'text', 'text': SYSTEM}]},
+            {'role': 'user', 'content': content},
+            {'role': 'assistant', 'content': [{'type': 'text', 'text': special('cot_start')}]},
+        ]
+        return self.tokenizer.apply_chat_template(
+            messages,
+            chat_template=self.chat_template,
+            tokenize=False,
+            continue_final_message=True,
+        )
+
+    def prompt_ids(self, text: str, grids: Sequence[tuple[int, int]]) -> Tensor:
+        """Ids (1, P) int64 of a prompt, each image token repeated for its grid's merged patches."""
+        merge = self.config.vision.spatial_merge_size**2
+        parts = text.split(IMAGE_PAD)
+        if len(parts) != len(grids) + 1:
+            raise ValueError(f'prompt with {len(parts) - 1} images, {len(grids)} given')
+        expanded = parts[0]
+        for (h, w), part in zip(grids, parts[1:], strict=True):
+            expanded += IMAGE_PAD * (h * w // merge) + part
+        ids = self.tokenizer(expanded, add_special_tokens=False)['input_ids']
+        return torch.tensor([ids], dtype=torch.int64)
+
+    def write_history(self, input_ids: Tensor, xyz: Tensor, rot: Tensor) -> Tensor:
+        """A copy of ids (B, P) with the placeholders replaced; history (B, 16, 3), (B, 16, 3, 3)."""
+        tokens = self.history_tokenizer.encode(xyz, rot) + self.ids.history_offset
+        where = input_ids == self.ids.history
+        if int(where.sum()) != tokens.numel():
+            raise ValueError(
+                f'{int(where.sum())} history placeholders for {tokens.numel()} history tokens'
+            )
+        fused = input_ids.clone()
+        fused[where] = tokens.flatten().to(fused)
+        return fused
+
+    def image_patches(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Patches of one uint8 image (3, H, W) on its device, and its grid (h, w)."""
+        vision = self.config.vision
+        patch, merge = vision.patch_size, vision.spatial_merge_size
+        h, w = smart_resize(
+            image.shape[1],
+            image.shape[2],
+            self.config.min_pixels,
+            self.config.max_pixels,
+            patch * merge,
+        )
+        resized = resize_bicubic(image.unsqueeze(0), h, w)
+        patches = to_patches(resized, patch, vision.temporal_patch_size, merge)
+        return patches, (h // patch, w // patch)
+
+    def __call__(
+        self,
+        images: Sequence[Tensor],
+        camera_indices: Sequence[int],
+        history_xyz: Tensor,
+        history_rot: Tensor,
+    ) -> ModelInputs:
+        """Inputs of one scene: images uint8 (3, H, W) by camera index, oldest frame first.
+
+        history (16, 3) and (16, 3, 3) float32 in the t0 frame.
+        """
+        parts = [self.image_patches(image) for image in images]
+        grids = tuple(grid for _, grid in parts)
+        text = self.prompt_text(camera_indices, len(images) // len(camera_indices))
+        ids = self.prompt_ids(text, grids)
+        ids = self.write_history(ids, history_xyz.unsqueeze(0), history_rot.unsqueeze(0))
+        return ModelInputs(ids, torch.cat([patches for patches, _ in parts]), grids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids with special tokens kept, as the extraction below needs it."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def extract_text(decoded: str, name: str) -> str:
+    """Text of a block ('cot', 'meta_action', 'answer') that ended; '' when its end never came.
+
+    Cut at the first <|name_end|>; what follows the last <|name_start|> before it, stripped.
+    """
+    before, end, _ = decoded.partition(special(f'{name}_end'))
+    if not end:
+        return ''
+    return before.rpartition(special(f'{name}_start'))[2].strip()
+
+
+def partial_text(decoded: str) -> str:
+    """What was said so far of a reasoning that never ended."""
+    return decoded.partition(special('cot_end'))[0].strip()
+
+
+def repeats(ids: Sequence[int]) -> bool:
+    """Whether the same 8 tokens in a row occur three times."""
+    grams = Counter(tuple(ids[i : i + NGRAM]) for i in range(len(ids) - NGRAM + 1))
+    return any(count >= NGRAM_TIMES for count in grams.values())
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    """Fast Qwen2 tokenizer of a folder; nothing in the folder can name code or a network."""
+    from transformers import Qwen2TokenizerFast
+
+    try:
+        return Qwen2TokenizerFast.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadInput(f'{folder}: no usable tokenizer: {error}') from None
+
+
+def _chat_template(folder: Path, tokenizer: Any) -> str:
+    jinja = folder / 'chat_template.jinja'
+    if jinja.is_file():
+        return jinja.read_text(encoding='utf-8')
+    if (folder / 'chat_template.json').is_file():
+        return str(read_json(folder / 'chat_template.json')['chat_template'])
+    if not tokenizer.chat_template:
+        raise BadInput(
+            f'{folder}: no chat_template.jinja, chat_template.json or tokenizer template'
+        )
+    return str(tokenizer.chat_template)

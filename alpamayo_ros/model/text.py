@@ -1,0 +1,247 @@
+"""Qwen3-style decoder with multi-axis rotary positions and a preallocated cache.
+
+Knows no vision, no tokenizer, no sampling. One cache row holds one scene: the prompt once, then
+the tokens of its K samples interleaved step by step, so that samples share the prompt without a
+copy. Which slots a query may see is a mask; see `KVCache`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+import torch.nn.functional as F
+
+from .config import TextConfig
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm: statistics in float32, cast back, then times the weight."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        wide = x.to(torch.float32)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+class KVCache:
+    """Keys (post-rotary) and values of all layers, allocated once.
+
+    keys, values: (layers, scenes, kv heads, capacity, head_dim). `length` slots are in use. The
+    prompt takes the first slots; after it, step i of K samples takes K slots, sample r the r-th,
+    so that slot s > prompt belongs to sample (s - prompt) % K.
+    """
+
+    def __init__(
+        self,
+        config: TextConfig,
+        scenes: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> None:
+        shape = (
+            config.num_hidden_layers,
+            scenes,
+            config.num_key_value_heads,
+            capacity,
+            config.head_dim,
+        )
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.capacity = capacity
+        self.length = 0
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (scenes, kv heads, n, head_dim) behind the used slots; views of used + new.
+
+        The slots count as used once the caller has advanced `length`, so a flow step writes its
+        own keys behind the reasoning again and again.
+        """
+        end = self.length + key.shape[2]
+        self.keys[layer, :, :, self.length : end] = key
+        self.values[layer, :, :, self.length : end] = value
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+def rotary(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (B, 1, L, head_dim) of positions (3, B, L): rows are time, height, width.
+
+    Interleaved axes: frequency i belongs to height if i % 3 == 1 and i < 3 * section[1], to width
+    if i % 3 == 2 and i < 3 * section[2], else to time. Computed in float32, then cast.
+    """
+    half = config.head_dim // 2
+    index = torch.arange(half, device=positions.device)
+    # 1 / theta^(2i/d) in this order: another rounding moves far positions by up to 3e-4 rad
+    frequency = 1.0 / config.rope_theta ** (2.0 * index.to(torch.float32) / config.head_dim)
+    axis = torch.zeros_like(index)
+    axis[(index % 3 == 1) & (index < 3 * config.mrope_section[1])] = 1
+    axis[(index % 3 == 2) & (index < 3 * config.mrope_section[2])] = 2
+    # (3, B, L) -> (B, L, half): each frequency takes the position of its axis
+    position = positions.to(torch.float32).permute(1, 2, 0)[..., axis]
+    angle = position * frequency
+    angle = torch.cat([angle, angle], -1).unsqueeze(1)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate-half form on (B, heads, L, head_dim)."""
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Grouped-query attention: q (B, heads, L, d), k and v (B, kv heads, S, d), mask (.., L, S).
+
+    The query heads of one kv head become extra query rows, so keys are never repeated in memory.
+    mask: None (see everything) or bool, True where visible, (L, S) or (B, 1, L, S).
+    """
+    batch, heads, length, dim = q.shape
+    group = heads // k.shape[1]
+    q = q.reshape(batch, k.shape[1], group * length, dim)  # heads of one kv head are neighbours
+    if mask is not None and group > 1:
+        repeats = (1,) * (mask.dim() - 2) + (group, 1)
+        mask = mask.repeat(repeats)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return out.reshape(batch, heads, length, dim)
+
+
+class Attention(nn.Module):
+    """Self-attention over the cache and the new tokens; q and k are normalised per head."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        q_size = config.num_attention_heads * config.head_dim
+        kv_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, q_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=False)
+        self.o_proj = nn.Linear(q_size, config.hidden_size, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: KVCache,
+        layer: int,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """Output (B, L, hidden) of x (B, L, hidden) attending to cache and itself under mask."""
+
+        def heads(y: Tensor) -> Tensor:  # (B, L, heads * d) -> (B, L, heads, d)
+            return y.unflatten(-1, (-1, self.head_dim))
+
+        q = self.q_norm(heads(self.q_proj(x))).transpose(1, 2)
+        k = self.k_norm(heads(self.k_proj(x))).transpose(1, 2)
+        v = heads(self.v_proj(x)).transpose(1, 2)
+        q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
+        keys, values = cache.append(layer, k, v)
+        out = attend(q, keys.to(q.dtype), values.to(q.dtype), mask)
+        return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, heads, L, d) -> (B, L, heads * d)
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, hidden) to the same."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm attention and MLP with residuals."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: KVCache,
+        layer: int,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """(B, L, hidden) to the same; appends this layer's keys and values to the cache."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache, layer, mask)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """The layers and the final norm: the whole of the expert, and the language model's body."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        cache: KVCache,
+        mask: Tensor | None,
+        deepstack: tuple[Tensor, list[Tensor]] | None = None,
+    ) -> Tensor:
+        """Hidden states (B, L, hidden) of inputs x at positions (3, B, L), not yet normalised.
+
+        deepstack: bool (B, L) where image tokens are, and per early layer the features that are
+        added there after it. The caller advances `cache.length` by L to keep the new tokens.
+        """
+        cos, sin = rotary(positions, self.config, x.dtype)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, cache, i, mask)
+            if deepstack is not None and i < len(deepstack[1]):
+                where, features = deepstack
+                x[where] = x[where] + features[i].to(x.dtype)
+        return x
+
+
+class LanguageModel(Decoder):
+    """Decoder with token embeddings."""
+
+    def __init__(self, config: TextConfig, vocab_size: int) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(vocab_size, config.hidden_size)
+
+
+def causal_mask(length: int, past: int, device: torch.device | str) -> Tensor:
+    """Bool (length, past + length): new token i sees the past and the new tokens up to itself."""
+    i = torch.arange(length, device=device).unsqueeze(-1)
+    return torch.arange(past + length, device=device) <= past + i
+
+
+def sample_mask(
+    samples: int, prompt: int, length: int, device: torch.device | str
+) -> Tensor | None:
+    """Which of `length` slots the newest token of each sample sees: the prompt and its own.
+
+    Slots behind the prompt are interleaved (see KVCache). Bool (samples, length), or None when
+    there is one sample, which sees everything.
+    """
+    if samples == 1:
+        return None
+    slot = torch.arange(length, device=device)
+    sample = torch.arange(samples, device=device).unsqueeze(-1)
+    return (slot < prompt) | ((slot - prompt) % samples == sample)

@@ -1,0 +1,199 @@
+"""Qwen3-VL vision tower: patches of one or more images to language-model embeddings.
+
+Attention stays inside one image, so images are encoded in chunks and features can be cached per
+image exactly. Knows no prompt and no tokenizer. Grids are (height, width) in patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+import torch.nn.functional as F
+
+from .config import VisionConfig
+
+NORM_EPS = 1e-6
+ROPE_THETA = 10000.0
+CHUNK_IMAGES = 4  # bounds the activations: 4 images of 720 patches are 25 MB a layer in bf16
+
+
+class PatchEmbed(nn.Module):
+    """Convolution whose stride is its kernel, run as a linear layer on flattened patches."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        kernel = (config.temporal_patch_size, config.patch_size, config.patch_size)
+        self.proj = nn.Conv3d(3, config.hidden_size, kernel, stride=kernel)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(..., 3 * temporal * patch * patch) to (..., hidden)."""
+        weight = self.proj.weight
+        return F.linear(patches.to(weight.dtype), weight.flatten(1), self.proj.bias)
+
+
+class VisionAttention(nn.Module):
+    """Full attention inside each image, fused qkv, 2-D rotary."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(images, patches, hidden) to the same; cos and sin (patches, head_dim) float32."""
+        # (images, patches, 3 * heads * d) -> 3 x (images, heads, patches, d)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(out.transpose(1, 2).flatten(2))  # (images, heads, P, d) -> (images, P, V)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    wide = x.to(torch.float32)
+    first, second = wide.chunk(2, -1)
+    return (wide * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
+
+
+class VisionMLP(nn.Module):
+    """Two linear layers with tanh-GELU."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.linear_fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.linear_fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(images, patches, hidden) to the same."""
+        return self.linear_fc2(F.gelu(self.linear_fc1(x), approximate='tanh'))
+
+
+class VisionBlock(nn.Module):
+    """Pre-norm attention and MLP with residuals."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=NORM_EPS)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=NORM_EPS)
+        self.attn = VisionAttention(config)
+        self.mlp = VisionMLP(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(images, patches, hidden) to the same."""
+        x = x + self.attn(self.norm1(x), cos, sin)
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchMerger(nn.Module):
+    """Four neighbouring patches to one embedding; exact GELU.
+
+    The final merger normalises each patch, the deepstack mergers the concatenation of four.
+    """
+
+    def __init__(self, config: VisionConfig, after_concatenation: bool) -> None:
+        super().__init__()
+        self.merged = config.hidden_size * config.spatial_merge_size**2
+        norm = self.merged if after_concatenation else config.hidden_size
+        self.after_concatenation = after_concatenation
+        self.norm = nn.LayerNorm(norm, eps=NORM_EPS)
+        self.linear_fc1 = nn.Linear(self.merged, self.merged)
+        self.linear_fc2 = nn.Linear(self.merged, config.out_hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(images, patches, V) in merge order to (images, patches / 4, H)."""
+        if not self.after_concatenation:
+            x = self.norm(x)
+        x = x.reshape(x.shape[0], -1, self.merged)  # four rows in merge order become one
+        if self.after_concatenation:
+            x = self.norm(x)
+        return self.linear_fc2(F.gelu(self.linear_fc1(x)))
+
+
+class VisionTower(nn.Module):
+    """Patches to merged embeddings and deepstack features."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(config)
+        self.pos_embed = nn.Embedding(config.num_position_embeddings, config.hidden_size)
+        self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
+        self.merger = PatchMerger(config, after_concatenation=False)
+        self.deepstack_merger_list = nn.ModuleList(
+            PatchMerger(config, after_concatenation=True) for _ in config.deepstack_visual_indexes
+        )
+
+    def forward(
+        self,
+        patches: Tensor,
+        grids: Sequence[tuple[int, int]],
+        chunk_images: int = CHUNK_IMAGES,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Embeddings (tokens, H) and per deepstack level (tokens, H) of all images in order.
+
+        patches (sum of h * w, 1536) in merge order, grids one (h, w) per image. Images of one
+        grid go through in chunks of at most `chunk_images`.
+        """
+        parts: list[tuple[Tensor, list[Tensor]]] = []
+        start = 0
+        for grid, same in groupby(grids):
+            size, count = grid[0] * grid[1], len(list(same))
+            group = patches[start : start + count * size].unflatten(0, (count, size))
+            parts += [self._encode(chunk, grid) for chunk in group.split(chunk_images)]
+            start += count * size
+        levels = zip(*(levels for _, levels in parts), strict=True)
+        return torch.cat([x for x, _ in parts]), [torch.cat(level) for level in levels]
+
+    def _encode(self, patches: Tensor, grid: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
+        """One chunk (images, h * w, 1536) of equal grids."""
+        x = self.patch_embed(patches)
+        x = x + self._positions(grid).to(x.dtype)
+        cos, sin = self._rotary(grid, x.device)
+        levels = []
+        for i, block in enumerate(self.blocks):
+            x = block(x, cos, sin)
+            if i in self.config.deepstack_visual_indexes:
+                merger = self.deepstack_merger_list[len(levels)]
+                levels.append(merger(x).flatten(0, 1))
+        return self.merger(x).flatten(0, 1), levels
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """Learned square table sampled bilinearly at (h, w) even points; (h * w, V), merge order."""
+        table = self.pos_embed.weight
+        side = int(self.config.num_position_embeddings**0.5)
+        low, high, part = [], [], []
+        for n in grid:
+            at = torch.linspace(0, side - 1, n, device=table.device)
+            floor = at.to(torch.int64)
+            low.append(floor)
+            high.append((floor + 1).clamp(max=side - 1))
+            part.append(at - floor)
+        ph, pw = part[0].unsqueeze(-1), part[1].unsqueeze(0)
+        out = torch.zeros(*grid, table.shape[1], device=table.device, dtype=table.dtype)
+        for rows, wh in ((low[0], 1 - ph), (high[0], ph)):
+            for columns, ww in ((low[1], 1 - pw), (high[1], pw)):
+                index = rows.unsqueeze(-1) * side + columns.unsqueeze(0)
+                out += table[index] * (wh * ww).unsqueeze(-1).to(table.dtype)
+        return _merge_order(out, self.config.spatial_merge_size)
+
+    def _rotary(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (h * w, head_dim) float32 of [row * f, column * f], merge order."""
+        dim = self.config.hidden_size // self.config.num_heads // 2
+        index = torch.arange(0, dim, 2, dtype=torch.float32, device=device)
+        frequency = 1.0 / ROPE_THETA ** (index / dim)
+        rows, columns = (torch.arange(n, device=device, dtype=torch.float32) for n in grid)
+        place = torch.stack(torch.meshgrid(rows, columns, indexing='ij'), -1)
+        place = _merge_order(place, self.config.spatial_merge_size)
+        angle = (place.unsqueeze(-1) * frequency).flatten(1)
+        angle = torch.cat([angle, angle], -1)
+        return angle.cos(), angle.sin()
+
+
+def _merge_order(x: Tensor, merge: int) -> Tensor:
+    """(h, w, C) to (h * w, C): merged row, merged column, inner row, inner column."""
+    h, w, channels = x.shape
+    x = x.reshape(h // merge, merge, w // merge, merge, channels).transpose(1, 2)
+    return x.reshape(h * w, channels)
