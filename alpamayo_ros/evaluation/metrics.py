@@ -1,0 +1,113 @@
+"""How far predicted paths lie from the driven one. Knows no bag, no ROS, no torch.
+
+Definitions: alpamayo-r1.md section 9 and ros-node.md section 5. Arrays end in (waypoint, axis);
+every leading axis is kept, so one call serves one path or a batch of sets of samples.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..data_types import GRID_NS, NANOSECONDS, WAYPOINTS
+
+STEP_S = GRID_NS / NANOSECONDS
+HORIZONS_S = (0.5, 1.0, 3.0, 5.0, WAYPOINTS * STEP_S)
+BOX_M = (4.0, 3.0, 2.0)  # length, width, height of the box whose corners are compared
+
+Horizons = dict[str, dict[str, float] | None]
+
+
+def ade(pred_xy: ArrayLike, gt_xy: ArrayLike) -> NDArray[np.float64]:
+    """Average displacement: mean over T of the distance of (..., T, 2) to (..., T, 2), in m."""
+    return _distance(pred_xy, gt_xy).mean(axis=-1)
+
+
+def fde(pred_xy: ArrayLike, gt_xy: ArrayLike) -> NDArray[np.float64]:
+    """Final displacement: distance at the last of the T waypoints, in m."""
+    return _distance(pred_xy, gt_xy)[..., -1]
+
+
+def best_sample(pred_xy: ArrayLike, gt_xy: ArrayLike) -> NDArray[np.int64]:
+    """Index of the sample with the smallest ADE over all T waypoints; (..., K, T, 2) to (...)."""
+    return ade(pred_xy, np.expand_dims(gt_xy, -3)).argmin(axis=-1)
+
+
+def min_ade(
+    pred_xy: ArrayLike, gt_xy: ArrayLike, waypoints: int | None = None
+) -> NDArray[np.float64]:
+    """ADE over the first `waypoints` (None: all) of the sample that is best over all T.
+
+    pred_xy (..., K, T, 2), gt_xy (..., T, 2). The sample is picked once, over the full horizon,
+    and kept for the shorter ones.
+    """
+    distance = _distance(pred_xy, np.expand_dims(gt_xy, -3))
+    index = distance.mean(axis=-1).argmin(axis=-1)[..., None, None]
+    return np.take_along_axis(distance, index, axis=-2)[..., 0, :waypoints].mean(axis=-1)
+
+
+def corner_distance(
+    pred_xyz: ArrayLike,
+    pred_rot: ArrayLike,
+    gt_xyz: ArrayLike,
+    gt_rot: ArrayLike,
+    size_m: tuple[float, float, float] = BOX_M,
+) -> NDArray[np.float64]:
+    """Mean distance of the corners of a box carried along both paths, in m.
+
+    pred_xyz (..., K, T, 3), pred_rot (..., K, T, 3, 3), gt_xyz (..., T, 3), gt_rot (..., T, 3, 3).
+    The nearest sample is taken for each corner and waypoint before the mean.
+    """
+    predicted = _corners(pred_xyz, pred_rot, size_m)  # (..., K, T, 8, 3)
+    true = np.expand_dims(_corners(gt_xyz, gt_rot, size_m), -4)
+    return np.linalg.norm(predicted - true, axis=-1).min(axis=-3).mean(axis=(-2, -1))
+
+
+def horizon_metrics(samples: ArrayLike, chosen: int, truth: ArrayLike) -> Horizons:
+    """Every metric of one t0 by horizon ('0.5' ... '6.4' s); None where truth ends earlier.
+
+    samples (K, 64, >=3) and truth (M, 3): x, y m and yaw rad in the t0 frame, row k at t0 + (k+1)
+    * 0.1 s, M <= 64. A horizon counts when truth reaches it within one step; it then ends at the
+    last waypoint that truth has. lat_m (left of the driven pose is positive), lon_m (ahead) and
+    heading_rad are those of the chosen sample at the horizon; lat^2 + lon^2 = fde^2.
+    """
+    paths, driven = np.asarray(samples, np.float64), np.asarray(truth, np.float64)
+    best = 0
+    if len(driven):
+        best = int(best_sample(paths[:, : len(driven), :2], driven[:, :2]))
+    result: Horizons = {}
+    for horizon_s in HORIZONS_S:
+        end = round(horizon_s / STEP_S)
+        length = min(end, len(driven))
+        known = length >= end - 1
+        result[f'{horizon_s:.1f}'] = (
+            _at(paths[chosen, :length], paths[best, :length], driven[:length]) if known else None
+        )
+    return result
+
+
+def _at(chosen: NDArray, best: NDArray, truth: NDArray) -> dict[str, float]:
+    error = chosen[-1, :3] - truth[-1]
+    cos, sin = np.cos(truth[-1, 2]), np.sin(truth[-1, 2])
+    return {
+        'ade_m': float(ade(chosen[:, :2], truth[:, :2])),
+        'fde_m': float(fde(chosen[:, :2], truth[:, :2])),
+        'lat_m': float(cos * error[1] - sin * error[0]),
+        'lon_m': float(cos * error[0] + sin * error[1]),
+        'heading_rad': float(np.arctan2(np.sin(error[2]), np.cos(error[2]))),
+        'min_ade_m': float(ade(best[:, :2], truth[:, :2])),
+        'min_fde_m': float(fde(best[:, :2], truth[:, :2])),
+    }
+
+
+def _distance(pred_xy: ArrayLike, gt_xy: ArrayLike) -> NDArray[np.float64]:
+    difference = np.asarray(pred_xy, np.float64) - np.asarray(gt_xy, np.float64)
+    return np.linalg.norm(difference, axis=-1)
+
+
+def _corners(
+    xyz: ArrayLike, rot: ArrayLike, size_m: tuple[float, float, float]
+) -> NDArray[np.float64]:
+    signs = np.stack(np.meshgrid(*[(-0.5, 0.5)] * 3, indexing='ij'), axis=-1).reshape(8, 3)
+    offsets = np.einsum('...ij,cj->...ci', np.asarray(rot, np.float64), signs * np.array(size_m))
+    return np.asarray(xyz, np.float64)[..., None, :] + offsets  # (..., 8, 3)
