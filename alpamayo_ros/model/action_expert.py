@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .text import RMSNorm
 
-IN_PROJ_EPS = 1e-5
+NORM_EPS = 1e-5
 
 
 class FourierEncoder(nn.Module):
@@ -24,9 +24,17 @@ class FourierEncoder(nn.Module):
 
     def __init__(self, dim: int, max_freq: float) -> None:
         super().__init__()
-        half = dim // 2
-        powers = torch.arange(half, dtype=torch.float32) / max(half - 1, 1)
-        self.register_buffer('freqs', (max_freq**powers).unsqueeze(0))
+        self.dim, self.max_freq = dim, max_freq
+        self.freqs: Tensor
+        self.register_buffer(
+            'freqs', self.initial_buffers()['freqs'].to(torch.get_default_device())
+        )
+
+    def initial_buffers(self) -> dict[str, Tensor]:
+        """The frequencies (1, dim / 2), for a checkpoint that leaves the buffer out."""
+        half = self.dim // 2
+        powers = torch.arange(half, dtype=torch.float32, device='cpu') / max(half - 1, 1)
+        return {'freqs': (self.max_freq**powers).unsqueeze(0)}
 
     def forward(self, z: Tensor) -> Tensor:
         """Features (..., dim) of z (...); float32 input keeps the result float32."""
@@ -42,14 +50,14 @@ class FourierMLP(nn.Module):
         layers: list[nn.Module] = [nn.Linear(in_dim, hidden_size), nn.SiLU()]
         for i in range(num_enc_layers):
             last = i == num_enc_layers - 1
-            layers.append(RMSNorm(hidden_size, IN_PROJ_EPS))
+            layers.append(RMSNorm(hidden_size, NORM_EPS))
             layers.append(nn.Linear(hidden_size, out_dim if last else hidden_size))
             layers += [] if last else [nn.SiLU()]
         self.trunk = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_dim) to (..., out_dim), in the dtype of the weights."""
-        return self.trunk(x.to(self.trunk[0].weight.dtype))
+        return self.trunk(x.to(next(self.trunk.parameters()).dtype))
 
 
 class PerWaypointActionInProjV2(nn.Module):
@@ -71,7 +79,7 @@ class PerWaypointActionInProjV2(nn.Module):
         self.timestep_fourier_encoder = FourierEncoder(num_fourier_feats, max_freq)
         features = num_fourier_feats * (in_dims + 1)
         self.encoder = FourierMLP(features, hidden_size, num_enc_layers, out_dim)
-        self.norm = nn.LayerNorm(out_dim, eps=1e-5)
+        self.norm = nn.LayerNorm(out_dim, eps=NORM_EPS)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Embeddings (R, T, out_dim) of x (R, T, in_dims) float32 at time t (R, 1, 1)."""

@@ -39,13 +39,18 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
         kappa_ridge: float = 1e-4,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ('accel_mean', accel_mean),
-            ('accel_std', accel_std),
-            ('curvature_mean', curvature_mean),
-            ('curvature_std', curvature_std),
-        ):
-            self.register_buffer(name, torch.tensor(float(value), dtype=torch.float32))
+        self.accel_mean: Tensor
+        self.accel_std: Tensor
+        self.curvature_mean: Tensor
+        self.curvature_std: Tensor
+        self.statistics = {
+            'accel_mean': accel_mean,
+            'accel_std': accel_std,
+            'curvature_mean': curvature_mean,
+            'curvature_std': curvature_std,
+        }
+        for name, value in self.initial_buffers().items():
+            self.register_buffer(name, value.to(torch.get_default_device()))
         self.accel_bounds = tuple(accel_bounds)
         self.curvature_bounds = tuple(curvature_bounds)
         self.dt = dt
@@ -54,6 +59,10 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
         self.v_fit = (v_lambda, v_ridge)
         self.a_fit = (a_lambda, a_ridge)
         self.kappa_fit = (kappa_lambda, kappa_ridge)
+
+    def initial_buffers(self) -> dict[str, Tensor]:
+        """The config's statistics, for a checkpoint that leaves the buffers out."""
+        return {k: torch.tensor(float(v), device='cpu') for k, v in self.statistics.items()}
 
     def denormalise(self, action: Tensor) -> Tensor:
         """Normalised (..., 2) to acceleration m/s^2 and curvature 1/m."""
@@ -147,9 +156,9 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
         return _cholesky_solve(normal, target)
 
     def _fit_speeds(self, xy: Tensor, yaw: Tensor, v_start: Tensor | None) -> Tensor:
-        """Speeds (..., N+1) at N+1 poses xy (..., N+1, 2), yaw (..., N+1); v_start fixes the first.
+        """Speeds (..., N+1) at N+1 poses xy (..., N+1, 2), yaw (..., N+1); v_start fixes the 1st.
 
-        Minimises |v_t u_t + v_{t+1} u_{t+1} - 2 dp_t / dt|^2 + lambda/dt^6 |D3 v|^2 + ridge |v|^2.
+        Minimises |v_t u_t + v_{t+1} u_{t+1} - 2 dp_t/dt|^2 + lambda/dt^6 |D3 v|^2 + ridge |v|^2.
         """
         lam, ridge = self.v_fit
         n = xy.shape[-2]
@@ -216,7 +225,7 @@ def _cholesky_solve(normal: Tensor, rhs: Tensor) -> Tensor:
 
 
 def _solve_with_ridge(scale: Tensor, target: Tensor, penalty: Tensor, ridge: float) -> Tensor:
-    """Minimise |scale * x - target|^2 + x' penalty x + ridge |x|^2; a failing ridge grows tenfold."""
+    """Minimise |scale x - target|^2 + x' penalty x + ridge |x|^2; a failing ridge grows 10x."""
     normal = torch.diag_embed(scale * scale) + penalty
     eye = torch.eye(scale.shape[-1], dtype=scale.dtype, device=scale.device)
     while True:

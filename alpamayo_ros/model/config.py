@@ -18,12 +18,11 @@ from ..errors import BadInput
 
 MODEL_TYPES = ('alpamayo_r1', 'alpamayo1_5')
 
+_UNICYCLE = 'action_space.UnicycleAccelCurvatureActionSpace'
 # `_target_` of a release, less its package prefix -> our class.
 _TARGETS = {
-    'action_space.UnicycleAccelCurvatureActionSpace': 'action_space.UnicycleAccelCurvatureActionSpace',
-    'action_space.unicycle_accel_curvature.UnicycleAccelCurvatureActionSpace': (
-        'action_space.UnicycleAccelCurvatureActionSpace'
-    ),
+    'action_space.UnicycleAccelCurvatureActionSpace': _UNICYCLE,
+    'action_space.unicycle_accel_curvature.UnicycleAccelCurvatureActionSpace': _UNICYCLE,
     'action_space.discrete_action_space.DiscreteTrajectoryTokenizer': (
         'trajectory_tokenizer.DiscreteTrajectoryTokenizer'
     ),

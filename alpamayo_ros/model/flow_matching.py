@@ -14,7 +14,7 @@ VelocityField = Callable[[Tensor, Tensor], Tensor]
 
 
 class FlowMatching:
-    """Euler sampler with evenly spaced times; the state stays float32 whatever the field returns."""
+    """Euler sampler with evenly spaced times; the state stays float32 whatever v is."""
 
     def __init__(self, num_inference_steps: int = 10, int_method: str = 'euler') -> None:
         if int_method != 'euler':

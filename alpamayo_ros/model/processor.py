@@ -106,7 +106,7 @@ class Processor:
         )
 
     def prompt_ids(self, text: str, grids: Sequence[tuple[int, int]]) -> Tensor:
-        """Ids (1, P) int64 of a prompt, each image token repeated for its grid's merged patches."""
+        """Ids (1, P) int64; each image token is repeated for its grid's merged patches."""
         merge = self.config.vision.spatial_merge_size**2
         parts = text.split(IMAGE_PAD)
         if len(parts) != len(grids) + 1:
@@ -118,7 +118,7 @@ class Processor:
         return torch.tensor([ids], dtype=torch.int64)
 
     def write_history(self, input_ids: Tensor, xyz: Tensor, rot: Tensor) -> Tensor:
-        """A copy of ids (B, P) with the placeholders replaced; history (B, 16, 3), (B, 16, 3, 3)."""
+        """A copy of ids (B, P) with history (B, 16, 3), (B, 16, 3, 3) in its placeholders."""
         tokens = self.history_tokenizer.encode(xyz, rot) + self.ids.history_offset
         where = input_ids == self.ids.history
         if int(where.sum()) != tokens.numel():
@@ -191,7 +191,7 @@ def repeats(ids: Sequence[int]) -> bool:
 
 def _load_tokenizer(folder: Path) -> Any:
     """Fast Qwen2 tokenizer of a folder; nothing in the folder can name code or a network."""
-    from transformers import Qwen2TokenizerFast
+    from transformers import Qwen2TokenizerFast  # type: ignore[attr-defined]  # lazy export
 
     try:
         return Qwen2TokenizerFast.from_pretrained(

@@ -15,21 +15,57 @@ IMAGE_PAD = '<|image_pad|>'
 
 # The order defines the ids. image_pad is in the list but exists already, so it adds none.
 SPECIAL_NAMES = (
-    'prompt_start prompt_end image_start image_pre_tkn image_end traj_history_start '
-    'traj_history_pre_tkn traj_history_end cot_start cot_end meta_action_start meta_action_end '
-    'traj_future_start traj_future_pre_tkn traj_future_end traj_history traj_future image_pad '
-    'vectorized_wm vectorized_wm_start vectorized_wm_end vectorized_wm_pre_tkn route_start '
-    'route_pad route_end question_start question_end answer_start answer_end'
-).split()
+    'prompt_start',
+    'prompt_end',
+    'image_start',
+    'image_pre_tkn',
+    'image_end',
+    'traj_history_start',
+    'traj_history_pre_tkn',
+    'traj_history_end',
+    'cot_start',
+    'cot_end',
+    'meta_action_start',
+    'meta_action_end',
+    'traj_future_start',
+    'traj_future_pre_tkn',
+    'traj_future_end',
+    'traj_history',
+    'traj_future',
+    'image_pad',
+    'vectorized_wm',
+    'vectorized_wm_start',
+    'vectorized_wm_end',
+    'vectorized_wm_pre_tkn',
+    'route_start',
+    'route_pad',
+    'route_end',
+    'question_start',
+    'question_end',
+    'answer_start',
+    'answer_end',
+)
 # Without the special tokens only the six markers are added, in this order.
 MARKER_NAMES = (
-    'traj_history traj_future traj_history_start traj_future_start traj_history_end traj_future_end'
-).split()
+    'traj_history',
+    'traj_future',
+    'traj_history_start',
+    'traj_future_start',
+    'traj_history_end',
+    'traj_future_end',
+)
 # 1.5 renames tokens that it does not use; their ids stay.
 RENAMED_IN_1_5 = (
-    'image_pre_tkn traj_history_pre_tkn meta_action_start meta_action_end traj_future_pre_tkn '
-    'vectorized_wm vectorized_wm_start vectorized_wm_end vectorized_wm_pre_tkn'
-).split()
+    'image_pre_tkn',
+    'traj_history_pre_tkn',
+    'meta_action_start',
+    'meta_action_end',
+    'traj_future_pre_tkn',
+    'vectorized_wm',
+    'vectorized_wm_start',
+    'vectorized_wm_end',
+    'vectorized_wm_pre_tkn',
+)
 
 SYSTEM = 'You are a driving assistant that generates safe and accurate actions.'
 INSTRUCTION = (
@@ -83,7 +119,7 @@ class TokenIds:
 
 
 def token_ids(config: AlpamayoConfig, eos: int, pad: int, history_offset: int) -> TokenIds:
-    """Ids of a checkpoint; `history_offset` counts from the first discrete token (future first)."""
+    """Ids of a checkpoint; `history_offset` counts from the first discrete token."""
     start = config.traj_token_start_idx
     return TokenIds(
         image=config.image_token_id,

@@ -20,7 +20,7 @@ YAW_WINDOW = 10  # points of the sliding cubic fit that re-estimates headings
 
 
 def quantise(x: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
-    """Index of the nearest of `bins` levels over [low, high]; clamped after rounding half to even."""
+    """Nearest of `bins` levels over [low, high]: rounded half to even, then clamped."""
     index = torch.round((x - low) / (high - low) * (bins - 1)).to(torch.int64)
     return index.clamp(0, bins - 1)
 
@@ -100,8 +100,11 @@ class DiscreteTrajectoryTokenizer:
         dims_max: Sequence[float] = (10, 10),
         num_bins: int = 3000,
     ) -> None:
-        given = isinstance(action_space_cfg, nn.Module)
-        self.action_space: Any = action_space_cfg if given else build(action_space_cfg)
+        self.action_space: Any = (
+            action_space_cfg
+            if isinstance(action_space_cfg, nn.Module)
+            else build(action_space_cfg)
+        )
         self.low = torch.tensor(list(dims_min), dtype=torch.float32)
         self.high = torch.tensor(list(dims_max), dtype=torch.float32)
         self.vocab_size = num_bins

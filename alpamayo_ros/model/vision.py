@@ -144,15 +144,15 @@ class VisionTower(nn.Module):
             group = patches[start : start + count * size].unflatten(0, (count, size))
             parts += [self._encode(chunk, grid) for chunk in group.split(chunk_images)]
             start += count * size
-        levels = zip(*(levels for _, levels in parts), strict=True)
-        return torch.cat([x for x, _ in parts]), [torch.cat(level) for level in levels]
+        by_level = zip(*(levels for _, levels in parts), strict=True)
+        return torch.cat([x for x, _ in parts]), [torch.cat(level) for level in by_level]
 
     def _encode(self, patches: Tensor, grid: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
         """One chunk (images, h * w, 1536) of equal grids."""
         x = self.patch_embed(patches)
         x = x + self._positions(grid).to(x.dtype)
         cos, sin = self._rotary(grid, x.device)
-        levels = []
+        levels: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             x = block(x, cos, sin)
             if i in self.config.deepstack_visual_indexes:
@@ -161,7 +161,7 @@ class VisionTower(nn.Module):
         return self.merger(x).flatten(0, 1), levels
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Learned square table sampled bilinearly at (h, w) even points; (h * w, V), merge order."""
+        """The learned square table sampled bilinearly at h x w points; (h * w, V), merge order."""
         table = self.pos_embed.weight
         side = int(self.config.num_position_embeddings**0.5)
         low, high, part = [], [], []

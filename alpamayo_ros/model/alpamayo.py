@@ -1,0 +1,297 @@
+"""AlpamayoR1: reasoning rollout, then action sampling, as stages that a caller can time.
+
+Order of operations: alpamayo-r1 specification, sections 6 to 8. Knows no files and no text. B
+scenes of equal length share a batch; K samples of a scene share its prompt in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..data_types import SamplingOptions
+from .action_expert import expert_mask, expert_positions
+from .config import AlpamayoConfig, build
+from .text import Decoder, KVCache, LanguageModel, causal_mask, sample_mask
+from .tokens import TokenIds
+from .vision import CHUNK_IMAGES, VisionTower
+
+PREFILL_CHUNK = 1024  # tokens; bounds the MLP activations of the prompt
+
+
+class VisionLanguageBody(nn.Module):
+    """`vlm.model`: vision tower and language model."""
+
+    def __init__(self, config: AlpamayoConfig) -> None:
+        super().__init__()
+        self.visual = VisionTower(config.vision)
+        self.language_model = LanguageModel(config.text, config.vocab_size)
+
+
+class VisionLanguageModel(nn.Module):
+    """`vlm`: body and untied output head."""
+
+    def __init__(self, config: AlpamayoConfig) -> None:
+        super().__init__()
+        self.model = VisionLanguageBody(config)
+        self.lm_head = nn.Linear(config.text.hidden_size, config.vocab_size, bias=False)
+
+
+@dataclass
+class Prompt:
+    """A prefilled prompt: the cache holds it, `logits` (B, vocab) float32 follow its last token.
+
+    rope_delta (B): what a text position is ahead of its index (negative behind images).
+    """
+
+    cache: KVCache
+    length: int
+    rope_delta: Tensor
+    logits: Tensor
+
+
+@dataclass
+class Reasoning:
+    """Generated tokens (B, K, N), as padded behind the marker, and how each row ended.
+
+    marker (B, K): index in N of the trajectory marker, or -1. end (B, K): 'marker', 'eos' or
+    'budget'. length: row length with the prompt, the one discarded token behind the last included.
+    """
+
+    tokens: Tensor
+    marker: Tensor
+    end: list[list[str]]
+    length: int
+
+
+class AlpamayoR1(nn.Module):
+    """The whole model; parameter names equal the release's."""
+
+    def __init__(self, config: AlpamayoConfig) -> None:
+        super().__init__()
+        self.config = config
+        blocks = config.blocks
+        self.vlm = VisionLanguageModel(config)
+        self.expert = Decoder(config.expert)
+        self.action_space = build(blocks['action_space_cfg'])
+        width = config.expert.hidden_size
+        self.action_in_proj = build(blocks['action_in_proj_cfg'], out_dim=width, in_dims=2)
+        self.action_out_proj = build(
+            blocks['action_out_proj_cfg'], in_features=width, out_features=2
+        )
+        self.flow = build(blocks['diffusion_cfg'])
+
+    @property
+    def waypoints(self) -> int:
+        """Waypoints of a trajectory."""
+        return int(self.action_space.n_waypoints)
+
+    def new_cache(self, scenes: int, prompt: int, samples: int, max_tokens: int) -> KVCache:
+        """A cache for prompts of `prompt` tokens, their reasoning and one flow step."""
+        weight = self.vlm.lm_head.weight
+        capacity = prompt + samples * (max_tokens + 1 + self.waypoints)
+        return KVCache(self.config.text, scenes, capacity, weight.dtype, weight.device)
+
+    def encode_images(
+        self, patches: Tensor, grids: Sequence[tuple[int, int]], chunk_images: int = CHUNK_IMAGES
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Embeddings (tokens, H) and deepstack features of images in order; see VisionTower."""
+        return self.vlm.model.visual(patches, grids, chunk_images)
+
+    def prefill(
+        self,
+        input_ids: Tensor,
+        vision: tuple[Tensor, list[Tensor]],
+        grids: Sequence[tuple[int, int]],
+        cache: KVCache,
+        chunk: int = PREFILL_CHUNK,
+    ) -> Prompt:
+        """Run ids (B, P) with history written in; vision and grids hold all scenes' images.
+
+        The prompt goes through in chunks, so activations stay bounded; results do not change.
+        """
+        language = self.vlm.model.language_model
+        is_image = input_ids == self.config.image_token_id
+        merge = self.config.vision.spatial_merge_size
+        positions, rope_delta = prompt_positions(is_image, grids, merge)
+        embeds, levels = vision
+        hidden = torch.empty(0)
+        start_image = torch.cumsum(is_image.flatten(), 0).view_as(is_image)
+        for start in range(0, input_ids.shape[1], chunk):
+            part = slice(start, start + chunk)
+            x = language.embed_tokens(input_ids[:, part])
+            where = is_image[:, part]
+            rows = start_image[:, part][where] - 1  # which image token each position is
+            x[where] = embeds[rows].to(x.dtype)
+            mask = causal_mask(x.shape[1], cache.length, x.device)
+            deepstack = (where, [level[rows] for level in levels])
+            hidden = language(x, positions[:, :, part], cache, mask, deepstack)
+            cache.length += x.shape[1]
+        logits = self._logits(hidden[:, -1])
+        return Prompt(cache, input_ids.shape[1], rope_delta, logits)
+
+    def decode_step(self, prompt: Prompt, tokens: Tensor) -> Tensor:
+        """Logits (B, K, vocab) float32 behind one more token (B, K) of each sample."""
+        cache, language = prompt.cache, self.vlm.model.language_model
+        samples = tokens.shape[1]
+        step = (cache.length - prompt.length) // samples
+        at = (prompt.rope_delta + prompt.length + step).view(1, -1, 1)
+        mask = sample_mask(samples, prompt.length, cache.length + samples, tokens.device)
+        x = language.embed_tokens(tokens)
+        x = language(x, at.expand(3, -1, samples), cache, mask)
+        cache.length += samples
+        return self._logits(x)
+
+    def reason(
+        self,
+        prompt: Prompt,
+        ids: TokenIds,
+        options: SamplingOptions,
+        generator: torch.Generator | None = None,
+        on_token: Callable[[], None] | None = None,
+    ) -> Reasoning:
+        """Sample reasoning until every row has its trajectory marker (or eos), or the budget ends.
+
+        The marker itself is fed to the cache, because the expert reads it there; the token behind
+        it is discarded, as in the reference. Unlike there, a row that ended with eos does not keep
+        the others generating.
+        """
+        samples = options.num_samples
+        scenes = prompt.logits.shape[0]
+        logits = prompt.logits.unsqueeze(1).expand(-1, samples, -1)
+        done = torch.zeros(scenes, samples, dtype=torch.bool, device=logits.device)
+        columns: list[Tensor] = []
+        while len(columns) < options.max_tokens:
+            token = sample_token(logits, ids, options, generator)
+            token = torch.where(done, torch.full_like(token, ids.pad), token)
+            columns.append(token)
+            done = done | (token == ids.future_start) | (token == ids.eos)
+            finished = bool(done.all())
+            if len(columns) < options.max_tokens or finished:
+                logits = self.decode_step(prompt, token)
+            if on_token is not None:
+                on_token()
+            if finished:
+                break
+        tokens = torch.stack(columns, -1)
+        return summarise(tokens, ids, prompt.length, complete=bool(done.all()))
+
+    def velocity(
+        self, x: Tensor, t: Tensor, prompt: Prompt, mask: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Velocity (R, T, 2) of noisy actions x (R, T, 2) float32 at time t (R, 1, 1).
+
+        mask and positions from `expert_inputs`. The waypoints' keys are written behind the
+        reasoning and forgotten: `cache.length` does not advance.
+        """
+        scenes = prompt.rope_delta.shape[0]
+        embeds = self.action_in_proj(x, t)
+        embeds = embeds.reshape(scenes, -1, embeds.shape[-1])  # (R, T, E) -> (B, K * T, E)
+        hidden = self.expert(embeds, positions, prompt.cache, mask)
+        v = self.action_out_proj(self.expert.norm(hidden))
+        return v.reshape(x.shape)
+
+    def expert_inputs(self, prompt: Prompt, reasoning: Reasoning) -> tuple[Tensor, Tensor]:
+        """Mask (B, 1, K * T, used + K * T) and positions (3, B, K * T) of all flow steps."""
+        scenes, samples = reasoning.marker.shape
+        used, waypoints = prompt.cache.length, self.waypoints
+        steps = (used - prompt.length) // samples
+        found = reasoning.marker >= 0
+        visible = torch.where(found, reasoning.marker + 1, steps)
+        offset = torch.where(found, prompt.length + reasoning.marker + 1, reasoning.length)
+        rope = prompt.rope_delta.unsqueeze(-1).expand_as(offset)
+        positions = expert_positions(rope.flatten(), offset.flatten(), waypoints)
+        mask = expert_mask(visible, samples, prompt.length, used, waypoints)
+        return mask, positions.reshape(3, scenes, samples * waypoints)
+
+    def act(
+        self, prompt: Prompt, reasoning: Reasoning, noise: Tensor, num_steps: int | None = None
+    ) -> Tensor:
+        """Normalised actions (R, T, 2) float32 from noise of that shape, rows scene-major."""
+        mask, positions = self.expert_inputs(prompt, reasoning)
+
+        def field(x: Tensor, t: Tensor) -> Tensor:
+            return self.velocity(x, t, prompt, mask, positions)
+
+        return self.flow.sample(noise, field, num_steps)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self.vlm.lm_head(self.vlm.model.language_model.norm(hidden)).to(torch.float32)
+
+
+def prompt_positions(
+    is_image: Tensor, grids: Sequence[tuple[int, int]], merge: int
+) -> tuple[Tensor, Tensor]:
+    """Positions (3, B, P) of time, height, width and rope_delta (B) of prompts.
+
+    Text advances all three rows. An image of merged grid h x w that starts at p has T = p,
+    H = p + row, W = p + column, and what follows continues at p + max(h, w).
+    """
+    scenes, length = is_image.shape
+    positions = torch.empty(3, scenes, length, dtype=torch.int64)
+    deltas = torch.empty(scenes, dtype=torch.int64)
+    remaining = iter(grids)
+    for scene, row in enumerate(is_image.tolist()):
+        at, i = 0, 0
+        while i < length:
+            if row[i]:
+                h, w = (n // merge for n in next(remaining))
+                image = torch.stack(
+                    torch.meshgrid(
+                        torch.tensor([0]), torch.arange(h), torch.arange(w), indexing='ij'
+                    )
+                ).flatten(1)
+                positions[:, scene, i : i + h * w] = image + at
+                i, at = i + h * w, at + max(h, w)
+            else:
+                positions[:, scene, i] = at
+                i, at = i + 1, at + 1
+        deltas[scene] = int(positions[:, scene].max()) + 1 - length
+    return positions.to(is_image.device), deltas.to(is_image.device)
+
+
+def sample_token(
+    logits: Tensor,
+    ids: TokenIds,
+    options: SamplingOptions,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Next tokens (B, K) from logits (B, K, vocab): mask, temperature, top-k, top-p, draw.
+
+    Discrete trajectory tokens are never sampled; greedy means argmax.
+    """
+    logits = logits.to(torch.float32).clone()
+    logits[..., ids.discrete_start : ids.discrete_end] = -torch.inf
+    if options.greedy:
+        return logits.argmax(-1)
+    logits = logits / options.temperature
+    if options.top_k > 0:
+        floor = logits.topk(min(options.top_k, logits.shape[-1])).values[..., -1:]
+        logits = logits.masked_fill(logits < floor, -torch.inf)
+    if options.top_p < 1:
+        ordered, order = logits.sort(descending=False)
+        below = ordered.softmax(-1).cumsum(-1) <= 1 - options.top_p
+        below[..., -1] = False  # the likeliest token always stays
+        logits = logits.masked_fill(below.scatter(-1, order, below), -torch.inf)
+    probabilities = logits.softmax(-1).flatten(0, -2)
+    return torch.multinomial(probabilities, 1, generator=generator).view(logits.shape[:-1])
+
+
+def summarise(tokens: Tensor, ids: TokenIds, prompt: int, complete: bool) -> Reasoning:
+    """Reasoning from raw tokens (B, K, N); pads overwrite what stands behind each marker."""
+    index = torch.arange(tokens.shape[-1], device=tokens.device)
+    is_marker = tokens == ids.future_start
+    found = is_marker.any(-1)
+    marker = torch.where(found, is_marker.int().argmax(-1), -1)
+    after = found.unsqueeze(-1) & (index > marker.unsqueeze(-1))
+    tokens = tokens.masked_fill(after, ids.pad)
+    eos = (tokens == ids.eos).any(-1)
+    end = [
+        ['marker' if m >= 0 else 'eos' if e else 'budget' for m, e in zip(ms, es, strict=True)]
+        for ms, es in zip(marker.tolist(), eos.tolist(), strict=True)
+    ]
+    length = prompt + tokens.shape[-1] + (1 if complete else 0)
+    return Reasoning(tokens, marker, end, length)

@@ -1,0 +1,142 @@
+"""safetensors to modules: shards and names checked, tensors loaded one at a time.
+
+Knows no quantization and no config beyond what a module was built with. Nothing but safetensors is
+opened, and an index file can name files of its own folder only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+import torch
+from torch import Tensor, nn
+
+from ..errors import BadInput
+from .config import read_json
+
+INDEX = 'model.safetensors.index.json'
+SINGLE = 'model.safetensors'
+# What 1.5 leaves out: the buffers are rebuilt from the config.
+OPTIONAL = ('action_space.', 'action_in_proj.sinus.', 'action_in_proj.timestep_fourier_encoder.')
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint folder, by its index or the single file."""
+    if not folder.is_dir():
+        raise BadInput(f'{folder}: no such checkpoint folder')
+    index = folder / INDEX
+    if index.is_file():
+        mapping = read_json(index).get('weight_map')
+        if not isinstance(mapping, dict) or not mapping:
+            raise BadInput(f'{index}: expected a weight_map of tensor names to files')
+        files = []
+        for name in sorted({str(value) for value in mapping.values()}):
+            if Path(name).name != name or not name.endswith('.safetensors'):
+                raise BadInput(f'{index}: {name!r} is not a safetensors file of this folder')
+            files.append(folder / name)
+    else:
+        files = [folder / SINGLE]
+    for file in files:
+        if not file.is_file():
+            raise BadInput(f'{file}: no such file')
+    return files
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    """File and shape of every tensor; BadInput for a truncated file or a name in two files."""
+    found: dict[str, tuple[Path, tuple[int, ...]]] = {}
+    for file in shard_files(folder):
+        try:
+            with safe_open(file, framework='pt') as shard:
+                for name in shard.keys():  # noqa: SIM118  not a dict
+                    if name in found:
+                        raise BadInput(f'{file}: tensor {name} is also in {found[name][0].name}')
+                    found[name] = (file, tuple(shard.get_slice(name).get_shape()))
+        except (SafetensorError, OSError) as error:
+            raise BadInput(f'{file}: not a readable safetensors file: {error}') from None
+    return found
+
+
+def stream_tensors(
+    folder: Path, device: str | torch.device = 'cpu'
+) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of a checkpoint in turn, read straight onto the device."""
+    for file in shard_files(folder):
+        with safe_open(file, framework='pt', device=str(device)) as shard:
+            for name in shard.keys():  # noqa: SIM118  not a dict
+                yield name, shard.get_tensor(name)
+
+
+def check_names(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], where: str) -> list[str]:
+    """Raise BadInput unless names and shapes are exactly the module's; returns rebuilt buffers."""
+    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    absent = sorted(set(wanted) - set(shapes))
+    rebuilt = [name for name in absent if name.startswith(OPTIONAL) and _is_buffer(module, name)]
+    missing = [name for name in absent if name not in rebuilt]
+    extra = sorted(set(shapes) - set(wanted))
+    wrong = [n for n in sorted(set(wanted) & set(shapes)) if wanted[n] != tuple(shapes[n])]
+    problems = [
+        f'{len(names)} {kind} ({names[0]}{", ..." if len(names) > 1 else ""})'
+        for kind, names in (('missing', missing), ('unexpected', extra))
+        if names
+    ]
+    if wrong:
+        name = wrong[0]
+        problems.append(
+            f'{len(wrong)} of another shape ({name} is {list(shapes[name])}, '
+            f'expected {list(wanted[name])})'
+        )
+    if problems:
+        raise BadInput(f'{where}: tensors do not fit the config: ' + '; '.join(problems))
+    return rebuilt
+
+
+def load_weights(
+    module: nn.Module, folder: Path, device: str | torch.device, dtype: torch.dtype
+) -> list[str]:
+    """Load a checkpoint strictly into a module built on the meta device.
+
+    Every floating tensor becomes `dtype`, buffers included, as the reference does. Buffers that
+    the checkpoint leaves out (1.5) are rebuilt from the config; their names are returned.
+    """
+    found = tensor_shapes(folder)
+    rebuilt = check_names(module, {k: shape for k, (_, shape) in found.items()}, str(folder))
+    for name, tensor in stream_tensors(folder, device):
+        set_tensor(module, name, tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    for name in rebuilt:
+        path, _, leaf = name.rpartition('.')
+        owner: Any = module.get_submodule(path)
+        value = owner.initial_buffers()[leaf]
+        set_tensor(module, name, value.to(device=device, dtype=dtype))
+    return rebuilt
+
+
+def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a tensor in the place of a parameter or buffer of that dotted name."""
+    path, _, leaf = name.rpartition('.')
+    owner = module.get_submodule(path)
+    if leaf in owner._buffers:
+        owner._buffers[leaf] = tensor
+    else:
+        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """Hash of config.json and all shards: which weights made a result."""
+    digest = hashlib.sha256()
+    for file in [folder / 'config.json', *shard_files(folder)]:
+        digest.update(json.dumps([file.name, file.stat().st_size]).encode())
+        with file.open('rb') as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_buffer(module: nn.Module, name: str) -> bool:
+    path, _, leaf = name.rpartition('.')
+    return leaf in module.get_submodule(path)._buffers
