@@ -1,0 +1,45 @@
+# Two commands for a fresh machine with Python, git and make: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := out/demo
+DRIVE := $(DEMO)/drive/metadata.yaml
+
+export HF_HUB_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test clean
+
+help:
+	@echo 'make demo    a synthetic drive, replayed through a small checkpoint: $(DEMO)/replay'
+	@echo 'make test    unit, golden and lint tests'
+	@echo 'make setup   the virtual environment $(VENV), which both of them set up when needed'
+	@echo 'make clean   remove what demo and tests made; the environment stays'
+
+setup: $(STAMP)
+
+$(STAMP): setup.py package.xml constraints.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
+	    rm -rf $(VENV); \
+	    echo 'make: no virtual environment: on Debian and Ubuntu, apt install python3-venv' >&2; \
+	    exit 1; }
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+# One command writes both the drive and the small checkpoint.
+$(DRIVE): $(wildcard alpamayo_ros/world/*.py) | $(STAMP)
+	@rm -rf $(DEMO)
+	$(BIN)/alpamayo_drive $(DEMO)/drive --seed 0 --seconds 20 --checkpoint $(DEMO)/checkpoint
+
+demo: $(STAMP) $(DRIVE)
+	@rm -rf $(DEMO)/replay
+	$(BIN)/alpamayo_replay $(DEMO)/drive --checkpoint $(DEMO)/checkpoint --rig synthetic \
+	    --device cpu --samples 3 --period 0.5 --out $(DEMO)/replay
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache

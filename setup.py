@@ -1,0 +1,68 @@
+"""The package as pip and colcon see it; name, version and licence come from package.xml."""
+
+from pathlib import Path
+import xml.etree.ElementTree as ElementTree
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+PACKAGE = ElementTree.parse(HERE / 'package.xml').getroot()
+NAME = PACKAGE.findtext('name')
+MAINTAINER = PACKAGE.find('maintainer')
+assert MAINTAINER is not None, 'package.xml: no maintainer'
+SHARE = f'share/{NAME}'
+
+COMMANDS = ('replay', 'drive', 'verify', 'benchmark')
+
+
+def files(folder: str, pattern: str = '*') -> list[str]:
+    """Files of a folder, as paths relative to setup.py."""
+    return sorted(
+        str(path.relative_to(HERE)) for path in (HERE / folder).glob(pattern) if path.is_file()
+    )
+
+
+setup(
+    name=NAME,
+    version=PACKAGE.findtext('version'),
+    description=PACKAGE.findtext('description'),
+    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license=PACKAGE.findtext('license'),
+    license_files=['LICENSE'],
+    maintainer=MAINTAINER.text,
+    maintainer_email=MAINTAINER.get('email'),
+    python_requires='>=3.10',
+    # config/ is also a folder of the installed package: a wheel has no share/ to look into
+    packages=[*find_packages(exclude=['test', 'test.*']), f'{NAME}.config'],
+    package_dir={f'{NAME}.config': 'config'},
+    package_data={f'{NAME}.config': ['*.yaml', 'rigs/*.yaml']},
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
+        (SHARE, ['package.xml']),
+        (f'{SHARE}/launch', files('launch')),
+        (f'{SHARE}/config', files('config')),
+        (f'{SHARE}/config/rigs', files('config/rigs', '*.yaml')),
+    ],
+    install_requires=[
+        'hydra-core>=1.3',
+        'matplotlib>=3.5',
+        'numpy>=1.24',
+        # headless: no window is ever opened, and containers have no GUI libraries
+        'opencv-python-headless<5',
+        'PyYAML>=5.4',
+        'rosbags>=0.10',
+        'safetensors>=0.4',
+        'torch>=2.5',
+        'tqdm>=4.57',
+        'transformers>=4.57,<6',
+    ],
+    extras_require={
+        'test': ['mypy', 'pytest>=8,<9', 'ruff', 'setuptools>=64', 'types-PyYAML'],
+    },
+    entry_points={
+        'console_scripts': [
+            f'alpamayo_{command} = {NAME}.cli.{command}:main' for command in COMMANDS
+        ],
+    },
+)

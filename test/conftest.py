@@ -1,0 +1,44 @@
+"""What all tests share: no hub, no display, and the tables of docs/design.md."""
+
+import os
+from pathlib import Path
+import re
+
+import pytest
+
+os.environ['HF_HUB_OFFLINE'] = '1'
+os.environ['MPLBACKEND'] = 'Agg'
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='session')
+def root():
+    """Return the folder of package.xml."""
+    return ROOT
+
+
+@pytest.fixture(scope='session')
+def modules(root):
+    """Return every Python module of the package that holds code, relative to the root."""
+    files = sorted((root / 'alpamayo_ros').rglob('*.py'))
+    return [path.relative_to(root) for path in files if path.name != '__init__.py']
+
+
+@pytest.fixture(scope='session')
+def design_table(root):
+    """Return a function: heading of docs/design.md to the rows of its table, cells as text."""
+    text = (root / 'docs/design.md').read_text(encoding='utf-8')
+
+    def rows(heading):
+        section = text.split(f'\n## {heading}\n', 1)[1].split('\n## ', 1)[0]
+        lines = [line for line in section.splitlines() if line.startswith('|')]
+        return [[cell.strip() for cell in line.strip('|').split('|')] for line in lines[2:]]
+
+    return rows
+
+
+@pytest.fixture(scope='session')
+def code_names():
+    """Return a function: the names between backticks in a table cell."""
+    return lambda cell: re.findall(r'`([^`]+)`', cell)

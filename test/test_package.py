@@ -1,0 +1,107 @@
+"""What is imported is declared, every command answers --help, and a wheel carries the rigs."""
+
+import ast
+from importlib.metadata import entry_points, requires, version
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+import zipfile
+
+import pytest
+
+# import name -> name on the registry, where they differ
+DISTRIBUTIONS = {'cv2': 'opencv-python-headless', 'hydra': 'hydra-core', 'yaml': 'PyYAML'}
+# import name -> system package that package.xml declares; the others come from pip only
+SYSTEM_PACKAGES = {
+    'cv2': 'python3-opencv',
+    'matplotlib': 'python3-matplotlib',
+    'numpy': 'python3-numpy',
+    'tqdm': 'python3-tqdm',
+    'yaml': 'python3-yaml',
+}
+COMMANDS = sorted(e.name for e in entry_points(group='console_scripts') if 'alpamayo' in e.name)
+
+
+@pytest.fixture(scope='module')
+def imports(root, modules):
+    """Return the third-party packages that the package imports."""
+    found = set()
+    for module in modules:
+        for node in ast.walk(ast.parse((root / module).read_text(encoding='utf-8'))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split('.')[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.split('.')[0])
+    return found - set(sys.stdlib_module_names) - {'alpamayo_ros'}
+
+
+@pytest.fixture(scope='module')
+def package_xml(root):
+    """Return the root element of package.xml."""
+    return ElementTree.parse(root / 'package.xml').getroot()
+
+
+def required(extra):
+    """Distribution names that setup.py requires, for use or for one extra."""
+    lines = [line for line in requires('alpamayo_ros') if ('extra ==' in line) == extra]
+    return {re.match(r'[\w.-]+', line).group() for line in lines}
+
+
+def test_setup_requires_exactly_what_is_imported(imports):
+    assert required(extra=False) == {DISTRIBUTIONS.get(name, name) for name in imports}
+
+
+def test_package_xml_declares_exactly_the_system_packages_that_are_imported(imports, package_xml):
+    tags = ('depend', 'exec_depend')
+    declared = {element.text for tag in tags for element in package_xml.iter(tag)}
+    assert declared == {SYSTEM_PACKAGES[name] for name in imports if name in SYSTEM_PACKAGES}
+
+
+def test_every_requirement_has_a_pin(root):
+    pins = (root / 'constraints.txt').read_text(encoding='utf-8').splitlines()
+    pinned = {line.split('==')[0] for line in pins if not line.startswith('#')}
+    assert (required(extra=False) | required(extra=True)) - pinned == set()
+
+
+def test_the_version_is_that_of_package_xml(package_xml):
+    assert version('alpamayo_ros') == package_xml.findtext('version')
+
+
+def test_the_readme_lists_the_commands_that_are_installed(root):
+    readme = (root / 'README.md').read_text(encoding='utf-8')
+    table = readme.split('\n## Commands\n', 1)[1].split('\n## ', 1)[0]
+    assert sorted(re.findall(r'^\| `(\w+)', table, flags=re.M)) == COMMANDS
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_every_command_answers_help(name, capsys):
+    main = entry_points(group='console_scripts')[name].load()
+    with pytest.raises(SystemExit) as end:
+        main(['--help'])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith('usage: ')
+
+
+def test_a_wheel_holds_the_rigs_and_the_files_that_ros_looks_for(root, tmp_path):
+    copy = tmp_path / 'source'
+    copy.mkdir()
+    listed = ['git', 'ls-files', '--cached', '--others', '--exclude-standard', ':!test']
+    names = subprocess.run(listed, cwd=root, check=True, capture_output=True, text=True).stdout
+    for name in names.splitlines():
+        if (root / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes((root / name).read_bytes())
+    build = 'import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])'
+    run = subprocess.run(
+        [sys.executable, '-c', build, str(tmp_path)], cwd=copy, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    (wheel,) = tmp_path.glob('*.whl')
+    held = zipfile.ZipFile(wheel).namelist()
+    rigs = [path.name for path in (root / 'config/rigs').glob('*.yaml')]
+    assert rigs and {f'alpamayo_ros/config/rigs/{rig}' for rig in rigs} <= set(held)
+    share = {name.split('.data/data/share/')[1] for name in held if '.data/data/share/' in name}
+    assert 'ament_index/resource_index/packages/alpamayo_ros' in share
+    assert {'alpamayo_ros/package.xml', f'alpamayo_ros/config/rigs/{rigs[0]}'} <= share
+    assert not [name for name in held if name.startswith('test')]
