@@ -86,7 +86,9 @@ def horizon_metrics(samples: ArrayLike, chosen: int, truth: ArrayLike) -> Horizo
     return result
 
 
-def _at(chosen: NDArray, best: NDArray, truth: NDArray) -> dict[str, float]:
+def _at(
+    chosen: NDArray[np.float64], best: NDArray[np.float64], truth: NDArray[np.float64]
+) -> dict[str, float]:
     error = chosen[-1, :3] - truth[-1]
     cos, sin = np.cos(truth[-1, 2]), np.sin(truth[-1, 2])
     return {
