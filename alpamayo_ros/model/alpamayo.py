@@ -280,14 +280,19 @@ def sample_token(
     return torch.multinomial(probabilities, 1, generator=generator).view(logits.shape[:-1])
 
 
+def pad_behind(tokens: Tensor, marker: int, pad: int) -> tuple[Tensor, Tensor]:
+    """Rows (..., N) with `pad` behind their first `marker`, and its index (...), -1 if absent."""
+    is_marker = tokens == marker
+    found = is_marker.any(-1)
+    first = torch.where(found, is_marker.int().argmax(-1), -1)
+    index = torch.arange(tokens.shape[-1], device=tokens.device)
+    behind = found.unsqueeze(-1) & (index > first.unsqueeze(-1))
+    return tokens.masked_fill(behind, pad), first
+
+
 def summarise(tokens: Tensor, ids: TokenIds, prompt: int, complete: bool) -> Reasoning:
     """Reasoning from raw tokens (B, K, N); pads overwrite what stands behind each marker."""
-    index = torch.arange(tokens.shape[-1], device=tokens.device)
-    is_marker = tokens == ids.future_start
-    found = is_marker.any(-1)
-    marker = torch.where(found, is_marker.int().argmax(-1), -1)
-    after = found.unsqueeze(-1) & (index > marker.unsqueeze(-1))
-    tokens = tokens.masked_fill(after, ids.pad)
+    tokens, marker = pad_behind(tokens, ids.future_start, ids.pad)
     eos = (tokens == ids.eos).any(-1)
     end = [
         ['marker' if m >= 0 else 'eos' if e else 'budget' for m, e in zip(ms, es, strict=True)]

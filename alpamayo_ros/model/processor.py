@@ -183,10 +183,21 @@ def partial_text(decoded: str) -> str:
     return decoded.partition(special('cot_end'))[0].strip()
 
 
-def repeats(ids: Sequence[int]) -> bool:
-    """Whether the same 8 tokens in a row occur three times."""
-    grams = Counter(tuple(ids[i : i + NGRAM]) for i in range(len(ids) - NGRAM + 1))
-    return any(count >= NGRAM_TIMES for count in grams.values())
+def said(tokens: Sequence[int], ids: TokenIds) -> list[int]:
+    """Generated ids up to and with the trajectory marker or the end of the turn."""
+    for i, token in enumerate(tokens):
+        if token in (ids.future_start, ids.eos):
+            return list(tokens[: i + 1])
+    return list(tokens)
+
+
+def reasoning_checks(tokens: Sequence[int], end: str) -> tuple[str, ...]:
+    """Names of what is wrong with a reasoning of these ids that ended so; empty when healthy."""
+    grams = Counter(tuple(tokens[i : i + NGRAM]) for i in range(len(tokens) - NGRAM + 1))
+    checks = [] if end == 'marker' else ['marker_missing']
+    checks += ['budget'] if end == 'budget' else []
+    checks += ['repetition'] if any(n >= NGRAM_TIMES for n in grams.values()) else []
+    return tuple(checks)
 
 
 def _load_tokenizer(folder: Path) -> Any:

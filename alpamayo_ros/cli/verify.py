@@ -1,0 +1,73 @@
+"""alpamayo_verify: compare every stage with reference tensors, or check a checkpoint by itself."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+import json
+import math
+from pathlib import Path
+import sys
+
+from ..errors import BadInput
+from .entry import command
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Print one row per stage and a last line of JSON; 0 if all hold, else 1."""
+    parser = argparse.ArgumentParser(prog='alpamayo_verify', description=__doc__)
+    parser.add_argument(
+        'folder',
+        type=Path,
+        metavar='DIR',
+        help='a folder laid out as test/golden (reference tensors), or a checkpoint folder',
+    )
+    parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
+    arguments = parser.parse_args(argv)
+    rows, failed, unchecked = 0, [], 0
+    print(f'{"stage":<20} {"what":<38} {"max error":>10} {"tolerance":>10}  result')
+    for row in _rows(arguments.folder, arguments.device):
+        error = '-' if row.error is None else f'{row.error:.2e}'
+        result = 'not checked' if row.error is None else 'pass' if row.passed else 'FAIL'
+        note = f'  {row.note}' if row.note else ''
+        line = f'{row.stage:<20} {row.what:<38} {error:>10} {row.tolerance:>10.0e}  {result}{note}'
+        print(line, flush=True)
+        rows += 1
+        unchecked += row.error is None
+        if not row.passed:
+            finite = row.error if row.error is not None and math.isfinite(row.error) else None
+            failed.append({'stage': row.stage, 'what': row.what, 'error': finite})
+    summary = {
+        'folder': str(arguments.folder),
+        'rows': rows,
+        'passed': rows - len(failed) - unchecked,
+        'failed': failed,
+        'not_checked': unchecked,
+        'ok': not failed,
+    }
+    print(json.dumps(summary))
+    return 1 if failed else 0
+
+
+def _rows(folder: Path, device: str) -> Iterator:
+    from ..evaluation.golden import STAGES, rows_of
+    from ..evaluation.golden_model import model_rows
+    from ..evaluation.self_check import self_check
+    from ..runtime.load import check_device
+
+    check_device(device)
+    if (folder / 'config.json').is_file():
+        yield from self_check(folder, device)
+        return
+    if not folder.is_dir() or not any(
+        (folder / name).exists() for _, names, _ in STAGES for name in (*names, 'model')
+    ):
+        raise BadInput(f'{folder}: neither reference tensors nor a checkpoint (config.json)')
+    for stage, files, run in STAGES:
+        yield from rows_of(stage, folder, files, run)
+    yield from model_rows(folder, device)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
