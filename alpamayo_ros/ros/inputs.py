@@ -1,0 +1,76 @@
+"""Messages to records: Image and CompressedImage to Frame, Odometry to EgoPose.
+
+Knows neither rclpy nor rosbags: fields are read by attribute, so a message of either converts to
+equal values. What cannot be used raises ValueError with the reason; the caller names the topic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..data_types import NANOSECONDS, EgoPose, Frame
+from ..images import header_size
+
+CODECS = {'jpeg': 'jpeg', 'jpg': 'jpeg', 'png': 'png'}
+
+
+def to_frame(message: Any) -> Frame:
+    """sensor_msgs/Image or CompressedImage to a Frame that shares the message's bytes.
+
+    Raises ValueError for a zero stamp, an empty image and an unknown compression; an unknown raw
+    encoding is only found when the frame is decoded.
+    """
+    stamp_ns = _stamp_ns(message)
+    if not len(message.data):
+        raise ValueError('image without data')
+    data = np.frombuffer(message.data, np.uint8)
+    if hasattr(message, 'format'):
+        codec = _codec(message.format)
+        height, width = header_size(codec, data)
+        return Frame(stamp_ns, codec, data, height, width)
+    return Frame(stamp_ns, message.encoding, data, message.height, message.width, message.step)
+
+
+def to_pose(message: Any) -> EgoPose:
+    """nav_msgs/Odometry to an EgoPose in float64 with a quaternion of unit norm.
+
+    Raises ValueError for a zero stamp, values that are not finite, and a quaternion whose norm is
+    not 1 within a percent (all zero, as senders leave it when they know no orientation).
+    """
+    stamp_ns = _stamp_ns(message)
+    position, orientation = message.pose.pose.position, message.pose.pose.orientation
+    position_m = np.array([position.x, position.y, position.z], np.float64)
+    quaternion = np.array([orientation.x, orientation.y, orientation.z, orientation.w], np.float64)
+    speed_mps = float(message.twist.twist.linear.x)
+    for name, values in (
+        ('position', position_m),
+        ('orientation', quaternion),
+        ('twist.linear.x', speed_mps),
+    ):
+        if not np.all(np.isfinite(values)):
+            raise ValueError(f'{name} is not finite: {values}')
+    norm = float(np.linalg.norm(quaternion))
+    if abs(norm - 1) > 0.01:
+        raise ValueError(f'quaternion has norm {norm:.3g}, expected 1')
+    frames = message.header.frame_id, message.child_frame_id
+    return EgoPose(stamp_ns, position_m, quaternion / norm, speed_mps, *frames)
+
+
+def _stamp_ns(message: Any) -> int:
+    stamp_ns = message.header.stamp.sec * NANOSECONDS + message.header.stamp.nanosec
+    if stamp_ns <= 0:
+        raise ValueError('header stamp is zero')
+    return int(stamp_ns)
+
+
+def _codec(text: str) -> str:
+    """Codec of CompressedImage.format: 'jpeg', 'rgb8; jpeg compressed bgr8', ..."""
+    source, _, compression = text.lower().rpartition(';')
+    words = compression.split()
+    if not words or words[0] not in CODECS:
+        raise ValueError(f"CompressedImage format '{text}' is neither jpeg nor png")
+    if source.strip().startswith('bayer') and words[-1] == 'compressed':
+        raise ValueError(f"CompressedImage format '{text}': a compressed mosaic has no colours")
+    return CODECS[words[0]]
