@@ -51,7 +51,11 @@ setup(
         # headless: no window is ever opened, and containers have no GUI libraries
         'opencv-python-headless<5',
         'PyYAML>=5.4',
-        'rosbags>=0.10',
+        'rosbags>=0.11',
+        # what rosbags reads bags with; named for the errors they raise
+        'apsw',
+        "backports.zstd; python_version < '3.14'",
+        'ruamel.yaml',
         'safetensors>=0.4',
         'torch>=2.5',
         'tqdm>=4.57',

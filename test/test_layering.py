@@ -1,12 +1,12 @@
 """Imports point down the layers of docs/design.md, and nothing else is imported than it allows."""
 
-import ast
 from dataclasses import dataclass
 from pathlib import Path
 import subprocess
 import sys
 
 import pytest
+from source_imports import imported, third_party
 
 ROS_PACKAGES = ('rclpy', 'rcl_interfaces', 'builtin_interfaces', 'cv_bridge', 'rosbag2_py')
 
@@ -24,28 +24,18 @@ class Part:
 def parts(design_table, code_names):
     """Return the layer table: one Part per row."""
     found = []
-    for layer, part, third_party in design_table('Layers'):
+    for layer, part, imports in design_table('Layers'):
         (name,) = code_names(part)
-        found.append(Part(name, int(layer), frozenset(code_names(third_party))))
+        found.append(Part(name, int(layer), frozenset(code_names(imports))))
     return found
 
 
 def part_of(parts, inside):
-    """Part that holds a path below alpamayo_ros/, None when the table names none."""
-    text = inside.as_posix()
-    match = [p for p in parts if text == p.name or (p.name[-1] == '/' and text.startswith(p.name))]
-    return match[0] if match else None
-
-
-def imported(path, package):
-    """Absolute dotted names that a file imports, at any depth of its code."""
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            base = [*base, *(node.module or '').split('.')] if node.module else base
-            yield from ('.'.join([*base, alias.name]) for alias in node.names)
+    """Part that holds a path below alpamayo_ros/."""
+    for part in parts:
+        if part.name in (inside.as_posix(), f'{inside.parts[0]}/'):
+            return part
+    raise AssertionError(f'{inside}: its part is not in the layer table of docs/design.md')
 
 
 def own_part(parts, root, dotted):
@@ -65,17 +55,13 @@ def faults_of(parts, root, module):
     """Lines that say what is wrong with the imports of one module."""
     inside = module.relative_to('alpamayo_ros')
     here = part_of(parts, inside)
-    if here is None:
-        return [f'{module}: its part is not in the layer table of docs/design.md']
     faults = []
-    for name in imported(root / module, list(module.parent.parts)):
-        top = name.split('.')[0]
-        if top == 'alpamayo_ros':
-            there = own_part(parts, root, name)
-            if there and there != here and there.layer >= here.layer:
-                faults.append(f'{module} ({here.name}, {here.layer}) imports {name}')
-        elif top not in sys.stdlib_module_names and top not in here.third_party:
-            faults.append(f'{module}: {top} is not among the imports of {here.name}')
+    for name in imported(root, module):
+        there = own_part(parts, root, name) if name.startswith('alpamayo_ros.') else None
+        if there and there != here and there.layer >= here.layer:
+            faults.append(f'{module} ({here.name}, {here.layer}) imports {name}')
+    for name in sorted(third_party(root, module) - here.third_party):
+        faults.append(f'{module}: {name} is not among the imports of {here.name}')
     return faults
 
 
@@ -87,8 +73,7 @@ def test_the_layer_table_names_no_import_that_is_not_there(parts, root, modules)
     used = {}
     for module in modules:
         part = part_of(parts, module.relative_to('alpamayo_ros'))
-        names = {n.split('.')[0] for n in imported(root / module, list(module.parent.parts))}
-        used.setdefault(part.name, set()).update(names)
+        used.setdefault(part.name, set()).update(third_party(root, module))
     unused = {p.name: sorted(p.third_party - used.get(p.name, set())) for p in parts}
     assert {name: names for name, names in unused.items() if names} == {}
 
@@ -108,12 +93,11 @@ def test_an_upward_import_would_be_found(parts, root, tmp_path):
 
 
 def test_ros_is_imported_under_ros_only(root, modules):
-    outside = [m for m in modules if m.parts[1] != 'ros']
     found = [
         f'{module}: {name}'
-        for module in outside
-        for name in imported(root / module, list(module.parent.parts))
-        if name.split('.')[0] in ROS_PACKAGES or name.split('.')[0].endswith('_msgs')
+        for module in modules
+        for name in third_party(root, module)
+        if module.parts[1] != 'ros' and (name in ROS_PACKAGES or name.endswith('_msgs'))
     ]
     assert found == []
 

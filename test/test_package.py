@@ -1,6 +1,5 @@
 """What is imported is declared, every command answers --help, and a wheel carries the rigs."""
 
-import ast
 from importlib.metadata import entry_points, requires, version
 import re
 import subprocess
@@ -9,9 +8,16 @@ import xml.etree.ElementTree as ElementTree
 import zipfile
 
 import pytest
+from source_imports import third_party
 
 # import name -> name on the registry, where they differ
-DISTRIBUTIONS = {'cv2': 'opencv-python-headless', 'hydra': 'hydra-core', 'yaml': 'PyYAML'}
+DISTRIBUTIONS = {
+    'backports': 'backports.zstd',
+    'cv2': 'opencv-python-headless',
+    'hydra': 'hydra-core',
+    'ruamel': 'ruamel.yaml',
+    'yaml': 'PyYAML',
+}
 # import name -> system package that package.xml declares; the others come from pip only
 SYSTEM_PACKAGES = {
     'cv2': 'python3-opencv',
@@ -26,14 +32,7 @@ COMMANDS = sorted(e.name for e in entry_points(group='console_scripts') if 'alpa
 @pytest.fixture(scope='module')
 def imports(root, modules):
     """Return the third-party packages that the package imports."""
-    found = set()
-    for module in modules:
-        for node in ast.walk(ast.parse((root / module).read_text(encoding='utf-8'))):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.split('.')[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                found.add(node.module.split('.')[0])
-    return found - set(sys.stdlib_module_names) - {'alpamayo_ros'}
+    return set().union(*(third_party(root, module) for module in modules))
 
 
 @pytest.fixture(scope='module')
