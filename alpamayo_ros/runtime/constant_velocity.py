@@ -1,0 +1,57 @@
+"""Straight ahead at the speed of the history: the baseline, and the fake engine for machines
+without a model. Knows no torch, no checkpoint, and looks at no image.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from ..data_types import GRID_NS, NANOSECONDS, WAYPOINTS, Context, Prediction, SamplingOptions
+from ..validity import check_trajectory
+
+
+class ConstantVelocityEngine:
+    """K equal samples: x = v0 * t, heading and curvature zero."""
+
+    name = 'constant_velocity'
+
+    def __init__(self, options: SamplingOptions | None = None) -> None:
+        self.options = options or SamplingOptions()
+
+    def infer(self, context: Context, seed: int) -> Prediction:
+        """Predict from the context's v0; the seed is reported and changes nothing."""
+        start = time.perf_counter()
+        count = self.options.num_samples
+        samples = np.repeat(straight(context.v0_mps)[None], count, axis=0)
+        actions = np.zeros((count, WAYPOINTS, 2), np.float32)
+        checks = check_trajectory(samples[0], actions[0], context.v0_mps)
+        return Prediction(
+            t0_ns=context.t0_ns,
+            seed=seed,
+            samples=samples,
+            actions=actions,
+            chosen=0,
+            spread_m=0.0,
+            v0_mps=context.v0_mps,
+            texts=('',) * count,
+            partial_texts=('',) * count,
+            end=('marker',) * count,
+            tokens=(0,) * count,
+            checks=(*context.checks, *checks),
+            timing_ms={'action': (time.perf_counter() - start) * 1e3},
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """What the result depends on besides the inputs: nothing but the name."""
+        return {'engine': self.name}
+
+
+def straight(v0_mps: float) -> np.ndarray:
+    """(64, 4) float32: x, y m, yaw rad, speed m/s at t0 + 0.1 ... 6.4 s, t0 frame."""
+    seconds = np.arange(1, WAYPOINTS + 1) * (GRID_NS / NANOSECONDS)
+    path = np.zeros((WAYPOINTS, 4), np.float32)
+    path[:, 0], path[:, 3] = v0_mps * seconds, v0_mps
+    return path
