@@ -42,3 +42,14 @@ def test_no_file_names_a_path_or_a_registry_of_one_machine(root, tracked):
 def test_a_machine_path_would_be_found(home):
     assert MACHINE_PATH.search(f"open('/{home}/data')")
     assert not MACHINE_PATH.search(f'docs/{home}/data')
+
+
+def test_every_link_of_the_documents_leads_to_a_file(root, tracked):
+    broken = []
+    for name in tracked:
+        if name.endswith('.md') and not name.startswith('test/golden'):
+            text = (root / name).read_text(encoding='utf-8')
+            for target in re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', text):
+                if not ((root / name).parent / target).exists():
+                    broken.append(f'{name}: {target}')
+    assert broken == []
