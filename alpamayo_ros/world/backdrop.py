@@ -18,29 +18,38 @@ Array = NDArray[np.float64]
 
 
 def value_noise(
-    rng: np.random.Generator, size: int, cells: tuple[int, ...], falloff: float = 0.6
+    rng: np.random.Generator, size: int, cells: tuple[int, ...], falloff: float
 ) -> Array:
-    """Periodic noise (size, size), mean 0 and deviation 1, of octaves with so many cells."""
+    """Periodic noise (size, size), mean 0 and deviation 1, of octaves with so many cells.
+
+    Every count of cells divides the size.
+    """
     total = np.zeros((size, size))
     for octave, count in enumerate(cells):
-        coarse = np.tile(rng.standard_normal((count, count)), (3, 3)).astype(np.float32)
-        fine = cv2.resize(coarse, (3 * size, 3 * size), interpolation=cv2.INTER_CUBIC)
-        total += falloff**octave * fine[size : 2 * size, size : 2 * size]
+        coarse = _wrapped(rng.standard_normal((count, count)), 2)
+        cell = size // count
+        fine = cv2.resize(coarse, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC)
+        total += falloff**octave * fine[2 * cell : -2 * cell, 2 * cell : -2 * cell]
     return (total - total.mean()) / total.std()
+
+
+def _wrapped(tile: Array, border: int) -> Array:
+    """Continue a tile by its own other side, so that filters see no seam."""
+    return np.pad(tile, border, mode='wrap')
 
 
 def meadow_tile(rng: np.random.Generator) -> Picture:
     """Colour of the meadow (TILE_PX, TILE_PX, 3), with drier patches."""
-    patches = value_noise(rng, TILE_PX, (5, 12, 30, 70))[..., None]
+    patches = value_noise(rng, TILE_PX, (4, 16, 32, 64), 0.6)[..., None]
     green = np.array([60.0, 122.0, 98.0]) + patches * np.array([3.0, 6.0, 10.0])
     return np.clip(green, 0, 255).astype(np.uint8)
 
 
 def grain_tile(rng: np.random.Generator) -> NDArray[np.float32]:
     """Grain of the ground (TILE_PX, TILE_PX, 2), deviation 1: as it is, and without detail."""
-    grain = value_noise(rng, TILE_PX, (12, 40, 128, 340, 512), 0.95)
-    blurred = cv2.GaussianBlur(np.tile(grain, (3, 3)), (0, 0), 9.0)
-    coarse = blurred[TILE_PX : 2 * TILE_PX, TILE_PX : 2 * TILE_PX]
+    grain = value_noise(rng, TILE_PX, (8, 32, 128, 256, 512), 0.95)
+    border = 32
+    coarse = cv2.GaussianBlur(_wrapped(grain, border), (0, 0), 9.0)[border:-border, border:-border]
     return np.stack([grain, coarse], axis=-1).astype(np.float32)
 
 
@@ -80,7 +89,7 @@ def panorama(rng: np.random.Generator) -> Picture:
 
 def _clouds(rng: np.random.Generator, azimuth: Array, elevation: Array) -> Array:
     """Cover 0 ... 1 by a flat layer of clouds, thinner towards the horizon."""
-    noise = value_noise(rng, 512, (5, 10, 21, 44, 90), 0.55).astype(np.float32)
+    noise = value_noise(rng, 512, (4, 8, 16, 32, 64), 0.55).astype(np.float32)
     distance = 150.0 / np.tan(np.maximum(elevation, 0.0) + 0.06)
     map_x = (distance * np.cos(azimuth)).astype(np.float32)
     map_y = (distance * np.sin(azimuth)).astype(np.float32)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..geometry import multiply, yaw_quaternion
+
 Array = NDArray[np.float64]
 _BASE_FROM_LEVEL_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 
@@ -53,10 +55,9 @@ class Camera:
     @property
     def quaternion_xyzw(self) -> Array:
         """Rotation base_from_optical as a unit quaternion (4,)."""
-        cos_y, sin_y = np.cos(self.yaw_rad / 2), np.sin(self.yaw_rad / 2)
-        cos_p, sin_p = np.cos(self.pitch_rad / 2), np.sin(self.pitch_rad / 2)
-        yaw_pitch = np.array([-sin_y * sin_p, cos_y * sin_p, sin_y * cos_p, cos_y * cos_p])
-        return _multiply(yaw_pitch, np.array([-0.5, 0.5, -0.5, 0.5]))
+        pitch = np.array([0.0, np.sin(self.pitch_rad / 2), 0.0, np.cos(self.pitch_rad / 2)])
+        level = np.array([-0.5, 0.5, -0.5, 0.5])  # _BASE_FROM_LEVEL_OPTICAL
+        return multiply(yaw_quaternion(self.yaw_rad), multiply(pitch, level))
 
     def project(self, optical_m: Array) -> Array:
         """Pixels (..., 2) of points (..., 3) m of the optical frame with positive z."""
@@ -68,12 +69,6 @@ class Camera:
         v = (np.arange(self.height) - self.centre_px[1]) / self.focal_px
         u, v = np.meshgrid(u, v)
         return np.stack([u, v, np.ones_like(u)], axis=-1) @ self.base_from_optical.T
-
-
-def _multiply(a: Array, b: Array) -> Array:
-    """Hamilton product of two (4,) quaternions, x y z w."""
-    vector = a[3] * b[:3] + b[3] * a[:3] + np.cross(a[:3], b[:3])
-    return np.append(vector, a[3] * b[3] - a[:3] @ b[:3])
 
 
 CAMERAS = (

@@ -59,17 +59,16 @@ class GroundMap:
         distance = reach * level
         # a texture finer than what a pixel covers along the view would flicker
         covered_m = np.abs(np.gradient(distance, axis=0))
-        fine = np.exp(-((covered_m / 0.12) ** 2))
-        coarse = (1 - fine) * np.exp(-((covered_m / 1.5) ** 2))
-        self._detail = np.stack([fine, coarse], axis=-1).astype(np.float32)
+        self._fine = np.exp(-((covered_m / 0.12) ** 2)).astype(np.float32)
+        self._coarse = (1 - self._fine) * np.exp(-((covered_m / 1.5) ** 2)).astype(np.float32)
         self._clear = np.exp(-distance / _HAZE_M).astype(np.float32)
         self._haze = np.broadcast_to(HAZE.astype(np.uint8), (*distance.shape, 3)).copy()
         self._meadow, self._grain = meadow, grain
 
     def texture(self, ego: State) -> NDArray[np.float32]:
         """Grain (rows, columns) of the ground as seen from here, deviation 1 or less."""
-        grain = self._lookup(self._grain, ego, _GRAIN_PX_PER_M)
-        return (grain * self._detail).sum(axis=-1)
+        fine, coarse = cv2.split(self._lookup(self._grain, ego, _GRAIN_PX_PER_M))
+        return np.asarray(fine * self._fine + coarse * self._coarse)
 
     def paint_meadow(self, image: Picture, ego: State, texture: NDArray[np.float32]) -> None:
         """Grass everywhere below the horizon."""

@@ -56,7 +56,7 @@ def draw(
     for number in np.flatnonzero(np.any(front, axis=1) & ~outside).tolist():
         corners = fixed[number]
         if not whole[number]:
-            corners = _fixed_point(view.camera.project(_clipped(optical[number])))
+            corners = _fixed_point(view.camera.project(clipped(optical[number])))
         cv2.fillConvexPoly(image, corners, shades[number], cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
@@ -64,13 +64,13 @@ def fill(
     image: Picture, view: View, outline_m: Array, colour: tuple[float, float, float] | int
 ) -> None:
     """Fill one polygon (N, 3) m, not necessarily convex."""
-    optical = _clipped(view.optical(outline_m))
+    optical = clipped(view.optical(outline_m))
     if len(optical) > 2:
         corners = _fixed_point(view.camera.project(optical))
         cv2.fillPoly(image, [corners], colour, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def _clipped(polygon: Array) -> Array:
+def clipped(polygon: Array) -> Array:
     """Part of a polygon (N, 3) in front of the near plane (Sutherland and Hodgman 1974)."""
     following = np.roll(polygon, -1, axis=0)
     inside = polygon[:, 2] > _NEAR_M

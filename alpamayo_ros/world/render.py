@@ -45,7 +45,7 @@ class World:
 def make_world(seed: int, seconds: float) -> World:
     """World of one drive; a function of the seed, longer drives only add to it."""
     scenario = make_scenario(seed, seconds)
-    rng = np.random.default_rng([seed, 4])
+    rng = np.random.default_rng([seed, 3])
     return World(
         scenario,
         make_scenery(seed, scenario.road, scenario.crossings),
@@ -69,8 +69,7 @@ class Renderer:
         """Picture (height, width, 3) uint8 BGR at a time of the scenario."""
         ego = self._world.scenario.ego(t_s)
         view = _view(self._camera, ego)
-        movers = _movers(self._world.scenario, t_s)
-        objects = (self._world.scenery, movers)
+        objects = (self._world.scenery, _movers(self._world.scenario, ego.s_m, t_s))
         image = np.empty((self._camera.height, self._camera.width, 3), np.uint8)
         self._sky.paint(image, self._world.panorama, ego.yaw_rad)
         texture = self._ground.texture(ego)
@@ -121,18 +120,20 @@ def _view(camera: Camera, ego: State) -> View:
     return View(camera, position, world_from_base @ camera.base_from_optical)
 
 
-def _movers(scenario: Scenario, t_s: float) -> Scenery:
-    """The lead vehicle, oncoming cars and pedestrians at one moment."""
+def _movers(scenario: Scenario, ego_s_m: float, t_s: float) -> Scenery:
+    """The lead vehicle, and the oncoming cars and pedestrians near the ego, at one moment."""
     lead = scenario.lead(t_s)
     braking = lead.acceleration_mps2 < -0.4 or lead.speed_mps < 0.1
     objects = [(things.car(_LEAD_COLOUR, braking), lead.s_m, 0.0, 0.0)]
     for number, other in enumerate(scenario.oncoming):
         colour = _ONCOMING_COLOURS[number % len(_ONCOMING_COLOURS)]
-        s = other.s_m - other.speed_mps * (t_s - other.t_s)
+        s = other.start_m - other.speed_mps * t_s
         objects.append((things.car(colour, False), s, ONCOMING_M, np.pi))
     objects += [_pedestrian(crossing, t_s) for crossing in scenario.crossings]
     placed = []
     for mesh, s, offset, turn in objects:
+        if abs(s - ego_s_m) > _RANGE_M:
+            continue
         at = scenario.road.points(s, offset)
         mesh = mesh.placed(at[0], at[1], float(scenario.road.yaw_at(s)) + turn)
         placed.append((mesh, mesh.faces[..., :2].mean(axis=(0, 1))))
@@ -166,9 +167,9 @@ def _draw_objects(image: Picture, view: View, objects: tuple[Scenery, ...]) -> N
     for scenery in objects:
         seen = np.zeros(len(scenery.centres), dtype=bool)
         seen[_in_view(view, scenery, _RANGE_M)] = True
-        to_face = scenery.faces[:, 0] - view.position_m
-        facing = np.einsum('ij,ij->i', to_face, scenery.normals) < 0
-        chosen = np.flatnonzero(seen[scenery.owner] & facing)
+        chosen = np.flatnonzero(seen[scenery.owner])
+        to_face = scenery.faces[chosen, 0] - view.position_m
+        chosen = chosen[(to_face * scenery.normals[chosen]).sum(axis=1) < 0]
         owner = scenery.owner[chosen]
         faces.append(scenery.faces[chosen])
         colours.append(scenery.colours[chosen])

@@ -76,7 +76,7 @@ def _curves(rng: np.random.Generator, length_m: float) -> tuple[list[float], lis
         side = rng.choice([-1.0, 1.0])
         if abs(heading) > _MAX_HEADING_RAD / 3:
             side = -np.sign(heading)
-        curvature = side / rng.uniform(45.0, 130.0)
+        curvature = side / rng.uniform(45.0, 100.0)
         angle = rng.uniform(0.35, 0.85)
         hold = max(8.0, angle / abs(curvature) - _RAMP_M)
         straight = rng.uniform(12.0, 45.0)

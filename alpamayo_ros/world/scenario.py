@@ -62,10 +62,9 @@ class Motion:
 
 @dataclass(frozen=True)
 class Oncoming:
-    """A car in the other lane at constant speed; it is at `s_m` at time `t_s`."""
+    """A car in the other lane at constant speed; at the start it is at `start_m`."""
 
-    s_m: float
-    t_s: float
+    start_m: float
     speed_mps: float
 
 
@@ -104,21 +103,20 @@ class Scenario:
 
 
 def make_scenario(seed: int, seconds: float) -> Scenario:
-    """Drive of the given length; equal seeds begin with the same road and the same stops."""
-    rng = np.random.default_rng([seed, 1])
-    road_rng = np.random.default_rng([seed, 2])
-    road = make_road(road_rng, MAX_SPEED_MPS * (seconds + 10.0) + VIEW_M)
-    cruise = rng.uniform(10.0, 12.5)
-    braking, starting = rng.uniform(1.9, 2.4), rng.uniform(1.5, 1.9)
-    stops, waits = _stops(rng, float(road.s_m[-1]))
+    """Drive of the given length; with an equal seed a longer one begins as the shorter one."""
+    rngs = [np.random.default_rng([seed, 1, purpose]) for purpose in range(4)]
+    road = make_road(rngs[0], MAX_SPEED_MPS * (seconds + 10.0) + VIEW_M)
+    end = float(road.s_m[-1])
+    cruise = rngs[1].uniform(10.0, 12.5)
+    braking, starting = rngs[1].uniform(1.9, 2.4), rngs[1].uniform(1.5, 1.9)
+    stops, waits = _stops(rngs[2], end)
     speed = _speed_plan(road, cruise, stops, braking, starting)
     lead = _drive(road, speed, stops, waits, seconds)
     ego = Motion(lead.start_s + REACTION_S, lead.s_m - _STANDSTILL_GAP_M, lead.speed_mps)
     crossings = tuple(Crossing(stop + 7.2, lead.first_at(stop - 0.1)) for stop in stops)
-    meetings = np.arange(rng.uniform(2.6, 3.6), seconds, rng.uniform(13.0, 15.0))
-    oncoming = tuple(
-        Oncoming(ego.along(float(t))[0], float(t), float(rng.uniform(8.0, 11.0))) for t in meetings
-    )
+    first, spacing = rngs[3].uniform(58.0, 70.0), rngs[3].uniform(180.0, 200.0)
+    places = np.arange(first, end + MAX_SPEED_MPS * seconds, spacing)
+    oncoming = tuple(Oncoming(float(s), float(rngs[3].uniform(8.5, 9.5))) for s in places)
     return Scenario(seconds, road, ego, lead, oncoming, crossings)
 
 

@@ -66,16 +66,16 @@ def collect(objects: list[tuple[Mesh, Array]]) -> Scenery:
 
 def make_scenery(seed: int, road: Road, crossings: tuple[Crossing, ...]) -> Scenery:
     """Houses around the crossings, trees and bushes, posts along the edges of the road."""
-    rng = np.random.default_rng([seed, 3])
     place = _Placer(road)
     end = float(road.s_m[-1])
-    for crossing in crossings:
+    for number, crossing in enumerate(crossings):
         if crossing.s_m < end:
-            _village(rng, place, crossing.s_m)
+            _village(np.random.default_rng([seed, 2, 0, number]), place, crossing.s_m)
     for s in np.arange(-BEHIND_M, end, _DELINEATOR_M):
         for edge, side in _SIDES:
             place(things.delineator(), s, edge + side * 1.1, 0.0, clearance_m=0.0)
-    for edge, side in _SIDES:
+    for number, (edge, side) in enumerate(_SIDES):
+        rng = np.random.default_rng([seed, 2, 1, number])
         s = -BEHIND_M
         while s < end:
             s += rng.uniform(2.0, 7.0)

@@ -6,6 +6,8 @@ positions in the world, no cameras, no time.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from .mesh import Colour, Mesh, ball, box, extruded, inset, join, polygons, pyramid
@@ -17,6 +19,7 @@ _WHEELBASE_M = 2.75
 _WHEEL_RADIUS_M = 0.33
 
 
+@functools.cache  # the same few cars in every picture
 def car(colour: Colour, braking: bool) -> Mesh:
     """Passenger car, 4.6 m long and 1.84 m wide."""
     profile = [(-0.95, 0.32), (-0.95, 0.86), (-0.86, 0.97), (2.5, 0.97), (3.42, 0.8), (3.65, 0.62),
@@ -70,8 +73,9 @@ def _lights(braking: bool) -> Mesh:
     def ahead(y: float, width: float, low: float, high: float) -> np.ndarray:
         return behind(y, width, low, high)[::-1] * (-1, 1, 1) + (2.7, 0, 0)
 
-    lamp: Colour = (40, 40, 255) if braking else (32, 30, 128)
-    high_lamp: Colour = (50, 50, 255) if braking else (40, 38, 70)
+    # more than 255 shines by itself, whatever the sun does
+    lamp: Colour = (90, 90, 520) if braking else (32, 30, 128)
+    high_lamp: Colour = (100, 100, 520) if braking else (40, 38, 70)
     return join(
         polygons([behind(0.0, 0.8, 0.36, 0.44)], (45, 45, 45)),
         polygons([behind(0.0, 0.26, 0.5, 0.61)], (225, 228, 230)),

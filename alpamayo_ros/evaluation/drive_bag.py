@@ -1,0 +1,264 @@
+"""The synthetic drive as recorded messages, and a rosbag2 folder that holds them.
+
+Topics and frames as a vehicle would record them; config/rigs/synthetic.yaml names the same ones.
+Knows no model and no context.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+import os
+from pathlib import Path
+import tempfile
+from typing import Any
+
+import cv2
+import numpy as np
+from rosbags.interfaces import (
+    Connection,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from ..data_types import NANOSECONDS
+from ..errors import BadInput
+from ..geometry import yaw_quaternion
+from ..world.camera import CAMERAS, Array, Camera
+from ..world.render import Renderer, make_world
+from ..world.scenario import State
+
+START_NS = 1_760_000_000 * NANOSECONDS
+ODOMETRY_TOPIC = '/odometry'
+IMAGE_RATE_HZ, ODOMETRY_RATE_HZ = 10, 50
+_IMAGE_JITTER_S, _ODOMETRY_JITTER_S = 0.003, 0.001
+_IMAGE_DELAY_S, _ODOMETRY_DELAY_S = (0.020, 0.040), (0.002, 0.005)  # exposure to recorder
+_JPEG_QUALITY = 85
+_STORE = get_typestore(Stores.ROS2_JAZZY)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message as recorded: when it arrived, and where."""
+
+    log_ns: int
+    topic: str
+    type_name: str
+    content: object
+
+
+def image_topic(camera: Camera) -> str:
+    """Topic of the compressed images of a camera."""
+    return f'/camera/{camera.name}/image_raw/compressed'
+
+
+def info_topic(camera: Camera) -> str:
+    """Topic of the calibration of a camera."""
+    return f'/camera/{camera.name}/camera_info'
+
+
+def optical_frame(camera: Camera) -> str:
+    """Name of the optical frame of a camera."""
+    return f'camera_{camera.name}_optical_frame'
+
+
+def message_count(seconds: float) -> int:
+    """How many messages `drive_messages` yields."""
+    per_image, per_pose = 2 * len(CAMERAS), 2  # with calibration, with transform
+    images, poses = _ticks(seconds, IMAGE_RATE_HZ), _ticks(seconds, ODOMETRY_RATE_HZ)
+    return images * per_image + poses * per_pose + 1
+
+
+def drive_messages(seed: int, seconds: float) -> Iterator[Message]:
+    """Messages of a drive in the order of their arrival; a function of seed and seconds.
+
+    Stamps are jittered, every picture shows the world at its own stamp.
+    """
+    world = make_world(seed, seconds)
+    odometry = _Odometry(np.random.default_rng([seed, 4]))
+    renderers = [Renderer(world, camera) for camera in CAMERAS]
+    yield Message(START_NS, '/tf_static', 'tf2_msgs/msg/TFMessage', _static_transforms())
+    for log_ns, source, stamp_ns in _schedule(seed, seconds):
+        t_s = (stamp_ns - START_NS) / NANOSECONDS
+        if source < len(CAMERAS):
+            camera = CAMERAS[source]
+            image = _image(camera, stamp_ns, renderers[source].image(t_s))
+            info = _info(camera, stamp_ns)
+            yield Message(log_ns, image_topic(camera), 'sensor_msgs/msg/CompressedImage', image)
+            yield Message(log_ns, info_topic(camera), 'sensor_msgs/msg/CameraInfo', info)
+        else:
+            pose, transform = odometry.messages(stamp_ns, world.scenario.ego(t_s))
+            yield Message(log_ns, ODOMETRY_TOPIC, 'nav_msgs/msg/Odometry', pose)
+            yield Message(log_ns, '/tf', 'tf2_msgs/msg/TFMessage', transform)
+
+
+def write_bag(path: Path, messages: Iterable[Message]) -> Counter[str]:
+    """Write a new rosbag2 folder (mcap) whole or not at all; return messages per topic.
+
+    Raises BadInput when the path exists, OSError when it cannot be written.
+    """
+    if os.path.lexists(path):
+        raise BadInput(f'{path}: exists already, expected the name of a new folder')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    counts: Counter[str] = Counter()
+    # the folder keeps its final name inside: rosbag2 names the mcap file after it
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-') as unfinished:
+        bag = Path(unfinished) / path.name
+        with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            connections: dict[str, Connection] = {}
+            for message in messages:
+                if message.topic not in connections:
+                    connections[message.topic] = writer.add_connection(
+                        message.topic,
+                        message.type_name,
+                        typestore=_STORE,
+                        offered_qos_profiles=[_qos(latched=message.topic == '/tf_static')],
+                    )
+                data = _STORE.serialize_cdr(message.content, message.type_name)
+                writer.write(connections[message.topic], message.log_ns, data)
+                counts[message.topic] += 1
+        bag.rename(path)
+    return counts
+
+
+def _ticks(seconds: float, rate_hz: int) -> int:
+    return int(seconds * rate_hz + 1e-6)  # 2.3 s at 10 Hz are 23, whatever floats say
+
+
+def _schedule(seed: int, seconds: float) -> list[tuple[int, int, int]]:
+    """(log_ns, source, stamp_ns) in log order; source is a camera number or their count."""
+    rates = [IMAGE_RATE_HZ] * len(CAMERAS) + [ODOMETRY_RATE_HZ]
+    events = []
+    for source, rate_hz in enumerate(rates):
+        rng = np.random.default_rng([seed, 5, source])
+        is_camera = source < len(CAMERAS)
+        jitter_s = _IMAGE_JITTER_S if is_camera else _ODOMETRY_JITTER_S
+        delay_s = _IMAGE_DELAY_S if is_camera else _ODOMETRY_DELAY_S
+        for number in range(_ticks(seconds, rate_hz)):
+            nominal = START_NS + (2 * number + 1) * NANOSECONDS // (2 * rate_hz)
+            stamp = nominal + round(rng.uniform(-jitter_s, jitter_s) * NANOSECONDS)
+            events.append((stamp + round(rng.uniform(*delay_s) * NANOSECONDS), source, stamp))
+    return sorted(events)
+
+
+class _Odometry:
+    """Where the world lies in the odometry frame: UTM-sized coordinates, any heading."""
+
+    def __init__(self, rng: np.random.Generator):
+        self._yaw_rad = float(rng.uniform(0.4, 1.2))
+        self._origin_m = rng.uniform((4.4e5, 5.39e6, 80.0), (4.6e5, 5.41e6, 140.0))
+
+    def messages(self, stamp_ns: int, ego: State) -> tuple[object, object]:
+        """Odometry and the transform odom -> base_link of one moment."""
+        cos, sin = np.cos(self._yaw_rad), np.sin(self._yaw_rad)
+        offset = np.array([cos * ego.x_m - sin * ego.y_m, sin * ego.x_m + cos * ego.y_m, 0.0])
+        position = self._origin_m + offset
+        quaternion = yaw_quaternion(self._yaw_rad + ego.yaw_rad)
+        pose = _make(
+            'geometry_msgs/msg/Pose',
+            position=_vector('geometry_msgs/msg/Point', position),
+            orientation=_quaternion(quaternion),
+        )
+        turn = np.array([0.0, 0.0, ego.speed_mps * ego.curvature])
+        twist = _make(
+            'geometry_msgs/msg/Twist',
+            linear=_vector('geometry_msgs/msg/Vector3', np.array([ego.speed_mps, 0.0, 0.0])),
+            angular=_vector('geometry_msgs/msg/Vector3', turn),
+        )
+        unknown = np.zeros(36)
+        odometry = _make(
+            'nav_msgs/msg/Odometry',
+            header=_header(stamp_ns, 'odom'),
+            child_frame_id='base_link',
+            pose=_make('geometry_msgs/msg/PoseWithCovariance', pose=pose, covariance=unknown),
+            twist=_make('geometry_msgs/msg/TwistWithCovariance', twist=twist, covariance=unknown),
+        )
+        transform = _transform(stamp_ns, 'odom', 'base_link', position, quaternion)
+        return odometry, _make('tf2_msgs/msg/TFMessage', transforms=[transform])
+
+
+def _image(camera: Camera, stamp_ns: int, picture: np.ndarray) -> object:
+    _, data = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    header = _header(stamp_ns, optical_frame(camera))
+    return _make(
+        'sensor_msgs/msg/CompressedImage', header=header, format='jpeg', data=data.ravel()
+    )
+
+
+def _info(camera: Camera, stamp_ns: int) -> object:
+    focal, (centre_x, centre_y) = camera.focal_px, camera.centre_px
+    intrinsics = np.array([focal, 0.0, centre_x, 0.0, focal, centre_y, 0.0, 0.0, 1.0])
+    projection = np.insert(intrinsics, (3, 6, 9), 0.0)
+    whole = _make(
+        'sensor_msgs/msg/RegionOfInterest',
+        x_offset=0, y_offset=0, height=0, width=0, do_rectify=False,
+    )  # fmt: skip
+    return _make(
+        'sensor_msgs/msg/CameraInfo',
+        header=_header(stamp_ns, optical_frame(camera)), height=camera.height, width=camera.width,
+        distortion_model='plumb_bob', d=np.zeros(5), k=intrinsics, r=np.eye(3).ravel(),
+        p=projection, binning_x=0, binning_y=0, roi=whole,
+    )  # fmt: skip
+
+
+def _static_transforms() -> object:
+    transforms = [
+        _transform(
+            START_NS, 'base_link', optical_frame(camera), np.array(camera.position_m),
+            camera.quaternion_xyzw,
+        )
+        for camera in CAMERAS
+    ]  # fmt: skip
+    return _make('tf2_msgs/msg/TFMessage', transforms=transforms)
+
+
+def _transform(
+    stamp_ns: int, frame: str, child: str, position_m: Array, quaternion_xyzw: Array
+) -> object:
+    return _make(
+        'geometry_msgs/msg/TransformStamped',
+        header=_header(stamp_ns, frame),
+        child_frame_id=child,
+        transform=_make(
+            'geometry_msgs/msg/Transform',
+            translation=_vector('geometry_msgs/msg/Vector3', position_m),
+            rotation=_quaternion(quaternion_xyzw),
+        ),
+    )
+
+
+def _header(stamp_ns: int, frame: str) -> object:
+    sec, nanosec = divmod(stamp_ns, NANOSECONDS)
+    stamp = _make('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
+    return _make('std_msgs/msg/Header', stamp=stamp, frame_id=frame)
+
+
+def _vector(type_name: str, xyz: Array) -> object:
+    x, y, z = xyz.tolist()
+    return _make(type_name, x=x, y=y, z=z)
+
+
+def _quaternion(xyzw: Array) -> object:
+    x, y, z, w = xyzw.tolist()
+    return _make('geometry_msgs/msg/Quaternion', x=x, y=y, z=z, w=w)
+
+
+def _make(type_name: str, **fields: Any) -> object:
+    return _STORE.types[type_name](**fields)
+
+
+def _qos(latched: bool) -> Qos:
+    """Reliable, so that every subscriber of `ros2 bag play` matches; /tf_static also latched."""
+    durability = QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE
+    infinite = QosTime(0, 0)
+    return Qos(
+        QosHistory.KEEP_LAST, 10, QosReliability.RELIABLE, durability, infinite, infinite,
+        QosLiveliness.AUTOMATIC, infinite, False,
+    )  # fmt: skip
