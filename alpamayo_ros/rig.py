@@ -66,6 +66,7 @@ class CameraRig:
     """Cameras by ascending model index; `anchor` is the one whose stamps are t0.
 
     absent: cameras of the R1 set that this vehicle does not have; the prompt leaves them out.
+    ground_z_m: height of the road in base_link, for drawing only.
     """
 
     name: str
@@ -74,6 +75,7 @@ class CameraRig:
     tolerance_s: float
     cameras: tuple[Camera, ...]
     absent: tuple[str, ...]
+    ground_z_m: float = 0.0
 
 
 def known_rigs() -> tuple[str, ...]:
@@ -213,9 +215,12 @@ def _rig(section: _Section, name: str) -> CameraRig:
     for camera_name in R1_CAMERAS:
         if camera_name not in (*names, *absent):
             raise section.error('cameras', f'{camera_name} is missing: list it there or as absent')
+    ground_z_m = section.number('ground_z_m', -10, 10, default=0.0)
     section.end()
     cameras.sort(key=lambda camera: camera.index)
-    return CameraRig(name, anchor, odometry_topic, tolerance_s, tuple(cameras), tuple(absent))
+    return CameraRig(
+        name, anchor, odometry_topic, tolerance_s, tuple(cameras), tuple(absent), ground_z_m
+    )
 
 
 def _camera(section: _Section, tolerance_s: float) -> Camera:
