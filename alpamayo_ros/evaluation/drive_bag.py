@@ -16,24 +16,18 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rosbags.interfaces import (
-    Connection,
-    Qos,
-    QosDurability,
-    QosHistory,
-    QosLiveliness,
-    QosReliability,
-    QosTime,
-)
+from rosbags.interfaces import Connection, Qos, QosDurability
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
 
 from ..data_types import NANOSECONDS
 from ..errors import BadInput
 from ..geometry import yaw_quaternion
-from ..world.camera import CAMERAS, Array, Camera
+from ..world.backdrop import Picture
+from ..world.camera import CAMERAS, Camera
 from ..world.render import Renderer, make_world
 from ..world.scenario import State
+from .messages import TYPESTORE, message_factory
+from .prediction_bag import RELIABLE
 
 START_NS = 1_760_000_000 * NANOSECONDS
 ODOMETRY_TOPIC = '/odometry'
@@ -41,7 +35,8 @@ IMAGE_RATE_HZ, ODOMETRY_RATE_HZ = 10, 50
 _IMAGE_JITTER_S, _ODOMETRY_JITTER_S = 0.003, 0.001
 _IMAGE_DELAY_S, _ODOMETRY_DELAY_S = (0.020, 0.040), (0.002, 0.005)  # exposure to recorder
 _JPEG_QUALITY = 85
-_STORE = get_typestore(Stores.ROS2_JAZZY)
+_IMAGE = 'sensor_msgs/msg/CompressedImage'
+_make = message_factory()
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class Message:
     log_ns: int
     topic: str
     type_name: str
-    content: object
+    content: Any
 
 
 def image_topic(camera: Camera) -> str:
@@ -91,7 +86,7 @@ def drive_messages(seed: int, seconds: float) -> Iterator[Message]:
             camera = CAMERAS[source]
             image = _image(camera, stamp_ns, renderers[source].image(t_s))
             info = _info(camera, stamp_ns)
-            yield Message(log_ns, image_topic(camera), 'sensor_msgs/msg/CompressedImage', image)
+            yield Message(log_ns, image_topic(camera), _IMAGE, image)
             yield Message(log_ns, info_topic(camera), 'sensor_msgs/msg/CameraInfo', info)
         else:
             pose, transform = odometry.messages(stamp_ns, world.scenario.ego(t_s))
@@ -111,17 +106,17 @@ def write_bag(path: Path, messages: Iterable[Message]) -> Counter[str]:
     # the folder keeps its final name inside: rosbag2 names the mcap file after it
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-') as unfinished:
         bag = Path(unfinished) / path.name
-        with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        with Writer(bag, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
             connections: dict[str, Connection] = {}
             for message in messages:
                 if message.topic not in connections:
                     connections[message.topic] = writer.add_connection(
                         message.topic,
                         message.type_name,
-                        typestore=_STORE,
+                        typestore=TYPESTORE,
                         offered_qos_profiles=[_qos(latched=message.topic == '/tf_static')],
                     )
-                data = _STORE.serialize_cdr(message.content, message.type_name)
+                data = TYPESTORE.serialize_cdr(message.content, message.type_name)
                 writer.write(connections[message.topic], message.log_ns, data)
                 counts[message.topic] += 1
         bag.rename(path)
@@ -155,110 +150,77 @@ class _Odometry:
         self._yaw_rad = float(rng.uniform(0.4, 1.2))
         self._origin_m = rng.uniform((4.4e5, 5.39e6, 80.0), (4.6e5, 5.41e6, 140.0))
 
-    def messages(self, stamp_ns: int, ego: State) -> tuple[object, object]:
+    def messages(self, stamp_ns: int, ego: State) -> tuple[Any, Any]:
         """Odometry and the transform odom -> base_link of one moment."""
         cos, sin = np.cos(self._yaw_rad), np.sin(self._yaw_rad)
         offset = np.array([cos * ego.x_m - sin * ego.y_m, sin * ego.x_m + cos * ego.y_m, 0.0])
         position = self._origin_m + offset
         quaternion = yaw_quaternion(self._yaw_rad + ego.yaw_rad)
-        pose = _make(
-            'geometry_msgs/msg/Pose',
-            position=_vector('geometry_msgs/msg/Point', position),
-            orientation=_quaternion(quaternion),
-        )
-        turn = np.array([0.0, 0.0, ego.speed_mps * ego.curvature])
-        twist = _make(
-            'geometry_msgs/msg/Twist',
-            linear=_vector('geometry_msgs/msg/Vector3', np.array([ego.speed_mps, 0.0, 0.0])),
-            angular=_vector('geometry_msgs/msg/Vector3', turn),
-        )
-        unknown = np.zeros(36)
         odometry = _make(
-            'nav_msgs/msg/Odometry',
-            header=_header(stamp_ns, 'odom'),
-            child_frame_id='base_link',
-            pose=_make('geometry_msgs/msg/PoseWithCovariance', pose=pose, covariance=unknown),
-            twist=_make('geometry_msgs/msg/TwistWithCovariance', twist=twist, covariance=unknown),
+            'nav_msgs/msg/Odometry', header=_header(stamp_ns, 'odom'), child_frame_id='base_link'
         )
+        odometry.pose.pose.position = _fields('geometry_msgs/msg/Point', position)
+        odometry.pose.pose.orientation = _fields('geometry_msgs/msg/Quaternion', quaternion)
+        odometry.twist.twist.linear.x = ego.speed_mps
+        odometry.twist.twist.angular.z = ego.speed_mps * ego.curvature
         transform = _transform(stamp_ns, 'odom', 'base_link', position, quaternion)
         return odometry, _make('tf2_msgs/msg/TFMessage', transforms=[transform])
 
 
-def _image(camera: Camera, stamp_ns: int, picture: np.ndarray) -> object:
+def _image(camera: Camera, stamp_ns: int, picture: Picture) -> Any:
     _, data = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     header = _header(stamp_ns, optical_frame(camera))
+    return _make(_IMAGE, header=header, format='jpeg', data=data.ravel())
+
+
+def _info(camera: Camera, stamp_ns: int) -> Any:
+    focal, (centre_x, centre_y) = camera.focal_px, camera.centre_px
+    intrinsics = np.array([focal, 0.0, centre_x, 0.0, focal, centre_y, 0.0, 0.0, 1.0])
     return _make(
-        'sensor_msgs/msg/CompressedImage', header=header, format='jpeg', data=data.ravel()
+        'sensor_msgs/msg/CameraInfo',
+        header=_header(stamp_ns, optical_frame(camera)),
+        height=camera.height,
+        width=camera.width,
+        distortion_model='plumb_bob',
+        d=np.zeros(5),
+        k=intrinsics,
+        r=np.eye(3).ravel(),
+        p=np.insert(intrinsics, (3, 6, 9), 0.0),
     )
 
 
-def _info(camera: Camera, stamp_ns: int) -> object:
-    focal, (centre_x, centre_y) = camera.focal_px, camera.centre_px
-    intrinsics = np.array([focal, 0.0, centre_x, 0.0, focal, centre_y, 0.0, 0.0, 1.0])
-    projection = np.insert(intrinsics, (3, 6, 9), 0.0)
-    whole = _make(
-        'sensor_msgs/msg/RegionOfInterest',
-        x_offset=0, y_offset=0, height=0, width=0, do_rectify=False,
-    )  # fmt: skip
-    return _make(
-        'sensor_msgs/msg/CameraInfo',
-        header=_header(stamp_ns, optical_frame(camera)), height=camera.height, width=camera.width,
-        distortion_model='plumb_bob', d=np.zeros(5), k=intrinsics, r=np.eye(3).ravel(),
-        p=projection, binning_x=0, binning_y=0, roi=whole,
-    )  # fmt: skip
-
-
-def _static_transforms() -> object:
+def _static_transforms() -> Any:
     transforms = [
         _transform(
-            START_NS, 'base_link', optical_frame(camera), np.array(camera.position_m),
-            camera.quaternion_xyzw,
+            START_NS, 'base_link', optical_frame(camera), camera.position_m, camera.quaternion_xyzw
         )
         for camera in CAMERAS
-    ]  # fmt: skip
+    ]
     return _make('tf2_msgs/msg/TFMessage', transforms=transforms)
 
 
 def _transform(
-    stamp_ns: int, frame: str, child: str, position_m: Array, quaternion_xyzw: Array
-) -> object:
-    return _make(
-        'geometry_msgs/msg/TransformStamped',
-        header=_header(stamp_ns, frame),
-        child_frame_id=child,
-        transform=_make(
-            'geometry_msgs/msg/Transform',
-            translation=_vector('geometry_msgs/msg/Vector3', position_m),
-            rotation=_quaternion(quaternion_xyzw),
-        ),
+    stamp_ns: int, frame: str, child: str, position_m: Iterable[float], xyzw: Iterable[float]
+) -> Any:
+    transform = _make(
+        'geometry_msgs/msg/TransformStamped', header=_header(stamp_ns, frame), child_frame_id=child
     )
+    transform.transform.translation = _fields('geometry_msgs/msg/Vector3', position_m)
+    transform.transform.rotation = _fields('geometry_msgs/msg/Quaternion', xyzw)
+    return transform
 
 
-def _header(stamp_ns: int, frame: str) -> object:
+def _header(stamp_ns: int, frame: str) -> Any:
     sec, nanosec = divmod(stamp_ns, NANOSECONDS)
     stamp = _make('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
     return _make('std_msgs/msg/Header', stamp=stamp, frame_id=frame)
 
 
-def _vector(type_name: str, xyz: Array) -> object:
-    x, y, z = xyz.tolist()
-    return _make(type_name, x=x, y=y, z=z)
-
-
-def _quaternion(xyzw: Array) -> object:
-    x, y, z, w = xyzw.tolist()
-    return _make('geometry_msgs/msg/Quaternion', x=x, y=y, z=z, w=w)
-
-
-def _make(type_name: str, **fields: Any) -> object:
-    return _STORE.types[type_name](**fields)
+def _fields(type_name: str, values: Iterable[float]) -> Any:
+    return _make(type_name, **dict(zip('xyzw', map(float, values), strict=False)))
 
 
 def _qos(latched: bool) -> Qos:
     """Reliable, so that every subscriber of `ros2 bag play` matches; /tf_static also latched."""
     durability = QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE
-    infinite = QosTime(0, 0)
-    return Qos(
-        QosHistory.KEEP_LAST, 10, QosReliability.RELIABLE, durability, infinite, infinite,
-        QosLiveliness.AUTOMATIC, infinite, False,
-    )  # fmt: skip
+    return RELIABLE._replace(depth=10, durability=durability)
