@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import functools
+import inspect
+from pathlib import Path
 import sys
+from typing import Protocol
 
 from ..errors import BadInput
 
-Main = Callable[[list[str] | None], int]
+
+class Main(Protocol):
+    """A command: its arguments (None: those of the process) to its exit status."""
+
+    def __call__(self, argv: list[str] | None = None) -> int:
+        """Run the command."""
 
 
 def command(main: Main) -> Main:
     """Turn the errors that a user can act on into one line on stderr and exit code 2."""
-    name = 'alpamayo_' + main.__module__.rpartition('.')[2]
+    name = 'alpamayo_' + Path(inspect.getfile(inspect.unwrap(main))).stem
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:

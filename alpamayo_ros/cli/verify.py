@@ -8,9 +8,13 @@ import json
 import math
 from pathlib import Path
 import sys
+from typing import TYPE_CHECKING
 
 from ..errors import BadInput
 from .entry import command
+
+if TYPE_CHECKING:
+    from ..evaluation.golden import Row
 
 
 @command
@@ -50,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _rows(folder: Path, device: str) -> Iterator:
+def _rows(folder: Path, device: str) -> Iterator[Row]:
+    # imported here: --help should not wait for torch
     from ..evaluation.golden import STAGES, rows_of
     from ..evaluation.golden_model import model_rows
     from ..evaluation.self_check import self_check
@@ -60,9 +65,8 @@ def _rows(folder: Path, device: str) -> Iterator:
     if (folder / 'config.json').is_file():
         yield from self_check(folder, device)
         return
-    if not folder.is_dir() or not any(
-        (folder / name).exists() for _, names, _ in STAGES for name in (*names, 'model')
-    ):
+    expected = ['model', *(name for _, names, _ in STAGES for name in names)]
+    if not any((folder / name).exists() for name in expected):
         raise BadInput(f'{folder}: neither reference tensors nor a checkpoint (config.json)')
     for stage, files, run in STAGES:
         yield from rows_of(stage, folder, files, run)

@@ -33,7 +33,7 @@ from . import metrics
 
 STANDING_STEP_M = 0.01  # a heading fitted to shorter steps is noise
 # Statistics and bounds of R1; the reference trajectories use them whatever model/config.json says.
-R1_ACTIONS = {
+R1_ACTIONS: dict[str, Any] = {
     'accel_mean': 0.02902694707164455,
     'accel_std': 0.6810426736454882,
     'curvature_mean': 0.0002692167976330542,
@@ -219,7 +219,7 @@ def discrete_tokenizer(folder: Path) -> Iterator[Row]:
         share = float((ids.numpy() != fields['ids']).mean())
         yield Row(stage, 'ids, share that differs', share, 0.005)
         (given,) = tensors(fields, 'ids')
-        xyz, rot = tokenizer.decode(*history, given)
+        xyz, rot = tokenizer.decode(history[0], history[1], given)
         yield compare(stage, 'positions', xyz, fields, 'decoded_xyz', 0.05)
         yield compare(stage, 'rotations', rot, fields, 'decoded_rot', 0.05)
 
@@ -283,8 +283,8 @@ def tables(folder: Path) -> Iterator[Row]:
         size = smart_resize(row['h'], row['w'], limits['min_pixels'], limits['max_pixels'])
         tokens = size[0] * size[1] // 1024
         have = [*size, 1, size[0] // 16, size[1] // 16, tokens]
-        want = [row['out_h'], row['out_w'], *row['grid'], row['tokens']]
-        yield exact('preprocessing', f'size of {row["w"]}x{row["h"]}', have == want, f'{have}')
+        same = have == [row['out_h'], row['out_w'], *row['grid'], row['tokens']]
+        yield exact('preprocessing', f'size of {row["w"]}x{row["h"]}', same, f'{have}')
     for i, row in enumerate(read_table(folder / 'text_extract.json')):
         blocks = {name: extract_text(row['text'], name) for name in row if name != 'text'}
         want = {name: text for name, text in row.items() if name != 'text'}

@@ -32,7 +32,7 @@ class FlowMatching:
         x = noise.to(torch.float32)
         for t, dt in zip(times[:-1], times.diff(), strict=True):
             t_rows = t.expand(x.shape[0], 1, 1)
-            v = field(x, t_rows)
+            v = field(x, t_rows).to(torch.float32)  # bf16 times a 0-d dt would stay bf16
             yield x, t_rows, v
             x = x + dt * v
 

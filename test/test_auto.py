@@ -1,0 +1,50 @@
+"""AutoConfig and AutoModel load a checkpoint folder once runtime.auto is imported."""
+
+import json
+from pathlib import Path
+import shutil
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from alpamayo_ros.errors import BadInput
+from alpamayo_ros.model.alpamayo import AlpamayoR1
+import alpamayo_ros.runtime.auto  # noqa: F401  registers the classes
+
+MODEL = Path(__file__).parent / 'golden/model'
+
+
+def test_auto_model_loads_the_weights_of_the_folder():
+    from safetensors.torch import load_file
+
+    model = AutoModel.from_pretrained(MODEL)
+    assert isinstance(model, AlpamayoR1)
+    want = load_file(MODEL / 'model.safetensors')
+    assert all(torch.equal(model.state_dict()[name], want[name]) for name in want)
+
+
+def test_attention_is_sdpa_whatever_the_file_says(tmp_path):
+    config = json.loads((MODEL / 'config.json').read_text())
+    config['attn_implementation'] = 'flash_attention_2'
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert loaded._attn_implementation == 'sdpa'
+    assert loaded.traj_token_start_idx == config['traj_token_start_idx']
+
+
+def test_folder_cannot_bring_its_own_model_code(tmp_path):
+    copy = tmp_path / 'checkpoint'
+    shutil.copytree(MODEL, copy)
+    config = json.loads((copy / 'config.json').read_text())
+    config['auto_map'] = {'AutoModel': 'evil.Evil', 'AutoConfig': 'evil.Config'}
+    (copy / 'config.json').write_text(json.dumps(config))
+    (copy / 'evil.py').write_text('raise SystemExit("ran")')
+    assert isinstance(AutoModel.from_pretrained(copy), AlpamayoR1)
+
+
+def test_another_dtype_or_option_is_refused():
+    with pytest.raises(BadInput, match='float32'):
+        AutoModel.from_pretrained(MODEL, dtype=torch.float16)
+    with pytest.raises(BadInput, match='output_loading_info'):
+        AutoModel.from_pretrained(MODEL, output_loading_info=True)

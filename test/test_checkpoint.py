@@ -1,0 +1,149 @@
+"""Loading weights: strict names and shapes, 1.5 without buffers, files not to be trusted."""
+
+import json
+from pathlib import Path
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+import torch
+
+from alpamayo_ros.errors import BadInput
+from alpamayo_ros.model.checkpoint import checkpoint_sha256, shard_files
+from alpamayo_ros.runtime.load import load_model
+
+MODEL = Path(__file__).parent / 'golden/model'
+BUFFERS = [
+    'action_in_proj.sinus.0.freqs',
+    'action_in_proj.sinus.1.freqs',
+    'action_in_proj.timestep_fourier_encoder.freqs',
+    'action_space.accel_mean',
+    'action_space.accel_std',
+    'action_space.curvature_mean',
+    'action_space.curvature_std',
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    copy = tmp_path / 'checkpoint'
+    shutil.copytree(MODEL, copy, ignore=shutil.ignore_patterns('*.npz'))
+    return copy
+
+
+def change(folder, edit):
+    tensors = load_file(folder / 'model.safetensors')
+    edit(tensors)
+    save_file(tensors, folder / 'model.safetensors')
+
+
+def shard(folder, names):
+    """Split the file in two, with an index of the given file names."""
+    tensors = load_file(folder / 'model.safetensors')
+    keys = sorted(tensors)
+    mapping = {}
+    for i, name in enumerate(names):
+        part = {k: tensors[k] for k in keys[i :: len(names)]}
+        if '/' not in name:
+            save_file(part, folder / name)
+        mapping |= dict.fromkeys(part, name)
+    (folder / 'model.safetensors').unlink()
+    index = folder / 'model.safetensors.index.json'
+    index.write_text(json.dumps({'metadata': {}, 'weight_map': mapping}))
+
+
+def test_every_tensor_of_the_file_is_in_the_model(folder):
+    state = load_model(folder).state_dict()
+    for name, want in load_file(folder / 'model.safetensors').items():
+        assert torch.equal(state[name], want), name
+
+
+def test_shards_load_like_one_file(folder):
+    whole = load_model(folder).state_dict()
+    shard(folder, ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'])
+    parts = load_model(folder).state_dict()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_version_1_5_leaves_buffers_out_and_they_come_from_the_config(folder):
+    whole = load_model(folder)
+
+    def drop(tensors):
+        for name in BUFFERS:
+            del tensors[name]
+
+    change(folder, drop)
+    rebuilt = load_model(folder)
+    for name in BUFFERS:
+        assert torch.allclose(rebuilt.state_dict()[name], whole.state_dict()[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('edit', 'said'),
+    [
+        (lambda t: t.pop('expert.norm.weight'), r'1 missing \(expert\.norm\.weight\)'),
+        (lambda t: t.update(extra=torch.zeros(1)), r'1 unexpected \(extra\)'),
+        (
+            lambda t: t.update({'expert.norm.weight': torch.zeros(7)}),
+            r'expert\.norm\.weight is \[7\], expected \[48\]',
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(folder, edit, said):
+    change(folder, edit)
+    with pytest.raises(BadInput, match=said):
+        load_model(folder)
+
+
+def test_truncated_file_is_named(folder):
+    path = folder / 'model.safetensors'
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(BadInput, match='model.safetensors'):
+        load_model(folder)
+
+
+@pytest.mark.parametrize('name', ['../outside.safetensors', '/etc/passwd', 'weights.bin'])
+def test_index_cannot_name_a_file_outside_the_folder(folder, name):
+    shard(folder, ['model-1.safetensors', '../x.safetensors'])
+    index = folder / 'model.safetensors.index.json'
+    index.write_text(json.dumps({'weight_map': {'a': name}}))
+    with pytest.raises(BadInput, match='is not a safetensors file of this folder'):
+        shard_files(folder)
+
+
+def test_missing_shard_is_named(folder):
+    shard(folder, ['model-1.safetensors', 'model-2.safetensors'])
+    (folder / 'model-2.safetensors').unlink()
+    with pytest.raises(BadInput, match=r'model-2\.safetensors: no such file'):
+        load_model(folder)
+
+
+def test_tensor_in_two_shards_is_refused(folder):
+    shard(folder, ['model-1.safetensors', 'model-2.safetensors'])
+    save_file(load_file(folder / 'model-1.safetensors'), folder / 'model-2.safetensors')
+    with pytest.raises(BadInput, match=r'also in model-1\.safetensors'):
+        load_model(folder)
+
+
+def test_pickled_weights_are_not_opened(folder):
+    (folder / 'model.safetensors').unlink()
+    torch.save({}, folder / 'pytorch_model.bin')
+    with pytest.raises(BadInput, match=r'model\.safetensors: no such file'):
+        load_model(folder)
+
+
+def test_absent_folder_and_device_are_named(tmp_path):
+    with pytest.raises(BadInput, match='nowhere'):
+        load_model(tmp_path / 'nowhere')
+    with pytest.raises(BadInput, match='tpu'):
+        load_model(MODEL, 'tpu')
+
+
+def test_hash_changes_with_a_single_weight(folder):
+    before = checkpoint_sha256(folder)
+
+    def nudge(tensors):
+        tensors['expert.norm.weight'][0] += 1e-3
+
+    change(folder, nudge)
+    assert checkpoint_sha256(folder) != before
