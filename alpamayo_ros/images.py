@@ -42,8 +42,9 @@ class ImageError(ValueError):
 def decode(frame: Frame) -> NDArray[np.uint8]:
     """Pixels of a frame, uint8 (3, H, W) in RGB order; grey images get three equal channels.
 
-    Raises ImageError for an unknown encoding, corrupt or truncated files and a wrong number of
-    bytes. The orientation that a JPEG may ask for is not applied: cameras do not turn.
+    Raises ImageError for an unknown encoding, truncated or unreadable files and a wrong number of
+    bytes (bit errors inside the scan of a JPEG are not detectable). The orientation that a JPEG
+    may ask for is not applied: cameras do not turn.
     """
     pixels = _decompress(frame) if frame.encoding in COMPRESSED else _convert(frame)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
@@ -51,8 +52,9 @@ def decode(frame: Frame) -> NDArray[np.uint8]:
 
 def _decompress(frame: Frame) -> NDArray[np.uint8]:
     end = JPEG_END if frame.encoding == 'jpeg' else PNG_END
-    # Truncated files decode to an image with a grey lower part, so their end is looked for.
-    if end not in frame.data[-1024:].tobytes():
+    # A truncated JPEG decodes to an image with a grey lower part, so its end is looked for;
+    # drivers may pad with zeros behind it.
+    if end not in frame.data.tobytes().rstrip(b'\0')[-1024:]:
         raise ImageError(f'{frame.encoding} of {frame.data.size} bytes is truncated')
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:

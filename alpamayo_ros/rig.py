@@ -207,7 +207,7 @@ def _rig(section: _Section, name: str) -> CameraRig:
     names = [camera.name for camera in cameras]
     anchor = section.choice('anchor', tuple(names))
     absent = section.take('absent', [])
-    if not isinstance(absent, list) or any(name not in CAMERA_INDEX for name in absent):
+    if not isinstance(absent, list) or any(name not in tuple(CAMERA_INDEX) for name in absent):
         raise section.error('absent', f'expected camera names, got {_short(absent)}')
     for camera_name in absent:
         if camera_name in names or absent.count(camera_name) > 1:

@@ -1,0 +1,151 @@
+"""Decoding of frames to RGB pixels, and the size in a file's header."""
+
+import cv2
+import numpy as np
+import pytest
+
+from alpamayo_ros.data_types import Frame
+from alpamayo_ros.images import ImageError, decode, header_size
+
+RED_GREEN = np.array([[[250, 10, 20], [30, 240, 50]]], np.uint8)  # RGB, 1 x 2
+
+
+@pytest.fixture(scope='module')
+def picture():
+    """A smooth RGB image of 48 x 64 with three different channels."""
+    y, x = np.mgrid[0:48, 0:64]
+    return np.stack([3 * x + 20, 4 * y + 10, 200 - x - y], -1).astype(np.uint8)
+
+
+def compressed(suffix, rgb, *flags):
+    return cv2.imencode(suffix, rgb[..., ::-1], list(flags))[1].ravel()
+
+
+def raw(encoding, rows):
+    rows = np.asarray(rows, np.uint8)
+    height, width = rows.shape[:2]
+    return Frame(1, encoding, rows.ravel(), height, width, rows.size // height)
+
+
+def test_png_comes_back_exactly_as_rgb_planes(picture):
+    data = compressed('.png', picture)
+    np.testing.assert_array_equal(decode(Frame(1, 'png', data)), picture.transpose(2, 0, 1))
+
+
+def test_jpeg_keeps_the_order_of_the_channels(picture):
+    decoded = decode(Frame(1, 'jpeg', compressed('.jpg', picture, cv2.IMWRITE_JPEG_QUALITY, 98)))
+    assert np.abs(decoded.astype(int) - picture.transpose(2, 0, 1)).max() <= 8
+
+
+def test_grey_jpeg_gets_three_equal_channels(picture):
+    data = cv2.imencode('.jpg', picture[..., 0])[1].ravel()
+    decoded = decode(Frame(1, 'jpeg', data))
+    assert decoded.shape == (3, 48, 64)
+    np.testing.assert_array_equal(decoded[0], decoded[1])
+    np.testing.assert_array_equal(decoded[0], decoded[2])
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'rows'),
+    [
+        ('rgb8', RED_GREEN),
+        ('bgr8', RED_GREEN[..., ::-1]),
+        ('rgba8', np.insert(RED_GREEN, 3, 255, axis=-1)),
+        ('bgra8', np.insert(RED_GREEN[..., ::-1], 3, 255, axis=-1)),
+    ],
+)
+def test_raw_colours_come_back_as_rgb(encoding, rows):
+    decoded = decode(raw(encoding, rows))
+    assert decoded[:, 0, 0].tolist() == [250, 10, 20]
+    assert decoded[:, 0, 1].tolist() == [30, 240, 50]
+
+
+def test_mono_gets_three_equal_channels():
+    decoded = decode(raw('mono8', [[7, 9]]))
+    assert decoded.tolist() == [[[7, 9]]] * 3
+
+
+@pytest.mark.parametrize('pattern', ['rggb', 'bggr', 'gbrg', 'grbg'])
+def test_bayer_mosaic_of_one_colour_gives_that_colour(pattern):
+    colour = {'r': 200, 'g': 90, 'b': 30}
+    cell = np.array([colour[letter] for letter in pattern]).reshape(2, 2)
+    decoded = decode(raw(f'bayer_{pattern}8', np.tile(cell, (4, 4))))
+    assert decoded[:, 4, 4].tolist() == [200, 90, 30]
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'order'),
+    [('yuv422', 'uyvy'), ('uyvy', 'uyvy'), ('yuv422_yuy2', 'yuyv'), ('yuyv', 'yuyv')],
+)
+def test_yuv_gives_the_colour_of_bt601(encoding, order):
+    value = {'y': 81, 'u': 90, 'v': 240}  # red in BT.601 video range
+    pixels = np.array([value[letter] for letter in order] * 2).reshape(1, 4, 2)
+    red, green, blue = decode(raw(encoding, pixels))[:, 0, 0].astype(int)
+    assert red >= 250
+    assert green <= 5
+    assert blue <= 5
+
+
+def test_padding_at_the_end_of_rows_is_skipped():
+    rows = np.array([[1, 2, 99, 99], [3, 4, 99, 99]], np.uint8)
+    decoded = decode(Frame(1, 'mono8', rows.ravel(), height=2, width=2, step=4))
+    assert decoded[0].tolist() == [[1, 2], [3, 4]]
+
+
+def test_wrong_number_of_bytes_is_an_error_with_the_numbers():
+    frame = Frame(1, 'rgb8', np.zeros(100, np.uint8), height=4, width=10, step=30)
+    with pytest.raises(ImageError, match=r'10x4 with step 30 has 100 bytes'):
+        decode(frame)
+
+
+def test_step_smaller_than_a_row_is_an_error():
+    with pytest.raises(ImageError, match='rows of at least 30'):
+        decode(Frame(1, 'rgb8', np.zeros(80, np.uint8), height=4, width=10, step=20))
+
+
+@pytest.mark.parametrize('encoding', ['16UC1', 'RGB8', ''])
+def test_unknown_encoding_is_named(encoding):
+    with pytest.raises(ImageError, match=f"'{encoding}' is not one of jpeg, png, rgb8"):
+        decode(Frame(1, encoding, np.zeros(12, np.uint8), 2, 2, 6))
+
+
+@pytest.mark.parametrize(('suffix', 'encoding'), [('.jpg', 'jpeg'), ('.png', 'png')])
+def test_truncated_file_is_an_error_at_every_length(picture, suffix, encoding):
+    data = compressed(suffix, picture)
+    for length in (0, 1, 30, len(data) // 2, len(data) - 5, len(data) - 1):
+        with pytest.raises(ImageError, match=f'{encoding} of {length} bytes'):
+            decode(Frame(1, encoding, data[:length]))
+
+
+@pytest.mark.parametrize('encoding', ['jpeg', 'png'])
+def test_garbage_is_an_error(encoding):
+    data = np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8)
+    with pytest.raises(ImageError):
+        decode(Frame(1, encoding, data))
+
+
+def test_zeros_behind_the_end_of_a_file_are_harmless(picture):
+    data = compressed('.jpg', picture)
+    padded = np.concatenate([data, np.zeros(4096, np.uint8)])
+    expected = decode(Frame(1, 'jpeg', data))
+    np.testing.assert_array_equal(decode(Frame(1, 'jpeg', padded)), expected)
+
+
+def test_header_states_the_size_without_decoding(picture):
+    progressive = compressed('.jpg', picture, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    assert header_size('jpeg', compressed('.jpg', picture)[:700]) == (48, 64)
+    assert header_size('jpeg', progressive) == (48, 64)
+    assert header_size('png', compressed('.png', picture)[:24]) == (48, 64)
+
+
+def test_header_size_skips_a_segment_that_looks_like_a_size(picture):
+    data = compressed('.jpg', picture).tobytes()
+    comment = b'\xff\xfe\x00\x0b\xff\xc0\x00\x11\x08\x00\x01\x00\x01'
+    with_comment = np.frombuffer(data[:2] + comment + data[2:], np.uint8)
+    assert header_size('jpeg', with_comment) == (48, 64)
+
+
+@pytest.mark.parametrize('encoding', ['jpeg', 'png'])
+def test_header_without_size_gives_zeros(encoding):
+    for data in (b'', b'\xff\xd8', b'\xff\xd8\xff\xe0\xff\xff', b'\xff' * 20, bytes(100)):
+        assert header_size(encoding, np.frombuffer(data, np.uint8)) == (0, 0)

@@ -1,0 +1,168 @@
+"""Checks on a predicted trajectory: one passing and one failing path each, and the medoid."""
+
+import numpy as np
+import pytest
+
+from alpamayo_ros.validity import check_jump, check_trajectory, medoid
+
+SECONDS = np.arange(1, 65) * 0.1
+
+
+def straight(v0_mps, accel_mps2=0.0, curvature=0.0):
+    """Path (64, 4) at constant acceleration and the constant actions (64, 2) that go with it."""
+    path = np.zeros((64, 4))
+    path[:, 0] = v0_mps * SECONDS + accel_mps2 * SECONDS**2 / 2
+    path[:, 3] = v0_mps + accel_mps2 * SECONDS
+    return path, np.tile([accel_mps2, curvature], (64, 1))
+
+
+def plan(v_mps=10.0, start_m=0.0, lateral_m=0.0, yaw_rad=0.0):
+    """Path (64, 3) in the odometry frame, far from its origin, heading `yaw_rad`."""
+    along = start_m + v_mps * SECONDS
+    x = 4e6 + along * np.cos(yaw_rad) - lateral_m * np.sin(yaw_rad)
+    y = 5e6 + along * np.sin(yaw_rad) + lateral_m * np.cos(yaw_rad)
+    return np.stack([x, y, np.full(64, yaw_rad)], -1)
+
+
+def test_plain_driving_passes():
+    assert check_trajectory(*straight(10.0, 0.5, 0.01), v0_mps=10.0) == ()
+
+
+@pytest.mark.parametrize('where', ['sample', 'actions', 'v0'])
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_values_that_are_not_finite(where, value):
+    path, actions = straight(10.0)
+    v0_mps = 10.0
+    if where == 'sample':
+        path[63, 1] = value
+    elif where == 'actions':
+        actions[5, 0] = value
+    else:
+        v0_mps = value
+    assert check_trajectory(path, actions, v0_mps) == ('non_finite',)
+
+
+@pytest.mark.parametrize(('column', 'value'), [(0, 9.9), (0, -9.9), (1, 0.34), (1, -0.34)])
+def test_one_action_outside_its_bounds(column, value):
+    path, actions = straight(0.0)
+    actions[40, column] = value
+    assert check_trajectory(path, actions, 0.0) == ('action_bounds',)
+
+
+def test_actions_at_the_bounds_pass():
+    path, actions = straight(0.0)
+    actions[40] = [9.8, -0.33]
+    assert check_trajectory(path, actions, 0.0) == ()
+
+
+def test_bounds_of_the_checkpoint_replace_the_usual_ones():
+    path, actions = straight(10.0, 3.0)
+    narrow = check_trajectory(path, actions, 10.0, accel_bounds_mps2=(-2.0, 2.0))
+    assert narrow == ('action_bounds',)
+    tight = check_trajectory(*straight(5.0, 0.0, 0.1), 5.0, curvature_bounds_per_m=(-0.05, 0.05))
+    assert tight == ('action_bounds',)
+
+
+def test_lateral_acceleration_is_speed_squared_times_curvature():
+    assert check_trajectory(*straight(10.0, 0.0, 0.097), 10.0) == ()
+    assert check_trajectory(*straight(10.0, 0.0, -0.099), 10.0) == ('lateral_acceleration',)
+
+
+def test_first_interval_counts_with_the_speed_it_starts_at():
+    path, actions = straight(8.0)
+    actions[0, 1] = 0.11  # 7.0 m/s^2 at 8 m/s, 11 at 10
+    assert check_trajectory(path, actions, 8.0) == ()
+    assert check_trajectory(path, actions, 10.0) == ('lateral_acceleration',)
+
+
+def test_standing_start_that_goes_backward():
+    path, actions = straight(0.0)
+    path[:, 0] = -np.linspace(0, 0.6, 64)
+    assert check_trajectory(path, actions, 0.4) == ('backward',)
+    assert check_trajectory(path, actions, 0.6) == ()  # was moving: a turn may end behind
+    path[:, 0] = -np.linspace(0, 0.4, 64)
+    assert check_trajectory(path, actions, 0.4) == ()
+
+
+def test_reverse_speed_is_backward_at_any_start():
+    path, actions = straight(10.0)
+    path[63, 3] = -0.51
+    assert check_trajectory(path, actions, 10.0) == ('backward',)
+    path[63, 3] = -0.49
+    assert check_trajectory(path, actions, 10.0) == ()
+
+
+def test_several_failures_are_all_named():
+    path, actions = straight(10.0, 0.0, 0.4)
+    path[60, 3] = -2.0
+    names = ('action_bounds', 'lateral_acceleration', 'backward')
+    assert check_trajectory(path, actions, 10.0) == names
+
+
+@pytest.mark.parametrize(
+    ('shift', 'expected'),
+    [
+        ({}, ()),
+        ({'lateral_m': 0.45}, ()),
+        ({'lateral_m': -0.55}, ('jump',)),
+        ({'start_m': 0.95}, ()),
+        ({'start_m': 1.05}, ('jump',)),
+        ({'start_m': -0.05}, ()),
+        ({'start_m': -0.15}, ('jump',)),
+    ],
+)
+def test_jump_is_measured_along_and_across_the_previous_plan(shift, expected):
+    moved = {**shift, 'start_m': 5.0 + shift.get('start_m', 0.0)}  # 0.5 s later at 10 m/s
+    now = plan(yaw_rad=2.0, **moved)
+    assert check_jump(now, 500_000_000, plan(yaw_rad=2.0), 0) == expected
+
+
+def test_previous_plan_is_compared_at_equal_times_between_its_waypoints():
+    now = plan(start_m=10.0 * 0.537)
+    assert check_jump(now, 537_000_000, plan(), 0) == ()
+
+
+def test_plans_that_differ_only_after_a_second_do_not_jump():
+    now = plan(start_m=1.0)
+    now[10:, 1] += 3.0
+    assert check_jump(now, 100_000_000, plan(), 0) == ()
+
+
+def test_plans_with_less_than_a_second_in_common_are_not_compared():
+    far = plan(lateral_m=5.0)
+    assert check_jump(far, 5_400_000_000, plan(), 0) == ('jump',)
+    assert check_jump(far, 5_500_000_000, plan(), 0) == ()
+    assert check_jump(far, 0, plan(), 100_000_000) == ()
+
+
+def lanes(*offsets):
+    """Straight samples (K, 64, 4) side by side at the given lateral offsets."""
+    samples = np.stack([straight(10.0)[0] for _ in offsets])
+    samples[..., 1] = np.array(offsets)[:, None]
+    return samples
+
+
+def test_medoid_is_the_sample_nearest_to_the_others():
+    expected = (1.2 + 3.8 + 0.2 + 0.3) / 4
+    assert medoid(lanes(0.0, 5.0, 1.0, 1.2, 1.5)) == (3, pytest.approx(expected))
+
+
+def test_medoid_averages_over_all_waypoints_and_the_spread_is_at_the_last():
+    samples = lanes(0.0, 0.0, 0.0)
+    samples[0, :, 1] = 1.0  # always a metre away
+    samples[1, -1, 1] = 20.0  # far away, but only at the end
+    chosen, spread_m = medoid(samples)
+    assert chosen == 2
+    assert spread_m == pytest.approx((1.0 + 20.0) / 2)
+
+
+def test_one_sample_is_its_own_medoid_without_spread():
+    assert medoid(lanes(3.0)) == (0, 0.0)
+
+
+def test_samples_that_are_not_finite_are_never_chosen():
+    samples = lanes(9.0, 0.0, 1.0, 1.5)
+    samples[0, 3, 0], samples[2, 0, 1] = np.nan, np.inf
+    assert medoid(samples) == (1, pytest.approx(1.5))
+    samples[1:, 0, 0] = np.nan
+    assert medoid(samples) == (0, 0.0)
