@@ -112,10 +112,17 @@ def test_tokenizer_that_does_not_fit_the_config_is_refused(processor):
         Processor(replace(processor.config, traj_token_start_idx=534), MODEL)
 
 
-def test_folder_without_tokenizer_is_named(tmp_path, processor):
+def test_vlm_that_is_no_folder_is_named(tmp_path, processor):
     config = replace(processor.config, vlm_name_or_path='nowhere')
-    with pytest.raises(BadInput, match=str(tmp_path)):
+    with pytest.raises(BadInput, match='nowhere: no such folder'):
         Processor(config, tmp_path)
+
+
+def test_unreachable_hub_is_said_in_one_line(tmp_path, processor):
+    config = replace(processor.config, vlm_name_or_path='Qwen/Qwen3-VL-8B-Instruct')
+    with pytest.raises(BadInput, match='Qwen/Qwen3-VL-8B-Instruct: .* hub: ') as error:
+        Processor(config, tmp_path)
+    assert '\n' not in str(error.value)
 
 
 def test_tokenizer_folder_cannot_name_code(tmp_path, processor):

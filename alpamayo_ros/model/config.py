@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
+from .hub import TOKENIZER_FILES, resolve
 
 MODEL_TYPES = ('alpamayo_r1', 'alpamayo1_5')
 
@@ -144,7 +145,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load_config(folder: Path) -> AlpamayoConfig:
-    """Config of a checkpoint folder, with the VLM geometry from vlm/, its own name or a folder."""
+    """Config of a checkpoint folder; the VLM's geometry is that of vlm/ or its known name."""
     path = folder / 'config.json'
     return parse_config(read_json(path), folder, where=str(path))
 
@@ -246,10 +247,7 @@ def _vlm_config(name: str, folder: Path | None) -> Mapping[str, Any]:
         return read_json(vlm / 'config.json')
     if name in KNOWN_VLMS:
         return KNOWN_VLMS[name]
-    raise BadInput(
-        f'{folder}: no vlm/config.json, and vlm_name_or_path {name!r} is neither a folder '
-        f'nor one of {sorted(KNOWN_VLMS)}'
-    )
+    return read_json(resolve(name, TOKENIZER_FILES) / 'config.json')
 
 
 def _text_config(raw: Mapping[str, Any]) -> TextConfig:

@@ -1,6 +1,6 @@
 """Images and history to patches and prompt ids; generated ids back to text.
 
-Uses transformers for the tokenizer and its chat template only. Knows no network and no weights.
+Uses transformers for the tokenizer and its chat template only. Knows no weights.
 Prompt: alpamayo-r1 specification, sections 3, 5, 9 and 12.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import BadInput
 from .config import AlpamayoConfig, build, read_json, vlm_folder
+from .hub import TOKENIZER_FILES, resolve
 from .image_processor import resize_bicubic, smart_resize, to_patches
 from .tokens import (
     CAMERA_TEXT,
@@ -50,12 +51,8 @@ class Processor:
 
     def __init__(self, config: AlpamayoConfig, folder: Path) -> None:
         self.config = config
-        vlm = vlm_folder(config.vlm_name_or_path, folder)
-        if vlm is None:
-            raise BadInput(
-                f'{folder}: no tokenizer: neither a vlm/ folder nor a folder '
-                f'{config.vlm_name_or_path!r}'
-            )
+        name = config.vlm_name_or_path
+        vlm = vlm_folder(name, folder) or resolve(name, TOKENIZER_FILES)
         self.tokenizer = _load_tokenizer(vlm)
         self.chat_template = _chat_template(vlm, self.tokenizer)
         self.tokenizer.add_tokens(discrete_token_strings(config))

@@ -18,6 +18,7 @@ from .. import images, validity
 from ..data_types import Context, Prediction, SamplingOptions
 from ..model.alpamayo import Reasoning
 from ..model.checkpoint import checkpoint_sha256
+from ..model.hub import resolve
 from ..model.processor import (
     ModelInputs,
     Processor,
@@ -31,19 +32,22 @@ from .stopwatch import Stopwatch
 
 
 class AlpamayoEngine:
-    """Alpamayo behind the interface that replay and the node use."""
+    """Alpamayo behind the interface that replay and the node use.
+
+    checkpoint: a folder or a hub id. Raises BadInput for what cannot be loaded.
+    """
 
     name = 'alpamayo'
 
     def __init__(
-        self, checkpoint: Path, device: str = 'cpu', options: SamplingOptions | None = None
+        self, checkpoint: str | Path, device: str = 'cpu', options: SamplingOptions | None = None
     ) -> None:
-        self.checkpoint = checkpoint
+        self.checkpoint = resolve(checkpoint)
         self.device = torch.device(device)
         self.options = options or SamplingOptions()
-        self.model = load_model(checkpoint, device)
+        self.model = load_model(self.checkpoint, device)
         self.config = self.model.config
-        self.processor = Processor(self.config, checkpoint)
+        self.processor = Processor(self.config, self.checkpoint)
 
     def provenance(self) -> dict[str, Any]:
         """Which weights and numerics made a result."""
