@@ -1,4 +1,4 @@
-"""Names to folders: a path as it stands, or a hub id, which is the only thing that needs a network.
+"""Names to folders: a path as it stands, or a hub id, the only thing that needs a network.
 
 Only data files are fetched: safetensors, JSON, text and templates; never code or pickles.
 """
