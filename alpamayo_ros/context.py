@@ -3,8 +3,9 @@
 Knows no ROS, no torch and no image decoding. The rules are those of a live vehicle and hold for a
 recording in the same way: everything is decided by header stamps, nothing by the clock of this
 machine, by counts or by the order in which topics arrive. A Context is only given out when no
-message still to come could change it, so live and offline results are equal bit for bit as long as
-each topic by itself is in order of stamps and none lags another by more than max_input_age_s.
+message still to come could change it. So live and offline results are equal bit for bit, as long
+as each topic by itself is in order of stamps and what a context needs is there before any topic
+is max_input_age_s past t0.
 
 When is a frame final? Once no stamp that its camera can still send (stream.py) is nearer to the
 grid time. At 10 Hz that is at once for frames up to 25 ms early, and for t0 itself up to 40 ms;
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import numpy as np
 
@@ -31,7 +33,7 @@ from .data_types import (
 )
 from .errors import BadInput
 from .rig import Camera, CameraRig
-from .stream import MIN_INTERVAL_NS, Item, Stream
+from .stream import Item, Stream
 
 HISTORY_NS = (HISTORY_POSES - 1) * GRID_NS
 GRID_AGES_NS = tuple(GRID_NS * k for k in reversed(range(FRAMES_PER_CAMERA)))
@@ -85,7 +87,8 @@ class ContextBuffer:
         self._length_ns = HISTORY_NS + self._age_ns + 2 * self._gap_ns
         self._frames: dict[str, Stream[Frame]] = {}
         for camera in rig.cameras:
-            keep_ns = GRID_AGES_NS[0] + _ns(camera.tolerance_s) + self._age_ns + MIN_INTERVAL_NS
+            # One step more, so that an anchor that nothing served is still there to be refused.
+            keep_ns = GRID_AGES_NS[0] + _ns(camera.tolerance_s) + self._age_ns + GRID_NS
             self._frames[camera.name] = Stream(camera.name, keep_ns, regular=True)
         self._poses: Stream[EgoPose] = Stream('odometry', self._length_ns, regular=False)
         self._anchor = self._frames[rig.anchor]
@@ -236,7 +239,7 @@ class ContextBuffer:
                     may_come=stream.next_ns <= nearer,
                 )
             picked.append(frame)
-        if any(b.stamp_ns <= a.stamp_ns for a, b in zip(picked, picked[1:], strict=False)):
+        if any(b.stamp_ns <= a.stamp_ns for a, b in pairwise(picked)):
             raise _NotServable('frame_repeated', f'{camera.name}: one frame for two grid times')
         sizes = {(frame.width, frame.height) for frame in picked if frame.width}
         if len(sizes) > 1:
@@ -264,24 +267,22 @@ class ContextBuffer:
         stamps = self._poses.stamps
         end = bisect_left(stamps, t0_ns)
         if end == len(stamps):
-            late = (
-                f'ends {(t0_ns - stamps[-1]) / 1e9:.3f} s before t0' if stamps else 'has no pose'
-            )
-            raise _NotServable('odometry_late', f'odometry {late}', may_come=True)
+            lag = f'ends {(t0_ns - stamps[-1]) / 1e9:.3f} s before t0' if stamps else 'has no pose'
+            raise _NotServable('odometry_late', f'odometry {lag}', may_come=True)
         start = bisect_right(stamps, t0_ns - HISTORY_NS) - 1
-        if start < 1 and self._poses.dropped_ns >= 0:
-            raise _NotServable('too_old', 'odometry: t0-1.5 s is no longer kept')
-        if start < 0:
-            span_s = (t0_ns - stamps[0]) / 1e9
-            detail = f'odometry starts {span_s:.3f} s before t0, expected 1.5 s'
+        dropped = self._poses.dropped_ns >= 0
+        if start < 0 and not dropped:
+            detail = f'odometry starts {(t0_ns - stamps[0]) / 1e9:.3f} s before t0, expected 1.5 s'
             raise _NotServable('history_short', detail)
-        for before, after in zip(stamps[start:end], stamps[start + 1 : end + 1], strict=True):
+        for before, after in pairwise(stamps[max(start, 0) : end + 1]):
             if after - before > self._gap_ns:
                 detail = (
                     f'odometry: gap of {(after - before) / 1e9:.3f} s at {_at(t0_ns - before)}, '
                     f'limit {self.limits.odometry_max_gap_s} s'
                 )
                 raise _NotServable('odometry_gap', detail)
+        if start < 1 and dropped:
+            raise _NotServable('too_old', 'odometry: t0-1.5 s is no longer kept')
         poses = self._poses.items[max(start - 1, 0) : end + 1]
         names = {(pose.frame_id, pose.child_frame_id) for pose in poses}
         if len(names) > 1:

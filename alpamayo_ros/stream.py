@@ -17,7 +17,7 @@ Item = TypeVar('Item', Frame, EgoPose)
 
 
 class Stream(Generic[Item]):
-    """The last `keep_ns` of one topic; late items are sorted in.
+    """The last `keep_ns` of one topic and one item before that; late items are sorted in.
 
     regular: items follow one another by at least half of the smallest of the last eight
     intervals, and one that comes sooner is refused. So the next stamp has a lower bound, and what
@@ -65,8 +65,8 @@ class Stream(Generic[Item]):
                     return Rejection(stamp, 'irregular_stamp', detail)
         self.stamps.insert(at, stamp)
         self.items.insert(at, item)
-        old = bisect_left(self.stamps, self.stamps[-1] - self.keep_ns)
-        if old:
+        old = bisect_left(self.stamps, self.stamps[-1] - self.keep_ns) - 1
+        if old > 0:
             self.dropped_ns = max(self.dropped_ns, self.stamps[old - 1])
             del self.stamps[:old], self.items[:old]
         return None
