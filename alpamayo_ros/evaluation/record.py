@@ -6,8 +6,8 @@ file as soon as it is known. Knows no bag and no engine.
 A line has the fields of ros-node.md section 5. Those of the chosen sample are `text`, `tokens`,
 `end`. Besides them:
 
-- `detail`: the sentence behind `reason`; `topic`: set when a single message was refused, `t0_ns`
-  then is its stamp
+- `detail`: the sentence behind `reason`; `topic`: set when the line is about a message that was
+  refused, not about an anchor; `t0_ns` then is its log time
 - `log_ns`: log time of the anchor frame in the input bag, where the report finds its image
 - `odom_from_t0`: `position_m`, `quaternion_xyzw`, `frame_id`, `child_frame_id`: places the path
 - `actions` [K][64][acceleration m/s^2, curvature 1/m], `spread_m`, `partial_text`
@@ -94,25 +94,31 @@ class Record:
         self.folder = folder
         self.path = folder / RESULTS
 
-    def begin(self, run: Mapping[str, Any]) -> None:
-        """Start a new record in an empty or absent folder; BadInput when it holds something."""
-        if self.folder.exists() and any(self.folder.iterdir()):
-            known = (self.folder / RUN).exists()
-            hint = 'add --resume to continue it, or choose' if known else 'choose'
+    def claim(self, resume: bool) -> None:
+        """Check the folder before anything slow happens, and make it when it is absent.
+
+        BadInput when it holds something and `resume` is not set, or has no run and it is.
+        """
+        known = (self.folder / RUN).exists()
+        if resume and not known:
+            raise BadInput(f'{self.folder}: nothing to resume, there is no {RUN}')
+        if not resume and self.folder.exists() and any(self.folder.iterdir()):
+            hint = 'add --resume to continue the run in it, or choose' if known else 'choose'
             raise BadInput(f'{self.folder}: not empty: {hint} another --out')
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    def begin(self, run: Mapping[str, Any]) -> set[Key]:
+        """Start a new record in a claimed folder; returns that no line is done."""
         write_whole(self.folder / RUN, json.dumps(run, indent=2))
         self.path.touch()
+        return set()
 
     def resume(self, run: Mapping[str, Any]) -> set[Key]:
         """Continue the record here; returns the keys of the lines that it already has.
 
-        Drops a line that the interruption has torn. BadInput when the folder holds no record or
-        one that other parameters, another checkpoint, rig or bag have made.
+        Drops a line that the interruption has torn. BadInput when other parameters, another
+        checkpoint, rig or bag have made the record.
         """
-        path = self.folder / RUN
-        if not path.exists():
-            raise BadInput(f'{self.folder}: nothing to resume, there is no {RUN}')
         before = read_run(self.folder)
         for part in COMPARED:
             for key in {**before[part], **run[part]}:

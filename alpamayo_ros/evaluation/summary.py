@@ -13,7 +13,7 @@ import numpy as np
 from .metrics import HORIZONS_S
 from .record import Line
 
-FULL_HORIZON = f'{HORIZONS_S[-1]:.1f}'
+Summary = dict[str, Any]
 METRICS = ('ade_m', 'fde_m', 'lat_m', 'lon_m', 'heading_rad', 'min_ade_m', 'min_fde_m')
 SIGNED = ('lat_m', 'lon_m', 'heading_rad')  # their means are those of the absolute values
 BULKY = ('samples', 'actions', 'odom_from_t0', 'horizons', 'baseline', 'ms', 'checks')
