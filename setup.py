@@ -45,14 +45,15 @@ setup(
         (f'{SHARE}/config/rigs', files('config/rigs', '*.yaml')),
     ],
     install_requires=[
-        'hydra-core>=1.3',
+        'huggingface_hub',  # transformers states the range
+        'hydra-core>=1.3.1',
         'matplotlib>=3.5',
         'numpy>=1.24',
         # headless: no window is ever opened, and containers have no GUI libraries
         'opencv-python-headless<5',
         'PyYAML>=5.4',
-        'rosbags>=0.11',
-        # what rosbags reads bags with; named for the errors they raise
+        'rosbags>=0.11.7,<0.12',
+        # what rosbags reads bags with: bag.py turns their errors into one line
         'apsw',
         "backports.zstd; python_version < '3.14'",
         'ruamel.yaml',
