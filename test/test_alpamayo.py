@@ -62,8 +62,8 @@ def forced(model, inputs, rows, scenes=1):
 
 @torch.inference_mode()
 def first_velocity(model, prompt, reasoning, noise):
-    mask, positions = model.expert_inputs(prompt, reasoning)
-    return model.velocity(noise, torch.zeros(len(noise), 1, 1), prompt, mask, positions)
+    window, positions = model.expert_inputs(prompt, reasoning)
+    return model.velocity(noise, torch.zeros(len(noise), 1, 1), prompt.cache, window, positions)
 
 
 def rows_of_six(reference):
@@ -221,8 +221,8 @@ def test_bf16_velocities_stay_near_the_float32_reference(inputs, reference):
     rows = reference['raw_sequences'][:, 223:].long().unsqueeze(0)
     prompt, reasoning, _ = forced(model, inputs, rows)
     with torch.inference_mode():
-        mask, positions = model.expert_inputs(prompt, reasoning)
+        window, positions = model.expert_inputs(prompt, reasoning)
         for i in range(reference['x_steps'].shape[1]):
             x, t = reference['x_steps'][:, i], reference['t_steps'][:, i]
-            v = model.velocity(x, t, prompt, mask, positions)
+            v = model.velocity(x, t, prompt.cache, window, positions)
             assert (v.float() - reference['v_steps'][:, i]).abs().max() < 0.1

@@ -9,7 +9,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from alpamayo_ros.model.alpamayo import prompt_positions
 from alpamayo_ros.model.config import TextConfig, VisionConfig
-from alpamayo_ros.model.text import KVCache, LanguageModel, causal_mask
+from alpamayo_ros.model.text import KVCache, LanguageModel, decode_window, prompt_window
 from alpamayo_ros.model.vision import VisionTower
 
 IMAGE, START = 90, 91
@@ -115,15 +115,16 @@ def run_ours(ours, theirs, patches, ids, chunk, extra=()):
         count = int(where.sum())
         rows = slice(seen, seen + count)
         x[where] = embeds[rows]
-        mask = causal_mask(x.shape[1], cache.length, 'cpu')
+        window = prompt_window(x.shape[1], cache.length, 'cpu')
         deepstack = (where, [level[rows] for level in levels])
-        hidden.append(language(x, positions[:, :, part], cache, mask, deepstack))
+        hidden.append(language(x, positions[:, :, part], cache, window, deepstack))
         cache.length += x.shape[1]
         seen += count
     for token in extra:
         at = (delta + cache.length).view(1, 1, 1).expand(3, 1, 1)
         x = language.embed_tokens(torch.tensor([[token]]))
-        hidden.append(language(x, at, cache, None))
+        window = decode_window(ids.shape[1], cache.length, 1, cache.length + 1, 'cpu')
+        hidden.append(language(x, at, cache, window))
         cache.length += 1
     return theirs.lm_head(language.norm(torch.cat(hidden, 1)))
 

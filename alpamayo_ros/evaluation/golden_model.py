@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -178,7 +178,8 @@ def _cache(case: Case, prompt: Prompt) -> Iterator[Row]:
 def _expert(scene: Scene, case: Case, prompt: Prompt, reasoning: Reasoning) -> Iterator[Row]:
     """Positions, mask and each flow step from the reference's own states."""
     name, fields, model, k = case.name, case.fields, scene.model, case.samples
-    mask, positions = model.expert_inputs(prompt, reasoning)
+    window, positions = model.expert_inputs(prompt, reasoning)
+    mask = cast(Tensor, window.mask)  # the expert's window always has one
     points = model.waypoints
     by_row = positions.reshape(3, k, points)
     yield compare(name, 'expert positions', by_row, fields, 'expert_position_ids', 0)
@@ -189,7 +190,7 @@ def _expert(scene: Scene, case: Case, prompt: Prompt, reasoning: Reasoning) -> I
     embeds = model.action_in_proj(states[:, 0], times[:, 0])
     yield compare(name, 'expert inputs', embeds, fields, 'expert_inputs_embeds_step0', 1e-4)
     velocities = [
-        model.velocity(states[:, i], times[:, i], prompt, mask, positions)
+        model.velocity(states[:, i], times[:, i], prompt.cache, window, positions)
         for i in range(states.shape[1])
     ]
     yield compare(name, 'expert velocities', torch.stack(velocities, 1), fields, 'v_steps', 1e-5)

@@ -83,9 +83,9 @@ def _shared_prefix(
         cache = model.new_cache(1, length, len(rows), MAX_TOKENS)
         prompt = model.prefill(inputs.input_ids, vision, inputs.grids, cache)
         reasoning = model.reason(prompt, processor.ids, options)
-        mask, positions = model.expert_inputs(prompt, reasoning)
+        window, positions = model.expert_inputs(prompt, reasoning)
         t = torch.zeros(len(rows), 1, 1, device=rows.device)
-        return model.velocity(rows, t, prompt, mask, positions)
+        return model.velocity(rows, t, prompt.cache, window, positions)
 
     together = velocity(noise)
     apart = torch.cat([velocity(noise[:1]), velocity(noise[1:])])

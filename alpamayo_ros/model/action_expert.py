@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .text import RMSNorm
+from .text import RMSNorm, Window
 
 NORM_EPS = 1e-5
 
@@ -94,20 +94,21 @@ def expert_positions(rope_delta: Tensor, offset: Tensor, waypoints: int) -> Tens
     return (steps + (rope_delta + offset).unsqueeze(-1)).expand(3, -1, -1)
 
 
-def expert_mask(visible: Tensor, samples: int, prompt: int, used: int, waypoints: int) -> Tensor:
-    """Bool (B, 1, K * T, used + K * T): what each waypoint of each sample may see.
+def expert_window(
+    visible: Tensor, prompt: int | Tensor, used: int | Tensor, waypoints: int, span: int
+) -> Window:
+    """Where the K * T waypoints of each scene go, sample-major behind `used`, and what they see.
 
-    The prompt; of the reasoning its own sample's tokens up to the marker: the first
-    `visible` (B, K) of them; and all waypoints of its own sample, also later ones. Slots as in
-    `text.KVCache`: `prompt` first, then reasoning interleaved by sample up to `used`, then
-    K * T waypoints, sample-major.
+    The prompt; of the reasoning their own sample's tokens up to the marker: the first `visible`
+    (B, K) of them; and all waypoints of their own sample, also later ones. Slots as in
+    `text.KVCache`; the mask is bool (B, 1, K * T, span).
     """
-    device = visible.device
-    slot = torch.arange(used, device=device) - prompt
+    samples, device = visible.shape[1], visible.device
+    slot = torch.arange(span, device=device)
     sample = torch.arange(samples, device=device).unsqueeze(-1)
-    own = (slot % samples == sample) & (slot // samples < visible.unsqueeze(-1))
-    seen = (slot < 0) | own  # (B, K, used)
-    seen = seen.repeat_interleave(waypoints, 1)
-    row = torch.arange(samples * waypoints, device=device) // waypoints
-    mates = (row.unsqueeze(-1) == row).expand(seen.shape[0], -1, -1)
-    return torch.cat([seen, mates], -1).unsqueeze(1)
+    behind = slot - prompt
+    own = (behind % samples == sample) & (behind // samples < visible.unsqueeze(-1))
+    seen = ((slot < prompt) | own) & (slot < used)  # (B, K, span)
+    mates = (slot - used) // waypoints == sample  # floor division: slots before `used` are < 0
+    mask = (seen | mates).repeat_interleave(waypoints, 1).unsqueeze(1)
+    return Window(torch.arange(samples * waypoints, device=device) + used, span, mask)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..data_types import SamplingOptions
-from .action_expert import expert_mask, expert_positions
+from .action_expert import expert_positions, expert_window
 from .config import AlpamayoConfig, build
-from .text import Decoder, KVCache, LanguageModel, causal_mask, sample_mask
+from .text import Decoder, KVCache, LanguageModel, Window, decode_window, prompt_window
 from .tokens import TokenIds
 from .vision import CHUNK_IMAGES, VisionTower
 
@@ -126,9 +126,9 @@ class AlpamayoR1(nn.Module):
             where = is_image[:, part]
             rows = start_image[:, part][where] - 1  # which image token each position is
             x[where] = embeds[rows].to(x.dtype)
-            mask = causal_mask(x.shape[1], cache.length, x.device)
+            window = prompt_window(x.shape[1], cache.length, x.device)
             deepstack = (where, [level[rows] for level in levels])
-            hidden = language(x, positions[:, :, part], cache, mask, deepstack)
+            hidden = language(x, positions[:, :, part], cache, window, deepstack)
             cache.length += x.shape[1]
         logits = self._logits(hidden[:, -1])
         return Prompt(cache, input_ids.shape[1], rope_delta, logits)
@@ -139,9 +139,10 @@ class AlpamayoR1(nn.Module):
         samples = tokens.shape[1]
         step = (cache.length - prompt.length) // samples
         at = (prompt.rope_delta + prompt.length + step).view(1, -1, 1)
-        mask = sample_mask(samples, prompt.length, cache.length + samples, tokens.device)
+        span = cache.length + samples
+        window = decode_window(prompt.length, cache.length, samples, span, tokens.device)
         x = language.embed_tokens(tokens)
-        x = language(x, at.expand(3, -1, samples), cache, mask)
+        x = language(x, at.expand(3, -1, samples), cache, window)
         cache.length += samples
         return self._logits(x)
 
@@ -180,22 +181,24 @@ class AlpamayoR1(nn.Module):
         return summarise(tokens, ids, prompt.length, complete=bool(done.all()))
 
     def velocity(
-        self, x: Tensor, t: Tensor, prompt: Prompt, mask: Tensor, positions: Tensor
+        self, x: Tensor, t: Tensor, cache: KVCache, window: Window, positions: Tensor
     ) -> Tensor:
         """Velocity (R, T, 2) of noisy actions x (R, T, 2) float32 at time t (R, 1, 1).
 
-        mask and positions from `expert_inputs`. The waypoints' keys are written behind the
+        window and positions from `expert_inputs`. The waypoints' keys are written behind the
         reasoning and forgotten: `cache.length` does not advance.
         """
-        scenes = prompt.rope_delta.shape[0]
         embeds = self.action_in_proj(x, t)
-        embeds = embeds.reshape(scenes, -1, embeds.shape[-1])  # (R, T, E) -> (B, K * T, E)
-        hidden = self.expert(embeds, positions, prompt.cache, mask)
+        # (R, T, E) -> (B, K * T, E)
+        embeds = embeds.reshape(positions.shape[1], -1, embeds.shape[-1])
+        hidden = self.expert(embeds, positions, cache, window)
         v = self.action_out_proj(self.expert.norm(hidden))
         return v.reshape(x.shape)
 
-    def expert_inputs(self, prompt: Prompt, reasoning: Reasoning) -> tuple[Tensor, Tensor]:
-        """Mask (B, 1, K * T, used + K * T) and positions (3, B, K * T) of all flow steps."""
+    def expert_inputs(
+        self, prompt: Prompt, reasoning: Reasoning, span: int | None = None
+    ) -> tuple[Window, Tensor]:
+        """Window and positions (3, B, K * T) of all flow steps; `span` as in Window."""
         scenes, samples = reasoning.marker.shape
         used, waypoints = prompt.cache.length, self.waypoints
         steps = (used - prompt.length) // samples
@@ -204,17 +207,18 @@ class AlpamayoR1(nn.Module):
         offset = torch.where(found, prompt.length + reasoning.marker + 1, reasoning.length)
         rope = prompt.rope_delta.unsqueeze(-1).expand_as(offset)
         positions = expert_positions(rope.flatten(), offset.flatten(), waypoints)
-        mask = expert_mask(visible, samples, prompt.length, used, waypoints)
-        return mask, positions.reshape(3, scenes, samples * waypoints)
+        span = used + samples * waypoints if span is None else span
+        window = expert_window(visible, prompt.length, used, waypoints, span)
+        return window, positions.reshape(3, scenes, samples * waypoints)
 
     def act(
         self, prompt: Prompt, reasoning: Reasoning, noise: Tensor, num_steps: int | None = None
     ) -> Tensor:
         """Normalised actions (R, T, 2) float32 from noise of that shape, rows scene-major."""
-        mask, positions = self.expert_inputs(prompt, reasoning)
+        window, positions = self.expert_inputs(prompt, reasoning)
 
         def field(x: Tensor, t: Tensor) -> Tensor:
-            return self.velocity(x, t, prompt, mask, positions)
+            return self.velocity(x, t, prompt.cache, window, positions)
 
         return self.flow.sample(noise, field, num_steps)
 

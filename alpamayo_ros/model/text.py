@@ -7,6 +7,8 @@ copy. Which slots a query may see is a mask; see `KVCache`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
@@ -27,6 +29,20 @@ class RMSNorm(nn.Module):
         wide = x.to(torch.float32)
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where L new tokens go in the cache, and which of its slots they see.
+
+    slots (L) int64; span: the first slots that attention reads; mask: bool (L, span) or
+    (B, 1, L, span), True where visible, None for everything. Offsets may be tensors on the
+    device: then one recorded CUDA graph serves every prompt length (span is the capacity).
+    """
+
+    slots: Tensor
+    span: int
+    mask: Tensor | None = None
 
 
 class KVCache:
@@ -57,16 +73,17 @@ class KVCache:
         self.capacity = capacity
         self.length = 0
 
-    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write (scenes, kv heads, n, head_dim) behind the used slots; views of used + new.
+    def update(
+        self, layer: int, key: Tensor, value: Tensor, window: Window
+    ) -> tuple[Tensor, Tensor]:
+        """Write (scenes, kv heads, L, head_dim) into the window's slots; views of its span.
 
-        The slots count as used once the caller has advanced `length`, so a flow step writes its
-        own keys behind the reasoning again and again.
+        Slots count as used once the caller has advanced `length`, so a flow step writes its own
+        keys behind the reasoning again and again.
         """
-        end = self.length + key.shape[2]
-        self.keys[layer, :, :, self.length : end] = key
-        self.values[layer, :, :, self.length : end] = value
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        self.keys[layer].index_copy_(2, window.slots, key)
+        self.values[layer].index_copy_(2, window.slots, value)
+        return self.keys[layer, :, :, : window.span], self.values[layer, :, :, : window.span]
 
 
 def rotary(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -133,9 +150,9 @@ class Attention(nn.Module):
         sin: Tensor,
         cache: KVCache,
         layer: int,
-        mask: Tensor | None,
+        window: Window,
     ) -> Tensor:
-        """Output (B, L, hidden) of x (B, L, hidden) attending to cache and itself under mask."""
+        """Output (B, L, hidden) of x (B, L, hidden) attending to the window, itself included."""
 
         def heads(y: Tensor) -> Tensor:  # (B, L, heads * d) -> (B, L, heads, d)
             return y.unflatten(-1, (-1, self.head_dim))
@@ -144,8 +161,8 @@ class Attention(nn.Module):
         k = self.k_norm(heads(self.k_proj(x))).transpose(1, 2)
         v = heads(self.v_proj(x)).transpose(1, 2)
         q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
-        keys, values = cache.append(layer, k, v)
-        out = attend(q, keys.to(q.dtype), values.to(q.dtype), mask)
+        keys, values = cache.update(layer, k, v, window)
+        out = attend(q, keys, values, window.mask)
         return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, heads, L, d) -> (B, L, heads * d)
 
 
@@ -180,10 +197,10 @@ class DecoderLayer(nn.Module):
         sin: Tensor,
         cache: KVCache,
         layer: int,
-        mask: Tensor | None,
+        window: Window,
     ) -> Tensor:
-        """(B, L, hidden) to the same; appends this layer's keys and values to the cache."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache, layer, mask)
+        """(B, L, hidden) to the same; writes this layer's keys and values to the cache."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache, layer, window)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -201,7 +218,7 @@ class Decoder(nn.Module):
         x: Tensor,
         positions: Tensor,
         cache: KVCache,
-        mask: Tensor | None,
+        window: Window,
         deepstack: tuple[Tensor, list[Tensor]] | None = None,
     ) -> Tensor:
         """Hidden states (B, L, hidden) of inputs x at positions (3, B, L), not yet normalised.
@@ -211,7 +228,7 @@ class Decoder(nn.Module):
         """
         cos, sin = rotary(positions, self.config, x.dtype)
         for i, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, cache, i, mask)
+            x = layer(x, cos, sin, cache, i, window)
             if deepstack is not None and i < len(deepstack[1]):
                 where, features = deepstack
                 x[where] = x[where] + features[i].to(x.dtype)
@@ -226,22 +243,24 @@ class LanguageModel(Decoder):
         self.embed_tokens = nn.Embedding(vocab_size, config.hidden_size)
 
 
-def causal_mask(length: int, past: int, device: torch.device | str) -> Tensor:
-    """Bool (length, past + length): new token i sees the past and the new tokens up to itself."""
-    i = torch.arange(length, device=device).unsqueeze(-1)
-    return torch.arange(past + length, device=device) <= past + i
+def prompt_window(length: int, past: int, device: torch.device | str) -> Window:
+    """The next `length` prompt tokens behind `past` ones: each sees those before it and itself."""
+    slots = torch.arange(past, past + length, device=device)
+    mask = torch.arange(past + length, device=device) <= slots.unsqueeze(-1)
+    return Window(slots, past + length, mask)
 
 
-def sample_mask(
-    samples: int, prompt: int, length: int, device: torch.device | str
-) -> Tensor | None:
-    """Which of `length` slots the newest token of each sample sees: the prompt and its own.
+def decode_window(
+    prompt: int | Tensor, used: int | Tensor, samples: int, span: int, device: torch.device | str
+) -> Window:
+    """One more token of each sample behind `used` slots: it sees the prompt and its own sample.
 
-    Slots behind the prompt are interleaved (see KVCache). Bool (samples, length), or None when
-    there is one sample, which sees everything.
+    Slots behind the prompt are interleaved (see KVCache). A single sample that spans just what is
+    used sees everything, which needs no mask.
     """
-    if samples == 1:
-        return None
-    slot = torch.arange(length, device=device)
-    sample = torch.arange(samples, device=device).unsqueeze(-1)
-    return (slot < prompt) | ((slot - prompt) % samples == sample)
+    slots = torch.arange(samples, device=device) + used
+    if samples == 1 and isinstance(used, int) and span == used + 1:
+        return Window(slots, span)
+    slot = torch.arange(span, device=device)
+    own = (slot - prompt) % samples == torch.arange(samples, device=device).unsqueeze(-1)
+    return Window(slots, span, ((slot < prompt) | own) & (slot < used + samples))
