@@ -80,10 +80,10 @@ def render(
 
 
 def _head(summary: Summary, run: Mapping[str, Any]) -> str:
-    passed = summary['pass']
-    badge = (
-        f'<span class="badge {"good" if passed else "bad"}">{"pass" if passed else "fail"}</span>'
-    )
+    badge = ''
+    if summary['thresholds'] or not summary['pass']:
+        word, text = ('good', 'pass') if summary['pass'] else ('bad', 'fail')
+        badge = f'<span class="badge {word}">{text}</span>'
     engine, rig = run['engine'], run['rig']
     model = engine.get('checkpoint') or engine['engine']
     line = (
@@ -180,11 +180,11 @@ def _case_section(summary: Summary, cases: Sequence[CaseView]) -> str:
     if not cases:
         return ''
     hidden = summary['ok'] - len(cases)
-    more = f' {hidden} more are not shown here; results.csv lists them all.' if hidden else ''
+    more = f' {hidden} more are not shown; results.csv lists them all.' if hidden else ''
     keys = ''.join(f'<span class="key" style="background:{c}"></span>{t}' for c, t in LEGEND)
     return (
         f'<h2>Cases, the worst first</h2><p class="soft">By ADE over the longest horizon that '
-        f'truth reaches.{more}</p><p>{keys}</p>' + ''.join(map(_case, cases))
+        f'truth reaches, at least 1 s apart.{more}</p><p>{keys}</p>' + ''.join(map(_case, cases))
     )
 
 
@@ -241,9 +241,9 @@ def _times(summary: Summary) -> str:
 
 def _provenance(run: Mapping[str, Any]) -> str:
     rows = [
-        (f'{part}: {key}', str(value))
+        (f'{part}: {key}', ', '.join(value) if isinstance(value, list) else value)
         for part, values in run.items()
-        for key, value in (values.items() if isinstance(values, dict) else (('', values),))
+        for key, value in (values.items() if isinstance(values, dict) else [('', values)])
     ]
     return '<h2>Provenance</h2>' + _words(('what', 'value'), rows)
 

@@ -16,8 +16,9 @@ h3 { font-size: 15px; margin: 0; font-weight: 600; }
 p { margin: 6px 0; }
 .soft { color: var(--soft); }
 .head { display: flex; gap: 14px; align-items: center; flex-wrap: wrap; }
-.badge { padding: 3px 12px; border-radius: 99px; color: #fff; font-weight: 600; font-size: 13px; }
-.badge.good { background: #0a8f5b; } .badge.bad { background: #d92d20; }
+.badge { padding: 3px 12px; border-radius: 99px; font-weight: 600; font-size: 13px; }
+.badge.good { color: #fff; background: #0a8f5b; }
+.badge.bad { color: #fff; background: #d92d20; }
 .note { background: var(--note); border: 1px solid var(--noteline); border-radius: 10px;
   padding: 10px 14px; margin-top: 12px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px;
@@ -43,7 +44,7 @@ th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--li
   white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; font-size: 13px; }
 th:first-child, td:first-child, .words td, .words th { text-align: left; }
-.words td:last-child { white-space: normal; overflow-wrap: anywhere; }
+.words td:last-child { white-space: normal; overflow-wrap: anywhere; width: 100%; }
 td small { color: var(--soft); }
 tr.group td { padding-top: 14px; font-weight: 600; }
 tr:last-child td { border-bottom: 0; }

@@ -29,6 +29,7 @@ from .replay import placed
 from .summary import Summary, summarise, to_csv
 
 MAX_CASES = 12  # about 250 kB each
+APART_NS = NANOSECONDS  # neighbours look alike
 MAX_PATHS = 300  # on the map of the drive
 ARRAYS = ('samples', 'actions')
 
@@ -47,7 +48,7 @@ def rebuild(
     write_whole(record.folder / 'summary.json', json.dumps(summary, indent=2))
     write_whole(record.folder / 'results.csv', to_csv(lines))
     write_prediction_bag(record.folder / 'prediction', record.lines())
-    start_ns = lines[0]['t0_ns'] if lines else 0
+    start_ns = int(driven.stamps_ns[0]) if len(driven.stamps_ns) else 0
     worst = _worst(lines)
     full = {x['t0_ns']: x for x in record.lines() if 'topic' not in x and x['t0_ns'] in worst}
     anchor = next(camera for camera in rig.cameras if camera.name == rig.anchor)
@@ -83,8 +84,13 @@ def _worst(lines: Sequence[Line]) -> list[int]:
         reached = [values for values in line['horizons'].values() if values]
         return reached[-1]['ade_m'] if reached else -1.0
 
+    shown: list[int] = []
     valid = [line for line in lines if line['status'] == 'ok']
-    return [line['t0_ns'] for line in sorted(valid, key=error, reverse=True)[:MAX_CASES]]
+    for line in sorted(valid, key=error, reverse=True):
+        t0_ns = line['t0_ns']
+        if len(shown) < MAX_CASES and all(abs(t0_ns - x) >= APART_NS for x in shown):
+            shown.append(t0_ns)
+    return shown
 
 
 def _view(

@@ -130,7 +130,7 @@ def _notes(result: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
             'The checkpoint is untrained: its weights are random, so the predicted path and its '
             'metrics mean nothing. They show that the chain works.'
         )
-    if 'camera_subset' in result['checks'] and run['engine']['engine'] != 'constant_velocity':
+    if 'camera_subset' in result['checks']:
         absent = ', '.join(run['rig']['absent'])
         notes.append(
             f'camera_subset: the rig has no {absent}. The model was trained with all four cameras '
