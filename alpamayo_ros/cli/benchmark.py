@@ -1,0 +1,137 @@
+"""alpamayo_benchmark: how fast a part is on this machine, as a table and a last line of JSON."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+import platform
+import resource
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..context import ContextBuffer
+from ..data_types import GRID_NS, NANOSECONDS, Context, EgoPose, Frame
+from ..errors import BadInput
+from ..rig import CameraRig, load_rig
+from .entry import command
+
+CAMERA_JITTER_NS = 3_000_000
+POSE_NS = NANOSECONDS // 100
+SPEED_MPS = 10.0
+WARM_UP = 20  # contexts left out of the figures
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Run one benchmark."""
+    parser = argparse.ArgumentParser(prog='alpamayo_benchmark', description=__doc__)
+    parts = parser.add_subparsers(dest='part', required=True, metavar='PART')
+    _add_context(parts)
+    arguments = parser.parse_args(argv)
+    report(arguments.part, arguments.packages, arguments.run(arguments))
+    return 0
+
+
+def _add_context(parts: Any) -> None:
+    text = 'building contexts from a synthetic stream, without decoding images'
+    part = parts.add_parser('context', help=text, description=text)
+    part.add_argument('--contexts', type=int, default=2000, help='how many (default: 2000)')
+    part.add_argument('--rig', default='r1', help='name or path of the rig (default: r1)')
+    part.set_defaults(run=benchmark_context, packages=('numpy',))
+
+
+def benchmark_context(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One core: every message is added, and the waiting anchor asked for, as in the live node."""
+    if arguments.contexts < 1:
+        raise BadInput(f'--contexts {arguments.contexts}: expected 1 or more')
+    rig = load_rig(arguments.rig)
+    count = arguments.contexts + WARM_UP
+    messages = synthetic_messages(rig, count)
+    buffer, t0_ns, start = ContextBuffer(rig), None, 0.0
+    serving_ms: list[float] = []
+    for topic, message in tqdm(messages, desc='messages', dynamic_ncols=True):
+        if len(serving_ms) == WARM_UP and not start:
+            start = time.perf_counter()
+        if isinstance(message, EgoPose):
+            buffer.add_pose(message)
+        else:
+            buffer.add_frame(topic, message)
+            t0_ns = message.stamp_ns if topic == rig.anchor else t0_ns
+        asked = time.perf_counter()
+        answer = buffer.context_at(t0_ns) if t0_ns else None
+        t0_ns = None if answer else t0_ns
+        if isinstance(answer, Context):
+            serving_ms.append((time.perf_counter() - asked) * 1e3)
+            if len(serving_ms) == count:
+                break
+    seconds = time.perf_counter() - start
+    served = serving_ms[WARM_UP:]
+    return {
+        'n': len(served),
+        'contexts_per_s': round(len(served) / seconds, 1),
+        'context_ms': spread(served),
+        'cameras': len(rig.cameras),
+        'odometry_hz': NANOSECONDS // POSE_NS,
+    }
+
+
+def synthetic_messages(rig: CameraRig, contexts: int) -> list[tuple[str, Frame | EgoPose]]:
+    """(camera or 'odometry', message) by stamp: jittered 10 Hz frames, poses on a straight."""
+    rng = np.random.default_rng(0)
+    first_ns = 1_700_000_000 * NANOSECONDS
+    image = np.zeros(100_000, np.uint8)
+    rotation = np.array([0.0, 0.0, 0.0, 1.0])
+    span_ns = (contexts + 18) * GRID_NS  # the first 1.5 s serve nothing
+    messages: list[tuple[str, Frame | EgoPose]] = []
+    for camera in rig.cameras:
+        for age_ns in range(GRID_NS, span_ns, GRID_NS):
+            stamp_ns = first_ns + age_ns + int(rng.integers(-CAMERA_JITTER_NS, CAMERA_JITTER_NS))
+            messages.append((camera.name, Frame(stamp_ns, 'jpeg', image)))
+    for age_ns in range(0, span_ns, POSE_NS):
+        position = np.array([4e6 + SPEED_MPS * age_ns / NANOSECONDS, 5e6, 0.0])
+        messages.append(('odometry', EgoPose(first_ns + age_ns, position, rotation, SPEED_MPS)))
+    return sorted(messages, key=lambda message: message[1].stamp_ns)
+
+
+def spread(values_ms: Iterable[float]) -> dict[str, float]:
+    """Median, 90th percentile and maximum, rounded to microseconds."""
+    p50, p90, highest = np.percentile(list(values_ms), [50, 90, 100]).round(3)
+    return {'p50': float(p50), 'p90': float(p90), 'max': float(highest)}
+
+
+def report(part: str, packages: Iterable[str], figures: dict[str, Any]) -> None:
+    """Print the card of this machine, a table of the figures, and everything as one JSON line."""
+    document = {'benchmark': part, **_card(packages), **figures}
+    document['peak_rss_mb'] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    for key, value in document.items():
+        shown = value.items() if isinstance(value, dict) else [('', value)]
+        for name, entry in shown:
+            print(f'{f"{key} {name}".strip():<28} {entry}')
+    print(json.dumps(document))
+
+
+def _card(packages: Iterable[str]) -> dict[str, Any]:
+    """What the figures depend on: processor and versions."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.is_file():
+        rows = (line.partition(':') for line in cpuinfo.read_text(encoding='utf-8').splitlines())
+        model = next((v.strip() for key, _, v in rows if key.strip() == 'model name'), model)
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    return {
+        'machine': model,
+        'cores': os.cpu_count(),
+        'versions': {'python': platform.python_version(), **versions},
+    }
+
+
+if __name__ == '__main__':
+    sys.exit(main())
