@@ -25,9 +25,9 @@ GRID_NS = 100_000_000  # 10 Hz: frames, history and waypoints share it
 class Frame:
     """One camera image as it arrived, still encoded.
 
-    encoding: 'jpeg' or 'png' with `data` the compressed bytes (height, width, step are 0), or a
-    raw encoding of sensor_msgs/Image ('rgb8', 'bgr8', 'mono8', ...) with `data` the rows of `step`
-    bytes.
+    encoding: 'jpeg' or 'png' with `data` the compressed bytes (height and width are those of the
+    file's header, 0 when it has none; step is 0), or a raw encoding of sensor_msgs/Image ('rgb8',
+    'bgr8', 'mono8', ...) with `data` the rows of `step` bytes.
     """
 
     stamp_ns: int
