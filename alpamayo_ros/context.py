@@ -45,7 +45,7 @@ STEP_LIMIT_M = 4.0  # range of the history tokens per 0.1 s
 class ContextLimits:
     """How late, sparse or scattered inputs may be; seconds, the parameters of the node.
 
-    frame_lead_s: how far behind t0 a frame may be stamped, for cameras of one trigger.
+    frame_lead_s: how much later than t0 a frame may be stamped, for cameras of one trigger.
     """
 
     max_input_age_s: float = 0.5
