@@ -195,7 +195,8 @@ def _expert(scene: Scene, case: Case, prompt: Prompt, reasoning: Reasoning) -> I
     ]
     yield compare(name, 'expert velocities', torch.stack(velocities, 1), fields, 'v_steps', 1e-5)
     (noise,) = tensors(fields, 'noise')
-    action = model.act(prompt, reasoning, noise.to(mask.device), states.shape[1])
+    field = model.velocity_field(prompt, reasoning)
+    action = model.act(noise.to(mask.device), field, states.shape[1])
     yield compare(name, 'action', action, fields, 'action', 1e-3)
     xyz, rot = _trajectory(scene, action)
     yield compare(name, 'trajectory', xyz, fields, 'pred_xyz', 2e-3)
@@ -255,7 +256,8 @@ def _free_run(scene: Scene, case: Case) -> Iterator[Row]:
     yield exact(case.name, 'tokens', same, f'{reasoning.tokens[0].tolist()}')
     (noise,) = tensors(case.fields, 'noise')
     steps = case.fields['x_steps'].shape[1]
-    action = model.act(prompt, reasoning, noise.to(prompt.logits.device), steps)
+    field = model.velocity_field(prompt, reasoning)
+    action = model.act(noise.to(prompt.logits.device), field, steps)
     yield compare(case.name, 'action, free run', action, case.fields, 'action', 1e-3)
 
 

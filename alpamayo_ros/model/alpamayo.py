@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..data_types import SamplingOptions
 from .action_expert import expert_positions, expert_window
 from .config import AlpamayoConfig, build
+from .flow_matching import VelocityField
 from .text import Decoder, KVCache, LanguageModel, Window, decode_window, prompt_window
 from .tokens import TokenIds
 from .vision import CHUNK_IMAGES, VisionTower
@@ -91,9 +92,13 @@ class AlpamayoR1(nn.Module):
 
     def new_cache(self, scenes: int, prompt: int, samples: int, max_tokens: int) -> KVCache:
         """A cache for prompts of `prompt` tokens, their reasoning and one flow step."""
-        weight = self.vlm.lm_head.weight
-        capacity = prompt + samples * (max_tokens + 1 + self.waypoints)
-        return KVCache(self.config.text, scenes, capacity, weight.dtype, weight.device)
+        capacity = self.cache_capacity(prompt, samples, max_tokens)
+        norm = self.expert.norm.weight  # never quantized: it tells dtype and device
+        return KVCache(self.config.text, scenes, capacity, norm.dtype, norm.device)
+
+    def cache_capacity(self, prompt: int, samples: int, max_tokens: int) -> int:
+        """Slots for a prompt, its samples' reasoning and one flow step."""
+        return prompt + samples * (max_tokens + self.waypoints)
 
     def encode_images(
         self, patches: Tensor, grids: Sequence[tuple[int, int]], chunk_images: int = CHUNK_IMAGES
@@ -135,16 +140,32 @@ class AlpamayoR1(nn.Module):
 
     def decode_step(self, prompt: Prompt, tokens: Tensor) -> Tensor:
         """Logits (B, K, vocab) float32 behind one more token (B, K) of each sample."""
-        cache, language = prompt.cache, self.vlm.model.language_model
-        samples = tokens.shape[1]
-        step = (cache.length - prompt.length) // samples
-        at = (prompt.rope_delta + prompt.length + step).view(1, -1, 1)
-        span = cache.length + samples
-        window = decode_window(prompt.length, cache.length, samples, span, tokens.device)
-        x = language.embed_tokens(tokens)
-        x = language(x, at.expand(3, -1, samples), cache, window)
+        cache, samples = prompt.cache, tokens.shape[1]
+        x = self.vlm.model.language_model.embed_tokens(tokens)
+        logits = self.decode(
+            x, prompt.rope_delta, prompt.length, cache.length, cache, cache.length + samples
+        )
         cache.length += samples
-        return self._logits(x)
+        return logits
+
+    def decode(
+        self,
+        x: Tensor,
+        rope_delta: Tensor,
+        prompt: int | Tensor,
+        used: int | Tensor,
+        cache: KVCache,
+        span: int,
+    ) -> Tensor:
+        """Logits (B, K, vocab) float32 of embeddings x (B, K, H) that go behind `used` slots.
+
+        prompt and used may be 0-d tensors, with `span` the cache's capacity: see text.Window.
+        """
+        samples = x.shape[1]
+        at = (rope_delta + prompt + (used - prompt) // samples).view(1, -1, 1)
+        window = decode_window(prompt, used, samples, span, x.device)
+        language = self.vlm.model.language_model
+        return self._logits(language(x, at.expand(3, -1, samples), cache, window))
 
     def reason(
         self,
@@ -152,14 +173,17 @@ class AlpamayoR1(nn.Module):
         ids: TokenIds,
         options: SamplingOptions,
         generator: torch.Generator | None = None,
-        on_token: Callable[[], None] | None = None,
+        decode_step: Callable[[Prompt, Tensor], Tensor] | None = None,
     ) -> Reasoning:
         """Sample reasoning until every row has its trajectory marker (or eos), or the budget ends.
+
+        decode_step: a recorded form of the method of that name.
 
         The marker itself is fed to the cache, because the expert reads it there; the token behind
         it is discarded, as in the reference. Unlike there, a row that ended with eos does not keep
         the others generating.
         """
+        decode_step = decode_step or self.decode_step
         samples = options.num_samples
         scenes = prompt.logits.shape[0]
         logits = prompt.logits.unsqueeze(1).expand(-1, samples, -1)
@@ -172,9 +196,7 @@ class AlpamayoR1(nn.Module):
             done = done | (token == ids.future_start) | (token == ids.eos)
             finished = bool(done.all())
             if len(columns) < options.max_tokens or finished:
-                logits = self.decode_step(prompt, token)
-            if on_token is not None:
-                on_token()
+                logits = decode_step(prompt, token)
             if finished:
                 break
         tokens = torch.stack(columns, -1)
@@ -211,15 +233,13 @@ class AlpamayoR1(nn.Module):
         window = expert_window(visible, prompt.length, used, waypoints, span)
         return window, positions.reshape(3, scenes, samples * waypoints)
 
-    def act(
-        self, prompt: Prompt, reasoning: Reasoning, noise: Tensor, num_steps: int | None = None
-    ) -> Tensor:
-        """Normalised actions (R, T, 2) float32 from noise of that shape, rows scene-major."""
+    def velocity_field(self, prompt: Prompt, reasoning: Reasoning) -> VelocityField:
+        """The velocity as a function of state and time alone."""
         window, positions = self.expert_inputs(prompt, reasoning)
+        return lambda x, t: self.velocity(x, t, prompt.cache, window, positions)
 
-        def field(x: Tensor, t: Tensor) -> Tensor:
-            return self.velocity(x, t, prompt.cache, window, positions)
-
+    def act(self, noise: Tensor, field: VelocityField, num_steps: int | None = None) -> Tensor:
+        """Normalised actions (R, T, 2) float32 from noise of that shape, rows scene-major."""
         return self.flow.sample(noise, field, num_steps)
 
     def _logits(self, hidden: Tensor) -> Tensor:

@@ -73,6 +73,12 @@ class KVCache:
         self.capacity = capacity
         self.length = 0
 
+    def clear(self) -> None:
+        """Forget everything; zeros, because a masked slot that holds NaN would still spread."""
+        self.keys.zero_()
+        self.values.zero_()
+        self.length = 0
+
     def update(
         self, layer: int, key: Tensor, value: Tensor, window: Window
     ) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import images, validity
 from ..data_types import Context, Prediction, SamplingOptions
-from ..model.alpamayo import Reasoning
+from ..model.alpamayo import AlpamayoR1, Reasoning
 from ..model.checkpoint import checkpoint_sha256
 from ..model.hub import resolve
 from ..model.processor import (
@@ -27,6 +27,8 @@ from ..model.processor import (
     reasoning_checks,
     said,
 )
+from ..model.text import KVCache
+from .graphs import StaticSteps, record
 from .load import load_model
 from .stopwatch import Stopwatch
 
@@ -48,6 +50,7 @@ class AlpamayoEngine:
         self.model = load_model(self.checkpoint, device)
         self.config = self.model.config
         self.processor = Processor(self.config, self.checkpoint)
+        self._recorded: StaticSteps | None = None
 
     def provenance(self) -> dict[str, Any]:
         """Which weights and numerics made a result."""
@@ -78,15 +81,18 @@ class AlpamayoEngine:
             vision = model.encode_images(inputs.patches, inputs.grids)
         with watch.stage('prefill'):
             length = inputs.input_ids.shape[1]
-            cache = model.new_cache(1, length, samples, self.options.max_tokens)
+            cache, steps = self._prepare(length)
             prompt = model.prefill(inputs.input_ids, vision, inputs.grids, cache)
         with watch.stage('reasoning'):
-            reasoning = model.reason(prompt, self.processor.ids, self.options, generator)
+            reasoning = model.reason(
+                prompt, self.processor.ids, self.options, generator, steps.decode_step
+            )
         with watch.stage('action'):
             if noise is None:
                 shape = (samples, model.waypoints, 2)
                 noise = torch.randn(shape, generator=generator, device=self.device)
-            action = model.act(prompt, reasoning, noise.to(self.device), self.options.flow_steps)
+            field = steps.velocity_field(prompt, reasoning)
+            action = model.act(noise.to(self.device), field, self.options.flow_steps)
             history = [
                 torch.from_numpy(x).to(self.device)
                 for x in (context.history_xyz_m, context.history_rot)
@@ -98,6 +104,22 @@ class AlpamayoEngine:
         return self._prediction(
             context, seed, path, actions, float(v0), reasoning, watch.milliseconds
         )
+
+    def _prepare(self, length: int) -> tuple[KVCache, AlpamayoR1 | StaticSteps]:
+        """An empty cache for a prompt of `length` tokens, and the steps that run over it.
+
+        On a GPU cache and recorded steps are kept; a longer prompt makes new ones.
+        """
+        model, options = self.model, self.options
+        if self.device.type != 'cuda':
+            return model.new_cache(1, length, options.num_samples, options.max_tokens), model
+        needed = model.cache_capacity(length, options.num_samples, options.max_tokens)
+        if self._recorded is None or self._recorded.cache.capacity < needed:
+            self._recorded = None  # frees the old cache before the new one is there
+            cache = model.new_cache(1, length, options.num_samples, options.max_tokens)
+            self._recorded = record(StaticSteps(model, cache, options.num_samples))
+        self._recorded.cache.clear()
+        return self._recorded.cache, self._recorded
 
     def _inputs(self, context: Context) -> ModelInputs:
         decoded = [

@@ -1,0 +1,82 @@
+"""Recorded steps: the static form on a CPU, the CUDA graphs where there is a GPU."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from alpamayo_ros.data_types import SamplingOptions
+from alpamayo_ros.model.alpamayo import summarise
+from alpamayo_ros.model.processor import Processor
+from alpamayo_ros.runtime.graphs import StaticSteps, record
+from alpamayo_ros.runtime.load import load_model
+
+MODEL = Path(__file__).parent / 'golden/model'
+
+
+def scene(device):
+    fields = np.load(MODEL / 'inputs.npz')
+    ids = torch.from_numpy(fields['fused_input_ids']).long().to(device)
+    patches = torch.from_numpy(fields['pixel_values']).to(device)
+    return ids, patches, [(int(h), int(w)) for _, h, w in fields['image_grid_thw']]
+
+
+def ids_of(model):
+    return Processor(model.config, MODEL).ids
+
+
+def run(model, steps, cache, tokens, noise):
+    """Logits of each decode step and the action behind them."""
+    ids, patches, grids = scene(tokens.device)
+    vision = model.encode_images(patches, grids)
+    prompt = model.prefill(ids, vision, grids, cache)
+    logits = [steps.decode_step(prompt, tokens[..., i]).clone() for i in range(tokens.shape[-1])]
+    reasoning = summarise(tokens, ids_of(model), prompt.length, complete=True)
+    return torch.stack(logits), model.act(noise, steps.velocity_field(prompt, reasoning))
+
+
+@torch.inference_mode()
+def both(device, recorder):
+    model = load_model(MODEL, device)
+    case = np.load(MODEL / 'case_sampled.npz')
+    tokens = torch.from_numpy(case['raw_sequences'][None, :, 223:-1]).long().to(device)
+    noise = torch.from_numpy(case['noise']).to(device)
+    plain = run(model, model, model.new_cache(1, 223, 2, 40), tokens, noise)
+    cache = model.new_cache(1, 223 + 50, 2, 40)  # more room than needed
+    steps = recorder(StaticSteps(model, cache, 2))
+    run(model, steps, cache, tokens.roll(3, -1), noise)  # leaves other values in the cache
+    cache.clear()
+    return plain, run(model, steps, cache, tokens, noise), torch.from_numpy(case['action'])
+
+
+def check(plain, static, reference):
+    assert (plain[0] - static[0]).abs().max() < 2e-4
+    assert (plain[1] - static[1]).abs().max() < 1e-4
+    assert (static[1].cpu() - reference).abs().max() < 1e-3
+
+
+def test_static_steps_equal_the_plain_ones():
+    check(*both('cpu', lambda steps: steps))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_recorded_graphs_equal_the_plain_steps():
+    check(*both('cuda', record))
+
+
+def test_cleared_cache_holds_nothing_that_could_spread():
+    model = load_model(MODEL)
+    cache = model.new_cache(1, 8, 1, 4)
+    cache.keys.fill_(torch.nan)
+    cache.length = 5
+    cache.clear()
+    assert cache.length == 0
+    assert not torch.isnan(cache.keys).any()
+
+
+def test_capacity_holds_prompt_reasoning_and_one_flow_step():
+    model = load_model(MODEL)
+    options = SamplingOptions(num_samples=3, max_tokens=7)
+    capacity = model.cache_capacity(100, options.num_samples, options.max_tokens)
+    assert capacity == 100 + 3 * 7 + 3 * 64
