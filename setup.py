@@ -44,22 +44,23 @@ setup(
         (f'{SHARE}/config', files('config')),
         (f'{SHARE}/config/rigs', files('config/rigs', '*.yaml')),
     ],
+    # lower bounds are the oldest versions that the tests were run with
     install_requires=[
         'huggingface_hub',  # transformers states the range
         'hydra-core>=1.3.1',
-        'matplotlib>=3.5',
-        'numpy>=1.24',
+        'matplotlib>=3.7',
+        'numpy>=1.26',
         # headless: no window is ever opened, and containers have no GUI libraries
-        'opencv-python-headless<5',
-        'PyYAML>=5.4',
+        'opencv-python-headless>=4.9,<5',
+        'PyYAML>=6',
         'rosbags>=0.11.7,<0.12',
         # what rosbags reads bags with: bag.py turns their errors into one line
         'apsw',
         "backports.zstd; python_version < '3.14'",
         'ruamel.yaml',
-        'safetensors>=0.4',
+        'safetensors>=0.4.3',
         'torch>=2.5',
-        'tqdm>=4.57',
+        'tqdm>=4.66',
         'transformers>=4.57,<6',
     ],
     extras_require={
