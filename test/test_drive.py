@@ -12,6 +12,7 @@ from rosbags.interfaces import QosDurability
 from alpamayo_ros.cli.drive import main
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.evaluation import drive_bag
+from alpamayo_ros.folders import new_folder
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.world.camera import CAMERAS
 from alpamayo_ros.world.scenario import make_scenario
@@ -181,16 +182,27 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path, stop):
         yield from islice(drive_bag.drive_messages(0, 1.0), 3)
         raise stop
 
-    with pytest.raises(type(stop)):
-        drive_bag.write_bag(tmp_path / 'bag', messages())
+    with pytest.raises(type(stop)), new_folder(tmp_path / 'bag') as folder:
+        drive_bag.write_bag(folder, messages())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_path_is_refused_before_anything_is_drawn(tmp_path):
-    def messages():
-        pytest.fail('drawn')
-        yield
+@pytest.mark.parametrize('taken', ['file', 'dangling link'])
+def test_a_path_that_is_taken_is_refused_before_anything_is_made(tmp_path, taken):
+    path = tmp_path / 'bag'
+    path.write_text('mine') if taken == 'file' else path.symlink_to(tmp_path / 'nowhere')
+    with pytest.raises(BadInput, match='exists already'), new_folder(path):
+        pytest.fail('made something')
+    assert list(tmp_path.iterdir()) == [path]
 
-    (tmp_path / 'bag').write_text('mine')
-    with pytest.raises(BadInput, match='exists already'):
-        drive_bag.write_bag(tmp_path / 'bag', messages())
+
+def test_nothing_to_write_is_an_error(capsys):
+    assert main([]) == 2
+    assert 'OUT_BAG' in capsys.readouterr().err
+
+
+def test_a_taken_checkpoint_is_refused_before_the_drive_is_drawn(tmp_path, capsys):
+    (tmp_path / 'taken').mkdir()
+    assert main([str(tmp_path / 'bag'), '--checkpoint', str(tmp_path / 'taken')]) == 2
+    assert 'taken: exists already' in capsys.readouterr().err
+    assert not (tmp_path / 'bag').exists()

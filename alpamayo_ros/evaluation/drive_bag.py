@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-import os
 from pathlib import Path
-import tempfile
 from typing import Any
 
 import cv2
@@ -20,7 +18,6 @@ from rosbags.interfaces import Connection, Qos, QosDurability
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from ..data_types import NANOSECONDS
-from ..errors import BadInput
 from ..geometry import yaw_quaternion
 from ..world.backdrop import Picture
 from ..world.camera import CAMERAS, Camera
@@ -94,32 +91,22 @@ def drive_messages(seed: int, seconds: float) -> Iterator[Message]:
             yield Message(log_ns, '/tf', 'tf2_msgs/msg/TFMessage', transform)
 
 
-def write_bag(path: Path, messages: Iterable[Message]) -> Counter[str]:
-    """Write a new rosbag2 folder (mcap) whole or not at all; return messages per topic.
-
-    Raises BadInput when the path exists, OSError when it cannot be written.
-    """
-    if os.path.lexists(path):
-        raise BadInput(f'{path}: exists already, expected the name of a new folder')
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_bag(folder: Path, messages: Iterable[Message]) -> Counter[str]:
+    """Make `folder` a rosbag2 folder (mcap); return messages per topic."""
     counts: Counter[str] = Counter()
-    # the folder keeps its final name inside: rosbag2 names the mcap file after it
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-') as unfinished:
-        bag = Path(unfinished) / path.name
-        with Writer(bag, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
-            connections: dict[str, Connection] = {}
-            for message in messages:
-                if message.topic not in connections:
-                    connections[message.topic] = writer.add_connection(
-                        message.topic,
-                        message.type_name,
-                        typestore=TYPESTORE,
-                        offered_qos_profiles=[_qos(latched=message.topic == '/tf_static')],
-                    )
-                data = TYPESTORE.serialize_cdr(message.content, message.type_name)
-                writer.write(connections[message.topic], message.log_ns, data)
-                counts[message.topic] += 1
-        bag.rename(path)
+    with Writer(folder, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections: dict[str, Connection] = {}
+        for message in messages:
+            if message.topic not in connections:
+                connections[message.topic] = writer.add_connection(
+                    message.topic,
+                    message.type_name,
+                    typestore=TYPESTORE,
+                    offered_qos_profiles=[_qos(latched=message.topic == '/tf_static')],
+                )
+            data = TYPESTORE.serialize_cdr(message.content, message.type_name)
+            writer.write(connections[message.topic], message.log_ns, data)
+            counts[message.topic] += 1
     return counts
 
 
