@@ -1,0 +1,96 @@
+"""ROS types as data: fields, constants, service types and type hashes of one distribution.
+
+Knows no DDS and no Python message class. The definitions are those of a rosbags typestore; the
+service types, which no typestore holds, are declared here as text.
+"""
+
+from functools import cache
+import os
+
+from rosbags.interfaces import Nodetype
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+# request, response
+SERVICES = {
+    'std_srvs/srv/Empty': ('', ''),
+    'std_srvs/srv/SetBool': ('bool data', 'bool success\nstring message'),
+    'std_srvs/srv/Trigger': ('', 'bool success\nstring message'),
+    'rcl_interfaces/srv/DescribeParameters': (
+        'string[] names',
+        'rcl_interfaces/ParameterDescriptor[] descriptors',
+    ),
+    'rcl_interfaces/srv/GetParameters': (
+        'string[] names',
+        'rcl_interfaces/ParameterValue[] values',
+    ),
+    'rcl_interfaces/srv/GetParameterTypes': ('string[] names', 'uint8[] types'),
+    'rcl_interfaces/srv/ListParameters': (
+        'uint64 DEPTH_RECURSIVE=0\nstring[] prefixes\nuint64 depth',
+        'rcl_interfaces/ListParametersResult result',
+    ),
+    'rcl_interfaces/srv/SetParameters': (
+        'rcl_interfaces/Parameter[] parameters',
+        'rcl_interfaces/SetParametersResult[] results',
+    ),
+    'rcl_interfaces/srv/SetParametersAtomically': (
+        'rcl_interfaces/Parameter[] parameters',
+        'rcl_interfaces/SetParametersResult result',
+    ),
+}
+
+# Default values of the .msg files, which the typestores drop: all those of Jazzy's
+# common_interfaces and rcl_interfaces that differ from zero.
+DEFAULTS = {
+    'geometry_msgs/msg/Quaternion': {'w': 1.0},
+    'sensor_msgs/msg/NavSatStatus': {'status': -2},
+}
+
+# A message without fields has this one on the wire, and no field in Python.
+PLACEHOLDER = 'structure_needs_at_least_one_member'
+
+
+def distro() -> str:
+    """Name of the ROS distribution whose wire format is spoken: ROS_DISTRO, or jazzy."""
+    return os.environ.get('ROS_DISTRO') or 'jazzy'
+
+
+@cache
+def typestore() -> Typestore:
+    """Typestore of the distribution, with the service types added.
+
+    Raises:
+        ValueError: ROS_DISTRO names a distribution without a typestore.
+    """
+    stores = {s.name.removeprefix('ROS2_').lower(): s for s in Stores if s.name[:5] == 'ROS2_'}
+    if distro() not in stores:
+        raise ValueError(f'ROS_DISTRO={distro()} is not one of {", ".join(sorted(stores))}')
+    store = get_typestore(stores[distro()])
+    for service, halves in SERVICES.items():
+        for half, text in zip(('Request', 'Response'), halves, strict=True):
+            name = f'{service}_{half}'
+            (parsed,) = get_types_from_msg(text or f'uint8 {PLACEHOLDER}', name).values()
+            store.register({name: parsed})
+    return store
+
+
+@cache
+def _hash_store() -> Typestore:
+    """Copy of the typestore in which char is uint8, as in the hashes of ROS 2."""
+
+    def replaced(desc):
+        kind, content = desc
+        if kind == Nodetype.BASE:
+            return (kind, ('uint8', 0)) if content[0] == 'char' else desc
+        return desc if kind == Nodetype.NAME else (kind, (replaced(content[0]), content[1]))
+
+    store = Typestore()
+    for name, (constants, fields) in typestore().fielddefs.items():
+        store.fielddefs[name] = (constants, [(field, replaced(desc)) for field, desc in fields])
+    return store
+
+
+@cache
+def type_hash(name: str) -> str:
+    """RIHS01 hash of a type, '' in Humble, which has none."""
+    return '' if distro() == 'humble' else _hash_store().hash_rihs01(name)

@@ -1,0 +1,95 @@
+"""Who is in the domain: nodes from their announcements, endpoints from DDS discovery.
+
+Knows no node object. Executors let it take the announcements as they come.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from cyclonedds.builtin import (
+    BuiltinDataReader,
+    BuiltinTopicDcpsPublication,
+    BuiltinTopicDcpsSubscription,
+)
+from cyclonedds.core import InstanceState, ReadCondition, SampleState, ViewState
+
+from rosless.callback_groups import ReentrantCallbackGroup
+from rosless.messages import deserialize
+from rosless.participant import DISCOVERY_TYPE, Participant, delete
+from rosless.wire import ros_type_name
+
+ALIVE = SampleState.Any | ViewState.Any | InstanceState.Alive
+MAX_ENDPOINTS = 100_000
+GID_BYTES = 16
+
+
+class Graph:
+    """View of the domain through one participant."""
+
+    def __init__(self, participant: Participant):
+        self._participant = participant
+        self._announced: dict[bytes, list[tuple[str, str]]] = {}  # participant -> its nodes
+        self.callback_group = ReentrantCallbackGroup()
+        self.condition = participant.announcements.condition
+
+    def ready(self) -> bool:
+        """Whether there are announcements to take."""
+        return self._participant.announcements.ready()
+
+    def take(self) -> None:
+        """Take the announcements; there is no callback."""
+        while (sample := self._participant.announcements.take()) is not None:
+            info = deserialize(sample.data, DISCOVERY_TYPE)
+            gid = info.gid.data.tobytes()[:GID_BYTES]
+            entries = info.node_entities_info_seq
+            self._announced[gid] = [(entry.node_name, entry.node_namespace) for entry in entries]
+
+    def nodes(self) -> list[tuple[str, str]]:
+        """Name and namespace of every node, those of this process first."""
+        self.take()
+        # the announcement of a process that did not leave stays; its endpoints go with its lease
+        present = {e.participant_key.bytes for e in self._publications()}
+        self._announced = {g: n for g, n in self._announced.items() if g in present}
+        found = [(node.name, node.namespace) for node in self._participant.nodes]
+        return found + [node for nodes in self._announced.values() for node in nodes]
+
+    def publisher_count(self, dds_topic: str) -> int:
+        """Number of writers of a DDS topic."""
+        return sum(e.topic_name == dds_topic for e in self._publications())
+
+    def subscription_count(self, dds_topic: str) -> int:
+        """Number of readers of a DDS topic."""
+        return sum(e.topic_name == dds_topic for e in self._subscriptions())
+
+    def topics(self) -> list[tuple[str, list[str]]]:
+        """ROS topics with the names of their types."""
+        return self._named([*self._publications(), *self._subscriptions()], 'rt', str)
+
+    def services(self) -> list[tuple[str, list[str]]]:
+        """Services with the names of their types."""
+        requests = self._named(self._subscriptions(), 'rq', lambda n: n.removesuffix('Request'))
+        return [(n, [t.removesuffix('_Request') for t in types]) for n, types in requests]
+
+    def _named(
+        self, endpoints: list[Any], prefix: str, rename: Callable[[str], str]
+    ) -> list[tuple[str, list[str]]]:
+        types: dict[str, set[str]] = {}
+        for endpoint in endpoints:
+            ros_type = ros_type_name(endpoint.type_name)
+            if endpoint.topic_name.startswith(f'{prefix}/') and ros_type:
+                types.setdefault(rename(endpoint.topic_name[2:]), set()).add(ros_type)
+        return [(name, sorted(found)) for name, found in sorted(types.items())]
+
+    def _publications(self) -> list[Any]:
+        return self._endpoints(BuiltinTopicDcpsPublication)
+
+    def _subscriptions(self) -> list[Any]:
+        return self._endpoints(BuiltinTopicDcpsSubscription)
+
+    def _endpoints(self, topic) -> list[Any]:
+        # a reader for each look, since one that stays would keep what is long gone
+        reader = BuiltinDataReader(self._participant.dds, topic)
+        try:
+            return reader.read(MAX_ENDPOINTS, ReadCondition(reader, ALIVE))
+        finally:
+            delete(reader)

@@ -1,0 +1,163 @@
+"""rclpy.node: a node with its names, parameters, clock and logger. Knows no thread."""
+
+from rosless import arguments, logging, names, parameter_files
+from rosless.clock import Clock
+from rosless.context import Context, get_default_context
+from rosless.duration import S_TO_NS
+from rosless.exceptions import NotInitializedException
+from rosless.messages import message_class
+from rosless.node_endpoints import NodeEndpoints
+from rosless.node_parameters import NodeParameters
+from rosless.parameter import Parameter
+from rosless.parameter_service import ParameterService
+from rosless.qos import qos_profile_parameter_events, qos_profile_rosout_default
+from rosless.time_source import TimeSource
+from rosless.wire import topic_name
+
+
+class Node(NodeEndpoints, NodeParameters):
+    """A node in the graph. The arguments are rclpy's; `cli_args` come before the global ones."""
+
+    def __init__(
+        self,
+        node_name: str,
+        *,
+        context: Context | None = None,
+        cli_args: list[str] | None = None,
+        namespace: str | None = None,
+        use_global_arguments: bool = True,
+        enable_rosout: bool = True,
+        start_parameter_services: bool = True,
+        parameter_overrides: list[Parameter] | None = None,
+        allow_undeclared_parameters: bool = False,
+        automatically_declare_parameters_from_overrides: bool = False,
+    ):
+        context = get_default_context() if context is None else context
+        if not context.ok():
+            raise NotInitializedException('cannot create a node')
+        sources = [arguments.parse(['--ros-args', *cli_args])] if cli_args else []
+        if use_global_arguments:
+            sources.append(context.arguments)
+        remaps = [rule for source in sources for rule in source.remaps]
+        name, space = names.remapped_node(node_name, names.full_namespace(namespace or ''), remaps)
+        full_name = names.fully_qualified(name, space)
+        logger = logging.get_logger(full_name[1:].replace('/', '.'))
+        NodeEndpoints.__init__(self, context, name, space, remaps, logger)
+        overrides = _overrides(sources, full_name, parameter_overrides or [])
+        NodeParameters.__init__(self, overrides, allow_undeclared_parameters)
+        self._destroyed = False
+        if enable_rosout:
+            self._start_rosout()
+        self._parameter_events = self.create_publisher(
+            message_class('rcl_interfaces/msg/ParameterEvent'),
+            '/parameter_events',
+            qos_profile_parameter_events,
+        )
+        if automatically_declare_parameters_from_overrides:
+            for name, parameter in self._parameter_overrides.items():
+                self.declare_parameter(name, parameter.value)
+        self._time_source = TimeSource(self, self._clock)
+        if start_parameter_services:
+            self._parameter_service = ParameterService(self)
+
+    def _start_rosout(self) -> None:
+        cls = message_class('rcl_interfaces/msg/Log')
+        publisher = self.create_publisher(cls, '/rosout', qos_profile_rosout_default)
+
+        def publish(record: logging.LogRecord) -> None:
+            if not self._context.ok():
+                return
+            message = cls(
+                level=int(record.severity),
+                name=record.name,
+                msg=record.message,
+                file=record.file,
+                function=record.function,
+                line=record.line,
+            )
+            message.stamp.sec, message.stamp.nanosec = divmod(record.stamp_ns, S_TO_NS)
+            publisher.publish(message)
+
+        logging.add_sink(self._logger.name, publish)
+
+    def _parameters_changed(self, new, changed, deleted) -> None:
+        if not self._context.ok():
+            return
+        event = message_class('rcl_interfaces/msg/ParameterEvent')(
+            stamp=self._clock.now().to_msg(),
+            node=self.get_fully_qualified_name(),
+            new_parameters=[parameter.to_parameter_msg() for parameter in new],
+            changed_parameters=[parameter.to_parameter_msg() for parameter in changed],
+            deleted_parameters=[parameter.to_parameter_msg() for parameter in deleted],
+        )
+        self._parameter_events.publish(event)
+
+    @property
+    def context(self) -> Context:
+        """Context of the node."""
+        return self._context
+
+    def get_name(self) -> str:
+        """Name without the namespace."""
+        return self._name
+
+    def get_namespace(self) -> str:
+        """Absolute namespace."""
+        return self._namespace
+
+    def get_fully_qualified_name(self) -> str:
+        """Namespace and name."""
+        return names.fully_qualified(self._name, self._namespace)
+
+    def get_clock(self) -> Clock:
+        """ROS clock: it follows /clock with use_sim_time."""
+        return self._clock
+
+    def get_logger(self) -> logging.Logger:
+        """Logger named as the node, with dots."""
+        return self._logger
+
+    def destroy_node(self) -> None:
+        """Delete the node with all that belongs to it; once."""
+        if self._destroyed:
+            return
+        self._destroyed = True
+        logging.remove_sink(self._logger.name)
+        if self.executor is not None:
+            self.executor.remove_node(self)
+        for entity in list(self._endpoints):
+            self._destroy(entity)
+        self._participant.remove_node(self._record)
+
+    def get_node_names(self) -> list[str]:
+        """Names of all nodes of the domain."""
+        return [name for name, _ in self._context.graph.nodes()]
+
+    def get_node_names_and_namespaces(self) -> list[tuple[str, str]]:
+        """Names and namespaces of all nodes of the domain."""
+        return self._context.graph.nodes()
+
+    def get_topic_names_and_types(self) -> list[tuple[str, list[str]]]:
+        """Topics of the domain with their types."""
+        return self._context.graph.topics()
+
+    def get_service_names_and_types(self) -> list[tuple[str, list[str]]]:
+        """Services of the domain with their types."""
+        return self._context.graph.services()
+
+    def count_publishers(self, topic: str) -> int:
+        """Publishers of a topic in the domain."""
+        return self._context.graph.publisher_count(topic_name(self.resolve_topic_name(topic)))
+
+    def count_subscribers(self, topic: str) -> int:
+        """Subscriptions of a topic in the domain."""
+        return self._context.graph.subscription_count(topic_name(self.resolve_topic_name(topic)))
+
+
+def _overrides(sources, full_name: str, given: list[Parameter]) -> dict[str, Parameter]:
+    """Initial values from the arguments, the node's own before the global ones, and from code."""
+    found = {}
+    for source in reversed(sources):
+        for key, value in parameter_files.for_node(source.overrides, full_name).items():
+            found[key] = Parameter(key, value=value)
+    return found | {parameter.name: parameter for parameter in given}

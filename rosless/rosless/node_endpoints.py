@@ -1,0 +1,245 @@
+"""The endpoints of a node: making and destroying publishers, subscriptions, services and timers.
+
+Knows no thread: an executor asks for the `waitables`.
+"""
+
+from collections.abc import Callable
+import threading
+from typing import Any
+
+from rosless import names
+from rosless.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
+from rosless.client import Client
+from rosless.clock import Clock, ROSClock
+from rosless.context import Context
+from rosless.duration import S_TO_NS
+from rosless.event_handler import (
+    EventHandler,
+    PublisherEventCallbacks,
+    SubscriptionEventCallbacks,
+    warn_of_publishers,
+    warn_of_subscriptions,
+)
+from rosless.logging import Logger
+from rosless.names import RemapRule
+from rosless.publisher import Publisher
+from rosless.qos import QoSProfile, qos_profile_services_default
+from rosless.qos_overriding_options import QoSOverridingOptions, overridden
+from rosless.service import Service
+from rosless.subscription import Subscription
+from rosless.timer import Timer
+from rosless.wire import reply_topic, request_topic, topic_name
+
+
+class NodeEndpoints:
+    """Base of Node with everything that sends, receives or fires."""
+
+    def __init__(
+        self,
+        context: Context,
+        name: str,
+        namespace: str,
+        remaps: list[RemapRule],
+        logger: Logger,
+    ):
+        self._context = context
+        self._name = name
+        self._namespace = namespace
+        self._remaps = remaps
+        self._logger = logger
+        self._clock = ROSClock()
+        self._participant = context.participant
+        self._record = self._participant.add_node(name, namespace)
+        self._lock = threading.Lock()
+        self._endpoints: dict[Any, tuple] = {}  # entity -> its DDS readers and writers
+        # what an executor looks at; replaced when it changes, so that it can be read meanwhile
+        self.waitables: tuple[Any, ...] = (context.graph,)
+        self.executor: Any = None
+        self.default_callback_group: CallbackGroup = MutuallyExclusiveCallbackGroup()
+
+    def resolve_topic_name(self, topic: str, *, only_expand: bool = False) -> str:
+        """Absolute name of a topic, remapped unless `only_expand`."""
+        rules = [] if only_expand else self._remaps
+        return names.remap(topic, rules, self._name, self._namespace)
+
+    def resolve_service_name(self, service: str, *, only_expand: bool = False) -> str:
+        """Absolute name of a service, remapped unless `only_expand`."""
+        rules = [] if only_expand else self._remaps
+        return names.remap(service, rules, self._name, self._namespace, service=True)
+
+    def create_publisher(
+        self,
+        msg_type,
+        topic: str,
+        qos_profile: QoSProfile | int,
+        *,
+        callback_group: CallbackGroup | None = None,
+        event_callbacks: PublisherEventCallbacks | None = None,
+        qos_overriding_options: QoSOverridingOptions | None = None,
+    ) -> Publisher:
+        """Publisher of a topic; `qos_profile` is a profile or a depth."""
+        name = self.resolve_topic_name(topic)
+        profile = self._profile('publisher', name, qos_profile, qos_overriding_options)
+        writer = self._participant.create_writer(
+            self._record, _dds_topic(name, profile), msg_type._type, profile
+        )
+        publisher = Publisher(self._context, writer, msg_type, name, profile)
+        events = EventHandler(
+            writer,
+            event_callbacks or PublisherEventCallbacks(),
+            callback_group or self.default_callback_group,
+            warn_of_subscriptions(self._logger, name),
+        )
+        publisher.event_handlers.append(events)
+        self._add(publisher, (writer,), events)
+        return publisher
+
+    def create_subscription(
+        self,
+        msg_type,
+        topic: str,
+        callback: Callable,
+        qos_profile: QoSProfile | int,
+        *,
+        callback_group: CallbackGroup | None = None,
+        event_callbacks: SubscriptionEventCallbacks | None = None,
+        qos_overriding_options: QoSOverridingOptions | None = None,
+        raw: bool = False,
+    ) -> Subscription:
+        """Subscription of a topic; with `raw` the callback gets CDR bytes."""
+        name = self.resolve_topic_name(topic)
+        profile = self._profile('subscription', name, qos_profile, qos_overriding_options)
+        group = callback_group or self.default_callback_group
+        reader = self._participant.create_reader(
+            self._record, _dds_topic(name, profile), msg_type._type, profile
+        )
+        subscription = Subscription(
+            reader, msg_type, name, callback, group, profile, raw, self._logger
+        )
+        events = EventHandler(
+            reader,
+            event_callbacks or SubscriptionEventCallbacks(),
+            group,
+            warn_of_publishers(self._logger, name),
+        )
+        subscription.event_handlers.append(events)
+        self._add(subscription, (reader,), subscription, events)
+        return subscription
+
+    def _profile(self, entity: str, topic: str, profile, options) -> QoSProfile:
+        if isinstance(profile, int):
+            profile = QoSProfile(depth=profile)
+        if not isinstance(profile, QoSProfile):
+            raise TypeError(f'expected a QoSProfile or a depth, got {type(profile)}')
+        return profile if options is None else overridden(self, entity, topic, profile, options)
+
+    def create_service(
+        self,
+        srv_type,
+        srv_name: str,
+        callback: Callable,
+        *,
+        qos_profile: QoSProfile = qos_profile_services_default,
+        callback_group: CallbackGroup | None = None,
+    ) -> Service:
+        """Service; the callback gets the request and a response to fill and return."""
+        name = self.resolve_service_name(srv_name)
+        mark = f'serviceid={_dotted(self._participant.next_endpoint_id())};'
+        common: dict[str, Any] = {'service': True, 'user_data': mark}
+        reader = self._participant.create_reader(
+            self._record, request_topic(name), srv_type.Request._type, qos_profile, **common
+        )
+        writer = self._participant.create_writer(
+            self._record, reply_topic(name), srv_type.Response._type, qos_profile, **common
+        )
+        group = callback_group or self.default_callback_group
+        service = Service(
+            reader, writer, srv_type, name, callback, group, qos_profile, self._logger
+        )
+        self._add(service, (reader, writer), service)
+        return service
+
+    def create_client(
+        self,
+        srv_type,
+        srv_name: str,
+        *,
+        qos_profile: QoSProfile = qos_profile_services_default,
+        callback_group: CallbackGroup | None = None,
+    ) -> Client:
+        """Client of a service."""
+        name = self.resolve_service_name(srv_name)
+        mark = f'clientid={_dotted(self._participant.next_endpoint_id())};'
+        common: dict[str, Any] = {'service': True, 'user_data': mark}
+        reader = self._participant.create_reader(
+            self._record, reply_topic(name), srv_type.Response._type, qos_profile, **common
+        )
+        writer = self._participant.create_writer(
+            self._record, request_topic(name), srv_type.Request._type, qos_profile, **common
+        )
+        group = callback_group or self.default_callback_group
+        client = Client(self._context, writer, reader, srv_type, name, group, qos_profile)
+        self._add(client, (reader, writer), client)
+        return client
+
+    def create_timer(
+        self,
+        timer_period_sec: float,
+        callback: Callable,
+        callback_group: CallbackGroup | None = None,
+        clock: Clock | None = None,
+    ) -> Timer:
+        """Timer on a clock, that of the node if none is given."""
+        group = callback_group or self.default_callback_group
+        timer = Timer(callback, group, int(timer_period_sec * S_TO_NS), clock or self._clock)
+        self._add(timer, (), timer)
+        return timer
+
+    def _add(self, entity, endpoints: tuple, *waitables) -> None:
+        with self._lock:
+            self._endpoints[entity] = (*endpoints,)
+            self.waitables += waitables
+        if self.executor is not None:
+            self.executor.wake()
+
+    def _destroy(self, entity) -> bool:
+        with self._lock:
+            endpoints = self._endpoints.pop(entity, None)
+            if endpoints is None:
+                return False
+            gone = (entity, *getattr(entity, 'event_handlers', ()))
+            self.waitables = tuple(w for w in self.waitables if w not in gone)
+        if self.executor is not None:
+            self.executor.forget(entity)  # before DDS deletes what it waits for
+        if isinstance(entity, Timer):
+            entity.destroy()
+        self._participant.close(self._record, *endpoints)
+        return True
+
+    def destroy_publisher(self, publisher: Publisher) -> bool:
+        """Delete a publisher; False if it is not one of this node."""
+        return self._destroy(publisher)
+
+    def destroy_subscription(self, subscription: Subscription) -> bool:
+        """Delete a subscription; False if it is not one of this node."""
+        return self._destroy(subscription)
+
+    def destroy_service(self, service: Service) -> bool:
+        """Delete a service; False if it is not one of this node."""
+        return self._destroy(service)
+
+    def destroy_client(self, client: Client) -> bool:
+        """Delete a client; False if it is not one of this node."""
+        return self._destroy(client)
+
+    def destroy_timer(self, timer: Timer) -> bool:
+        """Delete a timer; False if it is not one of this node."""
+        return self._destroy(timer)
+
+
+def _dds_topic(name: str, profile: QoSProfile) -> str:
+    return name if profile.avoid_ros_namespace_conventions else topic_name(name)
+
+
+def _dotted(endpoint_id: bytes) -> str:
+    return '.'.join(f'{byte:x}' for byte in endpoint_id)

@@ -1,0 +1,257 @@
+"""The process in one DDS domain: its endpoints, what graph tools are told of it, and its leaving.
+
+Knows nodes as names with endpoint ids only, and no callback and no executor.
+"""
+
+from dataclasses import dataclass, field
+import threading
+from typing import Any
+
+from cyclonedds.core import (
+    DDSException,
+    Entity,
+    GuardCondition,
+    InstanceState,
+    ReadCondition,
+    SampleState,
+    ViewState,
+    WaitSet,
+)
+from cyclonedds.domain import DomainParticipant
+from cyclonedds.internal import InvalidSample
+from cyclonedds.pub import DataWriter
+from cyclonedds.qos import Policy, Qos
+from cyclonedds.sub import DataReader
+from cyclonedds.topic import Topic
+import numpy as np
+
+from rosless.definitions import type_hash
+from rosless.exceptions import InvalidHandle, RCLError
+from rosless.messages import message_class, serialize
+from rosless.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, dds_qos
+from rosless.wire import sample_type
+
+DISCOVERY_TOPIC = 'ros_discovery_info'
+DISCOVERY_TYPE = 'rmw_dds_common/msg/ParticipantEntitiesInfo'
+ANY_SAMPLE = SampleState.Any | ViewState.Any | InstanceState.Any
+
+
+@dataclass(eq=False)
+class NodeRecord:
+    """What the graph knows of one node."""
+
+    name: str
+    namespace: str
+    readers: list[bytes] = field(default_factory=list)
+    writers: list[bytes] = field(default_factory=list)
+
+
+def delete(entity: Entity) -> None:
+    """Delete a DDS entity now: the binding would wait until Python collects the object."""
+    entity._delete(entity._ref)
+
+
+class Writer:
+    """A DDS writer of CDR bytes."""
+
+    def __init__(self, dds: DataWriter):
+        self.dds = dds
+        self.guid: bytes = dds.guid.bytes
+        self._sample = dds.data_type
+        self._closed = False
+
+    def write(self, data: bytes) -> None:
+        """Send the CDR of one sample, encapsulation header included.
+
+        Raises:
+            InvalidHandle: the writer was closed.
+            RCLError: the bytes are no sample of the type, or a reader that must get every
+                sample took none for the maximal blocking time.
+        """
+        if self._closed:
+            raise InvalidHandle('the publisher was destroyed')
+        try:
+            self.dds.write(self._sample(data))
+        except DDSException as error:
+            raise RCLError(f'Failed to publish: {error}') from error
+
+    def close(self) -> None:
+        """Delete the DDS writer."""
+        self._closed = True
+        delete(self.dds)
+
+
+class Reader:
+    """A DDS reader of CDR bytes, and the condition that tells that there are some."""
+
+    def __init__(self, dds: DataReader):
+        self.dds = dds
+        self.guid: bytes = dds.guid.bytes
+        self.condition = ReadCondition(dds, ANY_SAMPLE)
+        self._closed = False
+        self._lock = threading.Lock()  # closing waits for a take in another thread
+
+    def ready(self) -> bool:
+        """Whether there is a sample to take."""
+        return not self._closed and self.condition.triggered
+
+    def take(self) -> Any:
+        """Next sample: `.data` and `.sample_info`; None when there is none."""
+        with self._lock:
+            while not self._closed and (samples := self.dds.take(1)):
+                if not isinstance(samples[0], InvalidSample):
+                    return samples[0]
+        return None
+
+    def close(self) -> None:
+        """Delete the DDS reader with its condition."""
+        with self._lock:
+            self._closed = True
+            delete(self.dds)
+
+
+class Participant:
+    """A DDS participant that graph tools show as the nodes registered with it."""
+
+    def __init__(self, domain_id: int, enclave: str = '/'):
+        user_data = Policy.Userdata(f'enclave={enclave};'.encode())
+        self.dds = DomainParticipant(domain_id, Qos(user_data))
+        self._topics: dict[tuple[str, str], Topic] = {}
+        self._nodes: list[NodeRecord] = []
+        self._lock = threading.Lock()
+        self._endpoint_count = 0
+        self._left = False
+        latched: dict[str, Any] = {'durability': DurabilityPolicy.TRANSIENT_LOCAL}
+        topic = self._topic(DISCOVERY_TOPIC, DISCOVERY_TYPE, False)
+        own = Qos(Policy.IgnoreLocal.Participant, base=dds_qos(QoSProfile(depth=1, **latched)))
+        self._own_announcements = Writer(DataWriter(self.dds, topic, own))
+        everything = QoSProfile(history=HistoryPolicy.KEEP_ALL, **latched)
+        others = Qos(Policy.IgnoreLocal.Participant, base=dds_qos(everything))
+        self.announcements = Reader(DataReader(self.dds, topic, others))
+
+    def _topic(self, name: str, type_name: str, service: bool) -> Topic:
+        key = name, type_name
+        if key not in self._topics:
+            self._topics[key] = Topic(self.dds, name, sample_type(type_name, service=service))
+        return self._topics[key]
+
+    def next_endpoint_id(self) -> bytes:
+        """16 bytes, unique in the domain, that pair the two endpoints of a service or client."""
+        with self._lock:
+            self._endpoint_count += 1
+            return self.dds.guid.bytes[:12] + self._endpoint_count.to_bytes(4, 'big')
+
+    def create_writer(
+        self,
+        node: NodeRecord,
+        topic: str,
+        type_name: str,
+        profile: QoSProfile,
+        *,
+        service: bool = False,
+        user_data: str = '',
+    ) -> Writer:
+        """Writer of a DDS topic for a node; the graph is told."""
+        qos = dds_qos(profile, user_data + _hash_entry(type_name))
+        with self._lock:
+            writer = Writer(DataWriter(self.dds, self._topic(topic, type_name, service), qos))
+            node.writers.append(writer.guid)
+            self._announce()
+        return writer
+
+    def create_reader(
+        self,
+        node: NodeRecord,
+        topic: str,
+        type_name: str,
+        profile: QoSProfile,
+        *,
+        service: bool = False,
+        user_data: str = '',
+    ) -> Reader:
+        """Reader of a DDS topic for a node; the graph is told."""
+        qos = dds_qos(profile, user_data + _hash_entry(type_name))
+        with self._lock:
+            reader = Reader(DataReader(self.dds, self._topic(topic, type_name, service), qos))
+            node.readers.append(reader.guid)
+            self._announce()
+        return reader
+
+    def close(self, node: NodeRecord, *endpoints: Reader | Writer) -> None:
+        """Delete endpoints of a node; the graph is told."""
+        with self._lock:
+            for endpoint in endpoints:
+                owned = node.readers if isinstance(endpoint, Reader) else node.writers
+                owned.remove(endpoint.guid)
+                endpoint.close()
+            self._announce()
+
+    def create_guard(self) -> GuardCondition:
+        """Guard condition, which any thread may set."""
+        return GuardCondition(self.dds)
+
+    def create_waitset(self) -> WaitSet:
+        """Empty wait set."""
+        return WaitSet(self.dds)
+
+    def add_node(self, name: str, namespace: str) -> NodeRecord:
+        """Register a node; the graph is told."""
+        node = NodeRecord(name, namespace)
+        with self._lock:
+            self._nodes.append(node)
+            self._announce()
+        return node
+
+    def remove_node(self, node: NodeRecord) -> None:
+        """Unregister a node whose endpoints are closed; the graph is told."""
+        with self._lock:
+            if not self._left:
+                self._nodes.remove(node)
+                self._announce()
+
+    @property
+    def nodes(self) -> list[NodeRecord]:
+        """Nodes of this process."""
+        return list(self._nodes)
+
+    def leave(self) -> None:
+        """Tell that there are no nodes any more and delete the participant, once.
+
+        Without it the nodes stay in the graph until the lease ends, 10 s: neither the binding
+        nor the end of the interpreter deletes a participant.
+        """
+        with self._lock:
+            if self._left:
+                return
+            self._nodes.clear()
+            self._announce()
+            self._left = True
+            delete(self.dds)
+
+    def _announce(self) -> None:
+        if self._left:
+            return
+        info = message_class(DISCOVERY_TYPE)(gid=_gid(self.dds.guid.bytes))
+        entities = message_class('rmw_dds_common/msg/NodeEntitiesInfo')
+        for node in self._nodes:
+            info.node_entities_info_seq.append(
+                entities(
+                    node_namespace=node.namespace,
+                    node_name=node.name,
+                    reader_gid_seq=[_gid(guid) for guid in node.readers],
+                    writer_gid_seq=[_gid(guid) for guid in node.writers],
+                )
+            )
+        self._own_announcements.write(serialize(info))
+
+
+def _gid(guid: bytes):
+    message = message_class('rmw_dds_common/msg/Gid')()
+    # 16 bytes in Jazzy; 24 in Humble, the last 8 of them zero
+    message.data = np.frombuffer(guid.ljust(len(message.data), b'\0'), np.uint8)
+    return message
+
+
+def _hash_entry(type_name: str) -> str:
+    found = type_hash(type_name)
+    return f'typehash={found};' if found else ''

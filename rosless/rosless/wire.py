@@ -1,0 +1,110 @@
+"""ROS names and types as DDS has them, and samples that stay CDR bytes in Python.
+
+Knows no node, no QoS and no message class. The C layer checks each received sample against the
+type built here, so the type must be right although Python never decodes with it.
+"""
+
+from functools import cache
+from typing import Any
+
+from cyclonedds.idl import IdlStruct, make_idl_struct, types
+from rosbags.interfaces import Nodetype
+
+from rosless.definitions import typestore
+
+SERVICE_HEADER_BYTES = 16  # uint64 client id, int64 sequence number
+
+BASE_TYPES: dict[str, Any] = {
+    'string': str,
+    'bool': bool,
+    'byte': types.uint8,
+    'char': types.uint8,
+    'int8': types.int8,
+    'uint8': types.uint8,
+    'int16': types.int16,
+    'uint16': types.uint16,
+    'int32': types.int32,
+    'uint32': types.uint32,
+    'int64': types.int64,
+    'uint64': types.uint64,
+    'float32': types.float32,
+    'float64': types.float64,
+}
+
+
+def topic_name(name: str) -> str:
+    """DDS topic of a fully qualified ROS topic."""
+    return f'rt{name}'
+
+
+def request_topic(service: str) -> str:
+    """DDS topic of the requests of a fully qualified service."""
+    return f'rq{service}Request'
+
+
+def reply_topic(service: str) -> str:
+    """DDS topic of the replies of a fully qualified service."""
+    return f'rr{service}Reply'
+
+
+def dds_type_name(name: str) -> str:
+    """DDS name of a ROS type: 'std_msgs/msg/String' -> 'std_msgs::msg::dds_::String_'."""
+    package, kind, short = name.split('/')
+    return f'{package}::{kind}::dds_::{short}_'
+
+
+def ros_type_name(dds_name: str) -> str | None:
+    """ROS name of a DDS type, None if it is no ROS type."""
+    package, _, rest = dds_name.partition('::')
+    kind, mark, short = rest.partition('::dds_::')
+    return f'{package}/{kind}/{short[:-1]}' if mark and short.endswith('_') else None
+
+
+def sample_type(name: str, *, service: bool = False) -> type:
+    """DDS type of a ROS type whose samples carry serialised CDR in `.data`, header included.
+
+    With `service`, the type starts with the client id and the sequence number of a request.
+    """
+    fields = _idl_fields(name)
+    if service:
+        fields = {'client_id': types.uint64, 'sequence_number': types.int64} | fields
+    return _raw(_struct(name, fields))
+
+
+@cache
+def _nested(name: str) -> type[IdlStruct]:
+    return _struct(name, _idl_fields(name))
+
+
+def _struct(name: str, fields: dict[str, Any]) -> type[IdlStruct]:
+    return make_idl_struct(name.rsplit('/', 1)[1], dds_type_name(name), fields, dataclassify=False)
+
+
+def _idl_fields(name: str) -> dict[str, Any]:
+    return {field: _idl_type(desc) for field, desc in typestore().fielddefs[name][1]}
+
+
+def _idl_type(desc) -> Any:
+    kind, content = desc
+    if kind == Nodetype.NAME:
+        return _nested(content)
+    if kind == Nodetype.BASE:
+        base, bound = content
+        return types.bounded_str[bound] if base == 'string' and bound else BASE_TYPES[base]
+    element, size = content
+    if kind == Nodetype.ARRAY:
+        return types.array[_idl_type(element), size]
+    return types.sequence[(_idl_type(element), size) if size else (_idl_type(element),)]
+
+
+def _raw(cls: Any) -> type:
+    """Replace (de)serialisation by the bytes themselves; the nested types need no such thing."""
+
+    def init(self, data):
+        self.data = data
+
+    cls.__init__ = init
+    cls.serialize = lambda self, buffer=None, endianness=None, use_version_2=None: self.data
+    cls.deserialize = classmethod(lambda c, data, has_header=True, use_version_2=None: c(data))
+    cls.deserialize_key = cls.deserialize
+    return cls
