@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from ..kernels.attention import attend, attend_causal
 from .config import TextConfig
 
 
@@ -36,13 +37,15 @@ class Window:
     """Where L new tokens go in the cache, and which of its slots they see.
 
     slots (L) int64; span: the first slots that attention reads; mask: bool (L, span) or
-    (B, 1, L, span), True where visible, None for everything. Offsets may be tensors on the
-    device: then one recorded CUDA graph serves every prompt length (span is the capacity).
+    (B, 1, L, span), True where visible, None for everything; causal: instead of a mask, each new
+    token sees the slots before it. Offsets may be tensors on the device: then one recorded CUDA
+    graph serves every prompt length (span is the capacity).
     """
 
     slots: Tensor
     span: int
     mask: Tensor | None = None
+    causal: bool = False
 
 
 class KVCache:
@@ -118,22 +121,6 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], -1) * sin
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Grouped-query attention: q (B, heads, L, d), k and v (B, kv heads, S, d), mask (.., L, S).
-
-    The query heads of one kv head become extra query rows, so keys are never repeated in memory.
-    mask: None (see everything) or bool, True where visible, (L, S) or (B, 1, L, S).
-    """
-    batch, heads, length, dim = q.shape
-    group = heads // k.shape[1]
-    q = q.reshape(batch, k.shape[1], group * length, dim)  # heads of one kv head are neighbours
-    if mask is not None and group > 1:
-        repeats = (1,) * (mask.dim() - 2) + (group, 1)
-        mask = mask.repeat(repeats)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return out.reshape(batch, heads, length, dim)
-
-
 class Attention(nn.Module):
     """Self-attention over the cache and the new tokens; q and k are normalised per head."""
 
@@ -168,7 +155,10 @@ class Attention(nn.Module):
         v = heads(self.v_proj(x)).transpose(1, 2)
         q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
         keys, values = cache.update(layer, k, v, window)
-        out = attend(q, keys, values, window.mask)
+        if window.causal:
+            out = attend_causal(q, keys, values)
+        else:
+            out = attend(q, keys, values, window.mask)
         return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, heads, L, d) -> (B, L, heads * d)
 
 
@@ -252,8 +242,7 @@ class LanguageModel(Decoder):
 def prompt_window(length: int, past: int, device: torch.device | str) -> Window:
     """The next `length` prompt tokens behind `past` ones: each sees those before it and itself."""
     slots = torch.arange(past, past + length, device=device)
-    mask = torch.arange(past + length, device=device) <= slots.unsqueeze(-1)
-    return Window(slots, past + length, mask)
+    return Window(slots, past + length, causal=True)
 
 
 def decode_window(
