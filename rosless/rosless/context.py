@@ -57,13 +57,13 @@ class Context:
 
     @property
     def participant(self) -> Participant:
-        """DDS participant of the process.
+        """DDS participant of the process; a signal ends the context and leaves it be.
 
         Raises:
-            NotInitializedException: the context is not between init and shutdown.
+            NotInitializedException: the context never began.
         """
-        if self._participant is None or not self._ok:
-            raise NotInitializedException('the context is not valid')
+        if self._participant is None:
+            raise NotInitializedException('there is no participant')
         return self._participant
 
     @property
@@ -71,10 +71,10 @@ class Context:
         """View of the domain.
 
         Raises:
-            NotInitializedException: the context is not between init and shutdown.
+            NotInitializedException: the context never began.
         """
-        if self._graph is None or not self._ok:
-            raise NotInitializedException('the context is not valid')
+        if self._graph is None:
+            raise NotInitializedException('there is no participant')
         return self._graph
 
     @property

@@ -8,6 +8,7 @@ its thread would wait for the GIL that a blocked write holds.
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent import futures
+from contextlib import contextmanager
 import os
 import threading
 import time
@@ -43,6 +44,7 @@ class Executor:
         self._task_turns = 0
         self._ready: deque[Any] = deque()
         self._suspended: dict[Task, Any] = {}
+        self._queued: set[Any] = set()  # what has a callback that no thread has begun yet
         self._is_shutdown = False
         self._context.add_waker(self)
 
@@ -84,12 +86,8 @@ class Executor:
 
     def wake(self) -> None:
         """Let the executor look for work again; any thread may call this."""
-        try:
+        with self._participant_may_go():
             self._guard.set(True)
-        except DDSException:
-            if self._context.ok():
-                raise
-            # the participant is gone, and with it whoever waited
 
     def create_task(self, callback: Callable | Coroutine, *args, **kwargs) -> Task:
         """Run a function or a coroutine in the executor; any thread may call this."""
@@ -179,34 +177,40 @@ class Executor:
     def _runnable(self) -> Iterator[Any]:
         for node in self._nodes:
             for waitable in node.waitables:
-                if waitable.callback_group.can_execute(waitable):
+                if waitable not in self._queued and waitable.callback_group.can_execute(waitable):
                     yield waitable
 
     def _attach(self) -> list[Any]:
         """Attach the conditions of what may run now, and no others; returns what may run."""
         runnable = list(self._runnable())
         conditions = {w.condition for w in runnable if w.condition is not None}
-        for condition in self._attached - conditions:
-            self._waitset.detach(condition)
-        for condition in conditions - self._attached:
-            self._waitset.attach(condition)
+        with self._participant_may_go():
+            for condition in self._attached - conditions:
+                self._waitset.detach(condition)
+            for condition in conditions - self._attached:
+                self._waitset.attach(condition)
         self._attached = conditions
         return runnable
 
     def _wait(self, left_s: float | None) -> None:
-        try:
-            with self._lock:
-                runnable = self._attach()
-            limits = [w.wait_limit_ns() for w in runnable if w.condition is None]
-            if left_s is not None:
-                limits.append(int(left_s * S_TO_NS))
-            limit_ns = min((ns for ns in limits if ns is not None), default=dds_infinity)
+        with self._lock:
+            runnable = self._attach()
+        limits = [w.wait_limit_ns() for w in runnable if w.condition is None]
+        if left_s is not None:
+            limits.append(int(left_s * S_TO_NS))
+        limit_ns = min((ns for ns in limits if ns is not None), default=dds_infinity)
+        with self._participant_may_go():
             self._waitset.wait(max(limit_ns, 0))
             self._guard.take()
+
+    @contextmanager
+    def _participant_may_go(self) -> Iterator[None]:
+        """Another thread may end the context, and with it every entity, at any moment."""
+        try:
+            yield
         except DDSException:
             if self._context.ok():
                 raise
-            # the participant is gone: the caller sees that the context ended
 
     def _execute(self, task: Task, waitable) -> None:
         """Run a task in this thread; an exception of it is raised here."""
@@ -254,6 +258,7 @@ class MultiThreadedExecutor(Executor):
         except ExternalShutdownException:
             return
         if work is not None:
+            self._queued.add(work[1])
             self._running.append(self._pool.submit(self._execute_and_wake, *work))
         done = [future for future in self._running if future.done()]
         self._running = [future for future in self._running if future not in done]
@@ -264,6 +269,8 @@ class MultiThreadedExecutor(Executor):
         return any(future.done() and future.exception() for future in self._running)
 
     def _execute_and_wake(self, task: Task, waitable) -> None:
+        self._queued.discard(waitable)
+        self.wake()
         try:
             self._execute(task, waitable)
         finally:
@@ -273,5 +280,5 @@ class MultiThreadedExecutor(Executor):
         """Stop; returns whether the running callbacks ended within the time."""
         super().shutdown()
         _, running = futures.wait(self._running, timeout_sec)
-        self._pool.shutdown(wait=False)
+        self._pool.shutdown(wait=False, cancel_futures=True)
         return not running

@@ -26,6 +26,7 @@ from cyclonedds.topic import Topic
 import numpy as np
 
 from rosless.definitions import type_hash
+from rosless.discovery import configured
 from rosless.exceptions import InvalidHandle, RCLError
 from rosless.messages import message_class, serialize
 from rosless.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, dds_qos
@@ -115,7 +116,8 @@ class Participant:
 
     def __init__(self, domain_id: int, enclave: str = '/'):
         user_data = Policy.Userdata(f'enclave={enclave};'.encode())
-        self.dds = DomainParticipant(domain_id, Qos(user_data))
+        with configured():
+            self.dds = DomainParticipant(domain_id, Qos(user_data))
         self._topics: dict[tuple[str, str], Topic] = {}
         self._nodes: list[NodeRecord] = []
         self._lock = threading.Lock()
