@@ -20,6 +20,7 @@ except ImportError:  # CPU builds of torch come without it: the plain path serve
 
 KEYS = 64  # keys per inner step
 MIN_KEYS_PER_SPLIT = 128
+MAX_SPLIT_ROWS = 128  # query rows of a kv head; with more, torch keeps the device busy
 BLOCKS_WANTED = 256  # about two per multiprocessor of a large GPU
 
 
@@ -65,6 +66,12 @@ def attend_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=True)
     token = torch.arange(keys, device=q.device)
     return attend_plain(q, k, v, token <= token[keys - length :].unsqueeze(-1))
+
+
+def attend_cuda(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The faster of the two on a GPU."""
+    rows = q.shape[1] // k.shape[1] * q.shape[2]
+    return (attend_split if rows <= MAX_SPLIT_ROWS else attend_plain)(q, k, v, mask)
 
 
 def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -214,4 +221,4 @@ if triton is not None:
         result = tl.sum(tl.load(where) * share[:, None], 0) / total
         tl.store(out_ptr + row * DIM + at, result.to(out_ptr.dtype.element_ty))
 
-    attend.register_kernel('cuda')(attend_split)
+    attend.register_kernel('cuda')(attend_cuda)

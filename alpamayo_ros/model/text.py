@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-import torch.nn.functional as F
 
 from ..kernels.attention import attend, attend_causal
+from ..kernels.fused import rms_norm, rotate_into_cache, swiglu
 from .config import TextConfig
 
 
@@ -27,9 +27,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
-        wide = x.to(torch.float32)
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,9 @@ class Window:
 class KVCache:
     """Keys (post-rotary) and values of all layers, allocated once.
 
-    keys, values: (layers, scenes, kv heads, capacity, head_dim). `length` slots are in use. The
+    keys, values: (layers, scenes, kv heads, capacity, head_dim). `length` slots are in use; they
+    count as such once the caller has advanced it, so a flow step writes its own keys behind the
+    reasoning again and again. The
     prompt takes the first slots; after it, step i of K samples takes K slots, sample r the r-th,
     so that slot s > prompt belongs to sample (s - prompt) % K.
     """
@@ -82,18 +82,6 @@ class KVCache:
         self.values.zero_()
         self.length = 0
 
-    def update(
-        self, layer: int, key: Tensor, value: Tensor, window: Window
-    ) -> tuple[Tensor, Tensor]:
-        """Write (scenes, kv heads, L, head_dim) into the window's slots; views of its span.
-
-        Slots count as used once the caller has advanced `length`, so a flow step writes its own
-        keys behind the reasoning again and again.
-        """
-        self.keys[layer].index_copy_(2, window.slots, key)
-        self.values[layer].index_copy_(2, window.slots, value)
-        return self.keys[layer, :, :, : window.span], self.values[layer, :, :, : window.span]
-
 
 def rotary(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine (B, 1, L, head_dim) of positions (3, B, L): rows are time, height, width.
@@ -115,18 +103,11 @@ def rotary(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[T
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate-half form on (B, heads, L, head_dim)."""
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat([-second, first], -1) * sin
-
-
 class Attention(nn.Module):
     """Self-attention over the cache and the new tokens; q and k are normalised per head."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
         q_size = config.num_attention_heads * config.head_dim
         kv_size = config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, q_size, bias=False)
@@ -146,15 +127,21 @@ class Attention(nn.Module):
         window: Window,
     ) -> Tensor:
         """Output (B, L, hidden) of x (B, L, hidden) attending to the window, itself included."""
-
-        def heads(y: Tensor) -> Tensor:  # (B, L, heads * d) -> (B, L, heads, d)
-            return y.unflatten(-1, (-1, self.head_dim))
-
-        q = self.q_norm(heads(self.q_proj(x))).transpose(1, 2)
-        k = self.k_norm(heads(self.k_proj(x))).transpose(1, 2)
-        v = heads(self.v_proj(x)).transpose(1, 2)
-        q, k = apply_rotary(q, cos, sin), apply_rotary(k, cos, sin)
-        keys, values = cache.update(layer, k, v, window)
+        keys, values = cache.keys[layer], cache.values[layer]
+        q = rotate_into_cache(
+            self.q_proj(x),
+            self.k_proj(x),
+            self.v_proj(x),
+            self.q_norm.weight,
+            self.k_norm.weight,
+            self.q_norm.eps,
+            cos,
+            sin,
+            keys,
+            values,
+            window.slots,
+        )
+        keys, values = keys[:, :, : window.span], values[:, :, : window.span]
         if window.causal:
             out = attend_causal(q, keys, values)
         else:
@@ -173,7 +160,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, hidden) to the same."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class DecoderLayer(nn.Module):

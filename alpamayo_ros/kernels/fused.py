@@ -1,0 +1,273 @@
+"""What stands between the matrix products of a decoder layer, one kernel each, with plain twins.
+
+In torch these are some fifty small kernels a layer, which take longer than the products of a
+decode step. Knows no model.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # CPU builds of torch come without it: the plain path serves
+    triton = None
+
+SWIGLU_BLOCK = 1024
+
+
+@torch.library.custom_op('alpamayo_ros::rms_norm', mutates_args=())
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm of the last dimension of x (..., n), times weight (n).
+
+    Statistics in float32, cast back to the dtype of x, then the product.
+    """
+    return rms_norm_plain(x, weight, eps)
+
+
+@rms_norm.register_fake
+def _(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return torch.empty_like(x)
+
+
+def rms_norm_plain(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The op in torch."""
+    wide = x.to(torch.float32)
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
+
+
+@torch.library.custom_op('alpamayo_ros::swiglu', mutates_args=())
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """Product of silu(gate) and up, same shape."""
+    return swiglu_plain(gate, up)
+
+
+@swiglu.register_fake
+def _(gate: Tensor, up: Tensor) -> Tensor:
+    return torch.empty_like(gate)
+
+
+def swiglu_plain(gate: Tensor, up: Tensor) -> Tensor:
+    """The op in torch."""
+    return F.silu(gate) * up
+
+
+@torch.library.custom_op('alpamayo_ros::rotate_into_cache', mutates_args=('keys', 'values'))
+def rotate_into_cache(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slots: Tensor,
+) -> Tensor:
+    """Normalise q and k per head, turn both by their position, write k and v into the cache.
+
+    q (B, L, heads * d), k and v (B, L, kv heads * d); weights (d); cos and sin (B, 1, L, d);
+    keys and values (B, kv heads, capacity, d), written at slots (L). Returns q (B, heads, L, d).
+    """
+    return rotate_into_cache_plain(q, k, v, q_weight, k_weight, eps, cos, sin, keys, values, slots)
+
+
+@rotate_into_cache.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slots: Tensor,
+) -> Tensor:
+    batch, length, width = q.shape
+    dim = q_weight.shape[0]
+    return q.new_empty(batch, width // dim, length, dim)
+
+
+def rotate_into_cache_plain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slots: Tensor,
+) -> Tensor:
+    """The op in torch."""
+    dim = q_weight.shape[0]
+    # (B, L, heads * d) -> (B, heads, L, d)
+    q, k, v = (x.unflatten(-1, (-1, dim)).transpose(1, 2) for x in (q, k, v))
+    q, k = rms_norm_plain(q, q_weight, eps), rms_norm_plain(k, k_weight, eps)
+    keys.index_copy_(2, slots, _rotate(k, cos, sin))
+    values.index_copy_(2, slots, v)
+    return _rotate(q, cos, sin).contiguous()
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
+
+
+def rms_norm_triton(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The op in Triton: one block a row."""
+    x = x.contiguous()
+    out, size = torch.empty_like(x), x.shape[-1]
+    block = triton.next_power_of_2(size)
+    _rms_norm_kernel[(x.numel() // size,)](
+        x, weight, out, size, eps, BLOCK=block, num_warps=8 if block >= 2048 else 4
+    )
+    return out
+
+
+def swiglu_triton(gate: Tensor, up: Tensor) -> Tensor:
+    """The op in Triton."""
+    gate, up = gate.contiguous(), up.contiguous()
+    out, count = torch.empty_like(gate), gate.numel()
+    _swiglu_kernel[(triton.cdiv(count, SWIGLU_BLOCK),)](gate, up, out, count, BLOCK=SWIGLU_BLOCK)
+    return out
+
+
+def rotate_into_cache_triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slots: Tensor,
+) -> Tensor:
+    """The op in Triton: one block a head of a token. keys and values share their strides."""
+    batch, length, width = q.shape
+    dim = q_weight.shape[0]
+    heads, kv_heads = width // dim, k.shape[-1] // dim
+    out = torch.empty(batch, heads, length, dim, dtype=q.dtype, device=q.device)
+    _rotate_kernel[(batch * length, heads + 2 * kv_heads)](
+        q.contiguous(),
+        k.contiguous(),
+        v.contiguous(),
+        q_weight,
+        k_weight,
+        cos.contiguous(),
+        sin.contiguous(),
+        keys,
+        values,
+        slots,
+        out,
+        length,
+        heads,
+        kv_heads,
+        keys.stride(0),
+        keys.stride(1),
+        keys.stride(2),
+        eps,
+        DIM=dim,
+        num_warps=1,
+    )
+    return out
+
+
+if triton is not None:
+
+    @triton.jit
+    def _rms_norm_kernel(x_ptr, weight_ptr, out_ptr, size, eps, BLOCK: tl.constexpr):
+        row = tl.program_id(0).to(tl.int64)
+        at = tl.arange(0, BLOCK)
+        inside = at < size
+        x = tl.load(x_ptr + row * size + at, inside, other=0.0)
+        wide = x.to(tl.float32)
+        wide = wide * tl.rsqrt(tl.sum(wide * wide, 0) / size + eps)
+        weight = tl.load(weight_ptr + at, inside, other=0.0)
+        tl.store(out_ptr + row * size + at, wide.to(x.dtype) * weight, inside)
+
+    @triton.jit
+    def _swiglu_kernel(gate_ptr, up_ptr, out_ptr, count, BLOCK: tl.constexpr):
+        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        inside = at < count
+        gate = tl.load(gate_ptr + at, inside, other=0.0)
+        wide = gate.to(tl.float32)
+        silu = (wide / (1 + tl.exp(-wide))).to(gate.dtype)
+        tl.store(out_ptr + at, silu * tl.load(up_ptr + at, inside, other=0.0), inside)
+
+    @triton.jit
+    def _turned(x_ptr, weight_ptr, cos_ptr, sin_ptr, eps, DIM: tl.constexpr):
+        """One head, normalised and rotated: halves are read crosswise for the rotation."""
+        at = tl.arange(0, DIM)
+        half: tl.constexpr = DIM // 2
+        across = tl.where(at < half, at + half, at - half)
+        x = tl.load(x_ptr + at)
+        wide = x.to(tl.float32)
+        scale = tl.rsqrt(tl.sum(wide * wide, 0) / DIM + eps)
+        normed = (wide * scale).to(x.dtype) * tl.load(weight_ptr + at)
+        other = tl.load(x_ptr + across).to(tl.float32)
+        other = (other * scale).to(x.dtype) * tl.load(weight_ptr + across)
+        other = tl.where(at < half, -other, other)
+        return normed * tl.load(cos_ptr + at) + other * tl.load(sin_ptr + at)
+
+    @triton.jit
+    def _rotate_kernel(
+        q_ptr,
+        k_ptr,
+        v_ptr,
+        q_weight_ptr,
+        k_weight_ptr,
+        cos_ptr,
+        sin_ptr,
+        keys_ptr,
+        values_ptr,
+        slots_ptr,
+        out_ptr,
+        length,
+        heads,
+        kv_heads,
+        cache_batch,
+        cache_head,
+        cache_slot,
+        eps,
+        DIM: tl.constexpr,
+    ):
+        token = tl.program_id(0)
+        head = tl.program_id(1)
+        batch, i = token // length, token % length
+        at = tl.arange(0, DIM)
+        cos_ptr += token * DIM
+        sin_ptr += token * DIM
+        if head < heads:
+            q = _turned(
+                q_ptr + (token * heads + head) * DIM, q_weight_ptr, cos_ptr, sin_ptr, eps, DIM
+            )
+            tl.store(out_ptr + ((batch * heads + head) * length + i) * DIM + at, q)
+        else:
+            kv_head = (head - heads) % kv_heads
+            source = (token * kv_heads + kv_head) * DIM
+            target = batch.to(tl.int64) * cache_batch + kv_head * cache_head
+            target += tl.load(slots_ptr + i) * cache_slot
+            if head < heads + kv_heads:
+                k = _turned(k_ptr + source, k_weight_ptr, cos_ptr, sin_ptr, eps, DIM)
+                tl.store(keys_ptr + target + at, k)
+            else:
+                tl.store(values_ptr + target + at, tl.load(v_ptr + source + at))
+
+    rms_norm.register_kernel('cuda')(rms_norm_triton)
+    swiglu.register_kernel('cuda')(swiglu_triton)
+    rotate_into_cache.register_kernel('cuda')(rotate_into_cache_triton)

@@ -1,0 +1,121 @@
+"""Fused layer kernels against their plain twins: in Triton's interpreter, and on a GPU."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from alpamayo_ros.kernels import fused
+
+DTYPES = {'float32': 2e-6, 'float16': 2e-3, 'bfloat16': 2e-2}  # relative to the largest value
+
+
+def draw(generator, *shape):
+    return torch.randn(shape, generator=generator)
+
+
+def norm_case(generator):
+    x, weight = draw(generator, 3, 5, 96), draw(generator, 96)
+    return fused.rms_norm, fused.rms_norm_plain, fused.rms_norm_triton, [x, weight, 1e-6], []
+
+
+def swiglu_case(generator):
+    gate, up = (3 * draw(generator, 7, 300) for _ in range(2))
+    return fused.swiglu, fused.swiglu_plain, fused.swiglu_triton, [gate, up], []
+
+
+def rotate_case(generator):
+    batch, length, heads, kv_heads, dim = 2, 3, 6, 2, 16
+    q = draw(generator, batch, length, heads * dim)
+    k, v = (draw(generator, batch, length, kv_heads * dim) for _ in range(2))
+    weights = [draw(generator, dim) for _ in range(2)]
+    angle = draw(generator, batch, 1, length, dim // 2).repeat(1, 1, 1, 2)
+    cache = [torch.zeros(batch, kv_heads, 11, dim) for _ in range(2)]
+    slots = torch.tensor([4, 9, 2])
+    arguments = [q, k, v, *weights, 1e-6, angle.cos(), angle.sin(), *cache, slots]
+    names = fused.rotate_into_cache, fused.rotate_into_cache_plain, fused.rotate_into_cache_triton
+    return *names, arguments, [8, 9]
+
+
+CASES = [norm_case, swiglu_case, rotate_case]
+
+
+def run(function, arguments, written, dtype, device='cpu'):
+    """Result and written tensors of one call, on copies of the arguments."""
+    copies = []
+    for value in arguments:
+        if isinstance(value, torch.Tensor):
+            value = value.clone().to(device, dtype if value.is_floating_point() else None)
+        copies.append(value)
+    return [function(*copies), *(copies[i] for i in written)]
+
+
+def compare(case, fast, dtype, device='cpu'):
+    """Largest difference between a path and the plain one, relative to the largest value."""
+    op, plain, in_triton, arguments, written = case(torch.Generator().manual_seed(0))
+    function = {'op': op, 'triton': in_triton}[fast]
+    want = run(plain, arguments, written, getattr(torch, dtype))
+    got = run(function, arguments, written, getattr(torch, dtype), device)
+    return max(
+        float((g.cpu().double() - w.double()).abs().max() / w.double().abs().max())
+        for g, w in zip(got, want, strict=True)
+    )
+
+
+def test_rms_norm_is_unit_power_times_the_weight():
+    x = torch.tensor([[3.0, 4.0, 0.0, 0.0]])
+    out = fused.rms_norm(x, torch.tensor([1.0, 2.0, 1.0, 1.0]), 0.0)
+    assert torch.allclose(out, torch.tensor([[1.2, 3.2, 0.0, 0.0]]))
+
+
+def test_swiglu_of_known_values():
+    out = fused.swiglu(torch.tensor([0.0, 1.0]), torch.tensor([5.0, 2.0]))
+    assert torch.allclose(out, torch.tensor([0.0, 2 / (1 + torch.e**-1)]))
+
+
+def test_keys_and_values_land_in_their_slots_and_nowhere_else():
+    *_, arguments, written = rotate_case(torch.Generator().manual_seed(0))
+    _, keys, values = run(fused.rotate_into_cache, arguments, written, torch.float32)
+    used = torch.zeros(11, dtype=torch.bool)
+    used[[4, 9, 2]] = True
+    for cache in (keys, values):
+        assert (cache[:, :, used].abs().sum(-1) > 0).all()
+        assert (cache[:, :, ~used] == 0).all()
+    want = arguments[2][1, 1].view(2, 16)  # scene 1, token 1 goes to slot 9, not turned
+    assert torch.equal(values[1, :, 9], want)
+
+
+def test_rotation_keeps_the_length_of_a_head():
+    *_, arguments, written = rotate_case(torch.Generator().manual_seed(0))
+    arguments[3] = torch.ones(16)
+    q = run(fused.rotate_into_cache, arguments, written, torch.float32)[0]
+    assert torch.allclose(q.norm(dim=-1), torch.full(q.shape[:-1], 4.0), atol=1e-4)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_op_on_a_cpu_is_the_plain_one(case):
+    assert compare(case, 'op', 'float32') == 0
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float16'])
+def test_kernels_in_the_interpreter_equal_the_plain_ones(dtype):
+    """In a process of its own: the interpreter is chosen when triton is imported."""
+    pytest.importorskip('triton', reason='triton is not installed')
+    code = f'import test_fused as t; t.check_interpreted({dtype!r})'
+    environment = {'TRITON_INTERPRET': '1', 'PYTHONPATH': ':'.join(['test', *sys.path])}
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def check_interpreted(dtype):
+    for case in CASES:
+        error = compare(case, 'triton', dtype)
+        assert error <= DTYPES[dtype], (case, error)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('dtype', list(DTYPES))
+@pytest.mark.parametrize('case', CASES)
+def test_kernels_on_the_gpu_equal_the_plain_ones(case, dtype):
+    assert compare(case, 'op', dtype, 'cuda') <= DTYPES[dtype]
