@@ -18,7 +18,6 @@ try:
 except ImportError:  # CPU builds of torch come without it: the plain path serves
     triton = None
 
-KEYS = 64  # keys per inner step
 MIN_KEYS_PER_SPLIT = 128
 MAX_SPLIT_ROWS = 128  # query rows of a kv head; with more, torch keeps the device busy
 BLOCKS_WANTED = 256  # about two per multiprocessor of a large GPU
@@ -80,7 +79,7 @@ def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
     kv_heads, keys = k.shape[1], k.shape[2]
     rows = heads // kv_heads * length
     q = q.reshape(batch * kv_heads, rows, dim).contiguous()
-    block = 16 if rows <= 16 else 64
+    block, step = (16, 64) if rows <= 16 else (64, 32)  # query rows and keys per inner step
     row_blocks = triton.cdiv(rows, block)
     wanted = max(1, BLOCKS_WANTED // (batch * kv_heads * row_blocks))
     splits = min(wanted, triton.cdiv(keys, MIN_KEYS_PER_SPLIT))
@@ -116,7 +115,7 @@ def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
         EXACT=q.dtype == torch.float32,
         SPLITS=splits,
         ROWS=block,
-        KEYS=KEYS,
+        KEYS=step,
         DIM=dim,
         num_warps=4,
     )
