@@ -20,12 +20,12 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): setup.py package.xml constraints.txt
+$(STAMP): setup.py package.xml constraints.txt rosless/pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
 	    rm -rf $(VENV); \
 	    echo 'make: no virtual environment: on Debian and Ubuntu, apt install python3-venv' >&2; \
 	    exit 1; }
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]' --editable ./rosless
 	@touch $@
 
 # One command writes both the drive and the small checkpoint.
@@ -40,6 +40,7 @@ demo: $(STAMP) $(DRIVE)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+	cd rosless && ../$(BIN)/python -m pytest
 
 clean:
 	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ MAINTAINER = PACKAGE.find('maintainer')
 assert MAINTAINER is not None, 'package.xml: no maintainer'
 SHARE = f'share/{NAME}'
 
+TRITON = "triton>=3.1; platform_system == 'Linux'"
 COMMANDS = ('replay', 'drive', 'verify', 'benchmark')
 
 
@@ -64,7 +65,9 @@ setup(
         'transformers>=4.57,<6',
     ],
     extras_require={
-        'test': ['mypy', 'pytest>=8,<9', 'ruff', 'setuptools>=64', 'types-PyYAML'],
+        # the fast paths of kernels/; a CUDA build of torch brings its own
+        'triton': [TRITON],
+        'test': ['mypy', 'pytest>=8,<9', 'ruff', 'setuptools>=64', TRITON, 'types-PyYAML'],
     },
     entry_points={
         'console_scripts': [
