@@ -1,0 +1,348 @@
+"""alpamayo_replay on small bags: the record, what is rebuilt from it, faults in the bag."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.highlevel import AnyReader
+import small_bag
+from small_bag import ODOMETRY, START_NS, compressed, image_topic, odometry
+
+from alpamayo_ros.cli.replay import main
+from alpamayo_ros.evaluation.messages import TYPESTORE
+
+
+@pytest.fixture(scope='module')
+def rig(tmp_path_factory):
+    return small_bag.write_rig(tmp_path_factory.mktemp('rig'))
+
+
+def replay(bag, rig, out, *more):
+    """Exit code of a run with the constant-velocity engine."""
+    arguments = [str(bag), '--rig', str(rig), '--out', str(out), '--engine', 'constant_velocity']
+    return main([*arguments, *more])
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / 'results.jsonl').read_text().splitlines()]
+
+
+def summary(out):
+    return json.loads((out / 'summary.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+    return small_bag.write(tmp_path_factory.mktemp('straight') / 'bag', small_bag.drive(10))
+
+
+@pytest.fixture(scope='module')
+def done(straight, rig, tmp_path_factory):
+    out = tmp_path_factory.mktemp('done') / 'out'
+    assert replay(straight, rig, out, '--samples', '2', '--period', '0') == 0
+    return out
+
+
+def test_every_anchor_behind_the_warm_up_has_a_line(done):
+    found = lines(done)
+    assert [line['t0_ns'] for line in found] == [
+        START_NS + k * 100_000_000 for k in range(16, 101)
+    ]
+    assert {line['status'] for line in found} == {'ok'}
+
+
+def test_a_line_holds_what_the_contract_names(done):
+    line = lines(done)[0]
+    assert line['k'] == 2
+    assert line['end'] == 'marker'
+    assert line['v0_mps'] == pytest.approx(10, abs=0.01)
+    assert line['twist_mps'] == 10
+    assert np.array(line['samples']).shape == (2, 64, 4)
+    assert set(line['horizons']) == {'0.5', '1.0', '3.0', '5.0', '6.4'}
+    assert line['ms']['total'] > 0
+
+
+def test_constant_velocity_on_a_straight_drive_has_no_error(done):
+    full = lines(done)[0]['horizons']['6.4']
+    assert full['ade_m'] < 0.01
+    assert full['fde_m'] < 0.02
+
+
+def test_horizons_behind_the_end_of_the_drive_are_null(done):
+    by_t0 = {line['t0_ns']: line['horizons'] for line in lines(done)}
+    late = by_t0[START_NS + 80 * 100_000_000]  # 2 s are left
+    assert late['1.0'] is not None
+    assert late['3.0'] is None and late['6.4'] is None
+
+
+def test_the_output_bag_holds_paths_at_their_stamps(done):
+    with AnyReader([done / 'prediction'], default_typestore=TYPESTORE) as reader:
+        topics = {c.topic: c.msgtype for c in reader.connections}
+        assert 'nav_msgs/msg/Path' in topics.values()
+        assert 'std_msgs/msg/String' in topics.values()
+        assert 'visualization_msgs/msg/MarkerArray' in topics.values()
+        (paths,) = [c for c in reader.connections if c.msgtype == 'nav_msgs/msg/Path']
+        _, _, raw = next(reader.messages([paths]))
+        path = reader.deserialize(raw, paths.msgtype)
+    t0 = path.header.stamp.sec * 10**9 + path.header.stamp.nanosec
+    stamps = [p.header.stamp.sec * 10**9 + p.header.stamp.nanosec for p in path.poses]
+    assert t0 == START_NS + 1_600_000_000
+    assert stamps == [t0 + (k + 1) * 100_000_000 for k in range(64)]
+    # 10 m/s along 0.6 rad from far away, in the odometry frame
+    point = path.poses[0].pose.position
+    want = small_bag.ORIGIN_M[:2] + 17 * np.array([np.cos(0.6), np.sin(0.6)])
+    assert [point.x, point.y] == pytest.approx(list(want), abs=0.01)
+    assert path.header.frame_id == 'odom'
+
+
+def test_the_report_needs_nothing_else(done):
+    page = (done / 'report.html').read_text()
+    assert 'data:image/' in page
+    assert 'src="http' not in page and 'href="http' not in page and '<script src' not in page
+
+
+def test_the_summary_says_how_many_and_from_what(done):
+    found = summary(done)
+    assert (found['anchors'], found['ok'], found['rejected']) == (85, 85, 0)
+    # truth reaches 6.3 s behind the anchors of 1.6 ... 3.7 s
+    assert found['horizons']['6.4']['ade_m']['n'] == 22
+    assert (done / 'results.csv').read_text().count('\n') == 86
+
+
+@pytest.mark.parametrize(
+    ('storage', 'compression'),
+    [('sqlite3', 'none'), ('mcap', 'file'), ('mcap', 'message'), ('sqlite3', 'message')],
+)
+def test_other_storages_and_compressions_give_the_same_lines(
+    rig, tmp_path, done, storage, compression
+):
+    if (storage, compression) == ('mcap', 'message'):
+        compression = 'storage'  # mcap compresses its own chunks
+    bag = small_bag.write(tmp_path / 'bag', small_bag.drive(3), storage, compression)
+    assert replay(bag, rig, tmp_path / 'out', '--t0', str(START_NS + 2_000_000_000)) == 0
+    (line,) = lines(tmp_path / 'out')
+    twin = next(x for x in lines(done) if x['t0_ns'] == line['t0_ns'])
+    assert line['samples'][0] == twin['samples'][0]
+
+
+def test_one_t0_per_period(straight, rig, tmp_path):
+    assert replay(straight, rig, tmp_path / 'out', '--period', '2') == 0
+    stamps = [line['t0_ns'] - START_NS for line in lines(tmp_path / 'out')]
+    assert stamps == [1_600_000_000 + k * 2_000_000_000 for k in range(5)]
+
+
+def test_resume_continues_and_ends_like_a_whole_run(straight, rig, tmp_path, done):
+    out = tmp_path / 'out'
+    shutil.copytree(done, out)
+    record = out / 'results.jsonl'
+    whole = record.read_text().splitlines(keepends=True)
+    record.write_text(''.join(whole[:30]) + whole[30][:100])  # a torn last line
+    for name in ('summary.json', 'report.html'):
+        (out / name).unlink()
+    assert replay(straight, rig, out, '--samples', '2', '--period', '0', '--resume') == 0
+    again = lines(out)
+    assert [x['t0_ns'] for x in again] == [x['t0_ns'] for x in lines(done)]
+    assert [x['samples'] for x in again] == [x['samples'] for x in lines(done)]
+    assert summary(out)['ok'] == 85
+
+
+def test_resume_with_other_parameters_is_refused(straight, rig, tmp_path, done, capsys):
+    out = tmp_path / 'out'
+    shutil.copytree(done, out)
+    before = (out / 'results.jsonl').read_text()
+    assert replay(straight, rig, out, '--samples', '3', '--period', '0', '--resume') == 2
+    assert 'samples' in capsys.readouterr().err.splitlines()[-1]
+    assert (out / 'results.jsonl').read_text() == before
+
+
+def test_a_folder_with_results_is_not_overwritten(straight, rig, tmp_path, done, capsys):
+    before = (done / 'results.jsonl').read_text()
+    assert replay(straight, rig, done) == 2
+    assert '--resume' in capsys.readouterr().err
+    assert (done / 'results.jsonl').read_text() == before
+
+
+def test_a_missed_threshold_gives_one(rig, tmp_path):
+    curve = small_bag.write(tmp_path / 'bag', small_bag.drive(9, curvature=0.02))
+    assert replay(curve, rig, tmp_path / 'a', '--max-ade-m', '0.5') == 1
+    assert summary(tmp_path / 'a')['pass'] is False
+    assert replay(curve, rig, tmp_path / 'b', '--max-ade-m', '50') == 0
+
+
+def changed(messages, change):
+    """Messages with `change(log_ns, topic, message)` applied; None leaves one out."""
+    found = [change(*message) for message in messages]
+    return [message for message in found if message is not None]
+
+
+def run_changed(tmp_path, rig, change, seconds=4):
+    bag = small_bag.write(tmp_path / 'bag', changed(small_bag.drive(seconds), change))
+    code = replay(bag, rig, tmp_path / 'out', '--period', '0')
+    return code, lines(tmp_path / 'out')
+
+
+def rejected(found):
+    return [line for line in found if line['status'] == 'rejected']
+
+
+def at(log_ns):
+    """Tenths of a second since the start."""
+    return (log_ns - START_NS) // 100_000_000
+
+
+def test_an_unknown_encoding_is_a_line_and_the_run_goes_on(tmp_path, rig):
+    def change(log_ns, topic, message):
+        if topic == image_topic('front_tele') and at(log_ns) == 25:
+            message.format = 'h265'
+        return log_ns, topic, message
+
+    code, found = run_changed(tmp_path, rig, change)
+    assert code == 0
+    refused = rejected(found)
+    assert any('h265' in line['reason'] or 'h265' in line.get('detail', '') for line in refused)
+    assert sum(line['status'] == 'ok' for line in found) == 25 - 4
+
+
+def test_images_that_change_size_are_rejected(tmp_path, rig):
+    other = small_bag.jpeg(96, 48)
+
+    def change(log_ns, topic, message):
+        if topic == image_topic('cross_left') and at(log_ns) >= 30:
+            message.data = other
+        return log_ns, topic, message
+
+    code, found = run_changed(tmp_path, rig, change)
+    assert code == 0
+    refused = rejected(found)
+    assert {line['t0_ns'] for line in refused} == {
+        START_NS + k * 100_000_000 for k in (30, 31, 32)
+    }
+    assert all('cross_left' in json.dumps(line) for line in refused)
+
+
+@pytest.mark.parametrize('field', ['nan', 'zero quaternion'])
+def test_a_broken_pose_is_refused_and_the_run_goes_on(tmp_path, rig, field):
+    def change(log_ns, topic, message):
+        if topic == ODOMETRY and log_ns - 3_000_000 == START_NS + 2_500_000_000:
+            if field == 'nan':
+                message.pose.pose.position.x = float('nan')
+            else:
+                message.pose.pose.orientation.w = message.pose.pose.orientation.z = 0.0
+        return log_ns, topic, message
+
+    code, found = run_changed(tmp_path, rig, change)
+    assert code == 0
+    assert [line['topic'] for line in rejected(found)] == [ODOMETRY]
+    assert sum(line['status'] == 'ok' for line in found) == 25
+
+
+def test_an_odometry_gap_rejects_what_spans_it(tmp_path, rig):
+    def change(log_ns, topic, message):
+        gone = topic == ODOMETRY and 25 <= at(log_ns) < 28
+        return None if gone else (log_ns, topic, message)
+
+    code, found = run_changed(tmp_path, rig, change, seconds=6)
+    assert code == 0
+    assert 'odometry' in rejected(found)[0]['reason']
+    assert found[-1]['status'] == 'ok'
+
+
+def test_a_changed_odometry_frame_is_rejected(tmp_path, rig):
+    def change(log_ns, topic, message):
+        if topic == ODOMETRY and at(log_ns) >= 25:
+            message.header.frame_id = 'map'
+        return log_ns, topic, message
+
+    code, found = run_changed(tmp_path, rig, change, seconds=6)
+    assert code == 0
+    assert {line['reason'].split(':')[0] for line in rejected(found)} == {'odometry_frame'}
+    assert found[-1]['status'] == 'ok'
+
+
+def test_a_bag_shorter_than_the_history_gives_one_and_a_line(tmp_path, rig):
+    bag = small_bag.write(tmp_path / 'bag', small_bag.drive(1.0))
+    assert replay(bag, rig, tmp_path / 'out') == 1
+    (line,) = lines(tmp_path / 'out')
+    assert line['status'] == 'rejected'
+
+
+def test_stamps_that_go_backwards_clear_the_buffer_and_go_on(tmp_path, rig):
+    first, second = small_bag.drive(3), small_bag.drive(3)
+    messages = first + [(log_ns + 4_000_000_000, topic, m) for log_ns, topic, m in second]
+    bag = small_bag.write(tmp_path / 'bag', messages)
+    assert replay(bag, rig, tmp_path / 'out', '--period', '0') == 0
+    assert sum(line['status'] == 'ok' for line in lines(tmp_path / 'out')) >= 15
+
+
+@pytest.mark.parametrize(
+    ('more', 'said'),
+    [
+        (['--samples', '0'], '--samples 0'),
+        (['--period', '-1'], '--period -1.0'),
+        (['--min-valid', '1.5'], '--min-valid 1.5'),
+        (['--temperature', '0'], '--temperature 0'),
+        (['--engine', 'alpamayo'], '--checkpoint'),
+        (['--engine', 'alpamayo', '--checkpoint', '/nowhere'], '/nowhere'),
+        (['--rig', 'nope'], "'nope'"),
+    ],
+)
+def test_a_value_that_cannot_be_used_ends_the_run_in_one_line(
+    straight, rig, tmp_path, capsys, more, said
+):
+    assert replay(straight, rig, tmp_path / 'out', *more) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert error.startswith('alpamayo_replay: error: ')
+
+
+def test_a_topic_that_is_missing_is_named_with_those_there_are(rig, tmp_path, capsys):
+    kept = [m for m in small_bag.drive(2) if m[1] != image_topic('front_tele')]
+    assert replay(small_bag.write(tmp_path / 'bag', kept), rig, tmp_path / 'out') == 2
+    error = capsys.readouterr().err
+    assert image_topic('front_tele') in error and ODOMETRY in error
+
+
+def test_a_bag_cut_off_keeps_the_lines_before_the_cut(rig, tmp_path, capsys):
+    messages = small_bag.drive(6)
+    bag = small_bag.write(tmp_path / 'bag', messages, 'sqlite3', 'file')
+    (file,) = bag.glob('*.db3*')
+    file.write_bytes(file.read_bytes()[:-4000])
+    assert replay(bag, rig, tmp_path / 'out') == 2
+    assert 'unreadable or truncated' in capsys.readouterr().err
+
+
+def test_a_corrupt_jpeg_is_a_rejected_line(tmp_path, rig):
+    """With the model's engine, which is the one that decodes."""
+    from alpamayo_ros.model.small import write_small_checkpoint
+
+    write_small_checkpoint(tmp_path / 'checkpoint', 0)
+    picture = cv2.imencode('.jpg', np.full((90, 160, 3), 120, np.uint8))[1].ravel()
+
+    def message(log_ns, topic, content):
+        if topic == ODOMETRY:
+            return log_ns, topic, content
+        stamp = log_ns - 20_000_000
+        broken = topic == image_topic('cross_right') and at(log_ns) == 18
+        data = picture[: len(picture) // 3] if broken else picture
+        return log_ns, topic, compressed(stamp, data)
+
+    bag = small_bag.write(tmp_path / 'bag', changed(small_bag.drive(2.3), message))
+    more = ['--engine', 'alpamayo', '--checkpoint', str(tmp_path / 'checkpoint'), '--period', '0']
+    assert replay(bag, rig, tmp_path / 'out', *more) == 0
+    found = lines(tmp_path / 'out')
+    status = [line['status'] for line in found if 'topic' not in line]
+    assert status == ['ok', 'ok', *['rejected'] * 4, 'ok', 'ok']
+    assert all('cross_right' in json.dumps(line) for line in rejected(found))
+    texts = {json.dumps(line['text']) for line in found if line['status'] == 'ok'}
+    assert 'Untrained demo weights' in texts.pop()
+
+
+def test_odometry_of_a_circle_gives_its_speed(rig, tmp_path):
+    pose = odometry(START_NS, small_bag.ORIGIN_M, 0.0, 5.0)
+    assert pose.twist.twist.linear.x == 5.0
+    bag = small_bag.write(tmp_path / 'bag', small_bag.drive(3, speed=8.0, curvature=0.03))
+    assert replay(bag, rig, tmp_path / 'out', '--period', '0') == 0
+    assert lines(tmp_path / 'out')[0]['v0_mps'] == pytest.approx(8.0, abs=0.02)
