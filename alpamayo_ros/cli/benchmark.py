@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 import importlib.metadata
+from itertools import islice
 import json
 import os
 from pathlib import Path
 import platform
 import resource
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -20,13 +22,20 @@ from tqdm import tqdm
 from ..context import ContextBuffer
 from ..data_types import GRID_NS, NANOSECONDS, Context, EgoPose, Frame
 from ..errors import BadInput
+from ..evaluation.bag import Bag
+from ..evaluation.drive_bag import drive_messages, write_bag
+from ..evaluation.record import Line
+from ..evaluation.replay import Replay, Schedule, require_topics
 from ..rig import CameraRig, load_rig
 from .entry import command
+from .replay import add_engine_arguments, check_engine_arguments, make_engine
 
 CAMERA_JITTER_NS = 3_000_000
 POSE_NS = NANOSECONDS // 100
 SPEED_MPS = 10.0
 WARM_UP = 20  # contexts left out of the figures
+WARM_UP_LINES = 3  # the same for whole inferences
+SYNTHETIC_S = 8
 
 
 @command
@@ -35,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='alpamayo_benchmark', description=__doc__)
     parts = parser.add_subparsers(dest='part', required=True, metavar='PART')
     _add_context(parts)
+    _add_replay(parts)
     arguments = parser.parse_args(argv)
     report(arguments.part, arguments.packages, arguments.run(arguments))
     return 0
@@ -80,6 +90,58 @@ def benchmark_context(arguments: argparse.Namespace) -> dict[str, Any]:
         'context_ms': spread(served),
         'cameras': len(rig.cameras),
         'odometry_hz': NANOSECONDS // POSE_NS,
+    }
+
+
+def _add_replay(parts: Any) -> None:
+    text = 'replaying a bag through a checkpoint, without writing results'
+    part = parts.add_parser('replay', help=text, description=text)
+    part.add_argument('bag', type=Path, nargs='?', metavar='BAG', help='default: a synthetic one')
+    part.add_argument('--rig', default='synthetic', help='name or path (default: synthetic)')
+    part.add_argument('--contexts', type=int, default=40, help='how many (default: 40)')
+    add_engine_arguments(part)
+    packages = ('numpy', 'torch', 'transformers', 'rosbags')
+    part.set_defaults(run=benchmark_replay, packages=packages)
+
+
+def benchmark_replay(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every anchor in turn, from the bytes of the bag to the finished line of the record."""
+    if arguments.contexts < 1:
+        raise BadInput(f'--contexts {arguments.contexts}: expected 1 or more')
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.bag is None:
+            arguments.bag = Path(folder) / 'drive'
+            write_bag(arguments.bag, drive_messages(seed=0, seconds=SYNTHETIC_S))
+        if arguments.engine == 'alpamayo' and arguments.checkpoint is None:
+            from ..model.small import write_small_checkpoint  # torch takes seconds to import
+
+            arguments.checkpoint = Path(folder) / 'checkpoint'
+            write_small_checkpoint(arguments.checkpoint, seed=0)
+        check_engine_arguments(arguments)
+        rig, engine = load_rig(arguments.rig), make_engine(arguments)
+        with Bag(arguments.bag) as bag:
+            require_topics(bag, rig)
+            lines = Replay(bag, rig, engine, Schedule(period_ns=0), arguments.seed).lines()
+            served = (line for line in lines if line['status'] == 'ok')
+            return _replay_figures(served, arguments)
+
+
+def _replay_figures(served: Iterator[Line], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Take WARM_UP_LINES, then time the wanted number of lines."""
+    warm_up = list(islice(served, WARM_UP_LINES))
+    start = time.perf_counter()
+    wanted = islice(served, arguments.contexts)
+    lines = list(tqdm(wanted, desc='t0', total=arguments.contexts, dynamic_ncols=True))
+    seconds = time.perf_counter() - start
+    if not lines:
+        raise BadInput(f'{arguments.bag}: only {len(warm_up)} contexts, expected more')
+    return {
+        'n': len(lines),
+        'contexts_per_s': round(len(lines) / seconds, 2),
+        **{f'{stage}_ms': spread(line['ms'][stage] for line in lines) for stage in lines[0]['ms']},
+        'engine': arguments.engine,
+        'samples': arguments.samples,
+        'device': arguments.device,
     }
 
 
