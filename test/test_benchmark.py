@@ -3,8 +3,12 @@
 import json
 
 import small_bag
+import torch
 
 from alpamayo_ros.cli.benchmark import main
+from alpamayo_ros.evaluation.engine_benchmark import RELEASE
+from alpamayo_ros.model.config import parse_config
+from alpamayo_ros.runtime.load import build_on_meta
 
 
 def test_context_ends_with_one_line_of_json(capsys):
@@ -32,3 +36,25 @@ def test_replay_ends_with_one_line_of_json(tmp_path, capsys):
     assert document['n'] == 5
     assert document['contexts_per_s'] > 0
     assert document['total_ms']['p50'] > 0
+
+
+def test_engine_measures_every_stage_of_the_small_model(capsys):
+    assert main(['engine', '--samples', '2']) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    stages = document['eager K=2']
+    assert {'vision', 'prefill', 'token', 'flow_step', 'end_to_end'} <= set(stages)
+    assert all(stages[stage] > 0 for stage in ('vision', 'prefill', 'token', 'flow_step'))
+    assert document['bytes']['embedding'] == document['bytes']['head'] > 0
+
+
+def test_full_size_has_the_parameters_of_the_release(root):
+    """Sizes of the benchmark's own description against the reference list of tensors."""
+    want = json.loads((root / 'test/golden/state_dict_10b.json').read_text())
+    model = build_on_meta(parse_config(RELEASE))
+    have = {name: list(t.shape) for name, t in model.state_dict().items()}
+    assert have == {name: entry['shape'] for name, entry in want['tensors'].items()}
+
+
+def test_absent_device_is_said_in_one_line(capsys):
+    assert main(['engine', '--device', 'cuda:99' if torch.cuda.is_available() else 'cuda']) == 2
+    assert 'alpamayo_benchmark: error: device' in capsys.readouterr().err

@@ -1,4 +1,7 @@
-"""alpamayo_benchmark: how fast a part is on this machine, as a table and a last line of JSON."""
+"""alpamayo_benchmark: how fast a part is on this machine, as a table and a last line of JSON.
+
+Each benchmark imports what it measures, so that figures of memory are its own.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,9 @@ from tqdm import tqdm
 from ..context import ContextBuffer
 from ..data_types import GRID_NS, NANOSECONDS, Context, EgoPose, Frame
 from ..errors import BadInput
-from ..evaluation.bag import Bag
-from ..evaluation.drive_bag import drive_messages, write_bag
-from ..evaluation.record import Line
-from ..evaluation.replay import Replay, Schedule, require_topics
 from ..rig import CameraRig, load_rig
+from .engine_arguments import add_engine_arguments, check_engine_arguments, make_engine
 from .entry import command
-from .replay import add_engine_arguments, check_engine_arguments, make_engine
 
 CAMERA_JITTER_NS = 3_000_000
 POSE_NS = NANOSECONDS // 100
@@ -45,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parts = parser.add_subparsers(dest='part', required=True, metavar='PART')
     _add_context(parts)
     _add_replay(parts)
+    _add_engine(parts)
     arguments = parser.parse_args(argv)
     report(arguments.part, arguments.packages, arguments.run(arguments))
     return 0
@@ -106,6 +106,10 @@ def _add_replay(parts: Any) -> None:
 
 def benchmark_replay(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every anchor in turn, from the bytes of the bag to the finished line of the record."""
+    from ..evaluation.bag import Bag
+    from ..evaluation.drive_bag import drive_messages, write_bag
+    from ..evaluation.replay import Replay, Schedule, require_topics
+
     if arguments.contexts < 1:
         raise BadInput(f'--contexts {arguments.contexts}: expected 1 or more')
     with tempfile.TemporaryDirectory() as folder:
@@ -126,7 +130,9 @@ def benchmark_replay(arguments: argparse.Namespace) -> dict[str, Any]:
             return _replay_figures(served, arguments)
 
 
-def _replay_figures(served: Iterator[Line], arguments: argparse.Namespace) -> dict[str, Any]:
+def _replay_figures(
+    served: Iterator[dict[str, Any]], arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Take WARM_UP_LINES, then time the wanted number of lines."""
     warm_up = list(islice(served, WARM_UP_LINES))
     start = time.perf_counter()
@@ -142,6 +148,55 @@ def _replay_figures(served: Iterator[Line], arguments: argparse.Namespace) -> di
         'engine': arguments.engine,
         'samples': arguments.samples,
         'device': arguments.device,
+    }
+
+
+def _add_engine(parts: Any) -> None:
+    text = 'a model with random weights, stage by stage, on a scene of the size of the release'
+    part = parts.add_parser('engine', help=text, description=text)
+    sizes = 'of the release (22 GB in bf16), or of the small checkpoint (default: small)'
+    part.add_argument('--size', choices=('full', 'small'), default='small', help=sizes)
+    part.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
+    part.add_argument(
+        '--samples', type=int, nargs='+', default=[1, 6], metavar='K', help='default: 1 6'
+    )
+    part.set_defaults(run=benchmark_engine, packages=('numpy', 'torch', 'transformers'))
+
+
+def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Eager, and on a GPU also with recorded CUDA graphs; milliseconds and GB per case."""
+    import torch  # takes seconds to import
+
+    from ..evaluation import engine_benchmark
+    from ..model.config import load_config, parse_config
+    from ..model.small import write_small_checkpoint
+    from ..runtime.load import check_device
+
+    if min(arguments.samples) < 1:
+        raise BadInput(f'--samples {min(arguments.samples)}: expected 1 or more')
+    check_device(arguments.device)
+    gpu = arguments.device != 'cpu'
+    dtype = torch.bfloat16 if gpu else torch.float32
+    config = parse_config(engine_benchmark.RELEASE)
+    if arguments.size == 'small':
+        with tempfile.TemporaryDirectory() as folder:
+            write_small_checkpoint(Path(folder) / 'small', seed=0)
+            config = load_config(Path(folder) / 'small')
+    model = engine_benchmark.random_model(config, arguments.device, dtype)
+    scene = engine_benchmark.make_scene(config, arguments.device, dtype)
+    cases = [(samples, False) for samples in arguments.samples]
+    cases += [(samples, True) for samples in arguments.samples if gpu]
+    return {
+        'size': arguments.size,
+        'device': torch.cuda.get_device_name(arguments.device) if gpu else 'cpu',
+        'dtype': str(dtype).removeprefix('torch.'),
+        'bytes': engine_benchmark.module_bytes(model),
+        **{
+            f'{"recorded" if recorded else "eager"} K={samples}': engine_benchmark.measure(
+                model, scene, samples, recorded
+            )
+            for samples, recorded in tqdm(cases, desc='cases', dynamic_ncols=True)
+        },
     }
 
 

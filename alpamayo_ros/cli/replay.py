@@ -11,14 +11,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..data_types import NANOSECONDS, SamplingOptions
-from ..errors import BadInput
+from ..data_types import NANOSECONDS
 from ..evaluation.bag import Bag
 from ..evaluation.provenance import describe_run
 from ..evaluation.record import Record
 from ..evaluation.replay import Engine, Replay, Schedule, require_topics
 from ..evaluation.report import last_plan, rebuild
 from ..rig import CameraRig, load_rig
+from .engine_arguments import add_engine_arguments, check_engine_arguments, make_engine, require
 from .entry import command
 
 PARAMETERS = (  # arguments that a result depends on
@@ -69,57 +69,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--json', action='store_true', help='print the summary as the last line')
     arguments = parser.parse_args(argv)
-    _require(arguments.period >= 0, '--period', arguments.period, '0 (every anchor) or more')
+    require(arguments.period >= 0, '--period', arguments.period, '0 (every anchor) or more')
     share = arguments.min_valid
-    _require(share is None or 0 <= share <= 1, '--min-valid', share, 'a share from 0 to 1')
+    require(share is None or 0 <= share <= 1, '--min-valid', share, 'a share from 0 to 1')
     check_engine_arguments(arguments)
     return arguments
-
-
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that choose the engine and how it samples."""
-    engine = parser.add_argument_group('engine')
-    engine.add_argument('--engine', choices=('alpamayo', 'constant_velocity'), default='alpamayo')
-    engine.add_argument('--checkpoint', type=Path, metavar='DIR', help='needed by alpamayo')
-    engine.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
-    engine.add_argument('--samples', type=int, default=1, metavar='K', help='per t0 (default 1)')
-    engine.add_argument('--seed', type=int, default=0)
-    engine.add_argument('--greedy', action='store_true', help='reasoning by argmax')
-    engine.add_argument('--temperature', type=float, default=SamplingOptions.temperature)
-    engine.add_argument('--top-p', type=float, default=SamplingOptions.top_p)
-    engine.add_argument('--max-tokens', type=int, default=SamplingOptions.max_tokens)
-    engine.add_argument('--flow-steps', type=int, help="default: the checkpoint's")
-
-
-def check_engine_arguments(arguments: argparse.Namespace) -> None:
-    """Raise BadInput for a value that no engine can use."""
-    steps = arguments.flow_steps
-    _require(arguments.samples >= 1, '--samples', arguments.samples, '1 or more')
-    _require(arguments.temperature > 0, '--temperature', arguments.temperature, 'more than 0')
-    _require(0 < arguments.top_p <= 1, '--top-p', arguments.top_p, 'more than 0, at most 1')
-    _require(arguments.max_tokens >= 1, '--max-tokens', arguments.max_tokens, '1 or more')
-    _require(steps is None or steps >= 1, '--flow-steps', steps, '1 or more')
-    if arguments.engine == 'alpamayo' and arguments.checkpoint is None:
-        raise BadInput('--checkpoint: expected the folder of a checkpoint for --engine alpamayo')
-
-
-def make_engine(arguments: argparse.Namespace) -> Engine:
-    """Engine that the arguments ask for, loaded."""
-    options = SamplingOptions(
-        num_samples=arguments.samples,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        greedy=arguments.greedy,
-        max_tokens=arguments.max_tokens,
-        flow_steps=arguments.flow_steps,
-    )
-    if arguments.engine == 'constant_velocity':
-        from ..runtime.constant_velocity import ConstantVelocityEngine
-
-        return ConstantVelocityEngine(options)
-    from ..runtime.engine import AlpamayoEngine  # torch takes seconds to import
-
-    return AlpamayoEngine(arguments.checkpoint, arguments.device, options)
 
 
 def _replay(
@@ -177,11 +131,6 @@ def _errors(summary: Mapping[str, Any]) -> str:
     if summary['provenance']['engine'].get('untrained'):
         return f'{text}: untrained weights, the path means nothing'
     return text
-
-
-def _require(condition: bool, name: str, value: object, expected: str) -> None:
-    if not condition:
-        raise BadInput(f'{name} {value}: expected {expected}')
 
 
 if __name__ == '__main__':

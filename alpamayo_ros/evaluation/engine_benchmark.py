@@ -25,6 +25,24 @@ from ..model.tokens import TokenIds
 from ..runtime.graphs import StaticSteps, record
 from ..runtime.load import build_on_meta
 
+# Sizes of the release; what is absent has the defaults of the classes (specification, section 1).
+RELEASE: dict[str, Any] = {
+    'model_type': 'alpamayo_r1',
+    'vlm_name_or_path': 'Qwen/Qwen3-VL-8B-Instruct',
+    'vocab_size': 155697,
+    'traj_token_start_idx': 151669,
+    'traj_vocab_size': 4000,
+    'traj_token_ids': {'history': 155684, 'future_start': 155681},
+    'tokens_per_history_traj': 48,
+    'tokens_per_future_traj': 128,
+    'expert_cfg': {'hidden_size': 2048, 'intermediate_size': 8256, 'num_attention_heads': 16},
+    'action_in_proj_cfg': {
+        '_target_': 'alpamayo_r1.models.action_in_proj.PerWaypointActionInProjV2'
+    },
+    'action_out_proj_cfg': {'_target_': 'torch.nn.Linear'},
+    'diffusion_cfg': {'_target_': 'alpamayo_r1.diffusion.flow_matching.FlowMatching'},
+    'action_space_cfg': {'_target_': 'alpamayo_r1.action_space.UnicycleAccelCurvatureActionSpace'},
+}
 IMAGES = 16
 GRID = (20, 36)  # 320x576 in patches of 16
 PROMPT_TOKENS = 3032
@@ -41,6 +59,22 @@ class Scene:
     input_ids: Tensor
     patches: Tensor
     grids: list[tuple[int, int]]
+
+
+def module_bytes(model: AlpamayoR1) -> dict[str, int]:
+    """Bytes of the weights by part."""
+    parts = {
+        'vision': 'vlm.model.visual.',
+        'language': 'vlm.model.language_model.layers.',
+        'embedding': 'vlm.model.language_model.embed_tokens.',
+        'head': 'vlm.lm_head.',
+        'expert': 'expert.',
+    }
+    found = dict.fromkeys([*parts, 'other'], 0)
+    for name, tensor in model.state_dict().items():
+        part = next((p for p, prefix in parts.items() if name.startswith(prefix)), 'other')
+        found[part] += tensor.nbytes
+    return found
 
 
 def random_model(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> AlpamayoR1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+import re
 
 import torch
 
@@ -40,7 +41,10 @@ def build_on_meta(config: AlpamayoConfig) -> AlpamayoR1:
 def check_device(device: str) -> None:
     """Raise BadInput unless this torch can use `device`."""
     kind = device.partition(':')[0]
-    if kind not in ('cpu', 'cuda'):
+    if not re.fullmatch(r'cpu|cuda(:\d+)?', device):
         raise BadInput(f'device {device!r} is not one of: cpu, cuda, cuda:N')
     if kind == 'cuda' and not torch.cuda.is_available():
         raise BadInput(f'device {device!r}: this torch ({torch.__version__}) sees no CUDA device')
+    index = device.partition(':')[2]
+    if index and int(index) >= torch.cuda.device_count():
+        raise BadInput(f'device {device!r}: there are {torch.cuda.device_count()} CUDA devices')
