@@ -1,6 +1,7 @@
 """What is imported is declared, every command answers --help, and a wheel carries the rigs."""
 
 from importlib.metadata import entry_points, requires, version
+import json
 import re
 import subprocess
 import sys
@@ -74,6 +75,17 @@ def test_the_readme_lists_the_commands_that_are_installed(root):
     readme = (root / 'README.md').read_text(encoding='utf-8')
     table = readme.split('\n## Commands\n', 1)[1].split('\n## ', 1)[0]
     assert sorted(re.findall(r'^\| `(\w+)', table, flags=re.M)) == COMMANDS
+
+
+def test_the_speeds_of_the_readme_are_those_that_were_measured(root):
+    readme = (root / 'README.md').read_text(encoding='utf-8')
+    section = readme.split('\n## Speed\n', 1)[1].split('\n## ', 1)[0]
+    measured = json.loads((root / 'docs/results/nvidia-h200-bf16.json').read_text())
+    rows = re.findall(r'^\| (\w+ K=\d) \|(.*)\|$', section, flags=re.M)
+    assert len(rows) == 3
+    for case, cells in rows:
+        stages = ('vision', 'prefill', 'token', 'flow_step', 'end_to_end')
+        assert [float(x) for x in cells.split('|')] == [measured[case][x] for x in stages]
 
 
 @pytest.mark.parametrize('name', COMMANDS)
