@@ -1,0 +1,121 @@
+"""Linear layer and embedding over packed weights: op schemas, plain twins and the choice of path.
+
+The weights stay as they are stored (see `packing`); no path makes a second copy of them. Knows no
+module and no recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .packing import dense_rows, digits, parts
+
+try:
+    from . import packed_matmul, unpack
+except ImportError:  # no Triton, as in CPU builds of torch: the plain path serves
+    packed_matmul = None  # type: ignore[assignment]
+
+SCRATCH_BYTES = 100_000_000  # of dense weights at a time, where many rows are multiplied
+MAX_DECODE_ROWS = 16
+MAX_BLOCK_ROWS = 128  # with more rows, unpacking once for the library's product is faster
+
+Dense = Callable[[Tensor, Tensor, Tensor | None, int, int, int, int], Tensor]
+
+
+@torch.library.custom_op('alpamayo_ros::packed_linear', mutates_args=())
+def packed_linear(
+    x: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, rows: Sequence[int]
+) -> Tensor:
+    """Product (..., sum of rows) of x (..., K) with the transposes of packed matrices.
+
+    rows: the heights N of the matrices; several may be joined in one tensor, one after another.
+    data: bytes (P, g) or (sum of N / digits, K); scale and shift: one value a group row, N first.
+    """
+    return packed_linear_plain(x, data, scale, shift, levels, rows)
+
+
+@packed_linear.register_fake
+def _(
+    x: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, rows: Sequence[int]
+) -> Tensor:
+    return x.new_empty(*x.shape[:-1], sum(rows))
+
+
+def packed_linear_plain(
+    x: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, rows: Sequence[int]
+) -> Tensor:
+    """The op in torch."""
+    return _unpacked_product(x, data, scale, shift, levels, rows, _dense_plain)
+
+
+def _dense_plain(
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    columns: int,
+    start: int,
+    stop: int,
+) -> Tensor:
+    rows = torch.arange(start, stop, device=data.device)
+    return dense_rows(data, scale, shift, levels, columns, rows)
+
+
+def _unpacked_product(
+    x: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Sequence[int],
+    dense: Dense,
+) -> Tensor:
+    """Unpack as many rows as the scratch holds, multiply, and so on."""
+    columns = x.shape[-1]
+    flat = x.reshape(-1, columns)
+    out = x.new_empty(len(flat), sum(rows))
+    at, chunk = 0, SCRATCH_BYTES // (columns * x.element_size())
+    stored = parts(data, scale, shift, levels, rows)
+    for count, (own_data, own_scale, own_shift) in zip(rows, stored, strict=True):
+        for start in range(0, count, chunk):
+            stop = min(start + chunk, count)
+            weight = dense(own_data, own_scale, own_shift, levels, columns, start, stop)
+            torch.mm(flat, weight.to(x.dtype).t(), out=out[:, at + start : at + stop])
+        at += count
+    return out.view(*x.shape[:-1], -1)
+
+
+@torch.library.custom_op('alpamayo_ros::packed_embedding', mutates_args=())
+def packed_embedding(
+    ids: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, columns: int
+) -> Tensor:
+    """Rows (..., columns) of a packed matrix at ids (...) int64."""
+    rows = dense_rows(data, scale, shift, levels, columns, ids.flatten())
+    return rows.view(*ids.shape, columns)
+
+
+@packed_embedding.register_fake
+def _(
+    ids: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, columns: int
+) -> Tensor:
+    return scale.new_empty(*ids.shape, columns)
+
+
+def packed_linear_cuda(
+    x: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, rows: Sequence[int]
+) -> Tensor:
+    """The fastest path for the number of rows of x."""
+    count = x.numel() // x.shape[-1]
+    whole = all(height % digits(levels) == 0 for height in rows)
+    if not whole or count > MAX_BLOCK_ROWS:
+        return _unpacked_product(x, data, scale, shift, levels, rows, unpack.dense_triton)
+    flat = x.reshape(count, -1)
+    product = packed_matmul.decode if count <= MAX_DECODE_ROWS else packed_matmul.block
+    return product(flat, data, scale, shift, levels, rows).view(*x.shape[:-1], -1)
+
+
+if packed_matmul is not None:
+    packed_linear.register_kernel('cuda')(packed_linear_cuda)

@@ -1,0 +1,77 @@
+"""Codes of weights as digits of bytes: the stored layout, and back to numbers in plain torch.
+
+A matrix (N, K) is cut along K into groups of g; group row r = n * K / g + k // g has one scale.
+A code below `levels` is one digit of a byte, and byte row p holds group rows p, p + P, p + 2 P,
+... in its digits, lowest first: P = ceil(group rows / digits). For 4 and 16 levels these are the
+bytes of optimum-quanto, which are also (N / digits, K) without a copy when digits divides N. 256
+levels are plain int8. Knows no kernel and no recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+
+def digits(levels: int) -> int:
+    """How many codes a byte holds: 1, 2, 4 or 5 for 256, 16, 4 or 3 levels."""
+    count = 1
+    while levels ** (count + 1) <= 256:
+        count += 1
+    return count
+
+
+def pack(codes: Tensor, levels: int) -> Tensor:
+    """Bytes (P, g) of codes (digits, P, g) uint8."""
+    packed = codes[0].clone()
+    for digit in range(1, codes.shape[0]):
+        packed += codes[digit] * levels**digit
+    return packed
+
+
+def group_size(data: Tensor, scale: Tensor, levels: int) -> int:
+    """Columns that share a scale, from the stored tensors."""
+    return data.numel() // -(-scale.numel() // digits(levels))
+
+
+def codes_of(packed: Tensor, levels: int, rows: Tensor) -> Tensor:
+    """Codes (R, g) of the group rows `rows` (R) int64 in bytes (P, g); int8 comes as it is."""
+    if levels == 256:
+        return packed[rows]
+    taken = packed[rows % len(packed)]
+    place = torch.tensor([levels**digit for digit in range(digits(levels))], dtype=torch.uint8)
+    return taken // place.to(rows.device)[rows // len(packed)].unsqueeze(-1) % levels
+
+
+def dense_rows(
+    data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, columns: int, rows: Tensor
+) -> Tensor:
+    """Rows (R, columns) of the matrix: scale * code - shift, rounded once to the dtype of scale.
+
+    rows: (R) int64. Without a shift the codes are signed.
+    """
+    group = group_size(data, scale, levels)
+    each = torch.arange(columns // group, device=rows.device)
+    index = (rows.unsqueeze(-1) * len(each) + each).flatten()
+    wide = codes_of(data.reshape(-1, group), levels, index).to(torch.float32)
+    wide *= scale.reshape(-1, 1)[index].to(torch.float32)
+    if shift is not None:
+        wide -= shift.reshape(-1, 1)[index].to(torch.float32)
+    return wide.to(scale.dtype).view(len(rows), columns)
+
+
+def parts(
+    data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, rows: Sequence[int]
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """(data, scale, shift) of each matrix in joined tensors; `rows` are their heights."""
+    total = sum(rows)
+    flat = data.reshape(-1, group_size(data, scale, levels))
+    scale, shift = scale.reshape(total, -1), None if shift is None else shift.reshape(total, -1)
+    row = byte = 0
+    for count in rows:
+        size = -(-count * scale.shape[1] // digits(levels))
+        own = slice(row, row + count)
+        yield flat[byte : byte + size], scale[own], None if shift is None else shift[own]
+        row, byte = row + count, byte + size

@@ -1,0 +1,183 @@
+"""Modules that hold packed weights under optimum-quanto's names, and the swap that puts them in.
+
+Their tensors are those of a quantized checkpoint as stored: loading assigns, nothing is repacked.
+Knows no solver, no recipe's name and no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.packed_ops import packed_embedding, packed_linear
+from ..kernels.packing import digits
+from .scheme import QuantScheme, Rule, Rules, rule_of
+
+# Scalars beside every layer in optimum-quanto's files, of no use without quantized activations.
+UNUSED = ('.input_scale', '.output_scale')
+
+
+class _Data(nn.Module):
+    """The module that makes a buffer's name `_data._data`."""
+
+    _data: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer('_data', torch.empty(shape, dtype=torch.uint8))
+
+
+class PackedWeight(nn.Module):
+    """A stored matrix of `rows` x `columns`: bytes, scales and shifts as buffers."""
+
+    _scale: Tensor
+
+    def __init__(self, rows: int, columns: int, scheme: QuantScheme, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.rows, self.columns, self.levels = rows, columns, scheme.levels
+        self.shifted = scheme.shifted
+        shapes = scheme.tensors(rows, columns)
+        if '._data' in shapes:
+            self.register_buffer('_data', torch.empty(shapes['._data'], dtype=torch.int8))
+        else:
+            self._data = _Data(shapes['._data._data'])
+        for name in ('_scale', '_shift'):
+            if f'.{name}' in shapes:
+                self.register_buffer(name, torch.empty(shapes[f'.{name}'], dtype=dtype))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the matrix once unpacked."""
+        return self._scale.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the bytes are."""
+        return self._scale.device
+
+    @property
+    def stored(self) -> tuple[Tensor, Tensor, Tensor | None, int]:
+        """Data, scale, shift and levels, as the ops of kernels/ take them."""
+        data = self._data._data if isinstance(self._data, _Data) else self._data
+        # three symmetric levels are -scale, 0 and scale: the shift is the scale itself
+        shift = self._shift if self.shifted else self._scale if self.levels == 3 else None
+        return data, self._scale, shift, self.levels  # type: ignore[return-value]
+
+    def joinable(self, other: PackedWeight) -> bool:
+        """Whether both can lie in one tensor, one behind the other."""
+        return (
+            self.rows % digits(self.levels) == 0
+            and self._data_shape[1:] == other._data_shape[1:]
+            and (self.levels, self.columns, self.dtype, self.device)
+            == (other.levels, other.columns, other.dtype, other.device)
+        )
+
+    @property
+    def _data_shape(self) -> torch.Size:
+        return self.stored[0].shape
+
+
+class QuantLinear(nn.Module):
+    """nn.Linear over a packed weight; rows beyond out_features are padding.
+
+    joint: set by `join` on the first of several layers that read the same input; x to a list of
+    their outputs in one pass.
+    """
+
+    joint: Joint | None = None
+
+    def __init__(self, like: nn.Linear, rule: Rule) -> None:
+        super().__init__()
+        self.in_features, self.out_features = like.in_features, like.out_features
+        rows = rule.rows(like.out_features)
+        self.weight = PackedWeight(rows, like.in_features, rule.scheme, like.weight.dtype)
+        self.bias = like.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        y = packed_linear(x, *self.weight.stored, [self.weight.rows])
+        y = y[..., : self.out_features]
+        return y if self.bias is None else y + self.bias
+
+
+class QuantEmbedding(nn.Module):
+    """nn.Embedding over a packed weight, which may stay on another device than the ids."""
+
+    def __init__(self, like: nn.Embedding, rule: Rule) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = like.num_embeddings, like.embedding_dim
+        rows = rule.rows(like.num_embeddings)
+        self.weight = PackedWeight(rows, like.embedding_dim, rule.scheme, like.weight.dtype)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids (...) to (..., embedding_dim) on the device of the ids."""
+        stored = self.weight.stored
+        return packed_embedding(ids.to(stored[0].device), *stored, self.embedding_dim).to(
+            ids.device
+        )
+
+
+class Joint:
+    """Several layers of one input as one product; their weights become views of one tensor."""
+
+    def __init__(self, layers: Sequence[QuantLinear]) -> None:
+        weights = [layer.weight for layer in layers]
+        self.rows = [weight.rows for weight in weights]
+        self.out_features = [layer.out_features for layer in layers]
+        self.stored: list[Any] = []
+        for tensors in zip(*(weight.stored[:3] for weight in weights), strict=True):
+            self.stored.append(None if tensors[0] is None else torch.cat(tensors))
+        start = [0, 0]
+        for weight in weights:
+            data, scale = weight.stored[:2]
+            own = [slice(at, at + len(t)) for at, t in zip(start, (data, scale), strict=True)]
+            holder = weight._data if isinstance(weight._data, _Data) else weight
+            holder._data = self.stored[0][own[0]]
+            weight._scale = self.stored[1][own[1]]
+            if weight.shifted:
+                weight._shift = self.stored[2][own[1]]
+            start = [own[0].stop, own[1].stop]
+        if weights[0].levels == 3:
+            self.stored[2] = self.stored[1]
+        self.stored.append(weights[0].levels)
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        """Outputs (..., out_features) of each layer for x (..., in_features)."""
+        outputs = packed_linear(x, *self.stored, self.rows).split(self.rows, -1)
+        return [y[..., :size] for y, size in zip(outputs, self.out_features, strict=True)]
+
+
+def join(layers: Sequence[nn.Module]) -> bool:
+    """Let up to three loaded layers that read the same input run as one, where they can.
+
+    The first gets `joint`. Call it after loading; moving the module afterwards undoes the sharing.
+    """
+    quantized = [layer for layer in layers if isinstance(layer, QuantLinear)]
+    first = quantized[0].weight if quantized else None
+    if first is None or len(quantized) != len(layers) or len(layers) > 3:
+        return False
+    if any(layer.bias is not None or not layer.weight.joinable(first) for layer in quantized):
+        return False
+    quantized[0].joint = Joint(quantized)
+    return True
+
+
+def replace_linears(module: nn.Module, rules: Rules) -> list[str]:
+    """Swap linear layers and embeddings for packed ones where a rule says so; names swapped.
+
+    For a module on the meta device, before its weights are loaded.
+    """
+    swapped = []
+    for name, child in list(module.named_modules()):
+        rule = rule_of(name, rules)
+        if not rule.scheme.levels or not isinstance(child, nn.Linear | nn.Embedding):
+            continue
+        path, _, leaf = name.rpartition('.')
+        kind = QuantLinear if isinstance(child, nn.Linear) else QuantEmbedding
+        with torch.device(child.weight.device):
+            setattr(module.get_submodule(path), leaf, kind(child, rule))  # type: ignore[arg-type]
+        swapped.append(name)
+    return swapped

@@ -1,0 +1,175 @@
+"""Packed linear layers: every path, width and odd shape against the matrix in float64."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from alpamayo_ros.kernels import packed_ops, packing
+from alpamayo_ros.quantization.scheme import SCHEMES
+
+WIDTHS = [scheme for scheme in SCHEMES.values() if scheme.levels]
+# relative error of a product: sums in float32, one rounding of weights, one of the result
+ERRORS = {'float32': 2e-6, 'float16': 1e-3, 'bfloat16': 6e-3}
+# (rows, columns): the model's odd groups (96, 64, a whole row, 60) in small
+SHAPES = [(40, 256), (60, 192), (20, 320), (100, 304), (20, 60)]
+
+
+def random_weight(scheme, rows, columns, dtype, seed=0):
+    """Stored tensors of a random matrix, and the matrix itself in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = scheme.padded(rows)
+    shapes = scheme.tensors(rows, columns)
+    size = packing.digits(scheme.levels)
+    if scheme.levels == 256:
+        data = torch.randint(-127, 128, shapes['._data'], generator=generator, dtype=torch.int8)
+    else:
+        count, group = shapes['._data._data']
+        shape = size, count, group
+        codes = torch.randint(0, scheme.levels, shape, generator=generator, dtype=torch.int32)
+        data = packing.pack(codes.to(torch.uint8), scheme.levels)
+    scale = (torch.rand(shapes['._scale'], generator=generator) * 0.1 + 0.05).to(dtype)
+    shift = (torch.rand(shapes['._scale'], generator=generator) * 0.3).to(dtype)
+    if not scheme.shifted:
+        shift = scale if scheme.levels == 3 else None
+    wide = [None if t is None else t.double() for t in (scale, shift)]
+    index = torch.arange(rows)
+    matrix = packing.dense_rows(data, *wide, scheme.levels, columns, index)
+    return (data, scale, shift, scheme.levels), matrix
+
+
+def draw(rows, columns, dtype):
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def to(device, stored):
+    return [t.to(device) if isinstance(t, torch.Tensor) else t for t in stored]
+
+
+def relative(got, want):
+    got = got.cpu().double()
+    assert got.isfinite().all()
+    return float((got - want).norm() / want.norm())
+
+
+@pytest.mark.parametrize('scheme', WIDTHS, ids=lambda s: f'{s.bits:g}')
+@pytest.mark.parametrize('shape', [*SHAPES, (33, 128), (7, 64)], ids=str)
+def test_plain_product_is_that_of_the_matrix(scheme, shape):
+    stored, matrix = random_weight(scheme, *shape, torch.float32)
+    x = draw(5, shape[1], torch.float32)
+    y = packed_ops.packed_linear(x, *stored, [len(matrix)])
+    assert relative(y, x.double() @ matrix.T) < ERRORS['float32']
+
+
+def test_two_bit_bytes_by_hand():
+    # N = 8, K = 2: byte row j holds rows j, j + 2, j + 4 and j + 6, lowest bits first
+    data = torch.tensor([[0b11100100, 0b00011011], [0b00000001, 0b01000000]], dtype=torch.uint8)
+    scale, shift = torch.full((8, 1), 0.5), torch.full((8, 1), 1.0)
+    matrix = packing.dense_rows(data, scale, shift, 4, 2, torch.arange(8))
+    codes = [[0, 3], [1, 0], [1, 2], [0, 0], [2, 1], [0, 0], [3, 0], [0, 1]]
+    assert torch.equal(matrix, torch.tensor(codes) * 0.5 - 1.0)
+
+
+@pytest.mark.parametrize('scheme', WIDTHS, ids=lambda s: f'{s.bits:g}')
+def test_product_is_the_same_in_pieces(scheme, monkeypatch):
+    stored, matrix = random_weight(scheme, 100, 304, torch.float32)
+    x = draw(3, 304, torch.float32)
+    whole = packed_ops.packed_linear(x, *stored, [len(matrix)])
+    monkeypatch.setattr(packed_ops, 'SCRATCH_BYTES', 7 * 304 * 4)
+    assert torch.allclose(packed_ops.packed_linear(x, *stored, [len(matrix)]), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize('scheme', WIDTHS, ids=lambda s: f'{s.bits:g}')
+def test_embedding_gives_rows_of_the_matrix(scheme):
+    stored, matrix = random_weight(scheme, 33, 256, torch.float32)
+    ids = torch.tensor([[32, 0, 7], [7, 8, 31]])
+    rows = packed_ops.packed_embedding(ids, *stored, 256)
+    assert rows.shape == (2, 3, 256)
+    assert torch.allclose(rows.double(), matrix[ids], atol=1e-6)
+
+
+def joined(scheme, dtype):
+    """Three matrices in one tensor, and the three of them."""
+    weights = [random_weight(scheme, n, 256, dtype, seed) for seed, n in enumerate((60, 20, 40))]
+    stored = [
+        torch.cat(ts) if ts[0] is not None else None
+        for ts in zip(*(w[0][:3] for w in weights), strict=True)
+    ]
+    if scheme.levels == 3:
+        stored[2] = stored[1]
+    return (*stored, scheme.levels), torch.cat([matrix for _, matrix in weights])
+
+
+@pytest.mark.parametrize('scheme', WIDTHS, ids=lambda s: f'{s.bits:g}')
+def test_joined_matrices_give_their_outputs_in_order(scheme):
+    stored, matrix = joined(scheme, torch.float32)
+    x = draw(2, 256, torch.float32)
+    y = packed_ops.packed_linear(x, *stored, [60, 20, 40])
+    assert relative(y, x.double() @ matrix.T) < ERRORS['float32']
+
+
+@pytest.mark.parametrize('op', ['packed_linear', 'packed_embedding'])
+def test_op_has_a_sound_schema(op):
+    stored, _ = random_weight(SCHEMES[2], 8, 128, torch.float32)
+    arguments = {
+        'packed_linear': (draw(2, 128, torch.float32), *stored, [8]),
+        'packed_embedding': (torch.tensor([1, 3]), *stored, 128),
+    }
+    torch.library.opcheck(getattr(torch.ops.alpamayo_ros, op).default, arguments[op])
+
+
+def check_paths(dtype, device, widths=WIDTHS):
+    """Every kernel on odd shapes, few rows and many; splits of K as chosen and forced."""
+    from alpamayo_ros.kernels import packed_matmul, unpack
+
+    limit, dtype = ERRORS[dtype], getattr(torch, dtype)
+    forced = packed_matmul.Tile(rows=16, warps=4, splits=2, stages=2)
+    for scheme, shape in itertools.product(widths, [*SHAPES, 'joined']):
+        if isinstance(shape, str):
+            stored, matrix = joined(scheme, dtype)
+            rows = [60, 20, 40]
+        else:
+            stored, matrix = random_weight(scheme, *shape, dtype)
+            rows = [len(matrix)]
+        columns, stored = matrix.shape[1], to(device, stored)
+        for count in (1, 6, 16, 64, 70) if shape == 'joined' else (1, 64):
+            x = draw(count, columns, dtype)
+            path = packed_matmul.decode if count <= 16 else packed_matmul.block
+            for tile in (None, forced):
+                y = path(x.to(device), *stored, rows, tile)
+                error = relative(y, x.double() @ matrix.T)
+                assert error < limit, (scheme, shape, count, tile, error)
+        if len(rows) == 1:
+            dense = unpack.dense_triton(*stored, columns, 3, len(matrix) - 1)
+            assert relative(dense, matrix[3:-1]) < limit, (scheme, shape)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float16'])
+def test_kernels_in_the_interpreter(dtype):
+    """In a process of its own: the interpreter is chosen when triton is imported."""
+    pytest.importorskip('triton', reason='triton is not installed')
+    code = f"import test_kernels as t; t.check_paths({dtype!r}, 'cpu')"
+    environment = {'TRITON_INTERPRET': '1', 'PYTHONPATH': ':'.join(['test', *sys.path])}
+    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device: bf16, assembly')
+@pytest.mark.parametrize('scheme', WIDTHS, ids=lambda s: f'{s.bits:g}')
+@pytest.mark.parametrize('dtype', list(ERRORS))
+def test_kernels_on_the_gpu(dtype, scheme):
+    check_paths(dtype, 'cuda', [scheme])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device: bf16, assembly')
+@pytest.mark.parametrize('scheme', WIDTHS, ids=lambda s: f'{s.bits:g}')
+@pytest.mark.parametrize('shape', [(155697, 128), (1152, 4304), (2048, 8256)], ids=str)
+def test_op_on_the_gpu_at_the_models_own_sizes(shape, scheme):
+    stored, matrix = random_weight(scheme, *shape, torch.bfloat16)
+    stored = to('cuda', stored)
+    for rows in (1, 17, 300):
+        x = draw(rows, shape[1], torch.bfloat16)
+        y = packed_ops.packed_linear(x.cuda(), *stored, [len(matrix)])
+        assert relative(y, x.double() @ matrix.T) < ERRORS['bfloat16'], rows
