@@ -1,0 +1,114 @@
+"""The table of widths and the recipes: group rule, padding, exact bytes of the release."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from alpamayo_ros.errors import BadInput
+from alpamayo_ros.kernels.packing import dense_rows, digits, pack
+from alpamayo_ros.quantization.scheme import (
+    RECIPES,
+    SCHEMES,
+    Rule,
+    bytes_of,
+    rule_of,
+    rules_from_config,
+    rules_of,
+)
+
+GOLDEN = Path(__file__).parent / 'golden'
+PACKED = [scheme for scheme in SCHEMES.values() if 0 < scheme.levels < 256]
+LAYER = 'vlm.model.language_model.layers.0.'
+
+
+@pytest.fixture(scope='module')
+def release():
+    """Return names and shapes of the release's tensors."""
+    tensors = json.loads((GOLDEN / 'state_dict_10b.json').read_text())['tensors']
+    return [(name, entry['shape']) for name, entry in tensors.items()]
+
+
+@pytest.mark.parametrize('scheme', PACKED, ids=lambda s: f'{s.bits:g}')
+def test_every_code_comes_back_from_the_packed_bytes(scheme):
+    each = digits(scheme.levels)
+    codes = torch.randint(0, scheme.levels, (each, 7, 32), dtype=torch.uint8)
+    packed = pack(codes, scheme.levels)
+    assert packed.shape == (7, 32)
+    one, none = torch.ones(each * 7, 1), torch.zeros(each * 7, 1)
+    dense = dense_rows(packed, one, none, scheme.levels, 32, torch.arange(each * 7))
+    assert torch.equal(dense, codes.flatten(0, 1).to(torch.float32))
+
+
+@pytest.mark.parametrize(
+    ('columns', 'group'),
+    [(4096, 128), (12288, 128), (1152, 128), (8256, 96), (4304, 4304), (128, 128), (60, 60)],
+)
+def test_groups_follow_the_rule_of_quanto(columns, group):
+    assert SCHEMES[2].group(columns) == group
+    assert SCHEMES[8].group(columns) == columns
+
+
+def test_a_quarter_of_the_rows_is_a_view_of_the_bytes():
+    """Byte row j of [N/4, K] holds rows j, j + N/4, ... where 4 divides N."""
+    shapes = SCHEMES[2].tensors(4096, 8256)
+    assert shapes['._data._data'] == (4096 * 8256 // 96 // 4, 96)
+    assert torch.empty(shapes['._data._data']).view(1024, 8256).shape == (1024, 8256)
+
+
+def test_padded_heights_of_the_vocabulary():
+    rules = rules_of('mixed', 2)
+    assert rule_of('vlm.lm_head', rules).rows(155697) == 155776
+    assert rule_of('vlm.model.language_model.embed_tokens', rules).rows(155697) == 155776
+    assert rule_of('vlm.lm_head', rules_of('uniform', 2)).rows(155697) == 155697
+    assert Rule('*', 1.58).rows(4096) == 4100
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'total'), [('mixed', 3_863_950_856), ('mixed_expert4', 4_433_720_840)]
+)
+def test_bytes_of_the_release(recipe, total, release):
+    rules = rules_of(recipe, 2)
+    assert sum(bytes_of(rules, release, padded=False).values()) == total
+    both_tables = 2 * 79 * (4096 // 2 + 4 * 4096 // 128)  # 79 rows of padding
+    assert sum(bytes_of(rules, release).values()) == total + both_tables
+
+
+def test_bytes_of_plain_and_uniform_releases(release):
+    def gigabytes(bits):
+        return sum(bytes_of(rules_of('uniform', bits), release).values()) / 1e9
+
+    assert round(gigabytes(16), 3) == 22.157
+    assert round(gigabytes(2), 3) == 4.223
+
+
+def test_mixed_keeps_what_few_bits_hurt_most():
+    def bits(module, recipe='mixed'):
+        return rule_of(module, rules_of(recipe, 2)).bits
+
+    assert bits(LAYER + 'mlp.down_proj') == bits('expert.layers.0.mlp.down_proj') == 2
+    assert bits('expert.layers.0.mlp.down_proj', 'mixed_expert4') == 4
+    assert bits('vlm.lm_head') == bits('vlm.model.language_model.embed_tokens') == 4
+    assert bits('vlm.model.visual.blocks.0.mlp.linear_fc2') == 8
+    kept = ['vlm.model.visual.pos_embed', 'action_out_proj', 'action_in_proj.encoder.trunk.0']
+    assert [bits(name) for name in kept] == [16, 16, 16]
+
+
+@pytest.mark.parametrize('bits', SCHEMES)
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_rules_survive_the_config_file(recipe, bits):
+    rules = rules_of(recipe, bits)
+    written = json.loads(json.dumps({rule.pattern: rule.entry() for rule in rules}))
+    assert rules_from_config(written, 'config.json') == rules
+
+
+def test_unknown_widths_and_recipes_are_named():
+    with pytest.raises(BadInput, match=r'bits=3 is not one of: 16, 8, 4, 2, 1\.58'):
+        rules_of('mixed', 3)
+    with pytest.raises(BadInput, match="'best' is not one of: uniform, mixed"):
+        rules_of('best', 2)
+    entry = Rule('*', 2).entry()
+    for changed in ({'bits': 3}, {'group': 64}, {'layout': 'gptq'}, {'padded_rows': 0}):
+        with pytest.raises(BadInput, match=r"config\.json: '\*'"):
+            rules_from_config({'*': entry | changed}, 'config.json')
