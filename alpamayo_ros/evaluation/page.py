@@ -88,7 +88,7 @@ def _head(summary: Summary, run: Mapping[str, Any]) -> str:
     model = engine.get('checkpoint') or engine['engine']
     line = (
         f'{model} on {run["parameters"]["device"]} · rig {rig["name"]} · '
-        f'{run["parameters"]["samples"]} samples per t0 · seed {run["parameters"]["seed"]}'
+        f'K = {run["parameters"]["samples"]} · seed {run["parameters"]["seed"]}'
     )
     return (
         f'<div class="head"><h1>Replay of {escape(run["bag"]["name"])}</h1>{badge}</div>'
