@@ -24,6 +24,8 @@ def run(node: Node) -> None:
         print(f'interrupted ok={rclpy.ok()}')
     except ExternalShutdownException:
         print(f'terminated ok={rclpy.ok()}')
+    else:  # the context ended while a callback ran, and not during a wait
+        print(f'terminated ok={rclpy.ok()}')
     node.destroy_node()
     rclpy.try_shutdown()
 
