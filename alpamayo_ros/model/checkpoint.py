@@ -6,7 +6,7 @@ opened, and an index file can name files of its own folder only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import hashlib
 import json
 from pathlib import Path
@@ -62,12 +62,10 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     return found
 
 
-def stream_tensors(
-    folder: Path, device: str | torch.device = 'cpu'
-) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor of a checkpoint in turn, read straight onto the device."""
+def stream_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of a checkpoint in turn, mapped from its file: nothing is copied."""
     for file in shard_files(folder):
-        with safe_open(file, framework='pt', device=str(device)) as shard:
+        with safe_open(file, framework='pt') as shard:
             for name in shard.keys():  # noqa: SIM118  not a dict
                 yield name, shard.get_tensor(name)
 
@@ -96,24 +94,31 @@ def check_names(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], where:
     return rebuilt
 
 
-def load_weights(
-    module: nn.Module, folder: Path, device: str | torch.device, dtype: torch.dtype
-) -> list[str]:
-    """Load a checkpoint strictly into a module built on the meta device.
+Change = Callable[[str, Tensor], Mapping[str, Tensor]]
 
-    Every floating tensor becomes `dtype`, buffers included, as the reference does. Buffers that
-    the checkpoint leaves out (1.5) are rebuilt from the config; their names are returned.
+
+def load_weights(
+    module: nn.Module,
+    folder: Path,
+    place: Callable[[str], str],
+    dtype: torch.dtype,
+    rebuilt: Sequence[str] = (),
+    change: Change | None = None,
+) -> None:
+    """Load a checkpoint into a module on the meta device, whose names were checked.
+
+    place: the device of each tensor; on the CPU it stays mapped from its file. Every floating
+    tensor becomes `dtype`, buffers included, as the reference does. rebuilt: buffers that the
+    checkpoint leaves out (1.5); they come from the config. change: what a tensor becomes before.
     """
-    found = tensor_shapes(folder)
-    rebuilt = check_names(module, {k: shape for k, (_, shape) in found.items()}, str(folder))
-    for name, tensor in stream_tensors(folder, device):
-        set_tensor(module, name, tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    for source, mapped in stream_tensors(folder):
+        for name, tensor in (change(source, mapped) if change else {source: mapped}).items():
+            kind = dtype if tensor.is_floating_point() else tensor.dtype
+            set_tensor(module, name, tensor.to(place(name), kind))
     for name in rebuilt:
         path, _, leaf = name.rpartition('.')
         owner: Any = module.get_submodule(path)
-        value = owner.initial_buffers()[leaf]
-        set_tensor(module, name, value.to(device=device, dtype=dtype))
-    return rebuilt
+        set_tensor(module, name, owner.initial_buffers()[leaf].to(place(name), dtype))
 
 
 def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
@@ -126,15 +131,46 @@ def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
         owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
 
 
-def checkpoint_sha256(folder: Path) -> str:
-    """Hash of config.json and all shards: which weights made a result."""
+def checkpoint_sha256(folder: Path, progress: Callable[[int], object] | None = None) -> str:
+    """Hash of config.json and all shards: which weights made a result.
+
+    progress is called with the number of bytes that were read since the last call.
+    """
     digest = hashlib.sha256()
     for file in [folder / 'config.json', *shard_files(folder)]:
         digest.update(json.dumps([file.name, file.stat().st_size]).encode())
-        with file.open('rb') as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
+        for block in _blocks(file):
+            digest.update(block)
+            if progress:
+                progress(len(block))
     return digest.hexdigest()
+
+
+def file_sha256(file: Path) -> str:
+    """Hash of one file."""
+    digest = hashlib.sha256()
+    for block in _blocks(file):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def check_hashes(folder: Path) -> None:
+    """Raise BadInput when a file is not the one that the index was written with, if it says so."""
+    index = folder / INDEX
+    metadata = read_json(index).get('metadata') if index.is_file() else None
+    hashes = metadata.get('sha256') if isinstance(metadata, dict) else None
+    if not isinstance(hashes, dict):
+        return
+    for file in shard_files(folder):
+        wanted, found = hashes.get(file.name), file_sha256(file)
+        if wanted != found:
+            raise BadInput(f'{file}: its sha256 is {found}, the index expects {wanted}')
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    with file.open('rb') as stream:
+        while block := stream.read(1 << 22):
+            yield block
 
 
 def _is_buffer(module: nn.Module, name: str) -> bool:

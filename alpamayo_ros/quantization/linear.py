@@ -120,6 +120,14 @@ class QuantEmbedding(nn.Module):
         )
 
 
+class HostEmbedding(nn.Embedding):
+    """nn.Embedding whose table is on another device than the ids: mapped from its file."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids (...) to (..., embedding_dim) on the device of the ids."""
+        return super().forward(ids.to(self.weight.device)).to(ids.device)
+
+
 class Joint:
     """Several layers of one input as one product; their weights become views of one tensor."""
 

@@ -1,0 +1,275 @@
+"""A checkpoint to a quantized checkpoint: tensor by tensor, in parts that a later run continues.
+
+Reads releases in full precision, and what optimum-quanto wrote (also quanto 0.2.0, whose integer
+zero-points become shifts). Knows no inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+import json
+from pathlib import Path
+import shutil
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+import torch
+from torch import Tensor
+
+from ..errors import BadInput
+from ..folders import refuse_existing
+from ..model.checkpoint import (
+    INDEX,
+    check_names,
+    checkpoint_sha256,
+    file_sha256,
+    tensor_shapes,
+)
+from ..model.config import load_config, read_json, vlm_folder
+from ..model.hub import TOKENIZER_FILES
+from ..quantization.linear import UNUSED, replace_linears
+from ..quantization.matrix import quantize_matrix
+from ..quantization.record import KEY, Quantization
+from ..quantization.scheme import Rule, rule_of, rule_of_tensor, rules_of
+from ..quantization.solver import SOLVERS
+from .load import build_on_meta, check_device
+
+REPORT = 'quantization_report.json'
+PART_BYTES = 500_000_000  # of a file: what is lost when a run is interrupted, and held in memory
+_PLAN = 'plan.json'
+_ZERO_POINT = '._zeropoint'
+
+Progress = Callable[[str, int], object]  # what is worked on, bytes that were read for it
+
+
+@dataclass(frozen=True)
+class Step:
+    """One tensor of the source: what it becomes, and the rule for it."""
+
+    source: str
+    rule: Rule
+    read_bytes: int
+    shapes: Mapping[str, tuple[int, ...]]
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done: the arguments of `quantize_checkpoint`, checked, and the steps."""
+
+    source: Path
+    target: Path
+    quantization: Quantization
+    device: str
+    files: Mapping[str, Path]
+    parts: tuple[tuple[Step, ...], ...]
+
+    @property
+    def unfinished(self) -> Path:
+        """Where the result is put together, beside its place."""
+        return self.target.with_name(f'.{self.target.name}.unfinished')
+
+    def read(self, name: str) -> Tensor:
+        """A tensor of the source, mapped from its file."""
+        with safe_open(self.files[name], framework='pt') as shard:
+            return shard.get_tensor(name)
+
+    def part_name(self, part: int) -> str:
+        """File of a part."""
+        return f'model-{part + 1:05d}-of-{len(self.parts):05d}.safetensors'
+
+
+def quantize_checkpoint(job: Job, vlm: Path | None, progress: Progress) -> dict[str, Any]:
+    """Do the job; what is finished of an earlier run with equal arguments is kept. The report.
+
+    The target appears when it is complete. Raises BadInput for weights that are not finite, or a
+    leftover of a run with other arguments.
+    """
+    plan = job.quantization.entry() | {'parts': len(job.parts)}
+    folder = job.unfinished
+    if not (folder / _PLAN).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _write_json(folder / _PLAN, plan)
+    elif read_json(folder / _PLAN) != plan:
+        raise BadInput(f'{folder}: left by a run with other arguments; remove it to start anew')
+    _copy_vlm(job.source, vlm, folder)
+    config = read_json(job.source / 'config.json')
+    _write_json(folder / 'config.json', config | {KEY: job.quantization.entry()})
+    done = [_write_part(job, part, progress) for part in range(len(job.parts))]
+    report = _summary(job, done)
+    _write_json(folder / REPORT, report)
+    for path in (folder / _PLAN, *folder.glob('model-*.json')):
+        path.unlink()
+    _write_json(folder / INDEX, _index(job, done))
+    folder.rename(job.target)
+    return report
+
+
+def plan_job(
+    source: Path,
+    target: Path,
+    recipe: str,
+    bits: float,
+    solver: str = 'mse',
+    device: str = 'cpu',
+    progress: Progress = lambda what, size: None,
+) -> Job:
+    """Check everything that can be checked beforehand; nothing is written.
+
+    Raises BadInput for arguments, a source that is not whole or not a release, too little space.
+    """
+    refuse_existing(target)
+    rules = rules_of(recipe, bits)
+    if solver not in SOLVERS:
+        raise BadInput(f'solver {solver!r} is not one of: {", ".join(SOLVERS)}')
+    check_device(device)
+    if KEY in read_json(source / 'config.json'):
+        raise BadInput(f'{source}: quantized already, expected a release in full precision')
+    found = tensor_shapes(source)
+    files = {name: file for name, (file, _) in found.items()}
+    job = Job(source, target, Quantization(recipe, rules, solver, ''), device, files, ())
+    steps = [_step(job, name, shape) for name, (_, shape) in found.items()]
+    _check_steps(job, steps)
+    needed = sum(step.stored_bytes for step in steps)
+    free = shutil.disk_usage(next(p for p in target.absolute().parents if p.exists())).free
+    if needed > free:
+        raise BadInput(f'{target}: needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free')
+    digest = checkpoint_sha256(source, lambda size: progress('sha256 of the source', size))
+    quantization = Quantization(recipe, rules, solver, digest)
+    return Job(source, target, quantization, device, files, tuple(_parts(steps)))
+
+
+def _step(job: Job, name: str, shape: tuple[int, ...]) -> Step:
+    """What a tensor becomes. A zero-point becomes a shift; quanto's unused scalars nothing."""
+    tensor = job.read(name)
+    rule = rule_of_tensor(name, shape, job.quantization.rules)
+    if rule.scheme.levels:
+        shapes = rule.scheme.tensors(rule.rows(shape[0]), shape[1])
+        stored = rule.scheme.bytes(rule.rows(shape[0]), shape[1])
+        named = {name + ending: value for ending, value in shapes.items()}
+        return Step(name, rule, tensor.nbytes, named, stored)
+    module = name.partition('.weight.')[0]
+    if name != module:
+        rule = rule_of(module, job.quantization.rules)
+    if name.endswith(UNUSED):
+        return Step(name, rule, tensor.nbytes, {}, 0)
+    if name.endswith(_ZERO_POINT):
+        name_of_shift = name.removesuffix(_ZERO_POINT) + '._shift'
+        return Step(name, rule, tensor.nbytes, {name_of_shift: shape}, 2 * tensor.numel())
+    return Step(name, rule, tensor.nbytes, {name: shape}, tensor.nbytes)
+
+
+def _check_steps(job: Job, steps: list[Step]) -> None:
+    """Raise BadInput unless the source is the model of its config, and the result will be."""
+    config = load_config(job.source)
+    model = build_on_meta(config)
+    if not any('.weight._data' in step.source for step in steps):
+        shapes = {step.source: tuple(job.read(step.source).shape) for step in steps}
+        check_names(model, shapes, str(job.source))
+    replace_linears(model, job.quantization.rules)
+    stored = {name: shape for step in steps for name, shape in step.shapes.items()}
+    where = f'{job.source} as {job.quantization.recipe} of {job.quantization.bits:g} bits'
+    check_names(model, stored, where)
+
+
+def _parts(steps: list[Step]) -> Iterator[tuple[Step, ...]]:
+    """Steps in groups of at most PART_BYTES, or of a single larger one."""
+    part: list[Step] = []
+    for step in steps:
+        if part and sum(s.stored_bytes for s in part) + step.stored_bytes > PART_BYTES:
+            yield tuple(part)
+            part = []
+        part.append(step)
+    yield tuple(part)
+
+
+def _write_part(job: Job, part: int, progress: Progress) -> dict[str, Any]:
+    """Write a file and, when it is whole, what the report says of it; or read that, if there."""
+    file = job.unfinished / job.part_name(part)
+    record = file.with_suffix('.json')
+    if record.is_file():
+        progress('finished earlier', sum(step.read_bytes for step in job.parts[part]))
+        return read_json(record)
+    tensors: dict[str, Tensor] = {}
+    modules: dict[str, Any] = {}
+    for step in job.parts[part]:
+        made, error = _make(job, step)
+        tensors |= made
+        if error is not None:
+            modules[step.source.removesuffix('.weight')] = {
+                'bits': step.rule.bits,
+                'bytes': step.stored_bytes,
+                'relative_error': round(error, 6),
+            }
+        progress(step.source, step.read_bytes)
+    save_file(tensors, file, metadata={'format': 'pt'})
+    shutil.copymode(job.unfinished / 'config.json', file)  # safetensors makes it the owner's only
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    done = {'sha256': file_sha256(file), 'bytes': size, 'names': list(tensors), 'modules': modules}
+    _write_json(record, done)
+    return done
+
+
+def _make(job: Job, step: Step) -> tuple[dict[str, Tensor], float | None]:
+    """The stored tensors of a step on the host, and the error of what was quantized here."""
+    tensor = job.read(step.source)
+    if not step.shapes:
+        return {}, None
+    if step.source.endswith(_ZERO_POINT):
+        scale = job.read(step.source.removesuffix(_ZERO_POINT) + '._scale')
+        (name,) = step.shapes
+        shift = scale.to(torch.float32) * tensor.to(torch.float32)
+        return {name: shift.to(scale.dtype)}, None
+    if list(step.shapes) == [step.source]:
+        return {step.source: tensor.contiguous()}, None
+    stored, error = quantize_matrix(tensor, step.rule, job.quantization.solver, job.device)
+    if error != error:
+        raise BadInput(f'{job.files[step.source]}: {step.source} holds values that are not finite')
+    return {step.source + ending: part.cpu() for ending, part in stored.items()}, error
+
+
+def _summary(job: Job, done: list[dict[str, Any]]) -> dict[str, Any]:
+    modules = {name: entry for part in done for name, entry in part['modules'].items()}
+    errors = sorted(modules, key=lambda name: modules[name]['relative_error'])
+    return {
+        'recipe': job.quantization.recipe,
+        'bits': job.quantization.bits,
+        'solver': job.quantization.solver,
+        'source_sha256': job.quantization.source_sha256,
+        'bytes': sum(part['bytes'] for part in done),
+        'worst_module': errors[-1] if errors else None,
+        'modules': modules,
+    }
+
+
+def _index(job: Job, done: list[dict[str, Any]]) -> dict[str, Any]:
+    """Which tensor is in which file, and the hashes that loading checks."""
+    names = {job.part_name(i): part for i, part in enumerate(done)}
+    return {
+        'metadata': {
+            'total_size': sum(part['bytes'] for part in done),
+            'sha256': {name: part['sha256'] for name, part in names.items()},
+        },
+        'weight_map': {tensor: name for name, part in names.items() for tensor in part['names']},
+    }
+
+
+def _copy_vlm(source: Path, vlm: Path | None, folder: Path) -> None:
+    """Tokenizer, chat template, preprocessor and config, so that a vehicle needs no network."""
+    vlm = vlm or vlm_folder(str(read_json(source / 'config.json').get('vlm_name_or_path')), source)
+    if vlm is None:
+        return
+    (folder / 'vlm').mkdir(exist_ok=True)
+    for pattern in TOKENIZER_FILES:
+        for path in vlm.glob(pattern):
+            shutil.copyfile(path, folder / 'vlm' / path.name)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A file that is there whole or not at all."""
+    unfinished = path.with_name(f'{path.name}.unfinished')
+    unfinished.write_text(json.dumps(value, indent=1) + '\n', encoding='utf-8')
+    unfinished.rename(path)
