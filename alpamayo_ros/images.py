@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .data_types import Frame
+from .data_types import NANOSECONDS, Context, Frame
 
 # Raw encodings of sensor_msgs/Image: bytes per pixel and OpenCV's conversion to RGB (None: as is).
 # A Bayer pattern has OpenCV's name of the pixel one down and one right, as in cv_bridge.
@@ -48,6 +48,18 @@ def decode(frame: Frame) -> NDArray[np.uint8]:
     """
     pixels = _decompress(frame) if frame.encoding in COMPRESSED else _convert(frame)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
+
+
+def broken_frame(context: Context) -> str:
+    """Which camera and frame of a context cannot be decoded, and why; '' when all can."""
+    for camera, frames in context.frames.items():
+        for frame in frames:
+            try:
+                decode(frame)
+            except ImageError as error:
+                age_s = (context.t0_ns - frame.stamp_ns) / NANOSECONDS
+                return f'{camera}: frame at t0-{age_s:.2f} s: {error}'
+    return ''
 
 
 def _decompress(frame: Frame) -> NDArray[np.uint8]:

@@ -27,6 +27,10 @@ SYSTEM_PACKAGES = {
     'tqdm': 'python3-tqdm',
     'yaml': 'python3-yaml',
 }
+# what comes with ROS 2 and from nowhere else; messages are named as 'package/msg/Name'
+ROS = {'rclpy'}
+INTERFACE = re.compile(r"'([a-z]+_\w+)/(?:msg|srv)/\w+'")
+OPTIONAL_INTERFACES = {'autoware_planning_msgs'}  # behind a parameter
 OPTIONAL = {'triton'}  # imported where it is there; an extra of its name installs it
 COMMANDS = sorted(e.name for e in entry_points(group='console_scripts') if 'alpamayo' in e.name)
 
@@ -35,6 +39,13 @@ COMMANDS = sorted(e.name for e in entry_points(group='console_scripts') if 'alpa
 def imports(root, modules):
     """Return the third-party packages that the package imports."""
     return set().union(*(third_party(root, module) for module in modules))
+
+
+@pytest.fixture(scope='module')
+def interfaces(root):
+    """Return the packages whose messages and services the live node makes."""
+    texts = [path.read_text(encoding='utf-8') for path in (root / 'alpamayo_ros/ros').glob('*.py')]
+    return {name for text in texts for name in INTERFACE.findall(text)} - OPTIONAL_INTERFACES
 
 
 @pytest.fixture(scope='module')
@@ -50,15 +61,16 @@ def required(extra):
 
 
 def test_setup_requires_exactly_what_is_imported(imports):
-    needed = {DISTRIBUTIONS.get(name, name) for name in imports - OPTIONAL}
+    needed = {DISTRIBUTIONS.get(name, name) for name in imports - OPTIONAL - ROS}
     assert required(extra=False) == needed
     assert required(extra=True) >= OPTIONAL
 
 
-def test_package_xml_declares_exactly_the_system_packages_that_are_imported(imports, package_xml):
+def test_package_xml_declares_exactly_what_is_imported(imports, interfaces, package_xml):
     tags = ('depend', 'exec_depend')
     declared = {element.text for tag in tags for element in package_xml.iter(tag)}
-    assert declared == {SYSTEM_PACKAGES[name] for name in imports if name in SYSTEM_PACKAGES}
+    system = {SYSTEM_PACKAGES[name] for name in imports if name in SYSTEM_PACKAGES}
+    assert declared == system | (imports & ROS) | interfaces
 
 
 def test_every_requirement_has_a_pin(root):

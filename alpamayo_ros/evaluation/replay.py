@@ -7,18 +7,19 @@ and every inference has its own seed, so two runs agree. Writes no file.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import time
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from .. import geometry, images, validity
+from .. import images
 from ..context import ContextBuffer
-from ..data_types import NANOSECONDS, Context, EgoPose, Prediction, Rejection, seed_at
+from ..data_types import NANOSECONDS, Context, Prediction, Rejection, seed_at
 from ..rig import CameraRig
 from ..ros.inputs import to_frame, to_pose
+from ..ros.policy import compare_with_previous
 from ..runtime.constant_velocity import straight
 from .bag import Bag
 from .driven import DrivenPath
@@ -178,49 +179,16 @@ class Replay:
         try:
             prediction = self.engine.infer(context, seed_at(self.seed, context.t0_ns))
         except images.ImageError as error:
-            detail = _broken_image(context) or str(error)
+            detail = images.broken_frame(context) or str(error)
             return reason_line(context.t0_ns, 'rejected', 'bad_image', detail)
         except RuntimeError as error:  # out of memory, or a kernel that a device lacks
             return reason_line(context.t0_ns, 'failed', 'engine_error', str(error))
         total_ms = context_ms + (time.perf_counter() - start) * 1e3
-        prediction = self._compared(prediction, context.odom_from_t0)
+        prediction, self._previous = compare_with_previous(
+            prediction, context.odom_from_t0, self._previous
+        )
         truth = self.driven.future(context.odom_from_t0)
         horizons = horizon_metrics(prediction.samples, prediction.chosen, truth)
         baseline = horizon_metrics(straight(context.v0_mps)[None], 0, truth)
         timing_ms = {'context': context_ms, **prediction.timing_ms, 'total': total_ms}
         return ok_line(context, prediction, horizons, baseline, timing_ms)
-
-    def _compared(self, prediction: Prediction, odom_from_t0: EgoPose) -> Prediction:
-        """Return the prediction with the check of a jump against the plan before it."""
-        chosen = prediction.samples[prediction.chosen]
-        if not np.isfinite(chosen).all():
-            return prediction
-        t0_ns, path = prediction.t0_ns, placed(odom_from_t0, chosen)
-        jump = (
-            validity.check_jump(path, t0_ns, self._previous[1], self._previous[0])
-            if (self._previous)
-            else ()
-        )
-        self._previous = t0_ns, path
-        return replace(prediction, checks=(*prediction.checks, *jump))
-
-
-def placed(odom_from_t0: EgoPose, sample: ArrayLike) -> NDArray[np.float64]:
-    """Path (64, 3) in the odometry frame, x, y m and yaw rad, of a sample (64, >= 3) at t0."""
-    local = np.asarray(sample, np.float64)
-    xyz = np.column_stack([local[:, :2], np.zeros(len(local))])
-    pose = odom_from_t0.position_m, odom_from_t0.quaternion_xyzw
-    positions, quaternions = geometry.to_world(*pose, xyz, local[:, 2])
-    return np.column_stack([positions[:, :2], geometry.yaw(geometry.rotation_matrix(quaternions))])
-
-
-def _broken_image(context: Context) -> str:
-    """Which camera and frame it is that cannot be decoded."""
-    for camera, frames in context.frames.items():
-        for frame in frames:
-            try:
-                images.decode(frame)
-            except images.ImageError as error:
-                age_s = (context.t0_ns - frame.stamp_ns) / NANOSECONDS
-                return f'{camera}: frame at t0-{age_s:.2f} s: {error}'
-    return ''

@@ -16,6 +16,7 @@ from .. import images
 from ..data_types import NANOSECONDS
 from ..rig import Camera, CameraRig
 from ..ros.inputs import to_frame
+from ..ros.policy import placed
 from ..runtime.constant_velocity import straight
 from . import plots
 from .bag import Bag
@@ -25,7 +26,6 @@ from .overlay import draw_paths, to_jpeg
 from .page import CaseView, render
 from .prediction_bag import to_pose, write_prediction_bag
 from .record import Line, Record, read_run, write_whole
-from .replay import placed
 from .summary import Summary, summarise, to_csv
 
 MAX_CASES = 12  # about 250 kB each

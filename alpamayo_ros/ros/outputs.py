@@ -36,7 +36,8 @@ class Plan:
 
     odom_from_t0 is the pose interpolated at exactly t0, never a later one. output_frame is one of
     FRAMES. first: waypoints before this index are left out (a path that is partly in the past).
-    now_ns: time of publication, on the clock of t0; it only bounds the lifetime of markers.
+    now_ns: time of publication, on the clock of t0. dropped: contexts since the start that a newer
+    one has replaced.
     """
 
     prediction: Prediction
@@ -44,6 +45,7 @@ class Plan:
     now_ns: int
     output_frame: str = 'odometry'
     first: int = 0
+    dropped: int = 0
 
     @property
     def frame_id(self) -> str:
@@ -177,6 +179,45 @@ def samples(plan: Plan, make: Make) -> Any:
     return _array(make, plan.prediction.samples, ('sample', 'waypoint', 'state'))
 
 
+def path_age_ms(plan: Plan, make: Make) -> Any:
+    """std_msgs/Float64: time of publication less t0."""
+    age_ns = plan.now_ns - plan.prediction.t0_ns
+    return make('std_msgs/msg/Float64', data=age_ns / 1e6)
+
+
+def processing_time_ms(plan: Plan, make: Make) -> Any:
+    """std_msgs/Float64: the whole inference, or its stages where nothing timed the whole."""
+    timing_ms = plan.prediction.timing_ms
+    return make(
+        'std_msgs/msg/Float64', data=float(timing_ms.get('total', sum(timing_ms.values())))
+    )
+
+
+def dropped_contexts(plan: Plan, make: Make) -> Any:
+    """std_msgs/UInt32: contexts that a newer one has replaced, since the start."""
+    return make('std_msgs/msg/UInt32', data=plan.dropped)
+
+
+def autoware_trajectory(plan: Plan, make: Make) -> Any:
+    """autoware_planning_msgs/Trajectory: the points of `trajectory` in Autoware's form."""
+    prediction = plan.prediction
+    speeds = plan.samples[prediction.chosen, :, 3]
+    actions = np.asarray(prediction.actions[prediction.chosen, plan.first :], np.float64)
+    points = [
+        make(
+            'autoware_planning_msgs/msg/TrajectoryPoint',
+            time_from_start=_duration(make, (plan.first + k + 1) * GRID_NS),
+            pose=_pose(make, position, quaternion),
+            longitudinal_velocity_mps=float(speeds[k]),
+            acceleration_mps2=float(actions[k, 0]),
+            heading_rate_rps=float(actions[k, 1] * speeds[k]),
+        )
+        for k, (position, quaternion) in enumerate(zip(*_chosen_poses(plan), strict=True))
+    ]
+    header = _header(make, prediction.t0_ns, plan.frame_id)
+    return make('autoware_planning_msgs/msg/Trajectory', header=header, points=points)
+
+
 @dataclass(frozen=True)
 class Output:
     """One topic: its name below the node's own, its type, and the function that fills it."""
@@ -194,6 +235,13 @@ OUTPUTS = (
     Output('debug/actions', 'std_msgs/msg/Float32MultiArray', actions),
     Output('debug/samples', 'std_msgs/msg/Float32MultiArray', samples),
     Output('debug/path', 'nav_msgs/msg/Path', path),
+    Output('debug/path_age_ms', 'std_msgs/msg/Float64', path_age_ms),
+    Output('debug/processing_time_ms', 'std_msgs/msg/Float64', processing_time_ms),
+    Output('debug/dropped_contexts', 'std_msgs/msg/UInt32', dropped_contexts),
+)
+# Only with the parameter autoware_trajectory: its package is not part of ROS 2.
+AUTOWARE = Output(
+    'output/autoware_trajectory', 'autoware_planning_msgs/msg/Trajectory', autoware_trajectory
 )
 
 

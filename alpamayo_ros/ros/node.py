@@ -1,0 +1,185 @@
+"""The node on the vehicle: topics, services, parameters and timers, wired to a Pipeline.
+
+The executor's thread owns everything here; the engine's thread reports through
+executor.create_task. Runs on the rclpy of Humble and of Jazzy.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+import os
+import sys
+from typing import Any
+
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+from ..errors import BadInput
+from ..rig import CameraRig, load_rig
+from ..runtime.start import start_engine
+from .diagnostics import diagnostic_array
+from .messages import interface, make
+from .outputs import AUTOWARE, OUTPUTS, Output
+from .parameters import declare
+from .pipeline import ODOMETRY, Pipeline, input_topics
+
+NAME = 'alpamayo'
+DIAGNOSTICS_PERIOD_S = 1.0
+STOP_LIMIT_S = 1.0
+CAMERA_DEPTH, ODOMETRY_DEPTH = 10, 50
+LOG_PERIOD_S = 5.0
+
+
+class AlpamayoNode(Node):
+    """Subscribes to a rig's cameras and odometry and publishes what the engine predicts.
+
+    Raises BadInput for parameters and rig files that cannot be used.
+    """
+
+    def __init__(self, executor: Any) -> None:
+        super().__init__(NAME)
+        parameters = declare(self, make)
+        rig = load_rig(parameters.rig)
+        self.pipeline = Pipeline(
+            parameters,
+            rig,
+            self._create_outputs(
+                (*OUTPUTS, AUTOWARE) if parameters.autoware_trajectory else OUTPUTS
+            ),
+            make,
+            now_ns=self._now_ns,
+            post=executor.create_task,
+            start_engine=start_engine,
+            warn=self._warn,
+        )
+        self._told = ''
+        kind = interface('diagnostic_msgs/msg/DiagnosticArray')
+        self._diagnostics = self.create_publisher(kind, '/diagnostics', 10)
+        self._create_inputs(rig)
+        self._create_services()
+        self.add_on_set_parameters_callback(self._on_parameters)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # ROS time may stand still
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_timer, clock=steady)
+        self.pipeline.load()
+
+    def _create_outputs(self, outputs: tuple[Output, ...]) -> dict[Output, Any]:
+        return {
+            output: self.create_publisher(
+                interface(output.type_name),
+                f'~/{output.topic}',
+                QoSProfile(depth=1),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+            for output in outputs
+        }
+
+    def _create_inputs(self, rig: CameraRig) -> None:
+        for name, (topic, type_name) in input_topics(rig).items():
+            depth = ODOMETRY_DEPTH if name == ODOMETRY else CAMERA_DEPTH
+            self.create_subscription(
+                interface(type_name),
+                topic,
+                partial(self.pipeline.receive, name),
+                QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+            self.pipeline.monitors[name].topic = self.resolve_topic_name(topic)
+
+    def _create_services(self) -> None:
+        switch, trigger = interface('std_srvs/srv/SetBool'), interface('std_srvs/srv/Trigger')
+        self.create_service(switch, '~/enable', self._on_enable)
+        self.create_service(trigger, '~/infer_once', self._on_infer_once)
+        self.create_service(trigger, '~/reset', self._on_reset)
+        self.create_service(switch, '~/load', self._on_load)
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+    def _warn(self, text: str) -> None:
+        self.get_logger().warning(text, throttle_duration_sec=LOG_PERIOD_S)
+
+    def _on_timer(self) -> None:
+        self.pipeline.tick()
+        worker = self.pipeline.worker
+        state = f'{worker.state}: {worker.error}' if worker.error else worker.state
+        if state != self._told:
+            self._told = state
+            self.get_logger().info(f'model {state}')
+        if self._diagnostics.get_subscription_count():
+            now_ns = self._now_ns()
+            topics = dict(self.get_topic_names_and_types())
+            statuses = self.pipeline.statuses(topics, self.get_parameter('use_sim_time').value)
+            name, rig = self.get_fully_qualified_name(), self.pipeline.rig.name
+            self._diagnostics.publish(diagnostic_array(statuses, make, now_ns, name, rig))
+
+    def _on_parameters(self, changes: list[Any]) -> Any:
+        reason = ''
+        try:
+            values = {change.name: change.value for change in changes}
+            self.pipeline.parameters = self.pipeline.parameters.changed(values)
+        except BadInput as error:
+            reason = str(error)
+        kind = 'rcl_interfaces/msg/SetParametersResult'
+        return make(kind, successful=not reason, reason=reason)
+
+    def _on_enable(self, request: Any, response: Any) -> Any:
+        self.pipeline.enabled = request.data
+        return _answer(response, 'enabled' if request.data else 'paused')
+
+    def _on_infer_once(self, request: Any, response: Any) -> Any:
+        state = self.pipeline.worker.state
+        if state != 'ready':
+            return _answer(response, f'the model is {state}', success=False)
+        self.pipeline.infer_once()
+        return _answer(response, 'accepted')
+
+    def _on_reset(self, request: Any, response: Any) -> Any:
+        self.pipeline.reset()
+        return _answer(response, 'reset')
+
+    def _on_load(self, request: Any, response: Any) -> Any:
+        if request.data:
+            self.pipeline.load()
+        else:
+            self.pipeline.worker.unload()
+        return _answer(response, self.pipeline.worker.state)
+
+
+def _answer(response: Any, message: str, success: bool = True) -> Any:
+    response.success, response.message = success, message
+    return response
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; 0 then, 2 for parameters that cannot be used."""
+    node, idle = None, True
+    try:
+        rclpy.init(args=args)
+        executor = SingleThreadedExecutor()
+        node = AlpamayoNode(executor)
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (BadInput, ParameterException) as error:
+        print(f'alpamayo_node: error: {" ".join(str(error).split())}', file=sys.stderr)
+        return 2
+    finally:
+        if node is not None:
+            idle = node.pipeline.worker.stop(STOP_LIMIT_S)
+            node.destroy_node()
+        rclpy.try_shutdown()
+    if not idle:  # an inference cannot be interrupted, and exit would wait for its thread
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""An engine by its name: checked, loaded and warmed up. Knows no ROS and no thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..data_types import (
+    FRAMES_PER_CAMERA,
+    GRID_NS,
+    HISTORY_POSES,
+    Context,
+    EgoPose,
+    Frame,
+    SamplingOptions,
+)
+from ..errors import BadInput
+from ..rig import CameraRig
+from .constant_velocity import ConstantVelocityEngine
+from .memory import require_memory
+from .worker import Engine
+
+ENGINES = ('alpamayo', 'constant_velocity')
+PLAIN_BITS = 16.0  # a checkpoint whose config.json names no quantization
+WARM_UP_SIZE = (1080, 1920)  # of images whose camera has no calibration
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine, and what is expected of its checkpoint; '' expects nothing of the recipe."""
+
+    engine: str
+    checkpoint: str
+    device: str
+    bits: float
+    recipe: str
+    options: SamplingOptions
+
+
+def start_engine(choice: EngineChoice, rig: CameraRig) -> Engine:
+    """Return the engine, after one inference on grey images, so that the first real one is fast.
+
+    Raises BadInput for a checkpoint or device that cannot be used, or too little memory.
+    """
+    if choice.engine == 'constant_velocity':
+        return ConstantVelocityEngine(choice.options)
+    from ..model.config import read_json  # torch takes seconds to import
+    from ..model.hub import resolve
+    from .engine import AlpamayoEngine
+
+    checkpoint = resolve(choice.checkpoint)
+    _check_quantization(checkpoint, read_json(checkpoint / 'config.json'), choice)
+    require_memory(checkpoint, choice.device)
+    engine = AlpamayoEngine(checkpoint, choice.device, choice.options)
+    engine.infer(warm_up_context(rig), seed=0)
+    return engine
+
+
+def warm_up_context(rig: CameraRig) -> Context:
+    """A vehicle that stands before a grey wall; images have the size of the rig's calibration."""
+    frames = {}
+    for camera in rig.cameras:
+        size = camera.calibration
+        height, width = (size.height, size.width) if size else WARM_UP_SIZE
+        pixels = np.full(height * width * 3, 128, np.uint8)
+        frames[camera.name] = tuple(
+            Frame((k + 1) * GRID_NS, 'rgb8', pixels, height, width, 3 * width)
+            for k in range(FRAMES_PER_CAMERA)
+        )
+    t0_ns = FRAMES_PER_CAMERA * GRID_NS
+    return Context(
+        t0_ns=t0_ns,
+        frames=frames,
+        camera_indices=tuple(camera.index for camera in rig.cameras),
+        history_xyz_m=np.zeros((HISTORY_POSES, 3), np.float32),
+        history_rot=np.repeat(np.eye(3, dtype=np.float32)[None], HISTORY_POSES, axis=0),
+        odom_from_t0=EgoPose(t0_ns, np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0]), 0.0),
+        v0_mps=0.0,
+        skew_s=0.0,
+    )
+
+
+def _check_quantization(checkpoint: Path, config: dict[str, object], choice: EngineChoice) -> None:
+    """Raise BadInput when the checkpoint is of another width or recipe than was asked for."""
+    quantization = config.get('quantization_config') or {}
+    if not isinstance(quantization, dict):
+        raise BadInput(f'{checkpoint}/config.json: quantization_config is no object')
+    widths = [float(module['bits']) for module in quantization.get('modules', {}).values()]
+    bits, recipe = min(widths, default=PLAIN_BITS), str(quantization.get('recipe', ''))
+    if bits != choice.bits:
+        raise BadInput(f'{checkpoint}: the checkpoint has {bits:g} bits, bits={choice.bits:g}')
+    if choice.recipe and choice.recipe != recipe:
+        raise BadInput(f'{checkpoint}: its recipe is {recipe!r}, recipe={choice.recipe!r}')

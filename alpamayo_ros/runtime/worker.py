@@ -1,0 +1,226 @@
+"""One thread owns the engine: loading, warm-up and every inference run on it, one at a time.
+
+The newest context wins: at most one waits, and a newer one replaces it. Errors are values: they
+come back as the result of a job, or as the reason of the state 'error'. Knows no ROS.
+
+All methods are for one thread, that of the owner, and never block: what the engine's thread has
+done comes back there through `post`, so nothing here needs a lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import partial
+import time
+from typing import Any, Protocol
+
+from .. import images
+from ..data_types import Context, Prediction, SamplingOptions
+from .memory import is_out_of_memory, release_cached
+
+STATES = ('unloaded', 'loading', 'ready', 'error')
+
+
+class Engine(Protocol):
+    """Anything that predicts from a context."""
+
+    name: str
+    options: SamplingOptions
+
+    def infer(self, context: Context, seed: int) -> Prediction:
+        """Predict; raises images.ImageError for a frame that cannot be decoded."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result depends on besides the inputs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One inference to do; `epoch` is that of the buffer that the context comes from."""
+
+    context: Context
+    seed: int
+    options: SamplingOptions
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job: a prediction, or why there is none.
+
+    reason: '' with a prediction, else 'bad_image', 'out_of_memory', 'engine_error', or
+    'not_ready' for a job that was never begun.
+    """
+
+    job: Job
+    prediction: Prediction | None = None
+    reason: str = ''
+    detail: str = ''
+
+
+class Worker:
+    """Runs jobs on one engine.
+
+    post(function, *arguments) calls a function soon on the owner's thread; it is called from the
+    engine's. on_result gets the Result of every job that `submit` took and did not give back.
+    After `max_failures` failed inferences in a row the state becomes 'error'.
+    """
+
+    def __init__(
+        self,
+        post: Callable[..., Any],
+        on_result: Callable[[Result], None],
+        max_failures: int = 3,
+    ) -> None:
+        self.state, self.error = 'unloaded', ''
+        self.provenance: dict[str, Any] = {}
+        self.load_s = 0.0
+        self.failures_in_a_row = 0
+        self._post, self._on_result, self._max_failures = post, on_result, max_failures
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix='engine')
+        self._engine: Engine | None = None  # touched on the engine's thread only
+        self._waiting: Job | None = None
+        self._running: tuple[Job, float] | None = None
+        self._future: Future[Any] | None = None
+        self._generation = 0  # of loads and unloads: an older one's end changes nothing
+        self._stopped = False
+
+    @property
+    def pending(self) -> int:
+        """Jobs that wait or run."""
+        return (self._waiting is not None) + (self._running is not None)
+
+    @property
+    def busy_s(self) -> float:
+        """How long the present inference has been running, 0 without one."""
+        return time.monotonic() - self._running[1] if self._running else 0.0
+
+    def load(self, make_engine: Callable[[], Engine]) -> None:
+        """Replace the engine by a new one, made and warmed up on the engine's thread."""
+        self._begin('loading')
+        self._run(self._load, self._loaded, make_engine)
+
+    def unload(self) -> None:
+        """Let go of the engine and its memory."""
+        self._begin('unloaded')
+        self._run(self._unload, self._unloaded)
+
+    def submit(self, job: Job) -> Job | None:
+        """Take a job; returns the one that waited and is dropped for it."""
+        dropped, self._waiting = self._waiting, job
+        self._next()
+        return dropped
+
+    def withdraw(self) -> Job | None:
+        """Take back the job that waits."""
+        job, self._waiting = self._waiting, None
+        return job
+
+    def stop(self, limit_s: float) -> bool:
+        """End; False when the engine's thread is still at work after the limit."""
+        self._stopped = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        return self._future is None or not wait([self._future], limit_s).not_done
+
+    def _begin(self, state: str) -> None:
+        self._generation += 1
+        self.state, self.error, self.failures_in_a_row = state, '', 0
+        self._give_back_waiting(f'the model is {state}')
+
+    def _give_back_waiting(self, detail: str) -> None:
+        job = self.withdraw()
+        if job is not None:
+            self._on_result(Result(job, reason='not_ready', detail=detail))
+
+    def _run(self, work: Callable[..., Any], done: Callable[..., None], *arguments: Any) -> None:
+        """Call work(*arguments) on the engine's thread, then done(generation, future) here."""
+        self._future = self._pool.submit(work, *arguments)
+        self._future.add_done_callback(partial(self._report, done, self._generation))
+
+    def _report(self, done: Callable[..., None], generation: int, future: Future[Any]) -> None:
+        if not self._stopped:
+            self._post(done, generation, future)
+
+    def _load(self, make_engine: Callable[[], Engine]) -> tuple[dict[str, Any], float]:
+        self._unload()
+        start = time.monotonic()
+        self._engine = make_engine()
+        return self._engine.provenance(), time.monotonic() - start
+
+    def _unload(self) -> None:
+        self._engine = None
+        release_cached()
+
+    def _loaded(self, generation: int, future: Future[Any]) -> None:
+        if generation != self._generation:
+            return
+        error = future.exception()
+        if error is not None:
+            self.state, self.error = 'error', describe(error)
+        else:
+            self.state = 'ready'
+            self.provenance, self.load_s = future.result()
+            self._next()
+
+    def _unloaded(self, generation: int, future: Future[Any]) -> None:
+        if generation == self._generation:
+            self.provenance = {}
+
+    def _next(self) -> None:
+        if self.state == 'ready' and self._running is None and self._waiting is not None:
+            job, self._waiting = self._waiting, None
+            self._running = job, time.monotonic()
+            self._run(self._infer, self._finished, job)
+
+    def _infer(self, job: Job) -> Prediction:
+        engine = self._engine
+        if engine is None:  # the load that stood before this job in the queue has failed
+            raise RuntimeError('no engine is loaded')
+        start = time.perf_counter()
+        engine.options = job.options
+        try:
+            prediction = engine.infer(job.context, job.seed)
+        except images.ImageError as error:
+            raise images.ImageError(images.broken_frame(job.context) or str(error)) from error
+        total_ms = (time.perf_counter() - start) * 1e3
+        return replace(prediction, timing_ms={**prediction.timing_ms, 'total': total_ms})
+
+    def _finished(self, generation: int, future: Future[Any]) -> None:
+        assert self._running is not None
+        (job, _), self._running = self._running, None
+        result = _result(job, future)
+        if result.reason == 'out_of_memory':
+            self._future = self._pool.submit(release_cached)
+        if generation == self._generation:
+            self._count(result)
+        self._on_result(result)
+        self._next()
+
+    def _count(self, result: Result) -> None:
+        """Stop inference after too many failures; an image that is broken is none of them."""
+        if result.reason == 'bad_image':
+            return
+        self.failures_in_a_row = self.failures_in_a_row + 1 if result.reason else 0
+        if self.failures_in_a_row >= self._max_failures:
+            self.state = 'error'
+            self.error = f'{self.failures_in_a_row} failures in a row: {result.detail}'
+            self._give_back_waiting(self.error)
+
+
+def describe(error: BaseException) -> str:
+    """One line of an error: its text, with the type where the text alone says little."""
+    text = ' '.join(str(error).split())
+    kind = type(error).__name__
+    return text if kind in ('BadInput', 'ImageError') else f'{kind}: {text}' if text else kind
+
+
+def _result(job: Job, future: Future[Any]) -> Result:
+    error = future.exception()
+    if error is None:
+        return Result(job, prediction=future.result())
+    if isinstance(error, images.ImageError):
+        return Result(job, reason='bad_image', detail=describe(error))
+    reason = 'out_of_memory' if is_out_of_memory(error) else 'engine_error'
+    return Result(job, reason=reason, detail=describe(error))

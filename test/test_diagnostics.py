@@ -1,0 +1,172 @@
+"""Figures to statuses: levels, sentences, and the message."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_outputs import T0_NS, plan, prediction
+
+from alpamayo_ros.context import ContextLimits
+from alpamayo_ros.data_types import Context, Rejection
+from alpamayo_ros.evaluation.messages import TYPESTORE, message_factory
+from alpamayo_ros.rig import load_rig
+from alpamayo_ros.ros import diagnostics
+from alpamayo_ros.ros.anchors import Anchors
+from alpamayo_ros.ros.diagnostics import ERROR, OK, STALE, WARN, InputMonitor, Served, Status
+from alpamayo_ros.ros.policy import Decision
+
+IMAGE = 'sensor_msgs/msg/Image'
+SECOND = 1_000_000_000
+
+
+@pytest.fixture
+def anchors():
+    return Anchors(load_rig('synthetic'), ContextLimits(), 10.0)
+
+
+def context(*checks):
+    return Context(
+        t0_ns=T0_NS,
+        frames={},
+        camera_indices=(),
+        history_xyz_m=np.zeros((16, 3)),
+        history_rot=np.zeros((16, 3, 3)),
+        odom_from_t0=plan().odom_from_t0,
+        v0_mps=9.5,
+        skew_s=0.004,
+        checks=checks,
+    )
+
+
+def served(decision, **changes):
+    return Served(context(), replace(prediction(), **changes), decision, age_ms=250.0)
+
+
+def monitor(rate_hz=10, seconds=2.0, delay_ms=30):
+    found = InputMonitor('/camera', IMAGE)
+    for k in range(round(seconds * rate_hz)):
+        stamp_ns = T0_NS + k * SECOND // rate_hz
+        found.arrived(k / rate_hz, stamp_ns + delay_ms * 1_000_000, stamp_ns, '')
+    return found
+
+
+def test_an_input_tells_rate_delay_and_age():
+    found = monitor()
+    now_ns = found.newest_ns + SECOND // 10
+    status = diagnostics.input_status('tele', found, now_ns, 1.9, 0.5, {})
+    assert (status.level, status.name, status.message) == (OK, 'input/tele', '10.0 Hz')
+    assert (status.values['delay ms'], status.values['age s']) == (30.0, 0.1)
+
+
+def test_a_stale_input_is_an_error_that_names_it_and_its_rate_falls():
+    found = monitor()
+    status = diagnostics.input_status('tele', found, found.newest_ns + 1_800_000_000, 3.7, 0.5, {})
+    assert (status.level, status.message) == (ERROR, 'tele: 1.8 s old')
+    assert status.values['rate Hz'] < 10
+
+
+def test_an_input_from_the_future_is_an_error():
+    found = monitor()
+    status = diagnostics.input_status('tele', found, found.newest_ns - 3 * SECOND, 2.0, 0.5, {})
+    assert (status.level, status.message) == (ERROR, 'tele: stamped 3.0 s in the future')
+
+
+def test_an_input_that_never_came_says_so_and_what_is_there_in_its_place():
+    other = {'/camera': [IMAGE, 'sensor_msgs/msg/CompressedImage']}
+    status = diagnostics.input_status('tele', InputMonitor('/camera', IMAGE), 0, 0.0, 0.5, other)
+    assert status.message == (
+        'tele: no sensor_msgs/msg/Image on /camera, which is a sensor_msgs/msg/CompressedImage'
+    )
+    found = InputMonitor('/camera', IMAGE)
+    found.arrived(0.0, T0_NS, None, 'tele: image without data')
+    status = diagnostics.input_status('tele', found, 0, 0.0, 0.5, {})
+    assert status.message == 'tele: image without data'
+
+
+@pytest.mark.parametrize(
+    'state, error, enabled, level, message',
+    [
+        ('ready', '', True, OK, 'ready'),
+        ('ready', '', False, WARN, 'paused'),
+        ('loading', '', True, WARN, 'loading'),
+        ('unloaded', '', True, WARN, 'unloaded'),
+        ('error', 'no weights', True, ERROR, 'no weights'),
+    ],
+)
+def test_every_state_of_the_model_has_its_level(state, error, enabled, level, message):
+    status = diagnostics.model_status(state, error, enabled, 2.04, {'device': 'cpu'})
+    assert (status.level, status.message) == (level, message)
+    assert (status.values['load s'], status.values['device']) == (2.0, 'cpu')
+
+
+@pytest.mark.parametrize('reason, level', [('odometry_gap', WARN), ('frame_missing', ERROR)])
+def test_a_rejected_anchor_is_told_with_its_detail_and_counted(anchors, reason, level):
+    anchors.reject(Rejection(T0_NS, reason, 'the sentence'))
+    status = diagnostics.context_status(anchors, None, no_clock=False)
+    assert (status.level, status.message) == (level, 'the sentence')
+    assert status.values[f'rejected: {reason}'] == 1
+
+
+def test_an_unusual_context_is_a_warning_and_a_silent_clock_an_error(anchors):
+    status = diagnostics.context_status(anchors, context('v0_mismatch'), no_clock=False)
+    assert (status.level, 'twist disagree' in status.message) == (WARN, True)
+    assert status.values['v0 m/s'] == 9.5 and status.values['skew ms'] == 4.0
+    assert diagnostics.context_status(anchors, context(), no_clock=False).level == OK
+    assert diagnostics.context_status(anchors, None, no_clock=False).level == STALE
+    status = diagnostics.context_status(anchors, None, no_clock=True)
+    assert (status.level, '/clock' in status.message) == (ERROR, True)
+
+
+def test_a_long_inference_is_an_error_and_counts_are_shown_by_fate(anchors):
+    anchors.seen = 5
+    anchors.settle('inferred')
+    anchors.settle('dropped', 'overtaken')
+    anchors.settle('dropped', 'rate_limit')
+    status = diagnostics.inference_status(anchors, 2, 61.0, 60.0, 0.4, None)
+    assert status.level == ERROR
+    assert status.message == 'inference has been running for 61.0 s, limit 60 s'
+    shown = {key: status.values[key] for key in ('seen', 'inferred', 'dropped', 'pending')}
+    assert shown == {'seen': 5, 'inferred': 1, 'dropped': 2, 'pending': 2}
+    assert status.values['dropped: rate_limit'] == 1
+    assert diagnostics.inference_status(anchors, 0, 0.0, 60.0, 0.4, None).level == OK
+
+
+def test_the_output_says_what_was_done_and_why():
+    good = diagnostics.output_status(served(Decision('publish')), {'published': 3}, '')
+    assert (good.level, good.values['age ms'], good.values['remaining s']) == (OK, 250.0, 6.15)
+    flagged = diagnostics.output_status(served(Decision('publish', ('jump',))), {}, '')
+    assert (flagged.level, flagged.message) == (ERROR, 'published: jump')
+    back = diagnostics.output_status(served(Decision('nothing', ('expired',))), {}, '')
+    assert (back.level, back.message) == (ERROR, 'held back: expired')
+    failed = diagnostics.output_status(served(Decision('publish')), {}, 'inference failed: x')
+    assert (failed.level, failed.message) == (ERROR, 'inference failed: x')
+
+
+def test_reasoning_without_its_end_is_a_warning_with_what_was_said():
+    found = served(
+        Decision('nothing', ('marker_missing',)),
+        checks=('marker_missing',),
+        partial_texts=('Keep the', ''),
+    )
+    status = diagnostics.reasoning_status(found)
+    assert (status.level, status.message) == (WARN, 'marker_missing')
+    assert status.values['partial text'] == 'Keep the'
+    assert diagnostics.reasoning_status(served(Decision('publish'))).level == OK
+
+
+def test_statuses_become_a_message_that_serialises():
+    kind = 'diagnostic_msgs/msg/DiagnosticArray'
+    make = message_factory()
+
+    def as_rosbags(type_name, **fields):  # `byte` is a number there, bytes in rclpy
+        if 'level' in fields:
+            fields['level'] = fields['level'][0]
+        return make(type_name, **fields)
+
+    statuses = [Status(ERROR, 'model', 'gone', {'state': 'error'})]
+    message = diagnostics.diagnostic_array(statuses, as_rosbags, T0_NS, '/car/alpamayo', 'r1')
+    again = TYPESTORE.deserialize_cdr(TYPESTORE.serialize_cdr(message, kind), kind)
+    (status,) = again.status
+    assert (status.level, status.name, status.hardware_id) == (2, '/car/alpamayo: model', 'r1')
+    assert (status.values[0].key, status.values[0].value) == ('state', 'error')
+    assert again.header.stamp.sec == T0_NS // SECOND

@@ -1,0 +1,420 @@
+"""The node without ROS: messages of a small drive through buffer, worker and publication."""
+
+from dataclasses import replace
+import queue
+
+import numpy as np
+import pytest
+from small_bag import (
+    CAMERAS,
+    ODOMETRY,
+    PICTURE,
+    compressed,
+    drive,
+    image_topic,
+    jpeg,
+    make,
+    odometry,
+    write_rig,
+)
+from test_policy import Listener
+
+from alpamayo_ros.data_types import seed_at
+from alpamayo_ros.errors import BadInput
+from alpamayo_ros.evaluation.bag import Bag
+from alpamayo_ros.evaluation.replay import Replay, Schedule
+from alpamayo_ros.rig import load_rig
+from alpamayo_ros.ros.anchors import FATES
+from alpamayo_ros.ros.outputs import OUTPUTS
+from alpamayo_ros.ros.parameters import NodeParameters
+from alpamayo_ros.ros.pipeline import Pipeline
+from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
+
+LIMIT_S = 10.0
+NAMES = {image_topic(camera): camera for camera in CAMERAS} | {ODOMETRY: 'odometry'}
+
+
+class Bench:
+    """A pipeline with a clock that follows the messages, and a listener on every topic."""
+
+    def __init__(self, rig, engine=None, **parameters):
+        self.now_ns, self.posted, self.warnings = 0, queue.Queue(), []
+        self.listeners = {output: Listener() for output in OUTPUTS}
+        engine = engine or ConstantVelocityEngine()
+
+        def start(choice, rig):
+            if isinstance(engine, BaseException):
+                raise engine
+            return engine
+
+        values = {'rig': 'small', 'engine': 'constant_velocity', 'max_rate_hz': 100.0}
+        self.pipeline = Pipeline(
+            NodeParameters(**{**values, **parameters}),
+            rig,
+            self.listeners,
+            make,
+            now_ns=lambda: self.now_ns,
+            post=lambda *call: self.posted.put(call),
+            start_engine=start,
+            warn=self.warnings.append,
+        )
+        self.pipeline.load()
+        self.run_one()
+
+    def run_one(self):
+        """Run what the engine's thread has posted; wait for it."""
+        function, *arguments = self.posted.get(timeout=LIMIT_S)
+        function(*arguments)
+
+    def feed(self, messages, wait=True):
+        """Receive messages at their log times, with every inference finished before the next."""
+        for log_ns, topic, message in messages:
+            self.now_ns = log_ns
+            self.pipeline.receive(NAMES[topic], message)
+            while wait and self.pipeline.worker.pending:
+                self.run_one()
+
+    def sent(self, topic):
+        """Messages of a topic."""
+        return next(x.messages for output, x in self.listeners.items() if output.topic == topic)
+
+    def status(self, name):
+        """Diagnostics of a name."""
+        return next(s for s in self.pipeline.statuses({}, False) if s.name == name)
+
+    def fates(self):
+        """Anchor frames by fate, after a check that they add up."""
+        anchors = self.pipeline.anchors
+        counts = {fate: anchors.total(fate) for fate in FATES if anchors.total(fate)}
+        pending = anchors.waiting + self.pipeline.worker.pending
+        assert anchors.seen == sum(counts.values()) + pending
+        assert self.status('inference').values['pending'] == pending
+        return counts
+
+
+class Sick(ConstantVelocityEngine):
+    """Fails as it is told, then recovers."""
+
+    def __init__(self, *errors):
+        super().__init__()
+        self.errors = list(errors)
+
+    def infer(self, context, seed):
+        """Raise or predict."""
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().infer(context, seed)
+
+
+@pytest.fixture
+def rig(tmp_path):
+    return load_rig(write_rig(tmp_path))
+
+
+@pytest.fixture
+def bench(rig):
+    return Bench(rig)
+
+
+def stamp_ns(message):
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
+def start_of(messages):
+    return messages[0][0] // 10**9 * 10**9
+
+
+@pytest.mark.parametrize('curvature', [0.0, 0.02])
+def test_a_drive_gives_a_path_for_every_anchor_with_a_whole_history(bench, curvature):
+    bench.feed(drive(seconds=3.0, curvature=curvature))
+    assert bench.fates() == {'inferred': 16, 'rejected': 15}
+    stamps = [stamp_ns(path) for path in bench.sent('output/path')]
+    assert np.array_equal(np.diff(stamps), np.full(15, 10**8))
+    last = bench.sent('output/path')[-1].poses[9].pose.position
+    heading = 0.6 + curvature * 10 * 3.0
+    t = 3.0 * 10
+    local = [t, 0] if not curvature else [np.sin(curvature * t), 1 - np.cos(curvature * t)]
+    offset = np.array(local) / (curvature or 1)
+    at = np.array([[np.cos(0.6), -np.sin(0.6)], [np.sin(0.6), np.cos(0.6)]]) @ offset
+    ahead = at + 10.0 * np.array([np.cos(heading), np.sin(heading)])
+    assert (last.x - 4.5e5, last.y - 5.4e6) == pytest.approx(tuple(ahead), abs=0.01)
+
+
+def test_live_and_offline_publish_the_same_poses_for_the_same_t0(bench, rig, tmp_path):
+    from small_bag import write
+
+    messages = drive(seconds=3.0, curvature=0.02)
+    bench.feed(messages)
+    with Bag(write(tmp_path / 'bag', messages)) as bag:
+        replay = Replay(bag, rig, ConstantVelocityEngine(), Schedule(period_ns=0))
+        lines = {x['t0_ns']: x for x in replay.lines() if x['status'] == 'ok'}
+    paths, samples = bench.sent('output/path'), bench.sent('debug/samples')
+    assert [stamp_ns(path) for path in paths][1:] == list(lines)  # a replay begins at 1.6 s
+    for message, line in zip(samples[1:], lines.values(), strict=True):
+        live = np.asarray(message.data).reshape(1, 64, 4).astype(np.float64).round(6)
+        assert np.array_equal(live, np.array(line['samples']))
+
+
+def test_the_seed_is_a_function_of_the_parameter_and_t0(rig):
+    seeds = []
+
+    class Spy(ConstantVelocityEngine):
+        def infer(self, context, seed):
+            seeds.append((context.t0_ns, seed))
+            return super().infer(context, seed)
+
+    Bench(rig, Spy(), seed=7).feed(drive(seconds=2.0))
+    assert len(seeds) == 6
+    assert all(seed == seed_at(7, t0_ns) for t0_ns, seed in seeds)
+
+
+def test_two_loops_of_a_bag_give_the_same_paths_and_a_new_epoch(bench):
+    messages = drive(seconds=3.0)
+    bench.feed(messages)
+    first = list(bench.sent('output/path'))
+    bench.feed(messages)
+    assert bench.sent('output/path')[len(first) :] == first
+    assert bench.status('context').values['epoch'] == 1
+    assert bench.sent('output/markers')[len(first)].markers[0].action == 3
+    assert bench.fates()['inferred'] == 32
+
+
+def test_what_is_in_flight_when_the_clock_jumps_is_discarded(bench):
+    messages = drive(seconds=2.5)
+    bench.feed(messages, wait=False)
+    assert bench.pipeline.worker.pending == 2  # nothing was collected since the first
+    bench.feed(messages[:3], wait=False)
+    while bench.pipeline.worker.pending:
+        bench.run_one()
+    counts = bench.fates()
+    assert counts.get('inferred', 0) == 0 and counts['discarded'] == 2
+    assert bench.sent('output/path') == []
+
+
+def test_a_slow_engine_gets_the_newest_context_and_the_others_are_dropped(bench):
+    bench.feed(drive(seconds=3.0), wait=False)
+    while bench.pipeline.worker.pending:
+        bench.run_one()
+    assert bench.fates() == {'inferred': 2, 'dropped': 14, 'rejected': 15}
+    first, last = bench.sent('debug/samples'), bench.sent('output/path')
+    assert len(first) == len(last) == 2
+    assert stamp_ns(last[1]) - stamp_ns(last[0]) == 15 * 10**8
+
+
+def test_max_rate_is_an_upper_limit_by_stamps(rig):
+    bench = Bench(rig, max_rate_hz=5.0)
+    bench.feed(drive(seconds=3.0))
+    stamps = [stamp_ns(path) for path in bench.sent('output/path')]
+    assert set(np.diff(stamps)) == {2 * 10**8}
+    assert bench.pipeline.anchors.fates['dropped', 'rate_limit'] == 8
+
+
+def test_a_camera_that_dies_and_comes_back_is_named_and_served_again(bench):
+    messages = drive(seconds=6.0)
+    begin = start_of(messages)
+    gone = [
+        m for m in messages if m[1] != image_topic('front_tele') or not 2e9 < m[0] - begin < 4e9
+    ]
+    split = next(i for i, m in enumerate(gone) if m[0] - begin > 3.9e9)
+    bench.feed(gone[:split])
+    context, camera = bench.status('context'), bench.status('input/front_tele')
+    assert (context.level, 'front_tele: no frame within' in context.message) == (2, True)
+    assert (camera.level, camera.message) == (2, 'front_tele: 2.0 s old')
+    bench.feed(gone[split:])
+    counts = bench.fates()
+    assert bench.status('context').level == 0
+    assert counts['inferred'] == 46 - 23  # 20 without a frame, 3 more without its past
+
+
+def test_an_odometry_gap_is_a_warning_with_its_length(bench):
+    messages = drive(seconds=2.5)
+    begin = start_of(messages)
+    bench.feed([m for m in messages if m[1] != ODOMETRY or not 2.0e9 < m[0] - begin < 2.3e9])
+    status = bench.status('context')
+    assert (status.level, 'odometry: gap of 0.320 s' in status.message) == (1, True)
+    bench.fates()
+
+
+@pytest.mark.parametrize(
+    'spoil, reason',
+    [
+        (lambda stamp: compressed(stamp, codec='webp'), 'bad_message'),
+        (lambda stamp: compressed(stamp, PICTURE[:0]), 'bad_message'),
+        (lambda stamp: compressed(0), 'bad_message'),
+        (lambda stamp: compressed(stamp, jpeg(32, 24)), 'image_size'),
+        (lambda stamp: compressed(stamp + 2 * 10**8), 'frame_missing'),
+        (lambda stamp: compressed(stamp - 10**8), 'duplicate_stamp'),
+    ],
+)
+def test_a_bad_image_is_refused_with_its_reason_and_the_next_contexts_are_served(
+    bench, spoil, reason
+):
+    messages = drive(seconds=4.0)
+    topic, bad_ns = image_topic('front_wide'), start_of(messages) + 2 * 10**9
+    changed = [
+        (log, where, spoil(bad_ns) if (where, stamp_ns(m)) == (topic, bad_ns) else m)
+        for log, where, m in messages
+    ]
+    bench.feed(changed)
+    assert bench.pipeline.anchors.rejections[reason] >= 1
+    counts = bench.fates()
+    assert 19 <= counts['inferred'] <= 24  # a bad frame is in four contexts
+    assert stamp_ns(bench.sent('output/path')[-1]) == bad_ns + 2 * 10**9
+
+
+def test_bad_odometry_is_refused_and_the_history_goes_around_it(bench):
+    messages = drive(seconds=3.0)
+    extra = [
+        (log + 1, topic, odometry(stamp_ns(m) + 5_000_000, (np.nan, 0.0, 0.0), 0.0, 10.0))
+        for log, topic, m in messages
+        if topic == ODOMETRY
+    ]
+    bench.feed(sorted(messages + extra, key=lambda m: m[0]))
+    assert bench.fates()['inferred'] == 16
+    assert bench.status('input/odometry').values['refused'] == len(extra)
+    assert 'position is not finite' in bench.warnings[-1]
+
+
+def test_history_against_twist_beyond_the_limit_is_not_served(bench):
+    wrong = [
+        (
+            log,
+            topic,
+            m if topic != ODOMETRY else replace(m, twist=odometry(1, (0, 0, 0), 0, 15.0).twist),
+        )
+        for log, topic, m in drive(seconds=2.0)
+    ]
+    bench.feed(wrong)
+    assert bench.pipeline.anchors.rejections['v0_mismatch'] == 6
+    assert bench.sent('output/path') == []
+
+
+def test_input_that_is_old_or_from_the_future_by_the_clock_is_not_inferred(bench):
+    for shift_s, reason in ((2.0, 'stale_input'), (-2.0, 'future_input')):
+        messages = drive(seconds=2.0)
+        bench.feed([(log + round(shift_s * 1e9), topic, m) for log, topic, m in messages])
+        assert bench.pipeline.anchors.rejections[reason] >= 5
+        bench.pipeline.reset()
+    assert 'inferred' not in bench.fates()
+
+
+def test_anchors_that_wait_for_input_that_never_comes_are_decided_by_the_clock(bench):
+    messages = drive(seconds=2.0)
+    begin = start_of(messages)
+    bench.feed([m for m in messages if m[1] != ODOMETRY or m[0] - begin < 1.6e9])
+    assert bench.pipeline.anchors.waiting > 0
+    bench.now_ns += 10**9
+    bench.pipeline.tick()
+    assert bench.pipeline.anchors.waiting == 0
+    assert bench.pipeline.anchors.rejections['odometry_late'] >= 3
+    bench.fates()
+
+
+def test_a_failure_of_the_engine_is_an_error_and_the_next_context_is_served(rig):
+    bench = Bench(rig, Sick(RuntimeError('kernel'), KeyError('x')))
+    messages = drive(seconds=3.0)
+    split = next(i for i, m in enumerate(messages) if m[0] > start_of(messages) + 1.7e9)
+    bench.feed(messages[:split])
+    status = bench.status('output')
+    assert (status.level, status.message) == (2, "inference failed: KeyError: 'x'")
+    bench.feed(messages[split:])
+    assert bench.status('output').level == 0
+    assert bench.fates() == {'failed': 2, 'inferred': 14, 'rejected': 15}
+
+
+def test_a_corrupt_picture_is_rejected_with_camera_and_slot(rig):
+    class Decoding(ConstantVelocityEngine):
+        def infer(self, context, seed):
+            from alpamayo_ros import images
+
+            for frames in context.frames.values():
+                for frame in frames:
+                    images.decode(frame)
+            return super().infer(context, seed)
+
+    bench = Bench(rig, Decoding())
+    messages = drive(seconds=3.0)
+    bad_ns = start_of(messages) + 2 * 10**9
+    cut = [
+        (log, topic, compressed(bad_ns, PICTURE[:300]))
+        if (topic, stamp_ns(m)) == (image_topic('cross_left'), bad_ns)
+        else (log, topic, m)
+        for log, topic, m in messages
+    ]
+    bench.feed(cut)
+    assert bench.fates() == {'inferred': 12, 'rejected': 19}
+    assert bench.pipeline.anchors.rejections['bad_image'] == 4
+    assert any('cross_left: frame at t0-0.20 s' in text for text in bench.warnings)
+    assert bench.pipeline.worker.state == 'ready'
+
+
+def test_a_failed_load_leaves_a_node_that_says_so_and_can_load_again(rig):
+    bench = Bench(rig, BadInput('no such folder'))
+    bench.feed(drive(seconds=2.0))
+    assert (bench.status('model').level, bench.status('model').message) == (2, 'no such folder')
+    assert bench.pipeline.anchors.fates['discarded', 'not_ready'] == 6
+    bench.pipeline._start_engine = lambda choice, rig: ConstantVelocityEngine()
+    bench.pipeline.load()
+    assert bench.status('model').message == 'loading'
+    bench.run_one()
+    bench.feed(drive(seconds=2.0))
+    assert bench.fates()['inferred'] == 6
+
+
+def test_paused_contexts_are_discarded_and_one_can_be_asked_for(bench):
+    bench.pipeline.enabled = False
+    messages = drive(seconds=3.0)
+    split = next(i for i, m in enumerate(messages) if m[0] > start_of(messages) + 2e9)
+    bench.feed(messages[:split])
+    assert bench.sent('output/path') == []
+    bench.pipeline.infer_once()
+    bench.feed(messages[split:])
+    assert len(bench.sent('output/path')) == 1
+    assert bench.pipeline.anchors.fates['discarded', 'paused'] == 15
+    assert bench.status('model').message == 'paused'
+    bench.fates()
+
+
+def test_hold_repeats_the_last_path_while_contexts_are_missing(rig):
+    bench = Bench(rig, on_invalid='hold')
+    messages = drive(seconds=4.0)
+    begin = start_of(messages)
+    bench.feed([m for m in messages if m[1] != image_topic('front_tele') or m[0] - begin < 2.05e9])
+    stamps = [stamp_ns(path) - begin for path in bench.sent('output/path')]
+    assert max(stamps) == 2_000_000_000
+    assert stamps.count(2_000_000_000) > 10
+    assert bench.pipeline.publication.counts['hold'] == stamps.count(2_000_000_000) - 1
+
+
+def test_a_path_that_is_not_finite_never_goes_out(rig):
+    class Broken(ConstantVelocityEngine):
+        def infer(self, context, seed):
+            found = super().infer(context, seed)
+            return replace(found, samples=found.samples * np.nan, checks=('non_finite',))
+
+    bench = Bench(rig, Broken(), on_invalid='flag')
+    bench.feed(drive(seconds=2.0))
+    assert (len(bench.sent('output/path')), len(bench.sent('debug/samples'))) == (0, 6)
+    assert bench.status('output').message == 'held back: non_finite'
+
+
+def test_an_old_path_is_dropped_and_reported(rig):
+    bench = Bench(rig, max_input_age_s=0.5)
+    messages = drive(seconds=1.65)
+    bench.feed(messages, wait=False)
+    bench.now_ns += 7 * 10**9
+    bench.run_one()
+    assert bench.sent('output/path') == []
+    assert len(bench.sent('debug/path')) == 1
+    status = bench.status('output')
+    assert (status.level, status.message) == (2, 'held back: expired')
+
+
+def test_a_burst_at_five_times_the_rate_adds_up(bench):
+    messages = drive(seconds=3.0)
+    begin = start_of(messages)
+    squeezed = [(begin + (log - begin) // 5 + 2 * 10**9, topic, m) for log, topic, m in messages]
+    bench.feed(squeezed, wait=False)
+    while bench.pipeline.worker.pending:
+        bench.run_one()
+    assert sum(bench.fates().values()) == 31

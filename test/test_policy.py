@@ -1,0 +1,212 @@
+"""Every policy: what is published, flagged, trimmed, held and withheld, and when."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_outputs import T0_NS, make, ns, plan, prediction
+
+from alpamayo_ros.data_types import Context
+from alpamayo_ros.ros.outputs import OUTPUTS
+from alpamayo_ros.ros.policy import (
+    INVALID,
+    UNHEALTHY,
+    Decision,
+    Policies,
+    compare_with_previous,
+    decide,
+    first_waypoint,
+)
+from alpamayo_ros.ros.publication import Publication
+
+SECOND = 1_000_000_000
+
+
+def flawed(*checks):
+    return replace(prediction(), checks=checks)
+
+
+def test_a_good_prediction_is_published_whole():
+    assert decide(prediction(), T0_NS + SECOND, Policies()) == Decision('publish', (), 0)
+
+
+@pytest.mark.parametrize('check', ['camera_subset', 'v0_mismatch', 'history_saturated'])
+def test_what_is_unusual_about_a_context_does_not_hold_its_path_back(check):
+    assert decide(flawed(check), T0_NS, Policies()).action == 'publish'
+
+
+@pytest.mark.parametrize('check', INVALID)
+@pytest.mark.parametrize(
+    'on_invalid, action', [('stop', 'nothing'), ('hold', 'hold'), ('flag', 'publish')]
+)
+def test_an_invalid_path_follows_on_invalid(check, on_invalid, action):
+    decision = decide(flawed(check), T0_NS, Policies(on_invalid=on_invalid))
+    if check == 'non_finite' and on_invalid == 'flag':
+        action = 'nothing'  # a NaN spreads through every consumer
+    assert (decision.action, decision.reasons) == (action, (check,))
+
+
+@pytest.mark.parametrize('check', UNHEALTHY)
+@pytest.mark.parametrize(
+    'policies, action',
+    [
+        (Policies(), 'nothing'),
+        (Policies(on_invalid='hold'), 'hold'),
+        (Policies(on_unhealthy_reasoning='keep'), 'publish'),
+    ],
+)
+def test_reasoning_that_did_not_end_follows_its_policy(check, policies, action):
+    decision = decide(flawed(check), T0_NS, policies)
+    assert (decision.action, decision.reasons) == (action, (check,))
+
+
+@pytest.mark.parametrize(
+    'policy, age_s, first',
+    [
+        ('drop', 6.3, 0),
+        ('drop', 6.4, None),
+        ('trim', 0.0, 0),
+        ('trim', 0.05, 0),
+        ('trim', 0.1, 1),  # the pose at t0 + 0.1 s is not later than now
+        ('trim', 5.4, 54),
+        ('trim', 5.41, None),  # less than min_remaining_s is left
+        ('publish', 20.0, 0),
+    ],
+)
+def test_age_follows_expired_path(policy, age_s, first):
+    now_ns = T0_NS + round(age_s * SECOND)
+    assert first_waypoint(T0_NS, now_ns, Policies(expired_path=policy)) == first
+
+
+@pytest.mark.parametrize(
+    'policy, action', [('drop', 'nothing'), ('trim', 'nothing'), ('publish', 'publish')]
+)
+def test_a_path_that_is_over_is_said_to_be_with_every_policy(policy, action):
+    decision = decide(prediction(), T0_NS + 7 * SECOND, Policies(expired_path=policy))
+    assert (decision.action, decision.reasons) == (action, ('expired',))
+
+
+def test_a_plan_is_compared_with_the_one_before_and_a_broken_one_with_nothing():
+    pose = plan().odom_from_t0
+    first, previous = compare_with_previous(prediction(), pose, None)
+    aside = replace(pose, position_m=pose.position_m + [3.0, 0.0, 0.0])
+    second, _ = compare_with_previous(prediction(), aside, previous)
+    assert (first.checks, second.checks) == ((), ('jump',))
+    broken = replace(prediction(), samples=np.full((2, 64, 4), np.nan, np.float32))
+    assert compare_with_previous(broken, pose, previous) == (broken, previous)
+
+
+class Listener:
+    """A publisher with one subscription."""
+
+    def __init__(self, count=1):
+        self.messages, self.count = [], count
+
+    def get_subscription_count(self):
+        """Tell how many listen."""
+        return self.count
+
+    def publish(self, message):
+        """Keep a message."""
+        self.messages.append(message)
+
+
+class Bench:
+    """A Publication with a listener on every row."""
+
+    def __init__(self, **policies):
+        self.listeners = {output: Listener() for output in OUTPUTS}
+        self.publication = Publication(self.listeners, make, 'odometry', Policies(**policies))
+
+    def publish(self, found, age_s=0.5):
+        """Publish a prediction at an age."""
+        context = Context(
+            t0_ns=found.t0_ns,
+            frames={},
+            camera_indices=(),
+            history_xyz_m=np.zeros((16, 3)),
+            history_rot=np.zeros((16, 3, 3)),
+            odom_from_t0=plan().odom_from_t0,
+            v0_mps=10.0,
+            skew_s=0.0,
+        )
+        return self.publication.publish(context, found, found.t0_ns + round(age_s * SECOND), 7)
+
+    def sent(self, topic):
+        """Messages of a topic."""
+        return next(x.messages for output, x in self.listeners.items() if output.topic == topic)
+
+
+def test_every_row_is_published_once_for_a_good_prediction():
+    bench = Bench()
+    bench.publish(prediction())
+    assert {o.topic: len(x.messages) for o, x in bench.listeners.items()} == dict.fromkeys(
+        (o.topic for o in OUTPUTS), 1
+    )
+    assert bench.sent('debug/path_age_ms')[0].data == 500.0
+    assert bench.sent('debug/dropped_contexts')[0].data == 7
+    assert bench.publication.counts == {'published': 1}
+
+
+def test_only_the_debug_rows_get_what_is_held_back():
+    bench = Bench()
+    bench.publish(flawed('backward'))
+    assert bench.sent('output/path') == bench.sent('output/markers') == []
+    assert len(bench.sent('debug/path')) == 1
+    assert bench.publication.counts == {'nothing': 1, 'nothing: backward': 1}
+
+
+def test_a_flagged_path_is_published_and_counted_as_flagged():
+    bench = Bench(on_invalid='flag')
+    bench.publish(flawed('jump'))
+    assert len(bench.sent('output/path')) == 1
+    assert bench.publication.counts == {'flagged': 1, 'flagged: jump': 1}
+
+
+def test_hold_repeats_the_last_valid_path_with_its_old_stamp_until_it_is_over():
+    bench = Bench(on_invalid='hold')
+    bench.publication.missing('odometry_gap', T0_NS)  # nothing to repeat yet
+    bench.publish(prediction())
+    later = replace(flawed('non_finite'), t0_ns=T0_NS + 2 * SECOND)
+    bench.publish(later)
+    bench.publication.missing('frame_missing', T0_NS + 6 * SECOND)
+    bench.publication.missing('frame_missing', T0_NS + 6_400_000_000)
+    assert [ns(path.header.stamp) for path in bench.sent('output/path')] == [T0_NS] * 3
+    assert bench.publication.counts['hold'] == 2
+    assert bench.publication.counts['nothing: frame_missing'] == 1
+
+
+def test_stop_repeats_nothing_where_there_is_no_context():
+    bench = Bench()
+    bench.publish(prediction())
+    bench.publication.missing('frame_missing', T0_NS + SECOND)
+    assert len(bench.sent('output/path')) == 1
+
+
+def test_trim_leaves_out_what_is_over_but_only_below_output():
+    bench = Bench(expired_path='trim')
+    bench.publish(prediction(), age_s=2.0)
+    (path,), (whole,) = bench.sent('output/path'), bench.sent('debug/path')
+    assert (len(path.poses), len(whole.poses)) == (44, 64)
+    assert ns(path.header.stamp) == T0_NS
+    assert ns(path.poses[0].header.stamp) == T0_NS + 2_100_000_000
+    assert path.poses[0] == whole.poses[20]
+
+
+def test_a_reset_removes_markers_and_forgets_the_plan_before():
+    bench = Bench(on_invalid='hold')
+    bench.publish(prediction())
+    bench.publication.reset(T0_NS + SECOND)
+    assert bench.sent('output/markers')[-1].markers[0].action == 3
+    bench.publication.missing('frame_missing', T0_NS + SECOND)
+    assert len(bench.sent('output/path')) == 1
+    aside = replace(prediction(), samples=prediction().samples + np.float32(3))
+    assert bench.publish(replace(aside, t0_ns=T0_NS + 10**8)).prediction.checks == ()
+
+
+def test_nothing_is_built_for_a_topic_that_nobody_listens_to():
+    bench = Bench()
+    for output, listener in bench.listeners.items():
+        listener.count = int(output.topic == 'output/path')
+    bench.publish(prediction())
+    assert [o.topic for o, x in bench.listeners.items() if x.messages] == ['output/path']

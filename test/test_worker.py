@@ -1,0 +1,253 @@
+"""The worker: newest wins, errors are values, one thread owns the engine."""
+
+from dataclasses import replace
+import queue
+import threading
+
+import pytest
+from small_bag import PICTURE
+
+from alpamayo_ros.data_types import Frame, SamplingOptions
+from alpamayo_ros.errors import BadInput
+from alpamayo_ros.images import ImageError
+from alpamayo_ros.rig import load_rig
+from alpamayo_ros.runtime import memory, start
+from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
+from alpamayo_ros.runtime.worker import Job, Worker
+
+LIMIT_S = 10.0
+NVML = 'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":1131'
+
+
+class Gate(ConstantVelocityEngine):
+    """Waits for a permit before each inference and raises what the permit is."""
+
+    def __init__(self):
+        super().__init__()
+        self.permits = queue.Queue()
+        self.started = threading.Semaphore(0)
+        self.threads = set()
+
+    def infer(self, context, seed):
+        """Wait, then raise or predict."""
+        self.threads.add(threading.get_ident())
+        self.started.release()
+        permit = self.permits.get(timeout=LIMIT_S)
+        if isinstance(permit, BaseException):
+            raise permit
+        return super().infer(context, seed)
+
+
+class Owner:
+    """The owner's side: what is posted waits until it is run."""
+
+    def __init__(self, **options):
+        self.posted = queue.Queue()
+        self.results = []
+        self.worker = Worker(lambda *call: self.posted.put(call), self.results.append, **options)
+
+    def run_one(self):
+        """Run what was posted first; wait for it."""
+        function, *arguments = self.posted.get(timeout=LIMIT_S)
+        function(*arguments)
+
+    def load(self, engine):
+        """Load an engine and wait until it is there."""
+        self.worker.load(lambda: engine)
+        self.run_one()
+
+
+@pytest.fixture
+def context():
+    return start.warm_up_context(load_rig('synthetic'))
+
+
+@pytest.fixture
+def job(context):
+    """Return a function: number to a job at that t0."""
+    return lambda number: Job(replace(context, t0_ns=number), number, SamplingOptions(), epoch=0)
+
+
+def test_the_newest_of_the_waiting_contexts_is_inferred_and_the_older_one_comes_back(job):
+    owner, engine = Owner(), Gate()
+    owner.load(engine)
+    assert owner.worker.submit(job(1)) is None  # runs
+    assert owner.worker.submit(job(2)) is None  # waits
+    assert owner.worker.submit(job(3)) == job(2)
+    assert owner.worker.pending == 2
+    for _ in range(2):
+        engine.permits.put('go')
+        owner.run_one()
+    assert [result.prediction.t0_ns for result in owner.results] == [1, 3]
+    assert owner.worker.pending == 0
+
+
+def test_an_error_is_delivered_and_the_next_context_is_served(job):
+    owner, engine = Owner(), Gate()
+    owner.load(engine)
+    for number, permit in enumerate((KeyError('weights'), 'go')):
+        owner.worker.submit(job(number))
+        engine.permits.put(permit)
+        owner.run_one()
+    first, second = owner.results
+    assert (first.prediction, first.reason, first.detail) == (
+        None,
+        'engine_error',
+        "KeyError: 'weights'",
+    )
+    assert second.prediction.t0_ns == 1
+    assert owner.worker.state == 'ready'
+
+
+@pytest.mark.parametrize(
+    'error', [RuntimeError(NVML), MemoryError(), RuntimeError('CUDA out of memory')]
+)
+def test_every_form_of_out_of_memory_has_its_reason(job, error):
+    owner, engine = Owner(), Gate()
+    owner.load(engine)
+    owner.worker.submit(job(1))
+    engine.permits.put(error)
+    owner.run_one()
+    assert owner.results[0].reason == 'out_of_memory'
+    assert not memory.is_out_of_memory(RuntimeError('shape mismatch'))
+
+
+def test_inference_stops_after_failures_in_a_row_and_a_load_starts_it_again(job):
+    owner, engine = Owner(max_failures=2), Gate()
+    owner.load(engine)
+    for permit in (RuntimeError('a'), 'go', RuntimeError('b'), RuntimeError('c')):
+        owner.worker.submit(job(1))
+        engine.permits.put(permit)
+        owner.run_one()
+    assert owner.worker.state == 'error'
+    assert owner.worker.error == '2 failures in a row: RuntimeError: c'
+    owner.worker.submit(job(5))
+    assert owner.posted.empty()  # nothing was begun
+    owner.load(engine)
+    assert owner.worker.state == 'ready'
+
+
+def test_a_broken_image_is_no_failure_of_the_engine_and_names_its_camera(job, context):
+    owner, engine = Owner(max_failures=1), Gate()
+    owner.load(engine)
+    broken = Frame(context.t0_ns - 10**8, 'jpeg', PICTURE[:200])
+    frames = {**context.frames}
+    frames['front_tele'] = (*frames['front_tele'][:2], broken, frames['front_tele'][3])
+    owner.worker.submit(replace(job(1), context=replace(context, frames=frames)))
+    engine.permits.put(ImageError('truncated'))
+    owner.run_one()
+    (result,) = owner.results
+    assert result.reason == 'bad_image'
+    assert result.detail.startswith('front_tele: frame at t0-0.10 s: jpeg of 200 bytes')
+    assert owner.worker.state == 'ready'
+
+
+def test_a_failed_load_is_a_state_and_the_worker_can_load_again():
+    owner = Owner()
+
+    def fail():
+        raise BadInput('no weights here')
+
+    owner.worker.load(fail)
+    assert owner.worker.state == 'loading'
+    owner.run_one()
+    assert (owner.worker.state, owner.worker.error) == ('error', 'no weights here')
+    owner.load(Gate())
+    assert (owner.worker.state, owner.worker.error) == ('ready', '')
+
+
+def test_loading_and_inference_share_one_thread_that_is_not_the_owners(job):
+    owner, engine, loaders = Owner(), Gate(), []
+
+    def make():
+        loaders.append(threading.get_ident())
+        return engine
+
+    owner.worker.load(make)
+    owner.run_one()
+    owner.worker.submit(job(1))
+    engine.permits.put('go')
+    owner.run_one()
+    assert set(loaders) == engine.threads
+    assert threading.get_ident() not in engine.threads
+
+
+def test_what_waits_is_given_back_when_the_model_is_unloaded(job):
+    owner, engine = Owner(), Gate()
+    owner.load(engine)
+    owner.worker.submit(job(1))
+    owner.worker.submit(job(2))
+    owner.worker.unload()
+    assert [(r.job.seed, r.reason) for r in owner.results] == [(2, 'not_ready')]
+    engine.permits.put('go')
+    owner.run_one()  # the inference that ran
+    assert owner.results[1].prediction.t0_ns == 1
+    owner.run_one()
+    assert owner.worker.state == 'unloaded'
+
+
+def test_a_load_that_was_overtaken_changes_nothing():
+    owner, engine = Owner(), Gate()
+    owner.worker.load(lambda: engine)
+    owner.worker.unload()
+    owner.run_one()
+    owner.run_one()
+    assert owner.worker.state == 'unloaded'
+
+
+def test_the_options_of_the_job_reach_the_engine_and_the_whole_time_is_told(job):
+    owner, engine = Owner(), Gate()
+    owner.load(engine)
+    owner.worker.submit(replace(job(1), options=SamplingOptions(num_samples=3)))
+    engine.permits.put('go')
+    owner.run_one()
+    prediction = owner.results[0].prediction
+    assert len(prediction.samples) == 3
+    assert prediction.timing_ms['total'] >= prediction.timing_ms['action']
+
+
+def test_stop_does_not_wait_for_a_long_inference(job):
+    owner, engine = Owner(), Gate()
+    owner.load(engine)
+    owner.worker.submit(job(1))
+    assert engine.started.acquire(timeout=LIMIT_S)
+    assert owner.worker.busy_s > 0
+    assert owner.worker.stop(limit_s=0.05) is False
+    engine.permits.put('go')
+    assert owner.worker.stop(limit_s=LIMIT_S) is True
+    assert owner.posted.empty()  # nobody is called back after the end
+
+
+def test_too_little_memory_is_said_before_anything_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / 'model.safetensors').write_bytes(b'\0' * 1000)
+    monkeypatch.setattr(memory, 'available_bytes', lambda device: 400_000_000)
+    with pytest.raises(BadInput, match=r'needs 0\.50 GB .* 0\.40 GB are available on cpu'):
+        memory.require_memory(tmp_path, 'cpu')
+    monkeypatch.setattr(memory, 'available_bytes', lambda device: 600_000_000)
+    memory.require_memory(tmp_path, 'cpu')
+
+
+@pytest.mark.parametrize(
+    'config, asked, expected',
+    [
+        ('{}', {'bits': 2.0}, 'the checkpoint has 16 bits, bits=2'),
+        (
+            '{"quantization_config": {"modules": {"a": {"bits": 2}, "b": {"bits": 8}}}}',
+            {'bits': 4.0},
+            'the checkpoint has 2 bits, bits=4',
+        ),
+        (
+            '{"quantization_config": {"recipe": "mixed", "modules": {"a": {"bits": 2}}}}',
+            {'bits': 2.0, 'recipe': 'uniform'},
+            "its recipe is 'mixed', recipe='uniform'",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_width_or_recipe_is_refused(tmp_path, config, asked, expected):
+    (tmp_path / 'config.json').write_text(config)
+    values = {'bits': 16.0, 'recipe': '', **asked}
+    choice = start.EngineChoice(
+        'alpamayo', str(tmp_path), 'cpu', options=SamplingOptions(), **values
+    )
+    with pytest.raises(BadInput, match=expected):
+        start.start_engine(choice, load_rig('synthetic'))
