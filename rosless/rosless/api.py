@@ -11,23 +11,31 @@ from rosless.signals import (
     uninstall_signal_handlers,
 )
 from rosless.task import Future
-from rosless.utilities import get_default_context, ok, try_shutdown
+from rosless.utilities import (
+    get_default_context,
+    get_rmw_implementation_identifier,
+    ok,
+    try_shutdown,
+)
 
 __all__ = [
     'Context',
     'Future',
-    'Node',
     'Parameter',
+    'SignalHandlerOptions',
     'create_node',
     'get_default_context',
     'get_global_executor',
+    'get_rmw_implementation_identifier',
     'init',
+    'install_signal_handlers',
     'ok',
     'shutdown',
     'spin',
     'spin_once',
     'spin_until_future_complete',
     'try_shutdown',
+    'uninstall_signal_handlers',
 ]
 
 _global_executor: list[Executor] = []

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rosless.exceptions import RCLError
 from rosless.names import RemapRule
 from rosless.parameter_files import (
     Overrides,
@@ -12,6 +11,7 @@ from rosless.parameter_files import (
     parse_file,
     parse_value,
 )
+from rosless.rcl_error import RCLInvalidROSArgsError, UnknownROSArgsError
 
 LOG_LEVELS = {'debug': 10, 'info': 20, 'warn': 30, 'error': 40, 'fatal': 50}
 IGNORED_WITH_VALUE = ('--log-config-file',)
@@ -20,14 +20,6 @@ IGNORED = tuple(
     for switch in ('enable', 'disable')
     for what in ('rosout-logs', 'stdout-logs', 'external-lib-logs')
 )
-
-
-class UnknownROSArgsError(RCLError):
-    """An argument after --ros-args is not one that ROS 2 knows."""
-
-
-class InvalidROSArgsError(RCLError):
-    """An argument after --ros-args has no valid value."""
 
 
 @dataclass
@@ -46,7 +38,7 @@ def parse(arguments: Sequence[str]) -> RosArguments:
 
     Raises:
         UnknownROSArgsError: an unknown flag after --ros-args.
-        InvalidROSArgsError: a flag without a value, or with one that is not of its form.
+        RCLInvalidROSArgsError: a flag without a value, or with one that is not of its form.
     """
     parsed = RosArguments()
     inside = False
@@ -76,11 +68,11 @@ def _parse_flag(flag: str, waiting, parsed: RosArguments) -> None:
         if flag in flags:
             value = next(waiting, None)
             if value is None:
-                raise InvalidROSArgsError(f'{flag} needs a value')
+                raise RCLInvalidROSArgsError(f'{flag} needs a value')
             try:
                 read(value, parsed)
             except ValueError as error:
-                raise InvalidROSArgsError(f'{flag} {value}: {error}') from error
+                raise RCLInvalidROSArgsError(f'{flag} {value}: {error}') from error
             return
     raise UnknownROSArgsError(f'unknown ROS argument: {flag}')
 

@@ -50,6 +50,7 @@ def receive(options: argparse.Namespace) -> dict:
     """Receive for the given time and return the figures."""
     import numpy as np
     import rclpy
+    from rclpy.executors import SingleThreadedExecutor
     from rclpy.qos import qos_profile_sensor_data
     from sensor_msgs.msg import CompressedImage
 
@@ -72,7 +73,7 @@ def receive(options: argparse.Namespace) -> dict:
         while (left_s := end_s - time.monotonic()) > 0:
             executor.spin_once(timeout_sec=left_s)
 
-    executor = rclpy.executors.SingleThreadedExecutor()
+    executor = SingleThreadedExecutor()
     executor.add_node(node)
     while not latency_ms:
         executor.spin_once()

@@ -7,10 +7,10 @@ import time
 from typing import Any
 
 from rosless.context import Context
-from rosless.exceptions import RCLError
 from rosless.messages import deserialize, serialize
 from rosless.participant import Reader, Writer
 from rosless.qos import QoSProfile
+from rosless.rcl_error import RCLError
 from rosless.service import join, split
 from rosless.task import Future
 

@@ -14,9 +14,10 @@ import weakref
 from cyclonedds.core import DDSException
 
 from rosless import arguments, logging
-from rosless.exceptions import NotInitializedException, RCLError
+from rosless.exceptions import NotInitializedException
 from rosless.graph import Graph
 from rosless.participant import Participant
+from rosless.rcl_error import RCLError
 
 
 class Context:

@@ -9,7 +9,7 @@ import os
 from xml.sax.saxutils import quoteattr
 
 from rosless.definitions import distro
-from rosless.exceptions import RCLError
+from rosless.rcl_error import RCLError
 
 URI = 'CYCLONEDDS_URI'
 RANGES = ('SUBNET', 'LOCALHOST', 'SYSTEM_DEFAULT')

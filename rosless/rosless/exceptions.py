@@ -1,8 +1,4 @@
-"""rclpy.exceptions, and RCLError, which rclpy raises for what its C layer refuses."""
-
-
-class RCLError(RuntimeError):
-    """An operation on something that is shut down or destroyed, or that DDS refused."""
+"""rclpy.exceptions."""
 
 
 class InvalidHandle(Exception):

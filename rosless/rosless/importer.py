@@ -1,7 +1,8 @@
 """Importable `rclpy` and message packages, where ROS 2 is not installed.
 
 The finder stands last in sys.meta_path, so whatever is installed comes first: it never shadows
-a real rclpy.
+a real rclpy. The modules have the names that rclpy has and no others: what imports here, imports
+there.
 """
 
 from importlib import import_module
@@ -13,33 +14,54 @@ from types import ModuleType
 
 from rosless import messages
 
-# module of rclpy -> module of rosless whose public names it has
-MODULES = {
-    'rclpy': 'rosless.api',
-    'rclpy.callback_groups': 'rosless.callback_groups',
-    'rclpy.client': 'rosless.client',
-    'rclpy.clock': 'rosless.clock',
-    'rclpy.clock_type': 'rosless.time',
-    'rclpy.context': 'rosless.context',
-    'rclpy.duration': 'rosless.duration',
-    'rclpy.event_handler': 'rosless.event_handler',
-    'rclpy.exceptions': 'rosless.exceptions',
-    'rclpy.executors': 'rosless.executors',
-    'rclpy.logging': 'rosless.logging',
-    'rclpy.node': 'rosless.node',
-    'rclpy.parameter': 'rosless.parameter',
-    'rclpy.publisher': 'rosless.publisher',
-    'rclpy.qos': 'rosless.qos',
-    'rclpy.qos_overriding_options': 'rosless.qos_overriding_options',
-    'rclpy.serialization': 'rosless.serialization',
-    'rclpy.service': 'rosless.service',
-    'rclpy.signals': 'rosless.signals',
-    'rclpy.subscription': 'rosless.subscription',
-    'rclpy.task': 'rosless.task',
-    'rclpy.time': 'rosless.time',
-    'rclpy.timer': 'rosless.timer',
-    'rclpy.utilities': 'rosless.utilities',
+# module below rclpy ('' is rclpy itself) -> the names it has, from the module of that name here
+NAMES = {
+    '': """Context Future Parameter SignalHandlerOptions create_node get_default_context
+        get_global_executor get_rmw_implementation_identifier init install_signal_handlers ok
+        shutdown spin spin_once spin_until_future_complete try_shutdown
+        uninstall_signal_handlers""",
+    '_rclpy_pybind11': 'RCLError RCLInvalidROSArgsError UnknownROSArgsError',
+    'callback_groups': 'CallbackGroup MutuallyExclusiveCallbackGroup ReentrantCallbackGroup',
+    'client': 'Client',
+    'clock': """Clock ClockChange ClockType Duration JumpHandle JumpThreshold ROSClock Time
+        TimeJump""",
+    'clock_type': 'ClockType',
+    'context': 'Context',
+    'duration': 'Duration Infinite',
+    'event_handler': 'EventHandler PublisherEventCallbacks SubscriptionEventCallbacks',
+    'exceptions': """InvalidHandle InvalidNamespaceException InvalidNodeNameException
+        InvalidParameterException InvalidParameterTypeException InvalidParameterValueException
+        InvalidServiceNameException InvalidTopicNameException NameValidationException
+        NotInitializedException ParameterAlreadyDeclaredException ParameterException
+        ParameterImmutableException ParameterNotDeclaredException
+        ParameterUninitializedException ROSInterruptException""",
+    'executors': """Executor ExternalShutdownException MultiThreadedExecutor
+        SingleThreadedExecutor""",
+    'logging': 'LoggingSeverity get_logger get_logger_effective_level set_logger_level',
+    'node': 'Node',
+    'parameter': 'PARAMETER_SEPARATOR_STRING Parameter parameter_value_to_python',
+    'publisher': 'Publisher',
+    'qos': """DurabilityPolicy HistoryPolicy InvalidQoSProfileException LivelinessPolicy
+        QoSDurabilityPolicy QoSHistoryPolicy QoSLivelinessPolicy QoSPolicyKind QoSPresetProfiles
+        QoSProfile QoSReliabilityPolicy ReliabilityPolicy qos_profile_default
+        qos_profile_parameter_events qos_profile_parameters qos_profile_sensor_data
+        qos_profile_services_default qos_profile_system_default""",
+    'qos_overriding_options': 'InvalidQosOverridesError QoSOverridingOptions QosCallbackResult',
+    'serialization': 'deserialize_message serialize_message',
+    'service': 'Service',
+    'signals': """SignalHandlerOptions get_current_signal_handlers_options
+        install_signal_handlers uninstall_signal_handlers""",
+    'subscription': 'Subscription',
+    'task': 'Future Task',
+    'time': 'Time',
+    'timer': 'Timer',
+    'utilities': """get_default_context get_rmw_implementation_identifier ok remove_ros_args
+        shutdown try_shutdown""",
 }
+SOURCES = {'': 'api', '_rclpy_pybind11': 'rcl_error', 'clock_type': 'time'}
+# what `import rclpy` and `import rclpy.node` import besides
+AT_ONCE = ('_rclpy_pybind11', 'context', 'exceptions', 'parameter', 'signals', 'task', 'utilities')
+WITH_NODE = tuple(NAMES.keys() - {'', 'node', 'serialization', *AT_ONCE})
 
 
 class Finder(MetaPathFinder, Loader):
@@ -47,30 +69,27 @@ class Finder(MetaPathFinder, Loader):
 
     def find_spec(self, fullname, path=None, target=None):
         """Spec of a module that rosless offers, else None."""
-        if fullname in MODULES:
-            return ModuleSpec(fullname, self, is_package=fullname == 'rclpy')
-        package, _, kind = fullname.partition('.')
-        messages_, services = messages.names(package)
-        offered = {'': messages_ or services, 'msg': messages_, 'srv': services}
-        if offered.get(kind):
-            return ModuleSpec(fullname, self, is_package=not kind)
-        return None
+        package, _, rest = fullname.partition('.')
+        if package == 'rclpy':
+            return ModuleSpec(fullname, self, is_package=not rest) if rest in NAMES else None
+        offered_messages, services = messages.names(package)
+        offered = {'': offered_messages or services, 'msg': offered_messages, 'srv': services}
+        return ModuleSpec(fullname, self, is_package=not rest) if offered.get(rest) else None
 
     def exec_module(self, module: ModuleType) -> None:
         """Fill a module with its names."""
-        name = module.__name__
-        if name in MODULES:
-            source = vars(import_module(MODULES[name]))
-            vars(module).update({k: v for k, v in source.items() if not k.startswith('_')})
-            if name == 'rclpy':  # rclpy.node and the like are there after `import rclpy`
-                for submodule in MODULES:
-                    import_module(submodule)
-        elif name.endswith('.msg'):
-            for full in messages.names(name.partition('.')[0])[0]:
-                setattr(module, full.rsplit('/', 1)[1], messages.message_class(full))
-        elif name.endswith('.srv'):
-            for full in messages.names(name.partition('.')[0])[1]:
-                setattr(module, full.rsplit('/', 1)[1], messages.service_class(full))
+        package, _, rest = module.__name__.partition('.')
+        if package == 'rclpy':
+            source = import_module(f'rosless.{SOURCES.get(rest, rest)}')
+            for name in NAMES[rest].split():
+                setattr(module, name, getattr(source, name))
+            for other in {'': AT_ONCE, 'node': WITH_NODE}.get(rest, ()):
+                import_module(f'rclpy.{other}')
+        elif rest:
+            of_messages, of_services = messages.names(package)
+            make = messages.message_class if rest == 'msg' else messages.service_class
+            for full in of_messages if rest == 'msg' else of_services:
+                setattr(module, full.rsplit('/', 1)[1], make(full))
 
 
 def install() -> str:

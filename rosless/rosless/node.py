@@ -3,16 +3,20 @@
 from rosless import arguments, logging, names, parameter_files
 from rosless.clock import Clock
 from rosless.context import Context, get_default_context
-from rosless.duration import S_TO_NS
+from rosless.duration import S_TO_NS, Duration
 from rosless.exceptions import NotInitializedException
 from rosless.messages import message_class
 from rosless.node_endpoints import NodeEndpoints
 from rosless.node_parameters import NodeParameters
 from rosless.parameter import Parameter
 from rosless.parameter_service import ParameterService
-from rosless.qos import qos_profile_parameter_events, qos_profile_rosout_default
+from rosless.qos import DurabilityPolicy, QoSProfile, qos_profile_parameter_events
 from rosless.time_source import TimeSource
 from rosless.wire import topic_name
+
+ROSOUT_PROFILE = QoSProfile(
+    depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL, lifespan=Duration(seconds=10)
+)
 
 
 class Node(NodeEndpoints, NodeParameters):
@@ -35,7 +39,7 @@ class Node(NodeEndpoints, NodeParameters):
         context = get_default_context() if context is None else context
         if not context.ok():
             raise NotInitializedException('cannot create a node')
-        sources = [arguments.parse(['--ros-args', *cli_args])] if cli_args else []
+        sources = [arguments.parse(cli_args)] if cli_args else []
         if use_global_arguments:
             sources.append(context.arguments)
         remaps = [rule for source in sources for rule in source.remaps]
@@ -44,11 +48,12 @@ class Node(NodeEndpoints, NodeParameters):
         logger = logging.get_logger(full_name[1:].replace('/', '.'))
         NodeEndpoints.__init__(self, context, name, space, remaps, logger)
         overrides = _overrides(sources, full_name, parameter_overrides or [])
-        NodeParameters.__init__(self, overrides, allow_undeclared_parameters)
-        self._destroyed = False
+        NodeParameters.__init__(
+            self, overrides, allow_undeclared_parameters, self.__publish_changes
+        )
         if enable_rosout:
-            self._start_rosout()
-        self._parameter_events = self.create_publisher(
+            self.__start_rosout()
+        self._parameter_event_publisher = self.create_publisher(
             message_class('rcl_interfaces/msg/ParameterEvent'),
             '/parameter_events',
             qos_profile_parameter_events,
@@ -60,9 +65,9 @@ class Node(NodeEndpoints, NodeParameters):
         if start_parameter_services:
             self._parameter_service = ParameterService(self)
 
-    def _start_rosout(self) -> None:
+    def __start_rosout(self) -> None:
         cls = message_class('rcl_interfaces/msg/Log')
-        publisher = self.create_publisher(cls, '/rosout', qos_profile_rosout_default)
+        publisher = self.create_publisher(cls, '/rosout', ROSOUT_PROFILE)
 
         def publish(record: logging.LogRecord) -> None:
             if not self._context.ok():
@@ -80,7 +85,7 @@ class Node(NodeEndpoints, NodeParameters):
 
         logging.add_sink(self._logger.name, publish)
 
-    def _parameters_changed(self, new, changed, deleted) -> None:
+    def __publish_changes(self, new, changed, deleted) -> None:
         if not self._context.ok():
             return
         event = message_class('rcl_interfaces/msg/ParameterEvent')(
@@ -90,24 +95,12 @@ class Node(NodeEndpoints, NodeParameters):
             changed_parameters=[parameter.to_parameter_msg() for parameter in changed],
             deleted_parameters=[parameter.to_parameter_msg() for parameter in deleted],
         )
-        self._parameter_events.publish(event)
+        self._parameter_event_publisher.publish(event)
 
     @property
     def context(self) -> Context:
         """Context of the node."""
         return self._context
-
-    def get_name(self) -> str:
-        """Name without the namespace."""
-        return self._name
-
-    def get_namespace(self) -> str:
-        """Absolute namespace."""
-        return self._namespace
-
-    def get_fully_qualified_name(self) -> str:
-        """Namespace and name."""
-        return names.fully_qualified(self._name, self._namespace)
 
     def get_clock(self) -> Clock:
         """ROS clock: it follows /clock with use_sim_time."""
@@ -119,15 +112,8 @@ class Node(NodeEndpoints, NodeParameters):
 
     def destroy_node(self) -> None:
         """Delete the node with all that belongs to it; once."""
-        if self._destroyed:
-            return
-        self._destroyed = True
         logging.remove_sink(self._logger.name)
-        if self.executor is not None:
-            self.executor.remove_node(self)
-        for entity in list(self._endpoints):
-            self._destroy(entity)
-        self._participant.remove_node(self._record)
+        super().destroy_node()
 
     def get_node_names(self) -> list[str]:
         """Names of all nodes of the domain."""

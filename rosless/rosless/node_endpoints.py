@@ -43,29 +43,42 @@ class NodeEndpoints:
         logger: Logger,
     ):
         self._context = context
-        self._name = name
-        self._namespace = namespace
-        self._remaps = remaps
+        self.__name = name
+        self.__namespace = namespace
+        self.__remaps = remaps
         self._logger = logger
         self._clock = ROSClock()
-        self._participant = context.participant
-        self._record = self._participant.add_node(name, namespace)
-        self._lock = threading.Lock()
-        self._endpoints: dict[Any, tuple] = {}  # entity -> its DDS readers and writers
+        self.__participant = context.participant
+        self.__record = self.__participant.add_node(name, namespace)
+        self.__lock = threading.Lock()
+        self.__endpoints: dict[Any, tuple] = {}  # entity -> its DDS readers and writers
         # what an executor looks at; replaced when it changes, so that it can be read meanwhile
         self.waitables: tuple[Any, ...] = (context.graph,)
         self.executor: Any = None
+        self.__destroyed = False
         self.default_callback_group: CallbackGroup = MutuallyExclusiveCallbackGroup()
+
+    def get_name(self) -> str:
+        """Name without the namespace."""
+        return self.__name
+
+    def get_namespace(self) -> str:
+        """Absolute namespace."""
+        return self.__namespace
+
+    def get_fully_qualified_name(self) -> str:
+        """Namespace and name."""
+        return names.fully_qualified(self.__name, self.__namespace)
 
     def resolve_topic_name(self, topic: str, *, only_expand: bool = False) -> str:
         """Absolute name of a topic, remapped unless `only_expand`."""
-        rules = [] if only_expand else self._remaps
-        return names.remap(topic, rules, self._name, self._namespace)
+        rules = [] if only_expand else self.__remaps
+        return names.remap(topic, rules, self.__name, self.__namespace)
 
     def resolve_service_name(self, service: str, *, only_expand: bool = False) -> str:
         """Absolute name of a service, remapped unless `only_expand`."""
-        rules = [] if only_expand else self._remaps
-        return names.remap(service, rules, self._name, self._namespace, service=True)
+        rules = [] if only_expand else self.__remaps
+        return names.remap(service, rules, self.__name, self.__namespace, service=True)
 
     def create_publisher(
         self,
@@ -79,9 +92,9 @@ class NodeEndpoints:
     ) -> Publisher:
         """Publisher of a topic; `qos_profile` is a profile or a depth."""
         name = self.resolve_topic_name(topic)
-        profile = self._profile('publisher', name, qos_profile, qos_overriding_options)
-        writer = self._participant.create_writer(
-            self._record, _dds_topic(name, profile), msg_type._type, profile
+        profile = self.__profile('publisher', name, qos_profile, qos_overriding_options)
+        writer = self.__participant.create_writer(
+            self.__record, _dds_topic(name, profile), msg_type._type, profile
         )
         publisher = Publisher(self._context, writer, msg_type, name, profile)
         events = EventHandler(
@@ -91,7 +104,7 @@ class NodeEndpoints:
             warn_of_subscriptions(self._logger, name),
         )
         publisher.event_handlers.append(events)
-        self._add(publisher, (writer,), events)
+        self.__add(publisher, (writer,), events)
         return publisher
 
     def create_subscription(
@@ -108,10 +121,10 @@ class NodeEndpoints:
     ) -> Subscription:
         """Subscription of a topic; with `raw` the callback gets CDR bytes."""
         name = self.resolve_topic_name(topic)
-        profile = self._profile('subscription', name, qos_profile, qos_overriding_options)
+        profile = self.__profile('subscription', name, qos_profile, qos_overriding_options)
         group = callback_group or self.default_callback_group
-        reader = self._participant.create_reader(
-            self._record, _dds_topic(name, profile), msg_type._type, profile
+        reader = self.__participant.create_reader(
+            self.__record, _dds_topic(name, profile), msg_type._type, profile
         )
         subscription = Subscription(
             reader, msg_type, name, callback, group, profile, raw, self._logger
@@ -123,10 +136,10 @@ class NodeEndpoints:
             warn_of_publishers(self._logger, name),
         )
         subscription.event_handlers.append(events)
-        self._add(subscription, (reader,), subscription, events)
+        self.__add(subscription, (reader,), subscription, events)
         return subscription
 
-    def _profile(self, entity: str, topic: str, profile, options) -> QoSProfile:
+    def __profile(self, entity: str, topic: str, profile, options) -> QoSProfile:
         if isinstance(profile, int):
             profile = QoSProfile(depth=profile)
         if not isinstance(profile, QoSProfile):
@@ -144,19 +157,19 @@ class NodeEndpoints:
     ) -> Service:
         """Service; the callback gets the request and a response to fill and return."""
         name = self.resolve_service_name(srv_name)
-        mark = f'serviceid={_dotted(self._participant.next_endpoint_id())};'
+        mark = f'serviceid={_dotted(self.__participant.next_endpoint_id())};'
         common: dict[str, Any] = {'service': True, 'user_data': mark}
-        reader = self._participant.create_reader(
-            self._record, request_topic(name), srv_type.Request._type, qos_profile, **common
+        reader = self.__participant.create_reader(
+            self.__record, request_topic(name), srv_type.Request._type, qos_profile, **common
         )
-        writer = self._participant.create_writer(
-            self._record, reply_topic(name), srv_type.Response._type, qos_profile, **common
+        writer = self.__participant.create_writer(
+            self.__record, reply_topic(name), srv_type.Response._type, qos_profile, **common
         )
         group = callback_group or self.default_callback_group
         service = Service(
             reader, writer, srv_type, name, callback, group, qos_profile, self._logger
         )
-        self._add(service, (reader, writer), service)
+        self.__add(service, (reader, writer), service)
         return service
 
     def create_client(
@@ -169,17 +182,17 @@ class NodeEndpoints:
     ) -> Client:
         """Client of a service."""
         name = self.resolve_service_name(srv_name)
-        mark = f'clientid={_dotted(self._participant.next_endpoint_id())};'
+        mark = f'clientid={_dotted(self.__participant.next_endpoint_id())};'
         common: dict[str, Any] = {'service': True, 'user_data': mark}
-        reader = self._participant.create_reader(
-            self._record, reply_topic(name), srv_type.Response._type, qos_profile, **common
+        reader = self.__participant.create_reader(
+            self.__record, reply_topic(name), srv_type.Response._type, qos_profile, **common
         )
-        writer = self._participant.create_writer(
-            self._record, request_topic(name), srv_type.Request._type, qos_profile, **common
+        writer = self.__participant.create_writer(
+            self.__record, request_topic(name), srv_type.Request._type, qos_profile, **common
         )
         group = callback_group or self.default_callback_group
         client = Client(self._context, writer, reader, srv_type, name, group, qos_profile)
-        self._add(client, (reader, writer), client)
+        self.__add(client, (reader, writer), client)
         return client
 
     def create_timer(
@@ -192,19 +205,19 @@ class NodeEndpoints:
         """Timer on a clock, that of the node if none is given."""
         group = callback_group or self.default_callback_group
         timer = Timer(callback, group, int(timer_period_sec * S_TO_NS), clock or self._clock)
-        self._add(timer, (), timer)
+        self.__add(timer, (), timer)
         return timer
 
-    def _add(self, entity, endpoints: tuple, *waitables) -> None:
-        with self._lock:
-            self._endpoints[entity] = (*endpoints,)
+    def __add(self, entity, endpoints: tuple, *waitables) -> None:
+        with self.__lock:
+            self.__endpoints[entity] = (*endpoints,)
             self.waitables += waitables
         if self.executor is not None:
             self.executor.wake()
 
-    def _destroy(self, entity) -> bool:
-        with self._lock:
-            endpoints = self._endpoints.pop(entity, None)
+    def __destroy(self, entity) -> bool:
+        with self.__lock:
+            endpoints = self.__endpoints.pop(entity, None)
             if endpoints is None:
                 return False
             gone = (entity, *getattr(entity, 'event_handlers', ()))
@@ -213,28 +226,39 @@ class NodeEndpoints:
             self.executor.forget(entity)  # before DDS deletes what it waits for
         if isinstance(entity, Timer):
             entity.destroy()
-        self._participant.close(self._record, *endpoints)
+        self.__participant.close(self.__record, *endpoints)
         return True
 
     def destroy_publisher(self, publisher: Publisher) -> bool:
         """Delete a publisher; False if it is not one of this node."""
-        return self._destroy(publisher)
+        return self.__destroy(publisher)
 
     def destroy_subscription(self, subscription: Subscription) -> bool:
         """Delete a subscription; False if it is not one of this node."""
-        return self._destroy(subscription)
+        return self.__destroy(subscription)
 
     def destroy_service(self, service: Service) -> bool:
         """Delete a service; False if it is not one of this node."""
-        return self._destroy(service)
+        return self.__destroy(service)
 
     def destroy_client(self, client: Client) -> bool:
         """Delete a client; False if it is not one of this node."""
-        return self._destroy(client)
+        return self.__destroy(client)
 
     def destroy_timer(self, timer: Timer) -> bool:
         """Delete a timer; False if it is not one of this node."""
-        return self._destroy(timer)
+        return self.__destroy(timer)
+
+    def destroy_node(self) -> None:
+        """Delete the node with all that belongs to it; once."""
+        if self.__destroyed:
+            return
+        self.__destroyed = True
+        if self.executor is not None:
+            self.executor.remove_node(self)
+        for entity in list(self.__endpoints):
+            self.__destroy(entity)
+        self.__participant.remove_node(self.__record)
 
 
 def _dds_topic(name: str, profile: QoSProfile) -> str:

@@ -1,10 +1,9 @@
 """The parameters of a node: declaring, reading, setting, and the callbacks that may refuse.
 
-Knows no service and no publisher: `_parameters_changed` tells the node what to publish.
+Knows no service and no publisher: `tell_changes` gets what is new, changed and deleted.
 """
 
 from collections.abc import Callable, Sequence
-import copy
 from typing import Any
 import warnings
 
@@ -36,17 +35,18 @@ def _result(reason: str):
 class NodeParameters:
     """Base of Node with everything about its parameters."""
 
-    def __init__(self, overrides: dict[str, Parameter], allow_undeclared: bool):
+    def __init__(
+        self,
+        overrides: dict[str, Parameter],
+        allow_undeclared: bool,
+        tell_changes: Callable[[list[Parameter], list[Parameter], list[Parameter]], None],
+    ):
+        self.__tell_changes = tell_changes
         self._parameter_overrides = overrides
         self._allow_undeclared_parameters = allow_undeclared
         self._parameters: dict[str, Parameter] = {}
         self._descriptors: dict[str, Any] = {}
         self._on_set_parameters_callbacks: list[Callable] = []
-
-    def _parameters_changed(
-        self, new: list[Parameter], changed: list[Parameter], deleted: list[Parameter]
-    ) -> None:
-        raise NotImplementedError
 
     def declare_parameter(
         self, name: str, value: Any = None, descriptor=None, ignore_override: bool = False
@@ -79,29 +79,29 @@ class NodeParameters:
         if known := [p.name for p, _ in declarations if p.name in self._parameters]:
             raise ParameterAlreadyDeclaredException(known)
         for parameter, descriptor in declarations:
-            self._declare(parameter, descriptor)
+            self.__declare(parameter, descriptor)
         return [self._parameters[parameter.name] for parameter, _ in declarations]
 
-    def _declare(self, parameter: Parameter, descriptor) -> None:
+    def __declare(self, parameter: Parameter, descriptor) -> None:
         descriptor.name = parameter.name
         reason = refusal(parameter, descriptor, declaring=True)
         if reason.startswith('Wrong parameter type'):
             expected = Parameter.Type(descriptor.type).name
             raise InvalidParameterTypeException(parameter, expected)
-        reason = reason or self._refused_by_callbacks([parameter])
+        reason = reason or self.__refused_by_callbacks([parameter])
         if reason:
             raise InvalidParameterValueException(parameter.name, parameter.value, reason)
         self._descriptors[parameter.name] = descriptor
-        self._store(parameter)
-        self._parameters_changed([parameter], [], [])
+        self.__store(parameter)
+        self.__tell_changes([parameter], [], [])
 
-    def _store(self, parameter: Parameter) -> None:
+    def __store(self, parameter: Parameter) -> None:
         descriptor = self._descriptors[parameter.name]
         if descriptor.dynamic_typing:
             descriptor.type = parameter.type_.value
         self._parameters[parameter.name] = parameter
 
-    def _refused_by_callbacks(self, parameters: list[Parameter]) -> str:
+    def __refused_by_callbacks(self, parameters: list[Parameter]) -> str:
         for callback in self._on_set_parameters_callbacks:
             result = callback(parameters)
             if not result.successful:
@@ -128,14 +128,14 @@ class NodeParameters:
             ParameterUninitializedException: declared by type only, and nothing gave a value.
         """
         if name not in self._parameters:
-            self._require_undeclared_allowed(name)
+            self.__require_undeclared_allowed(name)
             return Parameter(name, NOT_SET)
         parameter = self._parameters[name]
         if parameter.type_ == NOT_SET and not self._descriptors[name].dynamic_typing:
             raise ParameterUninitializedException(name)
         return parameter
 
-    def _require_undeclared_allowed(self, names) -> None:
+    def __require_undeclared_allowed(self, names) -> None:
         if not self._allow_undeclared_parameters:
             raise ParameterNotDeclaredException(names)
 
@@ -153,7 +153,7 @@ class NodeParameters:
     def get_parameter_type(self, name: str) -> Parameter.Type:
         """Type of the present value."""
         if name not in self._parameters:
-            self._require_undeclared_allowed(name)
+            self.__require_undeclared_allowed(name)
             return NOT_SET
         return self._parameters[name].type_
 
@@ -165,7 +165,7 @@ class NodeParameters:
     def describe_parameter(self, name: str):
         """rcl_interfaces/msg/ParameterDescriptor of a parameter."""
         if name not in self._descriptors:
-            self._require_undeclared_allowed(name)
+            self.__require_undeclared_allowed(name)
             return _descriptor()
         return self._descriptors[name]
 
@@ -199,13 +199,13 @@ class NodeParameters:
         """Set all or none; returns one rcl_interfaces/msg/SetParametersResult."""
         undeclared = [p.name for p in parameter_list if p.name not in self._parameters]
         if undeclared:
-            self._require_undeclared_allowed(undeclared)
+            self.__require_undeclared_allowed(undeclared)
         descriptors = {n: _descriptor(name=n, dynamic_typing=True) for n in undeclared}
         for parameter in parameter_list:
             descriptor = descriptors.get(parameter.name) or self._descriptors[parameter.name]
             if reason := refusal(parameter, descriptor, declaring=False):
                 return _result(reason)
-        if reason := self._refused_by_callbacks(parameter_list):
+        if reason := self.__refused_by_callbacks(parameter_list):
             return _result(reason)
         self._descriptors.update(descriptors)
         new: list[Parameter] = []
@@ -219,8 +219,8 @@ class NodeParameters:
                 continue
             known = self._parameters.get(parameter.name)
             (new if known is None or known.type_ == NOT_SET else changed).append(parameter)
-            self._store(parameter)
-        self._parameters_changed(new, changed, deleted)
+            self.__store(parameter)
+        self.__tell_changes(new, changed, deleted)
         return _result('')
 
     def add_on_set_parameters_callback(self, callback: Callable) -> None:
@@ -244,7 +244,6 @@ def _typed(name: str, value: Any = None, descriptor=None, *rest) -> tuple[Any, A
         if value is None:
             warnings.warn(f'parameter {name} is declared without a value or a type', stacklevel=4)
             descriptor.dynamic_typing = True
-    descriptor = copy.copy(descriptor)  # name and type are filled in
     if isinstance(value, Parameter.Type):
         if value == NOT_SET or descriptor.dynamic_typing:
             raise ValueError(f'{name}: a static type is neither NOT_SET nor dynamic')

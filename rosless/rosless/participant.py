@@ -27,9 +27,10 @@ import numpy as np
 
 from rosless.definitions import type_hash
 from rosless.discovery import configured
-from rosless.exceptions import InvalidHandle, RCLError
+from rosless.exceptions import InvalidHandle
 from rosless.messages import message_class, serialize
 from rosless.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, dds_qos
+from rosless.rcl_error import RCLError
 from rosless.wire import sample_type
 
 DISCOVERY_TOPIC = 'ros_discovery_info'
@@ -125,10 +126,12 @@ class Participant:
         self._left = False
         latched: dict[str, Any] = {'durability': DurabilityPolicy.TRANSIENT_LOCAL}
         topic = self._topic(DISCOVERY_TOPIC, DISCOVERY_TYPE, False)
-        own = Qos(Policy.IgnoreLocal.Participant, base=dds_qos(QoSProfile(depth=1, **latched)))
+        mark = _hash_entry(DISCOVERY_TYPE)
+        last = QoSProfile(depth=1, **latched)
+        own = Qos(Policy.IgnoreLocal.Participant, base=dds_qos(last, mark))
         self._own_announcements = Writer(DataWriter(self.dds, topic, own))
         everything = QoSProfile(history=HistoryPolicy.KEEP_ALL, **latched)
-        others = Qos(Policy.IgnoreLocal.Participant, base=dds_qos(everything))
+        others = Qos(Policy.IgnoreLocal.Participant, base=dds_qos(everything, mark))
         self.announcements = Reader(DataReader(self.dds, topic, others))
 
     def _topic(self, name: str, type_name: str, service: bool) -> Topic:

@@ -7,10 +7,10 @@ from cyclonedds.internal import dds_infinity
 
 from rosless.context import Context
 from rosless.duration import Duration
-from rosless.exceptions import RCLError
 from rosless.messages import serialize
 from rosless.participant import Writer
 from rosless.qos import QoSProfile
+from rosless.rcl_error import RCLError
 
 
 class Publisher:

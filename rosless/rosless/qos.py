@@ -102,7 +102,7 @@ class QoSProfile:
         if depth is not None and depth < 0:
             raise ValueError(f'depth is not negative: {depth}')
         self.history = HistoryPolicy(HistoryPolicy.KEEP_LAST if history is None else history)
-        self.depth = depth or 0
+        self.depth = 10 if depth is None else depth
         self.reliability = ReliabilityPolicy(reliability)
         self.durability = DurabilityPolicy(durability)
         self.lifespan = lifespan or Duration()
@@ -161,6 +161,7 @@ def _is_set(duration: Duration) -> bool:
     return 0 < duration.nanoseconds < Infinite.nanoseconds
 
 
+qos_profile_default = QoSProfile(depth=10)
 qos_profile_system_default = QoSProfile(
     history=HistoryPolicy.SYSTEM_DEFAULT,
     reliability=ReliabilityPolicy.SYSTEM_DEFAULT,
@@ -170,17 +171,14 @@ qos_profile_sensor_data = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST
 qos_profile_services_default = QoSProfile(depth=10)
 qos_profile_parameters = QoSProfile(depth=1000)
 qos_profile_parameter_events = QoSProfile(depth=1000)
-qos_profile_rosout_default = QoSProfile(
-    depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL, lifespan=Duration(seconds=10)
-)
 
 
 class QoSPresetProfiles(Enum):
     """The named profiles; `.value` is a QoSProfile."""
 
+    DEFAULT = qos_profile_default
     SYSTEM_DEFAULT = qos_profile_system_default
     SENSOR_DATA = qos_profile_sensor_data
     SERVICES_DEFAULT = qos_profile_services_default
     PARAMETERS = qos_profile_parameters
     PARAMETER_EVENTS = qos_profile_parameter_events
-    ROSOUT_DEFAULT = qos_profile_rosout_default

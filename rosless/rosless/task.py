@@ -27,8 +27,8 @@ class Future:
         return self.result()
 
     def done(self) -> bool:
-        """Whether there is a result or an exception, or the future was cancelled."""
-        return self._done or self._cancelled
+        """Whether there is a result or an exception; a cancelled future is not done in Jazzy."""
+        return self._done
 
     def cancelled(self) -> bool:
         """Whether it was cancelled before it was done."""

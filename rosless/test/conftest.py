@@ -5,6 +5,7 @@ import itertools
 import os
 from pathlib import Path
 import queue
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from rosless.benchmark import LOOPBACK
 from rosless.importer import install
 
 os.environ['CYCLONEDDS_URI'] = LOOPBACK
-os.environ['ROS_DOMAIN_ID'] = '77'
+os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 99)  # two runs on one machine keep apart
 os.environ.pop('ROS_DISTRO', None)
 install()
 
@@ -25,6 +26,8 @@ import rclpy  # noqa: E402 - importable from here on
 
 LIMIT_S = 10.0
 FOLDER = Path(__file__).parent
+# setup.bash of a real ROS 2: the programs then run on it, while this process stays with rosless
+PEER_SETUP = os.environ.get('PEER_SETUP', '')
 
 
 @dataclass
@@ -78,6 +81,9 @@ def program():
 
     def start(name: str, *arguments: str, **environment: str) -> Program:
         command = [sys.executable, '-u', '-m', 'rosless', f'programs:{name}', *arguments]
+        if PEER_SETUP:
+            script = f'source {shlex.quote(PEER_SETUP)} && exec {shlex.join(command)}'
+            command = ['bash', '-c', script]
         process = subprocess.Popen(
             command,
             cwd=FOLDER,

@@ -7,7 +7,11 @@ import time
 
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 import rclpy
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import (
+    ExternalShutdownException,
+    MultiThreadedExecutor,
+    SingleThreadedExecutor,
+)
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage
@@ -17,12 +21,16 @@ from std_srvs.srv import SetBool, Trigger
 
 def run(node: Node) -> None:
     """Spin until a signal and end as a node should."""
+    executor = SingleThreadedExecutor()  # rclpy makes none after a signal
     print('ready', flush=True)
     try:
-        rclpy.spin(node)
+        rclpy.spin(node, executor)
     except KeyboardInterrupt:
         print(f'interrupted ok={rclpy.ok()}')
-    except ExternalShutdownException:
+    except (ExternalShutdownException, RuntimeError):
+        # rclpy raises a RuntimeError when SIGTERM comes between two of its waits
+        if rclpy.ok():
+            raise
         print(f'terminated ok={rclpy.ok()}')
     else:  # the context ended while a callback ran, and not during a wait
         print(f'terminated ok={rclpy.ok()}')
@@ -93,8 +101,8 @@ def multithreaded() -> int:
 def forgetful() -> None:
     """Reach the end of the program without any clean-up."""
     rclpy.init()
-    Node('forgetful')
-    print('ready', flush=True)
+    node = Node('forgetful')
+    print(f'{node.get_name()} is ready', flush=True)
     sys.stdin.readline()
     sys.exit(3)
 

@@ -123,10 +123,12 @@ def test_spin_until_future_complete_ends_with_the_future_or_the_time(node):
     assert future.result() == 1
 
 
-def test_a_cancelled_future_is_done():
+def test_a_cancelled_future_calls_back_and_is_not_done():
+    called = []
     future = Future()
+    future.add_done_callback(called.append)
     future.cancel()
-    assert future.cancelled() and future.done() and future.result() is None
+    assert future.cancelled() and not future.done() and called == [future]
 
 
 def overlap(node, group) -> bool:

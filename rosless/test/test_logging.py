@@ -5,19 +5,19 @@ import re
 import pytest
 from rcl_interfaces.msg import Log
 from rclpy.logging import LoggingSeverity, get_logger, set_logger_level
-from rclpy.qos import QoSPresetProfiles
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 
-ROSOUT = QoSPresetProfiles.ROSOUT_DEFAULT.value
+ROSOUT = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
-def test_a_line_has_severity_stamp_name_and_text(capsys):
+def test_a_line_has_severity_stamp_name_and_text(capfd):
     assert get_logger('a.b').warning('watch out')
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = capfd.readouterr().err.splitlines()
     assert re.fullmatch(r'\[WARN\] \[\d+\.\d{9}\] \[a\.b\]: watch out', line)
 
 
-def test_levels_hold_for_the_loggers_below(capsys):
+def test_levels_hold_for_the_loggers_below(capfd):
     set_logger_level('level_test', LoggingSeverity.ERROR)
     below = get_logger('level_test').get_child('below')
     assert below.name == 'level_test.below'
@@ -25,7 +25,7 @@ def test_levels_hold_for_the_loggers_below(capsys):
     below.set_level(LoggingSeverity.DEBUG)
     assert below.debug('yes') and below.get_effective_level() == LoggingSeverity.DEBUG
     assert not get_logger('level_tests').debug('no')
-    assert 'no' not in capsys.readouterr().err
+    assert 'no' not in capfd.readouterr().err
 
 
 def test_filters_keep_their_state_per_call_site():
@@ -79,7 +79,7 @@ def test_the_log_level_of_the_command_line(program, arguments, said):
     assert any('a detail' in line for line in lines) == said
 
 
-def test_a_message_that_is_no_utf8_is_logged_and_dropped(node, spin_until, topic, capsys):
+def test_a_message_that_is_no_utf8_is_logged_and_dropped(node, spin_until, topic, capfd):
     received = []
     node.create_subscription(String, topic, received.append, 10)
     publisher = node.create_publisher(String, topic, 10)
@@ -87,4 +87,4 @@ def test_a_message_that_is_no_utf8_is_logged_and_dropped(node, spin_until, topic
     publisher.publish(String(data='x'))
     spin_until(lambda: received)
     assert [message.data for message in received] == ['x']
-    assert f'dropped a message of {topic}' in capsys.readouterr().err
+    assert f'dropped a message of {topic}' in capfd.readouterr().err

@@ -10,7 +10,8 @@ from rclpy.exceptions import (
 from rclpy.utilities import remove_ros_args
 
 from rosless import names
-from rosless.arguments import InvalidROSArgsError, UnknownROSArgsError, parse
+from rosless.arguments import parse
+from rosless.rcl_error import RCLInvalidROSArgsError, UnknownROSArgsError
 
 
 def rules(*texts):
@@ -106,5 +107,5 @@ def test_an_unknown_argument_is_refused():
     ['-p', '-p x', '-p x:=[1,2.5]', '-r a', '-r a:=', '--log-level loud', '--params-file none'],
 )
 def test_an_argument_without_a_valid_value_is_refused(arguments):
-    with pytest.raises(InvalidROSArgsError):
+    with pytest.raises(RCLInvalidROSArgsError):
         parse(['--ros-args', *arguments.split()])

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from rosless.arguments import InvalidROSArgsError, parse
+from rosless.arguments import parse
 from rosless.parameter_files import ParameterTextError, for_node, parse_file, parse_value
+from rosless.rcl_error import RCLInvalidROSArgsError
 
 
 @pytest.mark.parametrize(
@@ -107,5 +108,5 @@ def test_a_node_prefix_is_a_name_in_the_root_namespace():
 def test_a_file_of_another_form_is_refused_by_its_name(tmp_path, text):
     file = tmp_path / 'wrong.yaml'
     file.write_text(text)
-    with pytest.raises(InvalidROSArgsError, match=r'wrong\.yaml'):
+    with pytest.raises(RCLInvalidROSArgsError, match=r'wrong\.yaml'):
         parse(['--ros-args', '--params-file', str(file)])

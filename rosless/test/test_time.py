@@ -86,13 +86,14 @@ def test_jump_callbacks_get_jumps_beyond_their_threshold(clock):
 
 def test_a_change_of_the_source_is_a_jump(clock):
     changes = []
-    clock.create_jump_callback(
+    handle = clock.create_jump_callback(  # rclpy crashes when it is not kept
         JumpThreshold(min_forward=None, min_backward=None),
         post_callback=lambda jump: changes.append(jump.clock_change),
     )
     clock._set_ros_time_is_active(False)
     clock._set_ros_time_is_active(True)
     assert changes == [ClockChange.ROS_TIME_DEACTIVATED, ClockChange.ROS_TIME_ACTIVATED]
+    handle.unregister()
 
 
 def test_a_timer_fires_at_its_period(node, spin_until):

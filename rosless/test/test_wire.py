@@ -5,6 +5,7 @@ send no type information; programs on one binding compare theirs, names of field
 """
 
 from dataclasses import dataclass
+import os
 import struct
 import time
 import uuid
@@ -89,7 +90,7 @@ class Announcement(IdlStruct, typename='rmw_dds_common::msg::dds_::ParticipantEn
 @pytest.fixture
 def observer():
     """DDS participant that knows no ROS."""
-    return DomainParticipant(77)
+    return DomainParticipant(int(os.environ['ROS_DOMAIN_ID']))
 
 
 def take(reader, count=1, limit_s=10.0):
