@@ -136,7 +136,7 @@ def check_paths(dtype, device, widths=WIDTHS):
         columns, stored = matrix.shape[1], to(device, stored)
         for count in (1, 6, 16, 64, 70) if shape == 'joined' else (1, 64):
             x = draw(count, columns, dtype)
-            path = packed_matmul.decode if count <= 16 else packed_matmul.block
+            path = packed_matmul.path(count)
             for tile in (None, forced):
                 y = path(x.to(device), *stored, rows, tile)
                 error = relative(y, x.double() @ matrix.T)
@@ -158,7 +158,7 @@ def test_kernels_in_the_interpreter(dtype):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device: bf16, assembly')
 @pytest.mark.parametrize('scheme', WIDTHS, ids=lambda s: f'{s.bits:g}')
-@pytest.mark.parametrize('dtype', list(ERRORS))
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
 def test_kernels_on_the_gpu(dtype, scheme):
     check_paths(dtype, 'cuda', [scheme])
 
@@ -166,10 +166,11 @@ def test_kernels_on_the_gpu(dtype, scheme):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device: bf16, assembly')
 @pytest.mark.parametrize('scheme', WIDTHS, ids=lambda s: f'{s.bits:g}')
 @pytest.mark.parametrize('shape', [(155697, 128), (1152, 4304), (2048, 8256)], ids=str)
-def test_op_on_the_gpu_at_the_models_own_sizes(shape, scheme):
-    stored, matrix = random_weight(scheme, *shape, torch.bfloat16)
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_op_on_the_gpu_at_the_models_own_sizes(dtype, shape, scheme):
+    stored, matrix = random_weight(scheme, *shape, getattr(torch, dtype))
     stored = to('cuda', stored)
     for rows in (1, 17, 300):
-        x = draw(rows, shape[1], torch.bfloat16)
+        x = draw(rows, shape[1], getattr(torch, dtype))
         y = packed_ops.packed_linear(x.cuda(), *stored, [len(matrix)])
-        assert relative(y, x.double() @ matrix.T) < ERRORS['bfloat16'], rows
+        assert relative(y, x.double() @ matrix.T) < ERRORS[dtype], rows

@@ -36,7 +36,7 @@ def counts(
     capability: int = 87,
     dtype: torch.dtype = torch.bfloat16,
 ) -> dict[str, Any]:
-    """Figures of 'decode' or 'block' for x_rows rows of x, compiled for an sm_ number.
+    """Figures of 'single', 'decode' or 'block' for x_rows rows of x, compiled for an sm_ number.
 
     instructions_per_weight: those of the inner loop over all threads, by weights it covers.
     """
@@ -48,7 +48,7 @@ def counts(
         usage = _run('-res-usage', file.name)
     loop = _longest_loop(machine_code)
     step = min(packed_matmul.MAX_COLUMNS_STEP, triton.next_power_of_2(group))
-    width = step * (tile.warps if kernel == 'decode' else 1)
+    width = step * (1 if kernel == 'block' else tile.warps)
     weights = tile.rows * digits(levels) * width
     found = re.search(r'REG:(\d+) STACK:(\d+)', usage)
     assert found, usage
@@ -72,8 +72,10 @@ def _compile(
 ) -> Any:
     real = '*' + _TYPES[dtype]
     step = min(packed_matmul.MAX_COLUMNS_STEP, triton.next_power_of_2(group))
-    decode = kernel == 'decode'
-    how = (spread.codes if decode else spread.weights)(levels, dtype)
+    if kernel == 'block':
+        how = spread.weights(levels, dtype)
+    else:
+        how = spread.codes(levels, dtype, ones=kernel == 'decode')
     types = dict.fromkeys(['x_ptr', 'scale_ptr', 'shift_ptr', 'out_ptr'], real)
     types |= {'data_ptr': '*u8', 'partial_ptr': '*fp32', 'counter_ptr': '*i32'}
     constants = {
@@ -91,8 +93,9 @@ def _compile(
         'SPLITS': tile.splits,
         'SEGMENTS': tile.warps,
         'X_ROWS': x_rows,
+        'SLOTS': packed_matmul.COLUMNS,
     }
-    function = packed_matmul._decode_kernel if decode else packed_matmul._block_kernel
+    function = getattr(packed_matmul, f'_{kernel}_kernel')
     names = function.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
     signature = {name: types.get(name, 'i32') for name in names}

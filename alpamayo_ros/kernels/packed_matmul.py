@@ -7,7 +7,7 @@ split K among blocks when there are too few rows of weights to fill the device. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -19,7 +19,9 @@ import triton.language as tl
 from . import spread
 from .packing import digits, group_size
 
-MAX_PARTS = 3
+MAX_DECODE_ROWS = 16
+COLUMNS = 8  # of x, that a tensor core multiplies at once
+SUM_BLOCK = 512  # elements of a block that adds up splits
 MAX_COLUMNS_STEP = 128  # columns per inner step; a group is never straddled
 
 
@@ -46,6 +48,53 @@ class _Shape(NamedTuple):
     @property
     def steps(self) -> int:
         return self.columns // self.group * self.steps_per_group
+
+
+def path(x_rows: int) -> Callable[..., Tensor]:
+    """The function below that serves so many rows of x."""
+    return single if x_rows == 1 else decode if x_rows <= MAX_DECODE_ROWS else block
+
+
+def single(
+    x: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Sequence[int],
+    tile: Tile | None = None,
+) -> Tensor:
+    """Product (1, sum of rows) of x (1, K) with packed matrices; see packed_linear."""
+    shape = _shape(x, data, scale, levels, rows)
+    if tile is None:
+        tile = _single_tile(shape, _multiprocessors(x.device))
+    blocks = triton.cdiv(shape.byte_rows, tile.rows)
+    rounds = triton.cdiv(shape.steps, tile.splits * tile.warps)
+    if rounds > COLUMNS:
+        tile = tile._replace(splits=triton.cdiv(shape.steps, COLUMNS * tile.warps))
+        rounds = triton.cdiv(shape.steps, tile.splits * tile.warps)
+    out = x.new_empty(1, sum(rows))
+    partial = out
+    if tile.splits > 1:
+        partial = x.new_empty(tile.splits, sum(rows), dtype=torch.float32)
+    _single_kernel[(blocks, tile.splits)](
+        x,
+        data,
+        scale,
+        shift,
+        out,
+        partial,
+        _counters(x.device, blocks),
+        shape.columns,
+        shape.byte_rows,
+        *shape.bounds,
+        rounds,
+        **_constants(x, levels, shape, tile, spread.codes(levels, _spread_dtype(x), ones=False)),
+        SPLITS=tile.splits,
+        SEGMENTS=tile.warps,
+        SLOTS=COLUMNS,
+    )
+    return out
 
 
 def decode(
@@ -79,7 +128,7 @@ def decode(
         shape.byte_rows,
         *shape.bounds,
         triton.cdiv(shape.steps, tile.splits * tile.warps),
-        **_constants(x, levels, shape, tile, spread.codes(levels, _spread_dtype(x))),
+        **_constants(x, levels, shape, tile, spread.codes(levels, _spread_dtype(x), ones=True)),
         SPLITS=tile.splits,
         SEGMENTS=tile.warps,
         X_ROWS=8 if shape.x_rows <= 8 else 16,
@@ -118,7 +167,13 @@ def block(
         **_constants(x, levels, shape, tile, spread.weights(levels, _spread_dtype(x))),
         X_ROWS=x_block,
     )
-    return partial[0] if tile.splits == 1 else partial.sum(0).to(x.dtype)
+    if tile.splits == 1:
+        return partial[0]
+    out = x.new_empty(partial.shape[1:])
+    _sum_kernel[(triton.cdiv(out.numel(), SUM_BLOCK),)](
+        partial, out, out.numel(), SPLITS=tile.splits, BLOCK=SUM_BLOCK
+    )
+    return out
 
 
 def _shape(x: Tensor, data: Tensor, scale: Tensor, levels: int, rows: Sequence[int]) -> _Shape:
@@ -154,6 +209,13 @@ def _constants(
 def _spread_dtype(x: Tensor) -> torch.dtype:
     """The interpreter runs no assembly: float32 stands for plain conversions."""
     return x.dtype if x.is_cuda else torch.float32
+
+
+def _single_tile(shape: _Shape, multiprocessors: int) -> Tile:
+    rows, warps = 16, 4
+    blocks = triton.cdiv(shape.byte_rows, rows)
+    splits = max(1, min(8, 3 * multiprocessors // blocks, shape.steps // (2 * warps)))
+    return Tile(rows, warps, splits, 3)
 
 
 def _decode_tile(shape: _Shape, multiprocessors: int) -> Tile:
@@ -209,6 +271,133 @@ def _row_of(at, byte_rows, bound0, bound1, DIGITS: tl.constexpr):
 
 
 @triton.jit
+def _metadata(scale_ptr, shift_ptr, row, stride, group, groups, inside, DIGITS: tl.constexpr):
+    """Scales of each digit, then shifts, of rows in a group; nothing is done with them yet."""
+    found = ()
+    group = tl.minimum(group, groups - 1)
+    for digit in tl.static_range(DIGITS):
+        at = (row + digit * stride) * groups + group
+        found = found + (tl.load(scale_ptr + at, mask=inside, other=0.0),)  # type: ignore[assignment]
+    for digit in tl.static_range(DIGITS):
+        if shift_ptr is None:
+            found += (tl.zeros_like(found[digit]),)  # type: ignore[assignment]
+        else:
+            at = (row + digit * stride) * groups + group
+            found += (tl.load(shift_ptr + at, mask=inside, other=0.0),)  # type: ignore[assignment]
+    return found
+
+
+@triton.jit
+def _single_kernel(
+    x_ptr,
+    data_ptr,
+    scale_ptr,
+    shift_ptr,
+    out_ptr,
+    partial_ptr,
+    counter_ptr,
+    columns,
+    byte_rows,
+    bound0,
+    bound1,
+    rounds,
+    LEVELS: tl.constexpr,
+    DIGITS: tl.constexpr,
+    GROUP: tl.constexpr,
+    STEP: tl.constexpr,
+    STEPS_PER_GROUP: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
+    CONSTRAINTS: tl.constexpr,
+    OFFSET: tl.constexpr,
+    FACTORS: tl.constexpr,
+    ROWS: tl.constexpr,
+    STAGES: tl.constexpr,
+    SPLITS: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    SLOTS: tl.constexpr,
+):
+    """One row of x. A tensor core multiplies with 8 columns: column i takes the i-th step of each
+    warp along K and is zero elsewhere, so that scales are applied once, at the end.
+    """
+    block_row = tl.program_id(0)
+    split = tl.program_id(1)
+    byte_row = block_row * ROWS + tl.arange(0, ROWS)
+    row, stride = _row_of(byte_row, byte_rows, bound0, bound1, DIGITS)
+    inside_matrix = byte_row < byte_rows
+    byte_row = tl.minimum(byte_row, byte_rows - 1)
+    slot = tl.arange(0, SLOTS)
+    groups = columns // GROUP
+    dtype = x_ptr.dtype.element_ty
+    first = (split * SEGMENTS + tl.arange(0, SEGMENTS)) * rounds
+    # metadata of all steps is asked for first: it comes while the loop runs
+    steps = first[:, None] + slot[None, :]
+    used = (slot < rounds)[None, :] & (steps // STEPS_PER_GROUP < groups)
+    known = used[:, None, :] & inside_matrix[None, :, None]
+    scales = ()
+    shifts = ()
+    for digit in tl.static_range(DIGITS):
+        of = (row + digit * stride)[None, :, None] * groups + (steps // STEPS_PER_GROUP)[
+            :, None, :
+        ]
+        scales += (tl.load(scale_ptr + of, mask=known, other=0.0),)  # type: ignore[assignment]
+        if shift_ptr is not None:
+            shifts += (tl.load(shift_ptr + of, mask=known, other=0.0),)  # type: ignore[assignment]
+    total = (tl.zeros((SEGMENTS, ROWS, SLOTS), tl.float32),) * DIGITS
+    for i in tl.range(0, rounds, num_stages=STAGES):
+        step = first + i
+        group = step // STEPS_PER_GROUP
+        within = ((step % STEPS_PER_GROUP) * STEP)[:, None] + tl.arange(0, STEP)[None, :]
+        k = (group * GROUP)[:, None] + within
+        live = (group[:, None] < groups) & (within < GROUP)
+        at = byte_row[None, :, None] * columns + k[:, None, :]
+        w = tl.load(data_ptr + at, mask=live[:, None, :], other=0)
+        at = tl.zeros_like(slot)[None, :, None] + k[:, None, :]
+        mask = (slot == i)[None, :, None] & live[:, None, :]
+        x = tl.load(x_ptr + at, mask=mask, other=0.0).trans(0, 2, 1)
+        if ASSEMBLY != '':
+            codes = tl.inline_asm_elementwise(
+                ASSEMBLY, CONSTRAINTS, [w], dtype=(dtype,) * DIGITS, is_pure=True, pack=4
+            )
+        else:
+            codes = ()
+            for digit in tl.static_range(DIGITS):
+                codes = codes + (_digit(w, digit, LEVELS, dtype),)
+        for digit in tl.static_range(DIGITS):
+            product = tl.dot(codes[digit], x, total[digit], input_precision='ieee')
+            total = _put(total, digit, product)
+    place = (steps % STEPS_PER_GROUP * STEP)[:, :, None] + tl.arange(0, STEP)[None, None, :]
+    real = used[:, :, None] & (place < GROUP)
+    place += (steps // STEPS_PER_GROUP * GROUP)[:, :, None]
+    every_x = tl.load(x_ptr + place, mask=real, other=0.0)
+    sums = tl.sum(every_x.to(tl.float32), 2)[:, None, :]
+    n = DIGITS * byte_rows
+    for digit in tl.static_range(DIGITS):
+        s = scales[digit].to(tl.float32) / FACTORS[digit]
+        h = s * OFFSET
+        if shift_ptr is not None:
+            h += shifts[digit].to(tl.float32)
+        value = tl.sum(tl.sum(s * total[digit] - h * sums, 2), 0)
+        to = row + digit * stride
+        if SPLITS == 1:
+            tl.store(out_ptr + to, value.to(dtype), mask=inside_matrix)
+        else:
+            tl.store(partial_ptr + split * n + to, value, mask=inside_matrix)
+    if SPLITS > 1:
+        tl.debug_barrier()
+        # the block that comes last adds up what the others left, always in the same order
+        if tl.atomic_add(counter_ptr + block_row, 1, sem='acq_rel') == SPLITS - 1:
+            for digit in tl.static_range(DIGITS):
+                out = row + digit * stride
+                summed = tl.zeros((ROWS,), tl.float32)
+                for other in tl.static_range(SPLITS):
+                    summed += tl.load(
+                        partial_ptr + other * n + out, mask=inside_matrix, cache_modifier='.cg'
+                    )
+                tl.store(out_ptr + out, summed.to(dtype), mask=inside_matrix)
+            tl.store(counter_ptr + block_row, 0)
+
+
+@triton.jit
 def _decode_kernel(
     x_ptr,
     data_ptr,
@@ -249,6 +438,17 @@ def _decode_kernel(
     groups = columns // GROUP
     dtype = x_ptr.dtype.element_ty
     total = (tl.zeros((SEGMENTS, ROWS, X_ROWS), tl.float32),) * DIGITS
+    segment = tl.arange(0, SEGMENTS)
+    coming = _metadata(
+        scale_ptr,
+        shift_ptr,
+        row[None, :],
+        stride[None, :],
+        ((split * rounds * SEGMENTS + segment) // STEPS_PER_GROUP)[:, None],
+        groups,
+        inside_matrix[None, :],
+        DIGITS,
+    )
     for i in tl.range(0, rounds, num_stages=STAGES):
         step = (split * rounds + i) * SEGMENTS + tl.arange(0, SEGMENTS)
         group = step // STEPS_PER_GROUP
@@ -271,14 +471,20 @@ def _decode_kernel(
                 codes = codes + (_digit(w, digit, LEVELS, dtype),)
             ones = tl.full((SEGMENTS, ROWS, STEP), 1.0, dtype)
         sums = tl.dot(ones, x, input_precision='ieee')  # of x, in the layout of the products
-        group = tl.minimum(group, groups - 1)
+        metadata = coming
+        coming = _metadata(
+            scale_ptr,
+            shift_ptr,
+            row[None, :],
+            stride[None, :],
+            ((step + SEGMENTS) // STEPS_PER_GROUP)[:, None],
+            groups,
+            inside_matrix[None, :],
+            DIGITS,
+        )
         for digit in tl.static_range(DIGITS):
-            at = (row + digit * stride)[None, :] * groups + group[:, None]
-            mask = inside_matrix[None, :]
-            s = tl.load(scale_ptr + at, mask=mask, other=0.0).to(tl.float32) / FACTORS[digit]
-            h = s * OFFSET
-            if shift_ptr is not None:
-                h += tl.load(shift_ptr + at, mask=mask, other=0.0).to(tl.float32)
+            s = metadata[digit].to(tl.float32) / FACTORS[digit]
+            h = s * OFFSET + metadata[DIGITS + digit].to(tl.float32)
             product = tl.dot(codes[digit], x, input_precision='ieee')
             product = s[:, :, None] * product - h[:, :, None] * sums
             total = _put(total, digit, total[digit] + product)
@@ -358,17 +564,14 @@ def _block_kernel(
             mask=(m < x_rows)[:, None] & live[None, :],
             other=0.0,
         ).trans()
-        at = row * groups + tl.minimum(group, groups - 1)
+        metadata = _metadata(
+            scale_ptr, shift_ptr, row, stride, group, groups, inside_matrix, DIGITS
+        )
         scales = ()
         shifts = ()
         for digit in tl.static_range(DIGITS):
-            place = at + digit * stride * groups
-            s = tl.load(scale_ptr + place, mask=inside_matrix, other=0.0)
-            h = tl.zeros_like(s)
-            if shift_ptr is not None:
-                h = -tl.load(shift_ptr + place, mask=inside_matrix, other=0.0)
-            scales += (s[:, None],)  # type: ignore[assignment]
-            shifts += (h[:, None],)  # type: ignore[assignment]
+            scales += (metadata[digit][:, None],)  # type: ignore[assignment]
+            shifts += (-metadata[DIGITS + digit][:, None],)  # type: ignore[assignment]
         if ASSEMBLY != '':
             weights = tl.inline_asm_elementwise(
                 ASSEMBLY,
@@ -391,3 +594,12 @@ def _block_kernel(
         at = (split * x_rows + m[None, :]) * n + (row + digit * stride)[:, None]
         mask = (m < x_rows)[None, :] & inside_matrix[:, None]
         tl.store(partial_ptr + at, total[digit].to(partial_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _sum_kernel(partial_ptr, out_ptr, count, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    summed = tl.zeros((BLOCK,), tl.float32)
+    for split in tl.static_range(SPLITS):
+        summed += tl.load(partial_ptr + split * count + at, mask=at < count, other=0.0)
+    tl.store(out_ptr + at, summed.to(out_ptr.dtype.element_ty), mask=at < count)

@@ -19,7 +19,6 @@ except ImportError:  # no Triton, as in CPU builds of torch: the plain path serv
     packed_matmul = None  # type: ignore[assignment]
 
 SCRATCH_BYTES = 100_000_000  # of dense weights at a time, where many rows are multiplied
-MAX_DECODE_ROWS = 16
 MAX_BLOCK_ROWS = 128  # with more rows, unpacking once for the library's product is faster
 
 Dense = Callable[[Tensor, Tensor, Tensor | None, int, int, int, int], Tensor]
@@ -51,6 +50,12 @@ def packed_linear_plain(
     return _unpacked_product(x, data, scale, shift, levels, rows, _dense_plain)
 
 
+def _even(count: int, limit: int) -> int:
+    """Size of equal pieces of `count` rows, whole blocks of 128: odd ones are slow to multiply."""
+    size = -(-count // -(-count // limit))
+    return min(limit, -(-size // 128) * 128)
+
+
 def _dense_plain(
     data: Tensor,
     scale: Tensor,
@@ -77,9 +82,10 @@ def _unpacked_product(
     columns = x.shape[-1]
     flat = x.reshape(-1, columns)
     out = x.new_empty(len(flat), sum(rows))
-    at, chunk = 0, SCRATCH_BYTES // (columns * x.element_size())
+    at, limit = 0, max(1, SCRATCH_BYTES // (columns * x.element_size()))
     stored = parts(data, scale, shift, levels, rows)
     for count, (own_data, own_scale, own_shift) in zip(rows, stored, strict=True):
+        chunk = _even(count, limit)
         for start in range(0, count, chunk):
             stop = min(start + chunk, count)
             weight = dense(own_data, own_scale, own_shift, levels, columns, start, stop)
@@ -110,11 +116,13 @@ def packed_linear_cuda(
     """The fastest path for the number of rows of x."""
     count = x.numel() // x.shape[-1]
     whole = all(height % digits(levels) == 0 for height in rows)
-    if not whole or count > MAX_BLOCK_ROWS:
+    # float32 is there for comparisons: its tiles would not fit the shared memory
+    if not whole or count > MAX_BLOCK_ROWS or x.dtype == torch.float32:
         return _unpacked_product(x, data, scale, shift, levels, rows, unpack.dense_triton)
     flat = x.reshape(count, -1)
-    product = packed_matmul.decode if count <= MAX_DECODE_ROWS else packed_matmul.block
-    return product(flat, data, scale, shift, levels, rows).view(*x.shape[:-1], -1)
+    return packed_matmul.path(count)(flat, data, scale, shift, levels, rows).view(
+        *x.shape[:-1], -1
+    )
 
 
 if packed_matmul is not None:

@@ -48,14 +48,15 @@ def plain(levels: int) -> Spread:
     return Spread('', '', 0.0, (1.0,) * digits(levels))
 
 
-def codes(levels: int, dtype: torch.dtype) -> Spread:
-    """Four bytes to the codes of each digit and, last, to ones."""
+def codes(levels: int, dtype: torch.dtype, ones: bool) -> Spread:
+    """Four bytes to the codes of each digit and, if asked for, to ones behind them."""
     if dtype not in _FLOATS or levels not in (4, 16):
         return plain(levels)
     count, real = digits(levels), _FLOATS[dtype]
-    lines, factors = _masked(levels, real, '$' + str(2 * count + 2))
-    lines += [f'mov.b32 ${2 * count + i}, {real.pair(1.0)};' for i in range(2)]
-    constraints = ','.join(['=&r'] * (2 * count + 2) + ['r'])
+    results = 2 * (count + ones)
+    lines, factors = _masked(levels, real, f'${results}')
+    lines += [f'mov.b32 ${i}, {real.pair(1.0)};' for i in range(2 * count, results)]
+    constraints = ','.join(['=&r'] * results + ['r'])
     return Spread(_block(lines), constraints, 2.0**real.mantissa, factors)
 
 
