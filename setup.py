@@ -67,7 +67,15 @@ setup(
     extras_require={
         # the fast paths of kernels/; a CUDA build of torch brings its own
         'triton': [TRITON],
-        'test': ['mypy', 'pytest>=8,<9', 'ruff', 'setuptools>=64', TRITON, 'types-PyYAML'],
+        'test': [
+            'mypy',
+            'optimum-quanto==0.2.7',  # reads what alpamayo_quantize writes
+            'pytest>=8,<9',
+            'ruff',
+            'setuptools>=64',
+            TRITON,
+            'types-PyYAML',
+        ],
     },
     entry_points={
         'console_scripts': [
