@@ -13,7 +13,7 @@ assert MAINTAINER is not None, 'package.xml: no maintainer'
 SHARE = f'share/{NAME}'
 
 TRITON = "triton>=3.1; platform_system == 'Linux'"
-COMMANDS = ('replay', 'drive', 'verify', 'quantize', 'benchmark')
+COMMANDS = ('node', 'replay', 'drive', 'verify', 'quantize', 'benchmark')
 
 
 def files(folder: str, pattern: str = '*') -> list[str]:

@@ -186,14 +186,33 @@ def markdown_table() -> str:
     """Table of all parameters for the README."""
     lines = ['| parameter | default | allowed | what it is |', '|---|---|---|---|']
     for row in fields(NodeParameters):
-        facts = row.metadata
-        allowed = ', '.join(f'{choice}' for choice in facts['choices'])
-        if facts['low'] is not None:
-            allowed = f'{facts["low"]} ... {facts["high"]}'
-        shown = f'`{row.default}`'.lower() if row.default != '' else ''
-        live = ' (live)' if facts['live'] else ''
-        lines.append(f'| `{row.name}`{live} | {shown} | {allowed} | {facts["description"]} |')
+        shown = f'`{_default(row)}`' if row.default != '' else ''
+        live = ' (live)' if row.metadata['live'] else ''
+        facts = f'{shown} | {_allowed(row)} | {row.metadata["description"]}'
+        lines.append(f'| `{row.name}`{live} | {facts} |')
     return '\n'.join(lines)
+
+
+def help_text() -> str:
+    """All parameters for a terminal: one line for the facts, one for the description."""
+    lines = []
+    for row in fields(NodeParameters):
+        facts = [f'default {_default(row)}'] if row.default != '' else []
+        facts += [_allowed(row)] if _allowed(row) else []
+        facts += ['live'] if row.metadata['live'] else []
+        lines.append(f'  {row.name}' + (f' ({"; ".join(facts)})' if facts else ''))
+        lines.append(f'      {row.metadata["description"]}')
+    return '\n'.join(lines)
+
+
+def _default(row: Field[Any]) -> str:
+    return str(row.default).lower()
+
+
+def _allowed(row: Field[Any]) -> str:
+    if row.metadata['low'] is not None:
+        return f'{row.metadata["low"]} ... {row.metadata["high"]}'
+    return ', '.join(str(choice) for choice in row.metadata['choices'])
 
 
 def _check(row: Field[Any], value: Any) -> None:
