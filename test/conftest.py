@@ -1,16 +1,27 @@
 """What all tests share: no hub, no display, and the tables of docs/design.md."""
 
 import ast
+from importlib.util import find_spec
 import os
 from pathlib import Path
 import re
 
 import pytest
+import torch
 
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['MPLBACKEND'] = 'Agg'
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_report_header():
+    """Say what these tests run on, as some need more than every machine has."""
+    ros = find_spec('rclpy')
+    return [
+        f'ROS 2: {ros.origin if ros else "not sourced, tests over the wire run on rosless"}',
+        f'GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else "none, skipped"}',
+    ]
 
 
 @pytest.fixture(scope='session')

@@ -1,0 +1,53 @@
+"""Images decode to what cv_bridge makes of them, where a ROS 2 installation is sourced."""
+
+import cv2
+import numpy as np
+import pytest
+
+from alpamayo_ros.images import RAW_ENCODINGS, decode
+from alpamayo_ros.ros.inputs import to_frame
+
+cv_bridge = pytest.importorskip('cv_bridge', reason='cv_bridge is not there: no ROS 2 is sourced')
+HEIGHT, WIDTH = 24, 32
+NEWER_NAMES = ('uyvy', 'yuyv')  # of yuv422 and yuv422_yuy2, unknown to older releases
+
+
+@pytest.fixture
+def message():
+    """Return a function: interface name and fields to a message of ROS 2, stamped."""
+    from alpamayo_ros.ros.messages import interface, make
+
+    def filled(name, **fields):
+        stamp = make('builtin_interfaces/msg/Time', sec=7)
+        return interface(name)(header=make('std_msgs/msg/Header', stamp=stamp), **fields)
+
+    return filled
+
+
+def ours(message):
+    return decode(to_frame(message)).transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize('encoding', [x for x in RAW_ENCODINGS if x not in NEWER_NAMES])
+def test_raw_image(message, encoding):
+    step = WIDTH * RAW_ENCODINGS[encoding][0]
+    data = np.random.default_rng(0).integers(0, 256, HEIGHT * step, np.uint8)
+    image = message(
+        'sensor_msgs/msg/Image',
+        height=HEIGHT,
+        width=WIDTH,
+        encoding=encoding,
+        step=step,
+        data=data.tobytes(),
+    )
+    theirs = cv_bridge.CvBridge().imgmsg_to_cv2(image, 'rgb8')
+    np.testing.assert_array_equal(ours(image), theirs)
+
+
+@pytest.mark.parametrize('codec', ['jpeg', 'png'])
+def test_compressed_image(message, codec):
+    pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    data = cv2.imencode(f'.{codec}', pixels)[1].tobytes()
+    image = message('sensor_msgs/msg/CompressedImage', format=codec, data=data)
+    theirs = cv_bridge.CvBridge().compressed_imgmsg_to_cv2(image, 'rgb8')
+    np.testing.assert_array_equal(ours(image), theirs)

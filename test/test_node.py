@@ -1,0 +1,380 @@
+"""The node over the wire: a process of its own, fed and heard by another one."""
+
+import signal
+import time
+
+import numpy as np
+import pytest
+from small_bag import PICTURE, START_NS, compressed, drive, jpeg, make, odometry, write_rig
+import torch
+from wire import LIMIT_S, NODE, TOPICS, WHICH, Peer, Process, arguments, running, stamp_ns
+
+from alpamayo_ros.context import ContextBuffer, ContextLimits
+from alpamayo_ros.data_types import SamplingOptions, seed_at
+from alpamayo_ros.model.small import write_small_checkpoint
+from alpamayo_ros.rig import load_rig
+from alpamayo_ros.ros import outputs
+from alpamayo_ros.ros.inputs import to_frame, to_pose
+from alpamayo_ros.ros.outputs import OUTPUTS
+from alpamayo_ros.runtime.engine import AlpamayoEngine
+
+SECOND = 10**9
+
+
+@pytest.fixture(scope='module')
+def rig_file(tmp_path_factory):
+    return write_rig(tmp_path_factory.mktemp('rig'))
+
+
+@pytest.fixture(scope='module')
+def peer(rig_file):
+    """Return a node of this process that feeds and hears; say which rclpy it has."""
+    print(WHICH)
+    peer = Peer(load_rig(rig_file))
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def start(peer, rig_file):
+    """Return a function that starts the node, or a program around it, and waits for it."""
+    started = []
+
+    def begin(program=NODE, state='ready', environment=None, **parameters):
+        values = {'rig': rig_file, 'engine': 'constant_velocity', 'use_sim_time': True}
+        process = Process(program, *arguments(**{**values, **parameters}), **(environment or {}))
+        started.append(process)
+        peer.wait_for_node(state)
+        peer.forget()
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+
+
+def without(messages, topic, after_s, before_s):
+    """Messages but for those of a topic whose log time lies between."""
+    begin = START_NS + round(after_s * SECOND)
+    end = START_NS + round(before_s * SECOND)
+    return [m for m in messages if m[1] != TOPICS[topic] or not begin < m[0] < end]
+
+
+def spoiled(messages, topic, at_s, change):
+    """Messages with those of a topic at a stamp replaced by `change(stamp_ns)`."""
+    at_ns = START_NS + round(at_s * SECOND)
+    return [
+        (log, where, change(at_ns))
+        if where == TOPICS[topic] and stamp_ns(message) == at_ns
+        else (log, where, message)
+        for log, where, message in messages
+    ]
+
+
+def test_every_output_arrives_stamped_with_t0_and_the_path_is_where_the_vehicle_goes(peer, start):
+    start()
+    peer.play(drive(seconds=3.0, curvature=0.02))
+    counts = peer.settled(seen=31)
+    assert counts['inferred'] >= 5 and counts['failed'] == 0
+    assert [o.topic for o in OUTPUTS if not peer.heard[o.topic]] == []
+    paths = peer.heard['output/path']
+    for path in paths:
+        t0_s = (stamp_ns(path) - START_NS) / SECOND
+        assert t0_s * 10 == round(t0_s * 10)
+        assert [stamp_ns(pose) - stamp_ns(path) for pose in path.poses] == [
+            (k + 1) * 10**8 for k in range(64)
+        ]
+        turned = 0.02 * 10 * t0_s
+        local = np.array([np.sin(turned), 1 - np.cos(turned)]) / 0.02
+        cos, sin = np.cos(0.6), np.sin(0.6)
+        at = np.array([[cos, -sin], [sin, cos]]) @ local
+        ahead = at + 1.0 * np.array([np.cos(0.6 + turned), np.sin(0.6 + turned)])
+        first = path.poses[0].pose.position
+        assert (first.x - 4.5e5, first.y - 5.4e6) == pytest.approx(tuple(ahead), abs=0.01)
+    assert len(peer.heard['debug/path']) == len(paths)
+    assert all(0 <= x.data < 1000 for x in peer.heard['debug/path_age_ms'])
+
+
+def test_live_and_offline_give_bit_equal_poses_on_a_cpu(peer, start, rig_file, tmp_path):
+    write_small_checkpoint(tmp_path / 'small', seed=0)
+    threads = torch.get_num_threads()
+    start(
+        engine='alpamayo',
+        checkpoint=tmp_path / 'small',
+        device='cpu',
+        bits=16,
+        seed=5,
+        num_samples=2,
+        on_invalid='flag',
+        on_unhealthy_reasoning='keep',
+        environment={'OMP_NUM_THREADS': str(threads)},
+    )
+    messages = drive(seconds=2.5, curvature=0.02)
+    peer.play(messages, rate=1.0)
+    peer.settled(seen=24)
+    live = {stamp_ns(path): path for path in peer.heard['output/path']}
+    assert len(live) >= 2
+    options = SamplingOptions(num_samples=2)
+    engine = AlpamayoEngine(tmp_path / 'small', 'cpu', options)
+    rig = load_rig(rig_file)
+    buffer = ContextBuffer(rig, ContextLimits(max_input_age_s=5.0))
+    names = {camera.topic: camera.name for camera in rig.cameras}
+    for _, topic, message in messages:
+        if topic in names:
+            buffer.add_frame(names[topic], to_frame(message))
+        else:
+            buffer.add_pose(to_pose(message))
+    for t0_ns, path in live.items():
+        context = buffer.context_at(t0_ns)
+        prediction = engine.infer(context, seed_at(5, t0_ns))
+        offline = outputs.path(outputs.Plan(prediction, context.odom_from_t0, t0_ns), make)
+        assert poses_of(path) == poses_of(offline)
+
+
+def poses_of(path):
+    return [
+        [getattr(pose.pose.position, c) for c in 'xyz']
+        + [getattr(pose.pose.orientation, c) for c in 'xyzw']
+        for pose in path.poses
+    ]
+
+
+def test_inputs_that_cannot_be_used_are_refused_by_reason_and_service_goes_on(peer, start):
+    start('wire_engines:decoding')
+    good = drive(seconds=3.0)
+    nan = odometry(START_NS + 2 * SECOND + 5_000_000, (np.nan, 0.0, 0.0), 0.0, 10.0)
+    faults = {
+        'bad_image': spoiled(good, 'tele', 2.0, lambda ns: compressed(ns, PICTURE[:300])),
+        'image_size': spoiled(good, 'tele', 2.0, lambda ns: compressed(ns, jpeg(32, 24))),
+        'bad_message': [*good[:180], (good[180][0], TOPICS['odometry'], nan), *good[180:]],
+        'bad_message again': spoiled(good, 'tele', 2.0, lambda ns: compressed(ns, codec='webp')),
+        'frame_missing': spoiled(good, 'tele', 2.0, lambda ns: compressed(ns + 3 * 10**8)),
+        'duplicate_stamp': sorted(good + good[:200:20], key=lambda m: m[0]),
+        'irregular_stamp': spoiled(good, 'wide', 2.0, lambda ns: compressed(ns - 7 * 10**7)),
+        'odometry_gap': without(good, 'odometry', 1.6, 2.0),
+        'v0_mismatch': [
+            (
+                log,
+                topic,
+                odometry(stamp_ns(m), (0, 0, 0), 0.0, 10.0) if topic == TOPICS['odometry'] else m,
+            )
+            for log, topic, m in good
+        ],
+    }
+    seen, before = 0, {}
+    for fault, messages in faults.items():
+        peer.forget()
+        peer.play(messages)
+        seen += 29
+        peer.settled(seen)
+        values = peer.statuses['context'][2]
+        reason = f'rejected: {fault.split()[0]}'
+        assert int(values.get(reason, 0)) > int(before.get(reason, 0)), f'{fault}: {values}'
+        before = values
+        if fault not in ('v0_mismatch', 'odometry_gap'):  # those last as long as the history
+            assert stamp_ns(peer.heard['output/path'][-1]) >= START_NS + 2 * SECOND, fault
+    peer.play(good)
+    assert stamp_ns(peer.heard['output/path'][-1]) == START_NS + 3 * SECOND
+    assert peer.status('output')[0] == 0
+
+
+def test_a_camera_that_dies_is_named_and_served_when_it_comes_back(peer, start):
+    start()
+    messages = without(drive(seconds=5.0), 'tele', 1.9, 3.5)
+    split = next(i for i, m in enumerate(messages) if m[0] > START_NS + 3.4 * SECOND)
+    peer.play(messages[:split])
+    level, text, _ = peer.status('input/front_tele')
+    assert level == 2 and text.startswith('front_tele: 1.') and text.endswith('s old')
+    level, text, _ = peer.statuses['context']
+    assert level == 2 and 'front_tele: no frame within 50 ms' in text
+    peer.play(messages[split:])
+    peer.settled(49)
+    assert stamp_ns(peer.heard['output/path'][-1]) == START_NS + 5 * SECOND
+
+
+def test_the_player_can_begin_again_and_gives_the_same_paths(peer, start):
+    start()
+    messages = drive(seconds=2.5)
+    peer.play(messages, rate=2.0)
+    first = {stamp_ns(path): path for path in peer.heard['output/path']}
+    peer.forget()
+    peer.play(messages, rate=2.0)
+    again = {stamp_ns(path): path for path in peer.heard['output/path']}
+    both = set(first) & set(again)
+    assert len(both) >= 8
+    assert all(first[t0_ns] == again[t0_ns] for t0_ns in both)
+    assert peer.status('context')[2]['epoch'] != '0'
+    assert any(x.markers[0].action == 3 for x in peer.heard['output/markers'])
+    peer.settled(50)
+
+
+def test_a_burst_at_twenty_times_the_rate_adds_up(peer, start):
+    start()
+    peer.play(drive(seconds=6.0), rate=20.0)
+    counts = peer.settled(seen=50)
+    assert counts['inferred'] > 0
+
+
+@pytest.mark.parametrize(
+    'program, parameters, published, said',
+    [
+        ('not_finite', {'on_invalid': 'flag'}, (0, 0), 'held back: non_finite'),
+        ('endless', {}, (0, 0), 'held back: marker_missing, budget'),
+        (
+            'endless',
+            {'on_unhealthy_reasoning': 'keep'},
+            (1, 1),
+            'published: marker_missing, budget',
+        ),
+        ('backward', {}, (0.4, 0.6), None),
+        ('backward', {'on_invalid': 'flag'}, (1, 1), None),
+        ('backward', {'on_invalid': 'hold'}, (1, 2), None),
+    ],
+)
+def test_the_policies_decide_what_goes_out(peer, start, program, parameters, published, said):
+    start(f'wire_engines:{program}', **parameters)
+    peer.play(drive(seconds=3.0), rate=3.0)
+    peer.settled(seen=29)
+    every, out = peer.heard['debug/path'], peer.heard['output/path']
+    assert len(every) >= 10
+    low, high = published
+    assert low * len(every) - 1 <= len(out) <= high * len(every) + 1
+    if parameters.get('on_invalid') == 'hold':
+        stamps = [stamp_ns(path) for path in out]
+        assert max(stamps.count(x) for x in set(stamps)) >= 2  # its old stamp
+    if said:
+        assert peer.statuses['output'][:2] == (2, said)
+    if program == 'endless':
+        level, text, values = peer.statuses['reasoning']
+        assert (level, text, values['partial text']) == (1, 'marker_missing, budget', 'Keep the')
+
+
+@pytest.mark.parametrize('policy, poses', [('drop', None), ('trim', 44), ('publish', 64)])
+def test_age_is_measured_by_the_nodes_clock_and_follows_its_policy(peer, start, policy, poses):
+    """The clock runs 2 s (7 s) ahead of the stamps while max_input_age_s allows it."""
+    start(expired_path=policy, max_input_age_s=10.0, min_remaining_s=1.0)
+    ahead_s = 7.0 if policy == 'drop' else 2.0
+    late = [(log + round(ahead_s * SECOND), topic, m) for log, topic, m in drive(seconds=2.0)]
+    peer.play(late)
+    peer.until(lambda: peer.heard['debug/path'], 'no path')
+    if poses is None:
+        assert peer.heard['output/path'] == []
+        assert peer.status('output')[:2] == (2, 'held back: expired')
+    else:
+        count = len(peer.heard['output/path'][0].poses)
+        assert count in (poses, poses - 1)  # the clock moves on by up to 10 ms
+
+
+def test_an_engine_that_fails_is_an_error_and_the_next_context_is_served(peer, start):
+    start('wire_engines:failing')
+    peer.play(drive(seconds=3.0))
+    counts = peer.settled(seen=29)
+    assert counts['failed'] >= 5 and counts['inferred'] >= 5
+    assert peer.statuses['model'][1] == 'ready'
+
+
+def test_memory_that_runs_out_stops_inference_until_the_model_is_loaded_again(peer, start):
+    start('wire_engines:out_of_memory', max_failures=2)
+    peer.play(drive(seconds=2.5))
+    level, text, _ = peer.status('model')
+    assert level == 2 and text.startswith('2 failures in a row: RuntimeError: NVML_SUCCESS == r')
+    counts = peer.settled(seen=24)
+    assert counts['failed'] == 2 and counts['discarded'] >= 5
+    assert peer.call('std_srvs/srv/SetBool', 'load', data=True).success
+    peer.until(lambda: peer.statuses['model'][1] == 'ready', 'not loaded again')
+
+
+def test_a_failed_load_is_told_and_the_node_goes_on_serving(peer, start):
+    start('wire_engines:unloadable', state='the checkpoint is gone')
+    assert peer.status('model')[0] == 2
+    peer.play(drive(seconds=2.0))
+    assert peer.settled(seen=19)['discarded'] >= 5
+    assert peer.call('std_srvs/srv/SetBool', 'load', data=True).message == 'loading'
+    peer.wait_for_node('ready')
+    peer.play(drive(seconds=2.0))
+    assert len(peer.heard['output/path']) >= 4
+
+
+def test_services_pause_ask_for_one_reset_and_unload(peer, start):
+    start()
+    assert peer.call('std_srvs/srv/SetBool', 'enable', data=False).message == 'paused'
+    peer.play(drive(seconds=2.0))
+    assert peer.heard['output/path'] == []
+    assert peer.call('std_srvs/srv/Trigger', 'infer_once').message == 'accepted'
+    peer.play(drive(seconds=2.0))
+    assert len(peer.heard['output/path']) == 1
+    assert peer.call('std_srvs/srv/Trigger', 'reset').success
+    assert peer.call('std_srvs/srv/SetBool', 'load', data=False).message == 'unloaded'
+    answer = peer.call('std_srvs/srv/Trigger', 'infer_once')
+    assert (answer.success, answer.message) == (False, 'the model is unloaded')
+    peer.settled(seen=38)
+
+
+def test_sampling_can_be_changed_live_and_what_defines_the_model_cannot(peer, start):
+    start()
+    assert peer.set_parameter('num_samples', 3).successful
+    peer.play(drive(seconds=2.0))
+    assert [d.size for d in peer.heard['debug/samples'][-1].layout.dim] == [3, 64, 4]
+    for name, value, reason in (
+        ('num_samples', 0, 'out of range'),
+        ('temperature', 99.0, 'out of range'),
+        ('top_p', 'warm', 'Wrong parameter type'),
+        ('rig', 'r1', 'read-only'),
+        ('device', 'cpu', 'read-only'),
+    ):
+        result = peer.set_parameter(name, value)
+        assert not result.successful and reason in result.reason, result.reason
+    peer.forget()
+    peer.play(drive(seconds=2.0))
+    assert peer.heard['debug/samples'][-1].layout.dim[0].size == 3
+
+
+def test_simulated_time_without_a_clock_is_said(peer, start):
+    start()
+    peer.statuses.clear()
+    level, text, _ = peer.status('context')
+    assert (level, text) == (2, 'use_sim_time is set, but there is no /clock')
+    assert 'no sensor_msgs/msg/CompressedImage on' in peer.status('input/front_wide')[1]
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('program', [NODE, 'wire_engines:sleeping', 'wire_engines:slow_load'])
+def test_a_signal_ends_the_node_within_two_seconds_with_0(peer, start, program, number):
+    state = 'loading' if program.endswith('slow_load') else 'ready'
+    process = start(program, state=state)
+    if program.endswith('sleeping'):
+        peer.play(drive(seconds=2.0))
+        peer.until(lambda: peer.statuses['inference'][1] == 'running', 'nothing runs')
+    status, seconds = process.end(number)
+    assert (status, seconds < 2.0) == (0, True), process.lines
+
+
+def test_a_long_inference_is_reported_while_it_runs(peer, start):
+    start('wire_engines:sleeping', inference_timeout_s=0.5)
+    peer.play(drive(seconds=2.0))
+    time.sleep(0.5)
+    level, text, values = peer.status('inference')
+    assert level == 2 and text.startswith('inference has been running for')
+    assert int(values['dropped']) >= 1
+
+
+@pytest.mark.parametrize(
+    'parameters, message',
+    [
+        ({'rig': 'nosuch'}, "rig 'nosuch' is not one of"),
+        ({'engine': 'none'}, "engine: 'none' is not one of alpamayo, constant_velocity"),
+        ({'bits': 3}, "bits: '3.0' is not one of 1.58, 2.0, 4.0, 8.0, 16.0"),
+        ({'temperature': 9.0}, 'temperature'),
+        ({'temperature': 1}, 'temperature'),
+        ({'autoware_trajectory': True}, 'the package autoware_planning_msgs is not installed'),
+    ],
+)
+def test_parameters_that_cannot_be_used_end_the_node_with_2_and_one_line(
+    rig_file, parameters, message
+):
+    values = {'rig': rig_file, 'engine': 'constant_velocity', **parameters}
+    with running(NODE, *arguments(**values)) as process:
+        assert process.wait(LIMIT_S) == 2
+    errors = [line for line in process.lines if line.startswith('alpamayo_node: error: ')]
+    assert len(errors) == 1 and message in errors[0]
+    assert not any('Traceback' in line for line in process.lines)
