@@ -67,7 +67,7 @@ def single(
     """Product (1, sum of rows) of x (1, K) with packed matrices; see packed_linear."""
     shape = _shape(x, data, scale, levels, rows)
     if tile is None:
-        tile = _single_tile(shape, _multiprocessors(x.device))
+        tile = _single_tile(shape, 16 if digits(levels) == 4 else 32)
     blocks = triton.cdiv(shape.byte_rows, tile.rows)
     rounds = triton.cdiv(shape.steps, tile.splits * tile.warps)
     if rounds > COLUMNS:
@@ -211,25 +211,27 @@ def _spread_dtype(x: Tensor) -> torch.dtype:
     return x.dtype if x.is_cuda else torch.float32
 
 
-def _single_tile(shape: _Shape, multiprocessors: int) -> Tile:
-    rows, warps = 16, 4
-    blocks = triton.cdiv(shape.byte_rows, rows)
-    splits = max(1, min(8, 3 * multiprocessors // blocks, shape.steps // (2 * warps)))
-    return Tile(rows, warps, splits, 3)
+def _single_tile(shape: _Shape, rows: int) -> Tile:
+    """The fastest of a sweep on an H200, over the model's shapes."""
+    return Tile(rows, 4, _splits(shape, 4), 4 if rows == 16 else 3)
 
 
 def _decode_tile(shape: _Shape, multiprocessors: int) -> Tile:
-    rows, warps = 16, 4
-    blocks = triton.cdiv(shape.byte_rows, rows)
-    splits = max(1, min(8, 4 * multiprocessors // blocks, shape.steps // (2 * warps)))
-    return Tile(rows, warps, splits, 3)
+    """As `_single_tile`."""
+    blocks = triton.cdiv(shape.byte_rows, 16)
+    return Tile(16, 4, max(_splits(shape, 4), min(8, multiprocessors // blocks)), 3)
+
+
+def _splits(shape: _Shape, warps: int) -> int:
+    """Splits of K that leave each warp at most 8 steps, or 6 where there are more."""
+    return 1 if shape.steps <= 8 * warps else triton.cdiv(shape.steps, 6 * warps)
 
 
 def _block_tile(shape: _Shape, x_blocks: int, multiprocessors: int) -> Tile:
-    rows = 64
-    blocks = triton.cdiv(shape.byte_rows, rows) * x_blocks
+    """As `_single_tile`."""
+    blocks = triton.cdiv(shape.byte_rows, 64) * x_blocks
     splits = max(1, min(16, 2 * multiprocessors // blocks, shape.steps // 2))
-    return Tile(rows, 4, splits, 3)
+    return Tile(64, 4, splits, 3)
 
 
 @cache
@@ -268,23 +270,6 @@ def _row_of(at, byte_rows, bound0, bound1, DIGITS: tl.constexpr):
     start = tl.where(at >= bound1, bound1, tl.where(at >= bound0, bound0, 0))
     stop = tl.where(at >= bound1, byte_rows, tl.where(at >= bound0, bound1, bound0))
     return DIGITS * start + at - start, stop - start
-
-
-@triton.jit
-def _metadata(scale_ptr, shift_ptr, row, stride, group, groups, inside, DIGITS: tl.constexpr):
-    """Scales of each digit, then shifts, of rows in a group; nothing is done with them yet."""
-    found = ()
-    group = tl.minimum(group, groups - 1)
-    for digit in tl.static_range(DIGITS):
-        at = (row + digit * stride) * groups + group
-        found = found + (tl.load(scale_ptr + at, mask=inside, other=0.0),)  # type: ignore[assignment]
-    for digit in tl.static_range(DIGITS):
-        if shift_ptr is None:
-            found += (tl.zeros_like(found[digit]),)  # type: ignore[assignment]
-        else:
-            at = (row + digit * stride) * groups + group
-            found += (tl.load(shift_ptr + at, mask=inside, other=0.0),)  # type: ignore[assignment]
-    return found
 
 
 @triton.jit
@@ -438,17 +423,6 @@ def _decode_kernel(
     groups = columns // GROUP
     dtype = x_ptr.dtype.element_ty
     total = (tl.zeros((SEGMENTS, ROWS, X_ROWS), tl.float32),) * DIGITS
-    segment = tl.arange(0, SEGMENTS)
-    coming = _metadata(
-        scale_ptr,
-        shift_ptr,
-        row[None, :],
-        stride[None, :],
-        ((split * rounds * SEGMENTS + segment) // STEPS_PER_GROUP)[:, None],
-        groups,
-        inside_matrix[None, :],
-        DIGITS,
-    )
     for i in tl.range(0, rounds, num_stages=STAGES):
         step = (split * rounds + i) * SEGMENTS + tl.arange(0, SEGMENTS)
         group = step // STEPS_PER_GROUP
@@ -471,20 +445,14 @@ def _decode_kernel(
                 codes = codes + (_digit(w, digit, LEVELS, dtype),)
             ones = tl.full((SEGMENTS, ROWS, STEP), 1.0, dtype)
         sums = tl.dot(ones, x, input_precision='ieee')  # of x, in the layout of the products
-        metadata = coming
-        coming = _metadata(
-            scale_ptr,
-            shift_ptr,
-            row[None, :],
-            stride[None, :],
-            ((step + SEGMENTS) // STEPS_PER_GROUP)[:, None],
-            groups,
-            inside_matrix[None, :],
-            DIGITS,
-        )
+        group = tl.minimum(group, groups - 1)
         for digit in tl.static_range(DIGITS):
-            s = metadata[digit].to(tl.float32) / FACTORS[digit]
-            h = s * OFFSET + metadata[DIGITS + digit].to(tl.float32)
+            at = (row + digit * stride)[None, :] * groups + group[:, None]
+            mask = inside_matrix[None, :]
+            s = tl.load(scale_ptr + at, mask=mask, other=0.0).to(tl.float32) / FACTORS[digit]
+            h = s * OFFSET
+            if shift_ptr is not None:
+                h += tl.load(shift_ptr + at, mask=mask, other=0.0).to(tl.float32)
             product = tl.dot(codes[digit], x, input_precision='ieee')
             product = s[:, :, None] * product - h[:, :, None] * sums
             total = _put(total, digit, total[digit] + product)
@@ -564,14 +532,17 @@ def _block_kernel(
             mask=(m < x_rows)[:, None] & live[None, :],
             other=0.0,
         ).trans()
-        metadata = _metadata(
-            scale_ptr, shift_ptr, row, stride, group, groups, inside_matrix, DIGITS
-        )
+        at = row * groups + tl.minimum(group, groups - 1)
         scales = ()
         shifts = ()
         for digit in tl.static_range(DIGITS):
-            scales += (metadata[digit][:, None],)  # type: ignore[assignment]
-            shifts += (-metadata[DIGITS + digit][:, None],)  # type: ignore[assignment]
+            place = at + digit * stride * groups
+            s = tl.load(scale_ptr + place, mask=inside_matrix, other=0.0)
+            h = tl.zeros_like(s)
+            if shift_ptr is not None:
+                h = -tl.load(shift_ptr + place, mask=inside_matrix, other=0.0)
+            scales += (s[:, None],)  # type: ignore[assignment]
+            shifts += (h[:, None],)  # type: ignore[assignment]
         if ASSEMBLY != '':
             weights = tl.inline_asm_elementwise(
                 ASSEMBLY,
