@@ -10,6 +10,7 @@ from alpamayo_ros.quantization.linear import (
     HostEmbedding,
     QuantEmbedding,
     QuantLinear,
+    RowParts,
     join,
     replace_linears,
 )
@@ -132,3 +133,39 @@ def test_ops_are_well_formed(op):
         arguments = (torch.tensor([1, 2]), *weight.stored, 64)
     tests = ('test_schema', 'test_faketensor')
     torch.library.opcheck(getattr(packed_ops, op), arguments, test_utils=tests)
+
+
+@pytest.mark.parametrize('bits', WIDTHS)
+def test_joined_weights_share_one_memory(bits):
+    layers = [packed((rows, 256), Rule('*', bits)) for rows in (60, 20, 20)]
+    assert join(layers)
+    for index in range(2):  # data and scales
+        joint = layers[0].joint.stored[index].untyped_storage().data_ptr()
+        own = {layer.weight.stored[index].untyped_storage().data_ptr() for layer in layers}
+        assert own == {joint}
+
+
+def test_casting_ends_the_sharing_and_keeps_the_results():
+    layers = [packed((rows, 256), Rule('*', 2)) for rows in (60, 20, 20)]
+    assert join(layers)
+    x = random(3, 256)
+    want = layers[0](x)
+    cast = nn.ModuleList(layers).to(torch.float64)
+    assert cast[0].joint is None
+    assert torch.allclose(cast[0](x.double()), want.double(), atol=1e-4)
+
+
+@pytest.mark.parametrize('bits', [16, 8])
+def test_head_in_parts_is_the_whole_head(bits):
+    rule = Rule('*', bits)
+    whole = nn.Linear(256, 37, bias=False) if bits == 16 else packed((37, 256), rule)
+    parts = RowParts(whole, 3, rule)
+    state = {
+        f'{i}.{name}': rows
+        for name, tensor in whole.state_dict().items()
+        for i, rows in enumerate(tensor.split(parts.rows))
+    }
+    parts.load_state_dict(state)
+    assert [len(t) for name, t in state.items() if 'scale' not in name] == [13, 13, 11]
+    x = random(4, 256)
+    assert torch.allclose(parts(x), whole(x), atol=1e-5)

@@ -20,7 +20,7 @@ from alpamayo_ros.kernels.packing import dense_rows
 from alpamayo_ros.model.alpamayo import summarise
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.processor import Processor
-from alpamayo_ros.quantization.linear import PackedWeight
+from alpamayo_ros.quantization.linear import HostEmbedding, PackedWeight, RowParts
 from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES
 from alpamayo_ros.runtime import quantize
 import alpamayo_ros.runtime.auto  # noqa: F401  registers the classes
@@ -119,11 +119,34 @@ def test_embedding_on_the_host_changes_nothing(mixed):
     assert torch.equal(plain[0], outputs(load_model(MODEL))[0])
 
 
-def test_large_plain_embedding_stays_on_the_host(tmp_path, monkeypatch):
-    assert run(tmp_path / 'q', recipe='uniform') == 0
-    monkeypatch.setattr('alpamayo_ros.runtime.load.LARGEST_BYTES', 1000)
-    table = load_model(tmp_path / 'q').vlm.model.language_model.embed_tokens
-    assert type(table).__name__ == 'HostEmbedding'
+@pytest.mark.parametrize('bits', [8, 4, 2])
+def test_large_plain_embedding_stays_on_the_host_and_a_large_head_is_cut(
+    bits, tmp_path, monkeypatch
+):
+    assert run(tmp_path / 'q', bits, recipe='uniform') == 0
+    want = outputs(load_model(tmp_path / 'q'))
+    monkeypatch.setattr('alpamayo_ros.runtime.load.LARGEST_BYTES', 200_000)
+    for folder in (tmp_path / 'q', MODEL):  # as stored, and quantized while it is loaded
+        model = load_model(folder, bits=bits, recipe='uniform')
+        assert isinstance(model.vlm.model.language_model.embed_tokens, HostEmbedding)
+        assert isinstance(model.vlm.lm_head, RowParts) == (bits > 2)
+        largest = max(t.nbytes for n, t in model.state_dict().items() if 'embed_tokens' not in n)
+        assert largest <= 200_000
+        if folder != MODEL:
+            assert all(
+                torch.allclose(got, own, atol=1e-5)
+                for got, own in zip(outputs(model), want, strict=True)
+            )
+
+
+@pytest.mark.parametrize('bits', [8, 4, 2, 1.58])
+def test_products_that_share_an_input_are_joined(bits):
+    model = load_model(MODEL, bits=bits, recipe='uniform')
+    for layer in (*model.vlm.model.language_model.layers, *model.expert.layers):
+        assert layer.self_attn.q_proj.joint is not None
+        assert layer.mlp.gate_proj.joint is not None
+        whole, own = layer.mlp.gate_proj.joint.stored[0], layer.mlp.up_proj.weight.stored[0]
+        assert whole.untyped_storage().data_ptr() == own.untyped_storage().data_ptr()
 
 
 def test_folder_tells_what_it_is(mixed):

@@ -103,6 +103,12 @@ def rotary(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[T
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
+def products(x: Tensor, *layers: nn.Module) -> list[Tensor]:
+    """Outputs of layers that read the same x: in one pass where loading gave the first `joint`."""
+    joint = getattr(layers[0], 'joint', None)
+    return joint(x) if joint else [layer(x) for layer in layers]
+
+
 class Attention(nn.Module):
     """Self-attention over the cache and the new tokens; q and k are normalised per head."""
 
@@ -129,9 +135,7 @@ class Attention(nn.Module):
         """Output (B, L, hidden) of x (B, L, hidden) attending to the window, itself included."""
         keys, values = cache.keys[layer], cache.values[layer]
         q = rotate_into_cache(
-            self.q_proj(x),
-            self.k_proj(x),
-            self.v_proj(x),
+            *products(x, self.q_proj, self.k_proj, self.v_proj),
             self.q_norm.weight,
             self.k_norm.weight,
             self.q_norm.eps,
@@ -160,7 +164,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, hidden) to the same."""
-        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(swiglu(*products(x, self.gate_proj, self.up_proj)))
 
 
 class DecoderLayer(nn.Module):

@@ -6,7 +6,7 @@ Knows no solver, no recipe's name and no model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -84,7 +84,7 @@ class QuantLinear(nn.Module):
     """nn.Linear over a packed weight; rows beyond out_features are padding.
 
     joint: set by `join` on the first of several layers that read the same input; x to a list of
-    their outputs in one pass.
+    their outputs in one pass. Moving or casting the layer takes it away.
     """
 
     joint: Joint | None = None
@@ -101,6 +101,11 @@ class QuantLinear(nn.Module):
         y = packed_linear(x, *self.weight.stored, [self.weight.rows])
         y = y[..., : self.out_features]
         return y if self.bias is None else y + self.bias
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
+        """Moving or casting makes tensors of its own, which a joint product does not see."""
+        self.joint = None
+        return super()._apply(fn, recurse)
 
 
 class QuantEmbedding(nn.Module):
@@ -126,6 +131,31 @@ class HostEmbedding(nn.Embedding):
     def forward(self, ids: Tensor) -> Tensor:
         """Ids (...) to (..., embedding_dim) on the device of the ids."""
         return super().forward(ids.to(self.weight.device)).to(ids.device)
+
+
+class RowParts(nn.ModuleList):
+    """A linear layer without bias as layers of some rows each: no tensor of it is very large.
+
+    rows: of each part but the last. For 8 bits and more: below, a byte holds several rows.
+    """
+
+    def __init__(self, like: nn.Linear, count: int, rule: Rule) -> None:
+        super().__init__()
+        self.rows = -(-like.out_features // count)
+        for start in range(0, like.out_features, self.rows):
+            size = min(self.rows, like.out_features - start)
+            with torch.device(like.weight.device):
+                part = nn.Linear(like.in_features, size, bias=False)
+                self.append(QuantLinear(part, rule) if rule.scheme.levels else part)
+
+    @property
+    def weight(self) -> Any:
+        """Of the first part: it tells dtype and device."""
+        return self[0].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        return torch.cat([part(x) for part in self], -1)
 
 
 class Joint:
@@ -161,7 +191,7 @@ class Joint:
 def join(layers: Sequence[nn.Module]) -> bool:
     """Let up to three loaded layers that read the same input run as one, where they can.
 
-    The first gets `joint`. Call it after loading; moving the module afterwards undoes the sharing.
+    The first gets `joint`, and all become views of one tensor. Call it after loading.
     """
     quantized = [layer for layer in layers if isinstance(layer, QuantLinear)]
     first = quantized[0].weight if quantized else None

@@ -67,9 +67,11 @@ def check_asked(
 
     A plain checkpoint serves every width: it is quantized while it is loaded.
     """
-    if bits is not None:
-        rules_of(recipe or 'uniform', bits)
+    if bits is not None or recipe is not None:
+        rules_of(recipe or 'uniform', PLAIN_BITS if bits is None else bits)
     if found is None:
+        if recipe is not None and bits is None:
+            raise BadInput(f'{where}: not quantized; recipe={recipe!r} needs bits as well')
         return
     if bits is not None and bits != found.bits:
         raise BadInput(f'{where}: quantized to {found.bits:g} bits, bits={bits:g} was asked for')
