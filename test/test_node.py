@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_bag import PICTURE, START_NS, compressed, drive, jpeg, make, odometry, write_rig
 import torch
-from wire import LIMIT_S, NODE, TOPICS, WHICH, Peer, Process, arguments, running, stamp_ns
+from wire import LIMIT_S, NODE, TOPICS, Peer, Process, arguments, running, stamp_ns
 
 from alpamayo_ros.context import ContextBuffer, ContextLimits
 from alpamayo_ros.data_types import SamplingOptions, seed_at
@@ -28,8 +28,7 @@ def rig_file(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def peer(rig_file):
-    """Return a node of this process that feeds and hears; say which rclpy it has."""
-    print(WHICH)
+    """Return a node of this process that feeds and hears."""
     peer = Peer(load_rig(rig_file))
     yield peer
     peer.close()
@@ -236,7 +235,7 @@ def test_the_policies_decide_what_goes_out(peer, start, program, parameters, pub
     peer.play(drive(seconds=3.0), rate=3.0)
     peer.settled(seen=29)
     every, out = peer.heard['debug/path'], peer.heard['output/path']
-    assert len(every) >= 10
+    assert len(every) >= 5
     low, high = published
     assert low * len(every) - 1 <= len(out) <= high * len(every) + 1
     if parameters.get('on_invalid') == 'hold':

@@ -1,13 +1,15 @@
 """Tests over the wire: the node as a process of its own, and a peer that feeds and hears it.
 
-With ROS 2 on this machine the same tests run against its rclpy; WHICH says which one it is. All
-traffic stays on loopback, in a DDS domain of its own.
+Where ROS 2 is sourced the same tests run on its rclpy. With PEER_SETUP=/opt/ros/jazzy/setup.bash
+only the node does, and this process stays with rosless. All traffic stays on loopback, in a DDS
+domain of its own.
 """
 
 from contextlib import contextmanager
 import os
 from pathlib import Path
 import queue
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from alpamayo_ros.evaluation.messages import TYPESTORE
 
 os.environ['CYCLONEDDS_URI'] = LOOPBACK
 os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)  # test runs side by side do not meet
-WHICH = install()
+install()
 
 import rclpy  # noqa: E402 - importable from here on
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
@@ -35,6 +37,7 @@ from alpamayo_ros.ros.messages import interface, make  # noqa: E402
 from alpamayo_ros.ros.outputs import OUTPUTS  # noqa: E402
 
 LIMIT_S = 20.0
+PEER_SETUP = os.environ.get('PEER_SETUP', '')
 FOLDER = Path(__file__).parent
 NODE = 'alpamayo_ros.ros.node'
 BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -54,8 +57,12 @@ class Process:
 
     def __init__(self, program, *options, **environment):
         self.lines, self._new = [], queue.Queue()
+        command = [sys.executable, '-u', '-m', 'rosless', program, *options]
+        if PEER_SETUP:
+            script = f'source {shlex.quote(PEER_SETUP)} && exec {shlex.join(map(str, command))}'
+            command = ['bash', '-c', script]
         self.process = subprocess.Popen(
-            [sys.executable, '-u', '-m', 'rosless', program, *options],
+            command,
             cwd=FOLDER,
             env=os.environ | environment,
             stdout=subprocess.PIPE,
