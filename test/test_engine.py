@@ -1,47 +1,28 @@
 """Context in, prediction out: the reference's trajectory from its images, and the health of it."""
 
-from pathlib import Path
+from dataclasses import replace
+import weakref
 
+import golden_scene
+from golden_scene import MODEL, T0_NS
 import numpy as np
 import pytest
 import torch
 
-from alpamayo_ros.data_types import Context, EgoPose, Frame, SamplingOptions
+from alpamayo_ros import images
+from alpamayo_ros.data_types import Context, Frame, SamplingOptions
+from alpamayo_ros.errors import BadInput
 from alpamayo_ros.images import ImageError
+from alpamayo_ros.quantization.linear import HostEmbedding
+from alpamayo_ros.runtime import engine as engine_module
+from alpamayo_ros.runtime import memory
 from alpamayo_ros.runtime.engine import AlpamayoEngine
-
-MODEL = Path(__file__).parent / 'golden/model'
-CAMERAS = ('cross_left', 'front_wide', 'cross_right', 'front_tele')
-T0_NS = 1_700_000_000_000_000_000
 
 
 @pytest.fixture(scope='module')
 def context() -> Context:
     """The reference's own images and history."""
-    fields = np.load(MODEL / 'inputs.npz')
-
-    def frame(image: np.ndarray, k: int) -> Frame:
-        pixels = np.ascontiguousarray(image.transpose(1, 2, 0))
-        height, width = pixels.shape[:2]
-        stamp = T0_NS - (3 - k) * 100_000_000
-        return Frame(stamp, 'rgb8', pixels.reshape(-1), height, width, width * 3)
-
-    frames = {
-        name: tuple(frame(image, k) for k, image in enumerate(images))
-        for name, images in zip(CAMERAS, fields['images'], strict=True)
-    }
-    pose = EgoPose(T0_NS, np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0]), 0.0)
-    return Context(
-        t0_ns=T0_NS,
-        frames=frames,
-        camera_indices=(0, 1, 2, 6),
-        history_xyz_m=fields['ego_history_xyz'][0, 0],
-        history_rot=fields['ego_history_rot'][0, 0],
-        odom_from_t0=pose,
-        v0_mps=0.0,
-        skew_s=0.0,
-        checks=('camera_subset',),
-    )
+    return golden_scene.context()
 
 
 @pytest.fixture(scope='module')
@@ -115,3 +96,161 @@ def test_provenance_names_the_weights_by_hash(engine):
     assert len(provenance['checkpoint_sha256']) == 64
     assert provenance['dtype'] == 'float32'
     assert provenance['untrained'] is False
+    assert (provenance['bits'], provenance['recipe']) == (16, '')
+
+
+def test_provenance_names_width_and_recipe():
+    provenance = AlpamayoEngine(MODEL, bits=2, recipe='mixed_expert4').provenance()
+    assert (provenance['bits'], provenance['recipe']) == (2, 'mixed_expert4')
+    assert AlpamayoEngine(MODEL, bits=4).provenance()['recipe'] == 'mixed'
+
+
+def test_frames_of_the_last_context_are_neither_decoded_nor_encoded_again(context, monkeypatch):
+    engine = AlpamayoEngine(MODEL, options=SamplingOptions(greedy=True, max_tokens=40))
+    decoded, encoded = [], []
+    decode, encode = images.decode, engine._vision._encode
+    monkeypatch.setattr(images, 'decode', lambda f: decoded.append(f.stamp_ns) or decode(f))
+    engine._vision._encode = lambda patches, grids: encoded.append(grids) or encode(patches, grids)
+    counts = []
+    now = context
+    for steps in (0, 1, 3, 4):
+        now = golden_scene.later(now, steps)
+        engine.infer(now, seed=0)
+        counts.append((len(decoded), len(encoded)))
+        assert len(engine._vision._kept) == 16
+    assert counts == [(16, 16), (20, 20), (32, 32), (48, 48)]
+
+
+def test_kept_features_give_the_same_bits_as_fresh_ones(context):
+    options = SamplingOptions(num_samples=2, max_tokens=40)
+    used, fresh = (AlpamayoEngine(MODEL, options=options) for _ in range(2))
+    used.infer(context, seed=0)
+    now = golden_scene.later(context)
+    got, want = used.infer(now, seed=1), fresh.infer(now, seed=1)
+    assert got.tokens == want.tokens
+    assert np.array_equal(got.samples, want.samples)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda f: replace(f, data=f.data[::-1].copy()),  # after a clock jump: same stamp
+        lambda f: replace(f, height=f.height - 32, data=f.data[: -32 * f.step]),
+        lambda f: replace(f, encoding='bgr8'),
+    ],
+    ids=['content', 'size', 'encoding'],
+)
+def test_another_image_of_a_known_stamp_is_encoded(context, change):
+    used, fresh = AlpamayoEngine(MODEL), AlpamayoEngine(MODEL)
+    used.infer(context, seed=0)
+    tele = context.frames['front_tele']
+    other = replace(context, frames={**context.frames, 'front_tele': (*map(change, tele),)})
+    assert np.array_equal(used.infer(other, seed=1).samples, fresh.infer(other, seed=1).samples)
+
+
+def test_equal_frames_of_another_buffer_are_known(context, monkeypatch):
+    """A context that is built anew holds other objects of the same content."""
+    engine = AlpamayoEngine(MODEL)
+    engine.infer(context, seed=0)
+    monkeypatch.setattr(images, 'decode', lambda frame: pytest.fail('decoded again'))
+    engine.infer(golden_scene.context(), seed=0)
+
+
+def out_of_memory_errors():
+    yield torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 1.00 GiB.\nMore words')
+    yield MemoryError()
+    yield RuntimeError('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp"')
+    yield RuntimeError('CUDA error: out of memory')
+    yield RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    invalidated = RuntimeError('operation failed due to a previous error during capture')
+    invalidated.__context__ = torch.OutOfMemoryError('CUDA out of memory.')
+    yield invalidated
+
+
+@pytest.mark.parametrize('error', out_of_memory_errors(), ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize('stage', ['encode_images', 'prefill', 'reason', 'velocity'])
+def test_after_out_of_memory_the_engine_goes_on(context, monkeypatch, stage, error):
+    engine = AlpamayoEngine(MODEL, options=SamplingOptions(greedy=True, max_tokens=40))
+    want = engine.infer(context, seed=0)
+    held, new_cache = [], engine.model.new_cache
+
+    def remember(*sizes):
+        cache = new_cache(*sizes)
+        held.append(weakref.ref(cache.keys))
+        return cache
+
+    def fail(*arguments):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.model, 'new_cache', remember)
+        if stage == 'encode_images':
+            engine._vision.clear()
+            patch.setattr(engine._vision, '_encode', fail)
+        else:
+            patch.setattr(engine.model, stage, fail)
+        engine._recorded = object()
+        with pytest.raises(memory.OutOfMemory) as caught:
+            engine.infer(context, seed=0)
+    assert str(caught.value).startswith('out of memory: an inference of 1 samples needs 0.4')
+    assert 'GB are available on cpu' in str(caught.value)
+    assert '\n' not in str(caught.value)
+    assert caught.value.__context__ is None
+    assert memory.is_out_of_memory(caught.value)
+    assert engine._recorded is None and engine._vision._kept == []
+    error.__traceback__ = None  # the injected error is the test's own; a real one is gone
+    assert len(held) == (stage != 'encode_images')
+    assert all(cache() is None for cache in held)
+    again = engine.infer(context, seed=0)
+    assert again.texts == want.texts
+    assert np.array_equal(again.samples, want.samples)
+
+
+def test_other_errors_stay_what_they_are(engine, context, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError('a kernel is broken')
+
+    monkeypatch.setattr(engine.model, 'prefill', fail)
+    with pytest.raises(RuntimeError, match='^a kernel is broken$'):
+        engine.infer(context, seed=0)
+
+
+def test_out_of_memory_while_loading_is_bad_input_and_leaves_nothing(monkeypatch):
+    plans = []
+
+    def fail(plan, load=engine_module.load):
+        load(plan)
+        plans.append(plan)
+        raise torch.OutOfMemoryError('CUDA out of memory.')
+
+    monkeypatch.setattr(engine_module, 'load', fail)
+    with pytest.raises(BadInput, match=r'out of memory while loading: needs .* are available on'):
+        AlpamayoEngine(MODEL)
+    assert all(tensor.is_meta for tensor in plans[0].model.state_dict().values())
+
+
+def test_embedding_stays_in_its_file_where_asked_for_or_memory_is_unified(context, monkeypatch):
+    noise = torch.randn(1, 64, 2, generator=torch.Generator().manual_seed(0))
+    plain = AlpamayoEngine(MODEL)
+    asked = AlpamayoEngine(MODEL, host_embedding=True)
+    monkeypatch.setattr(engine_module, 'is_unified', lambda device: True)
+    shared = AlpamayoEngine(MODEL)
+    want = plain.infer(context, 0, noise)
+    for engine in (asked, shared):
+        assert isinstance(engine.model.vlm.model.language_model.embed_tokens, HostEmbedding)
+        assert np.array_equal(engine.infer(context, 0, noise).samples, want.samples)
+
+
+def test_another_number_of_samples_or_a_longer_prompt_is_recorded_anew(monkeypatch):
+    """Steps that were recorded for six samples served a single one."""
+    engine = AlpamayoEngine(MODEL, options=SamplingOptions(num_samples=6, max_tokens=8))
+    made = []
+    monkeypatch.setattr(engine_module, 'record', lambda steps: made.append(steps) or steps)
+    engine.device = torch.device('cuda')
+    for samples, length in ((6, 100), (6, 90), (1, 100), (1, 400), (1, 100)):
+        engine.options = SamplingOptions(num_samples=samples, max_tokens=8)
+        cache, steps = engine._prepare(length)
+        assert steps.embedded.shape[1] == samples
+        assert cache is steps.cache and cache.length == 0
+        assert cache.capacity >= length + samples * (8 + 64)
+    assert [steps.samples for steps in made] == [6, 1, 1]

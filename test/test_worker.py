@@ -216,38 +216,3 @@ def test_stop_does_not_wait_for_a_long_inference(job):
     engine.permits.put('go')
     assert owner.worker.stop(limit_s=LIMIT_S) is True
     assert owner.posted.empty()  # nobody is called back after the end
-
-
-def test_too_little_memory_is_said_before_anything_is_loaded(tmp_path, monkeypatch):
-    (tmp_path / 'model.safetensors').write_bytes(b'\0' * 1000)
-    monkeypatch.setattr(memory, 'available_bytes', lambda device: 400_000_000)
-    with pytest.raises(BadInput, match=r'needs 0\.50 GB .* 0\.40 GB are available on cpu'):
-        memory.require_memory(tmp_path, 'cpu')
-    monkeypatch.setattr(memory, 'available_bytes', lambda device: 600_000_000)
-    memory.require_memory(tmp_path, 'cpu')
-
-
-@pytest.mark.parametrize(
-    'config, asked, expected',
-    [
-        ('{}', {'bits': 2.0}, 'the checkpoint has 16 bits, bits=2'),
-        (
-            '{"quantization_config": {"modules": {"a": {"bits": 2}, "b": {"bits": 8}}}}',
-            {'bits': 4.0},
-            'the checkpoint has 2 bits, bits=4',
-        ),
-        (
-            '{"quantization_config": {"recipe": "mixed", "modules": {"a": {"bits": 2}}}}',
-            {'bits': 2.0, 'recipe': 'uniform'},
-            "its recipe is 'mixed', recipe='uniform'",
-        ),
-    ],
-)
-def test_a_checkpoint_of_another_width_or_recipe_is_refused(tmp_path, config, asked, expected):
-    (tmp_path / 'config.json').write_text(config)
-    values = {'bits': 16.0, 'recipe': '', **asked}
-    choice = start.EngineChoice(
-        'alpamayo', str(tmp_path), 'cpu', options=SamplingOptions(), **values
-    )
-    with pytest.raises(BadInput, match=expected):
-        start.start_engine(choice, load_rig('synthetic'))

@@ -16,6 +16,15 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     engine.add_argument('--engine', choices=('alpamayo', 'constant_velocity'), default='alpamayo')
     engine.add_argument('--checkpoint', type=Path, metavar='DIR', help='needed by alpamayo')
     engine.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
+    engine.add_argument(
+        '--bits',
+        type=float,
+        help='expected of a quantized checkpoint; a plain one is quantized while it is loaded',
+    )
+    engine.add_argument('--recipe', help='likewise (default for a plain one: mixed)')
+    engine.add_argument(
+        '--host-embedding', action='store_true', help='leave the embedding in its file'
+    )
     engine.add_argument('--samples', type=int, default=1, metavar='K', help='per t0 (default 1)')
     engine.add_argument('--seed', type=int, default=0)
     engine.add_argument('--greedy', action='store_true', help='reasoning by argmax')
@@ -53,7 +62,14 @@ def make_engine(arguments: argparse.Namespace) -> Any:
         return ConstantVelocityEngine(options)
     from ..runtime.engine import AlpamayoEngine  # torch takes seconds to import
 
-    return AlpamayoEngine(arguments.checkpoint, arguments.device, options)
+    return AlpamayoEngine(
+        arguments.checkpoint,
+        arguments.device,
+        options,
+        arguments.bits,
+        arguments.recipe,
+        arguments.host_embedding,
+    )
 
 
 def require(condition: bool, name: str, value: object, expected: str) -> None:

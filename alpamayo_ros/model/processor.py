@@ -154,10 +154,20 @@ class Processor:
         """
         parts = [self.image_patches(image) for image in images]
         grids = tuple(grid for _, grid in parts)
-        text = self.prompt_text(camera_indices, len(images) // len(camera_indices))
-        ids = self.prompt_ids(text, grids)
-        ids = self.write_history(ids, history_xyz.unsqueeze(0), history_rot.unsqueeze(0))
+        ids = self.input_ids(grids, camera_indices, history_xyz, history_rot)
         return ModelInputs(ids, torch.cat([patches for patches, _ in parts]), grids)
+
+    def input_ids(
+        self,
+        grids: Sequence[tuple[int, int]],
+        camera_indices: Sequence[int],
+        history_xyz: Tensor,
+        history_rot: Tensor,
+    ) -> Tensor:
+        """Ids (1, P) of a scene whose images have these grids; history as in a call."""
+        text = self.prompt_text(camera_indices, len(grids) // len(camera_indices))
+        ids = self.prompt_ids(text, grids)
+        return self.write_history(ids, history_xyz.unsqueeze(0), history_rot.unsqueeze(0))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids with special tokens kept, as the extraction below needs it."""

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from .. import images, validity
-from ..data_types import Context, Prediction, SamplingOptions
+from ..data_types import Context, Frame, Prediction, SamplingOptions
+from ..errors import BadInput
 from ..model.alpamayo import AlpamayoR1, Reasoning
 from ..model.checkpoint import checkpoint_sha256
 from ..model.hub import resolve
 from ..model.processor import (
-    ModelInputs,
     Processor,
     extract_text,
     partial_text,
@@ -28,28 +28,52 @@ from ..model.processor import (
     said,
 )
 from ..model.text import KVCache
+from .budget import needed_bytes, working_bytes
 from .graphs import StaticSteps, record
-from .load import load_model
+from .load import check_device, load, plan_load
+from .memory import (
+    OutOfMemory,
+    compare,
+    guard,
+    is_unified,
+    limit_allocator,
+    release_cached,
+    require_memory,
+)
 from .stopwatch import Stopwatch
+from .vision_cache import VisionCache
 
 
 class AlpamayoEngine:
     """Alpamayo behind the interface that replay and the node use.
 
-    checkpoint: a folder or a hub id. Raises BadInput for what cannot be loaded.
+    checkpoint: a folder or a hub id. bits, recipe and host_embedding: see load.plan_load; on a
+    GPU that shares the machine's memory the embedding stays in its file anyhow. Raises BadInput
+    for what cannot be loaded, and before loading when memory is too small.
     """
 
     name = 'alpamayo'
 
     def __init__(
-        self, checkpoint: str | Path, device: str = 'cpu', options: SamplingOptions | None = None
+        self,
+        checkpoint: str | Path,
+        device: str = 'cpu',
+        options: SamplingOptions | None = None,
+        bits: float | None = None,
+        recipe: str | None = None,
+        host_embedding: bool = False,
     ) -> None:
         self.checkpoint = resolve(checkpoint)
-        self.device = torch.device(device)
+        check_device(device)
+        host_embedding = host_embedding or is_unified(device)
         self.options = options or SamplingOptions()
-        self.model = load_model(self.checkpoint, device)
-        self.config = self.model.config
+        self.plan = plan_load(self.checkpoint, device, bits, recipe, host_embedding)
+        require_memory(self.checkpoint, needed_bytes(self.plan, self.options), device)
+        self.config, self.device = self.plan.model.config, torch.device(device)
         self.processor = Processor(self.config, self.checkpoint)
+        limit_allocator(device)
+        self.model = guard(lambda: load(self.plan), self._tell_load)
+        self._vision = VisionCache(self._read, self.model.encode_images)
         self._recorded: StaticSteps | None = None
 
     def provenance(self) -> dict[str, Any]:
@@ -60,6 +84,8 @@ class AlpamayoEngine:
             'checkpoint_sha256': checkpoint_sha256(self.checkpoint),
             'model_type': self.config.model_type,
             'dtype': self.config.dtype,
+            'bits': self.plan.bits,
+            'recipe': self.plan.recipe,
             'device': str(self.device),
             'threads': torch.get_num_threads(),
             'torch': torch.__version__,
@@ -70,19 +96,25 @@ class AlpamayoEngine:
     def infer(self, context: Context, seed: int, noise: Tensor | None = None) -> Prediction:
         """Sample K trajectories; noise (K, 64, 2) is drawn from `seed` when not given.
 
-        Raises images.ImageError when a frame cannot be decoded.
+        Raises images.ImageError when a frame cannot be decoded, and memory.OutOfMemory: then
+        recorded steps and kept images are gone and their memory is free again.
         """
+        return guard(lambda: self._infer(context, seed, noise), self._tell_inference)
+
+    def _infer(self, context: Context, seed: int, noise: Tensor | None) -> Prediction:
         watch = Stopwatch(self.device)
         generator = torch.Generator(self.device).manual_seed(seed)
         samples, model = self.options.num_samples, self.model
         with watch.stage('images'):
-            inputs = self._inputs(context)
+            frames = self._vision.images(context)
+            grids = [image.grid for image in frames]
+            history = [torch.from_numpy(x) for x in (context.history_xyz_m, context.history_rot)]
+            input_ids = self.processor.input_ids(grids, context.camera_indices, *history)
         with watch.stage('vision'):
-            vision = model.encode_images(inputs.patches, inputs.grids)
+            vision = self._vision.features(frames)
         with watch.stage('prefill'):
-            length = inputs.input_ids.shape[1]
-            cache, steps = self._prepare(length)
-            prompt = model.prefill(inputs.input_ids, vision, inputs.grids, cache)
+            cache, steps = self._prepare(input_ids.shape[1])
+            prompt = model.prefill(input_ids.to(self.device), vision, grids, cache)
         with watch.stage('reasoning'):
             reasoning = model.reason(
                 prompt, self.processor.ids, self.options, generator, steps.decode_step
@@ -93,11 +125,7 @@ class AlpamayoEngine:
                 noise = torch.randn(shape, generator=generator, device=self.device)
             field = steps.velocity_field(prompt, reasoning)
             action = model.act(noise.to(self.device), field, self.options.flow_steps)
-            history = [
-                torch.from_numpy(x).to(self.device)
-                for x in (context.history_xyz_m, context.history_rot)
-            ]
-            v0 = model.action_space.v0(*history)
+            v0 = model.action_space.v0(*(x.to(self.device) for x in history))
             xy, yaw, speed = model.action_space.integrate(action, v0.expand(samples))
             path = torch.cat([xy, yaw.unsqueeze(-1), speed.unsqueeze(-1)], -1).cpu().numpy()
             actions = model.action_space.denormalise(action).cpu().numpy()
@@ -108,32 +136,44 @@ class AlpamayoEngine:
     def _prepare(self, length: int) -> tuple[KVCache, AlpamayoR1 | StaticSteps]:
         """An empty cache for a prompt of `length` tokens, and the steps that run over it.
 
-        On a GPU cache and recorded steps are kept; a longer prompt makes new ones.
+        On a GPU cache and recorded steps are kept; a longer prompt or another number of samples
+        makes new ones.
         """
         model, options = self.model, self.options
         if self.device.type != 'cuda':
             return model.new_cache(1, length, options.num_samples, options.max_tokens), model
         needed = model.cache_capacity(length, options.num_samples, options.max_tokens)
-        if self._recorded is None or self._recorded.cache.capacity < needed:
-            self._recorded = None  # frees the old cache before the new one is there
+        recorded = self._recorded
+        if (
+            recorded is None
+            or recorded.samples != options.num_samples
+            or recorded.cache.capacity < needed
+        ):
+            recorded = self._recorded = None  # frees the old cache before the new one is there
             cache = model.new_cache(1, length, options.num_samples, options.max_tokens)
-            self._recorded = record(StaticSteps(model, cache, options.num_samples))
-        self._recorded.cache.clear()
-        return self._recorded.cache, self._recorded
+            recorded = self._recorded = record(StaticSteps(model, cache, options.num_samples))
+        recorded.cache.clear()
+        return recorded.cache, recorded
 
-    def _inputs(self, context: Context) -> ModelInputs:
-        decoded = [
-            torch.from_numpy(images.decode(frame)).to(self.device)
-            for frames in context.frames.values()
-            for frame in frames
-        ]
-        inputs = self.processor(
-            decoded,
-            context.camera_indices,
-            torch.from_numpy(context.history_xyz_m),
-            torch.from_numpy(context.history_rot),
-        )
-        return ModelInputs(inputs.input_ids.to(self.device), inputs.patches, inputs.grids)
+    def _read(self, frame: Frame) -> tuple[Tensor, tuple[int, int]]:
+        """Patches and grid of a frame, on the device."""
+        return self.processor.image_patches(torch.from_numpy(images.decode(frame)).to(self.device))
+
+    def _tell_load(self, said: str) -> BadInput:
+        """Error of a load that ran out of memory; what it had loaded is gone."""
+        self.plan.model.to('meta')
+        release_cached()
+        _, text = compare(needed_bytes(self.plan, self.options), str(self.device))
+        return BadInput(f'{self.checkpoint}: out of memory while loading: {text} ({said})')
+
+    def _tell_inference(self, said: str) -> OutOfMemory:
+        """Error of an inference that ran out of memory; what it had beside the weights is gone."""
+        self._recorded = None
+        self._vision.clear()
+        release_cached()
+        needed = working_bytes(self.model, self.plan.dtype, self.options)
+        samples, (_, text) = self.options.num_samples, compare(needed, str(self.device))
+        return OutOfMemory(f'out of memory: an inference of {samples} samples {text} ({said})')
 
     def _prediction(
         self,

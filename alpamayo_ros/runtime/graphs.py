@@ -27,7 +27,7 @@ class StaticSteps:
     """
 
     def __init__(self, model: AlpamayoR1, cache: KVCache, samples: int) -> None:
-        self.model, self.cache = model, cache
+        self.model, self.cache, self.samples = model, cache, samples
         device = cache.keys.device
         scenes = cache.keys.shape[1]
         rows, points = scenes * samples, model.waypoints

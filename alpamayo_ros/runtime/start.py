@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -16,20 +15,20 @@ from ..data_types import (
     Frame,
     SamplingOptions,
 )
-from ..errors import BadInput
 from ..rig import CameraRig
 from .constant_velocity import ConstantVelocityEngine
-from .memory import require_memory
 from .worker import Engine
 
 ENGINES = ('alpamayo', 'constant_velocity')
-PLAIN_BITS = 16.0  # a checkpoint whose config.json names no quantization
 WARM_UP_SIZE = (1080, 1920)  # of images whose camera has no calibration
 
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """Which engine, and what is expected of its checkpoint; '' expects nothing of the recipe."""
+    """Which engine, and the width of its weights; '' expects nothing of a quantized one's recipe.
+
+    A checkpoint in full precision is quantized to it while it is loaded.
+    """
 
     engine: str
     checkpoint: str
@@ -46,14 +45,10 @@ def start_engine(choice: EngineChoice, rig: CameraRig) -> Engine:
     """
     if choice.engine == 'constant_velocity':
         return ConstantVelocityEngine(choice.options)
-    from ..model.config import read_json  # torch takes seconds to import
-    from ..model.hub import resolve
-    from .engine import AlpamayoEngine
+    from .engine import AlpamayoEngine  # torch takes seconds to import
 
-    checkpoint = resolve(choice.checkpoint)
-    _check_quantization(checkpoint, read_json(checkpoint / 'config.json'), choice)
-    require_memory(checkpoint, choice.device)
-    engine = AlpamayoEngine(checkpoint, choice.device, choice.options)
+    recipe = choice.recipe or None
+    engine = AlpamayoEngine(choice.checkpoint, choice.device, choice.options, choice.bits, recipe)
     engine.infer(warm_up_context(rig), seed=0)
     return engine
 
@@ -80,16 +75,3 @@ def warm_up_context(rig: CameraRig) -> Context:
         v0_mps=0.0,
         skew_s=0.0,
     )
-
-
-def _check_quantization(checkpoint: Path, config: dict[str, object], choice: EngineChoice) -> None:
-    """Raise BadInput when the checkpoint is of another width or recipe than was asked for."""
-    quantization = config.get('quantization_config') or {}
-    if not isinstance(quantization, dict):
-        raise BadInput(f'{checkpoint}/config.json: quantization_config is no object')
-    widths = [float(module['bits']) for module in quantization.get('modules', {}).values()]
-    bits, recipe = min(widths, default=PLAIN_BITS), str(quantization.get('recipe', ''))
-    if bits != choice.bits:
-        raise BadInput(f'{checkpoint}: the checkpoint has {bits:g} bits, bits={choice.bits:g}')
-    if choice.recipe and choice.recipe != recipe:
-        raise BadInput(f'{checkpoint}: its recipe is {recipe!r}, recipe={choice.recipe!r}')
