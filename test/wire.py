@@ -182,6 +182,8 @@ class Peer:
 
         def met():
             matched = all(x.get_subscription_count() for x in self.inputs.values())
+            outputs = [f'/alpamayo/{output.topic}' for output in OUTPUTS]
+            matched = matched and all(map(self.node.count_publishers, outputs))
             return matched and self.statuses.get('model', (0, ''))[1] == state
 
         self.statuses.clear()
