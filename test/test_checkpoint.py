@@ -32,9 +32,11 @@ def folder(tmp_path):
 
 
 def change(folder, edit):
+    """Replace the file by an edited one; models that map the old one keep it."""
     tensors = load_file(folder / 'model.safetensors')
     edit(tensors)
-    save_file(tensors, folder / 'model.safetensors')
+    save_file(tensors, folder / 'changed')
+    (folder / 'changed').replace(folder / 'model.safetensors')
 
 
 def shard(folder, names):
