@@ -4,8 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
 from alpamayo_ros.data_types import Context, EgoPose, Frame
+from alpamayo_ros.kernels.packing import dense_rows
+from alpamayo_ros.quantization.linear import PackedWeight
 
 MODEL = Path(__file__).parent / 'golden/model'
 CAMERAS = ('cross_left', 'front_wide', 'cross_right', 'front_tele')
@@ -51,3 +55,14 @@ def later(now, steps=1):
         ]
         frames[name] = (*own[steps:], *new)
     return replace(now, frames=frames, t0_ns=now.t0_ns + steps * STEP_NS)
+
+
+def make_dense(plain, model):
+    """Give a plain model the matrices that a quantized one unpacks; the plain model."""
+    for name, module in model.named_modules():
+        if isinstance(module, PackedWeight):
+            target = plain.get_submodule(name.removesuffix('.weight'))
+            rows = torch.arange(len(target.weight))
+            matrix = dense_rows(*module.stored, module.columns, rows)
+            target.weight = nn.Parameter(matrix, requires_grad=False)
+    return plain

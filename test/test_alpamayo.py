@@ -9,6 +9,7 @@ import torch
 from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.model.alpamayo import pad_behind, prompt_positions, sample_token, summarise
 from alpamayo_ros.model.tokens import TokenIds
+from alpamayo_ros.quantization.scheme import SCHEMES
 from alpamayo_ros.runtime.load import load_model
 
 MODEL = Path(__file__).parent / 'golden/model'
@@ -28,6 +29,11 @@ GREEDY = SamplingOptions(greedy=True, max_tokens=40)
 @pytest.fixture(scope='module')
 def model():
     return load_model(MODEL)
+
+
+@pytest.fixture(scope='module', params=SCHEMES, ids=lambda bits: f'{bits:g} bits')
+def model_of_a_width(request):
+    return load_model(MODEL, bits=request.param)
 
 
 @pytest.fixture(scope='module')
@@ -75,7 +81,10 @@ def rows_of_six(reference):
     return torch.cat([rows, torch.stack(more)])
 
 
-def test_six_samples_with_a_shared_prompt_equal_six_separate_runs(model, inputs, reference):
+def test_six_samples_with_a_shared_prompt_equal_six_separate_runs(
+    model_of_a_width, inputs, reference
+):
+    model = model_of_a_width
     rows = rows_of_six(reference)
     noise = torch.randn(6, 64, 2, generator=torch.Generator().manual_seed(5))
     prompt, reasoning, logits = forced(model, inputs, rows.unsqueeze(0))

@@ -14,6 +14,7 @@ from alpamayo_ros.data_types import Context, Frame, SamplingOptions
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.images import ImageError
 from alpamayo_ros.quantization.linear import HostEmbedding
+from alpamayo_ros.quantization.scheme import SCHEMES
 from alpamayo_ros.runtime import engine as engine_module
 from alpamayo_ros.runtime import memory
 from alpamayo_ros.runtime.engine import AlpamayoEngine
@@ -99,6 +100,19 @@ def test_provenance_names_the_weights_by_hash(engine):
     assert (provenance['bits'], provenance['recipe']) == (16, '')
 
 
+@pytest.mark.parametrize('bits', SCHEMES)
+def test_packed_weights_drive_like_the_dense_ones_they_stand_for(context, bits):
+    options = SamplingOptions(num_samples=3, max_tokens=40)
+    packed, dense = (
+        AlpamayoEngine(MODEL, 'cpu', options, bits),
+        AlpamayoEngine(MODEL, 'cpu', options),
+    )
+    golden_scene.make_dense(dense.model, packed.model)
+    got, want = packed.infer(context, seed=0), dense.infer(context, seed=0)
+    assert (got.tokens, got.partial_texts) == (want.tokens, want.partial_texts)
+    assert np.abs(got.samples - want.samples).max() < 1e-4 * np.abs(want.samples).max()
+
+
 def test_provenance_names_width_and_recipe():
     provenance = AlpamayoEngine(MODEL, bits=2, recipe='mixed_expert4').provenance()
     assert (provenance['bits'], provenance['recipe']) == (2, 'mixed_expert4')
@@ -121,9 +135,10 @@ def test_frames_of_the_last_context_are_neither_decoded_nor_encoded_again(contex
     assert counts == [(16, 16), (20, 20), (32, 32), (48, 48)]
 
 
-def test_kept_features_give_the_same_bits_as_fresh_ones(context):
+@pytest.mark.parametrize('bits', SCHEMES)
+def test_kept_features_give_the_same_bits_as_fresh_ones(context, bits):
     options = SamplingOptions(num_samples=2, max_tokens=40)
-    used, fresh = (AlpamayoEngine(MODEL, options=options) for _ in range(2))
+    used, fresh = (AlpamayoEngine(MODEL, 'cpu', options, bits) for _ in range(2))
     used.infer(context, seed=0)
     now = golden_scene.later(context)
     got, want = used.infer(now, seed=1), fresh.infer(now, seed=1)

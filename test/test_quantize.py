@@ -1,17 +1,16 @@
 """Quantized checkpoints: written in bounded memory, resumed, loaded; equal to dense weights."""
 
 import json
-from pathlib import Path
 import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
+from golden_scene import MODEL, make_dense
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 import torch
-from torch import nn
 from transformers import AutoModel
 
 from alpamayo_ros.cli.quantize import main
@@ -27,7 +26,6 @@ import alpamayo_ros.runtime.auto  # noqa: F401  registers the classes
 from alpamayo_ros.runtime.load import load_model
 from alpamayo_ros.runtime.quantize import REPORT
 
-MODEL = Path(__file__).parent / 'golden/model'
 KINDS = [(recipe, bits) for recipe in RECIPES for bits in SCHEMES if bits < 16]
 LAYER = 'vlm.model.language_model.layers.0.mlp.down_proj'
 
@@ -48,18 +46,6 @@ def mixed(tmp_path_factory):
 
 def tensors_of(folder):
     return {k: v for file in folder.glob('*.safetensors') for k, v in load_file(file).items()}
-
-
-def dense_model(model):
-    """Return the plain model whose matrices are those that a quantized model unpacks."""
-    plain = load_model(MODEL)
-    for name, module in model.named_modules():
-        if isinstance(module, PackedWeight):
-            target = plain.get_submodule(name.removesuffix('.weight'))
-            rows = torch.arange(len(target.weight))
-            matrix = dense_rows(*module.stored, module.columns, rows)
-            target.weight = nn.Parameter(matrix, requires_grad=False)
-    return plain
 
 
 @torch.inference_mode()
@@ -85,7 +71,7 @@ def outputs(model):
 def test_quantized_model_equals_the_one_of_dense_weights(recipe, bits, tmp_path):
     assert run(tmp_path / 'q', bits, recipe) == 0
     model = load_model(tmp_path / 'q', bits=bits, recipe=recipe)
-    got, want = outputs(model), outputs(dense_model(model))
+    got, want = outputs(model), outputs(make_dense(load_model(MODEL), model))
     assert (got[0] - want[0]).abs().max() < 1e-5 * want[0].abs().max()
     assert (got[1] - want[1]).abs().max() < 1e-5 * want[1].abs().max()
 
