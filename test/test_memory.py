@@ -1,0 +1,202 @@
+"""Memory: what a load and an inference need, what is left, and what loading takes meanwhile."""
+
+from functools import partial
+import json
+import shutil
+from types import SimpleNamespace
+
+from golden_scene import MODEL
+import pytest
+from safetensors.torch import load_file
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from alpamayo_ros.cli.quantize import main as quantize
+from alpamayo_ros.data_types import SamplingOptions
+from alpamayo_ros.errors import BadInput
+from alpamayo_ros.evaluation.engine_benchmark import RELEASE
+from alpamayo_ros.model.config import parse_config
+from alpamayo_ros.quantization import matrix
+from alpamayo_ros.quantization.linear import replace_linears
+from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES, rules_of
+from alpamayo_ros.runtime import budget, memory
+from alpamayo_ros.runtime import load as load_module
+from alpamayo_ros.runtime.load import (
+    EMBEDDING,
+    LARGEST_BYTES,
+    bound_tensors,
+    build_on_meta,
+    load_model,
+    plan_load,
+    tensor_bytes,
+)
+
+KINDS = [(recipe, bits) for recipe in RECIPES for bits in SCHEMES]
+GB = 1_000_000_000
+
+
+def release(recipe, bits):
+    """The model of the release on the meta device, as it is packed; whether its embedding is."""
+    model, rules = build_on_meta(parse_config(RELEASE)), rules_of(recipe, bits)
+    replace_linears(model, rules)
+    return model, bound_tensors(model, rules, torch.bfloat16)
+
+
+@pytest.mark.parametrize(('recipe', 'bits'), KINDS)
+def test_no_tensor_of_the_release_on_a_gpu_is_above_500_mb(recipe, bits):
+    model, on_host = release(recipe, bits)
+    sizes = tensor_bytes(model, torch.bfloat16)
+    if on_host:
+        sizes = {name: size for name, size in sizes.items() if not name.startswith(EMBEDDING)}
+    assert max(sizes.values()) <= LARGEST_BYTES
+    joined = [size for name, size in sizes.items() if '_proj.weight' in name]
+    assert 3 * max(joined) <= LARGEST_BYTES  # up to three become one
+    cache = budget.working_bytes(model, torch.bfloat16, SamplingOptions(num_samples=6))
+    assert cache['keys and values'] / 2 <= LARGEST_BYTES
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'device_gb', 'host_gb'), [('mixed', 3.864, 3.525), ('mixed_expert4', 4.434, 4.095)]
+)
+def test_weights_of_the_release_take_what_the_format_says(recipe, device_gb, host_gb):
+    model, on_host = release(recipe, 2)
+    assert not on_host
+    common = (MODEL, 'cpu', model, torch.bfloat16, 2.0, recipe, rules_of(recipe, 2))
+    for host_embedding, wanted in ((False, device_gb), (True, host_gb)):
+        stored = load_module.Plan(*common, False, host_embedding, ())
+        assert stored.weight_bytes / GB == pytest.approx(wanted, abs=1e-3)
+    # quantized while it is loaded: its table is no file's
+    made = load_module.Plan(*common, True, True, ())
+    assert made.weight_bytes / GB == pytest.approx(device_gb, abs=1e-3)
+
+
+def test_an_inference_of_the_release_fits_the_board_with_one_sample_and_grows_with_six():
+    model, _ = release('mixed', 2)
+    one, six = (
+        budget.working_bytes(model, torch.bfloat16, SamplingOptions(num_samples=k)) for k in (1, 6)
+    )
+    # 36 layers x 8 heads x 128 x keys and values x 2 bytes = 147,456 bytes a token
+    assert one['keys and values'] == 147_456 * 3648  # 16 images of 192, 256 and one sample's 320
+    assert six['keys and values'] == 147_456 * 5248
+    # 16 images x 192 tokens x 4 levels x 4096 x 2 bytes, twice
+    assert one['images'] == 2 * 16 * 192 * 4 * 4096 * 2
+    assert 3.864 * GB + sum(one.values()) < 5.3 * GB
+
+
+@pytest.mark.parametrize(
+    ('bits', 'recipe', 'host_embedding'),
+    [(None, None, False), (16, None, False), (8, 'uniform', False), (2, 'mixed', True)],
+)
+def test_planned_bytes_are_those_of_the_loaded_tensors(bits, recipe, host_embedding):
+    plan = plan_load(MODEL, 'cpu', bits, recipe, host_embedding)
+    planned = plan.weight_bytes
+    model = load_module.load(plan)
+    assert planned == sum(tensor.nbytes for tensor in model.state_dict().values())
+
+
+def test_too_little_memory_says_needed_and_available_before_anything_is_read(monkeypatch):
+    from alpamayo_ros.runtime.engine import AlpamayoEngine
+
+    monkeypatch.setattr(memory, 'available_bytes', lambda device: 300_000_000)
+    monkeypatch.setattr('alpamayo_ros.runtime.engine.load', lambda plan: pytest.fail('loaded'))
+    said = (
+        r'needs 0\.4\d GB \(weights 0\.00, keys and values 0\.0\d, images 0\.0\d, activations '
+        r'and workspace 0\.40\), 0\.30 GB are available on cpu'
+    )
+    with pytest.raises(BadInput, match=said):
+        AlpamayoEngine(MODEL)
+    monkeypatch.setattr(memory, 'available_bytes', lambda device: 600_000_000)
+    with pytest.raises(BadInput, match=r'keys and values 0\.[1-9]\d'):
+        AlpamayoEngine(MODEL, options=SamplingOptions(num_samples=2000))
+
+
+def test_unified_memory_is_that_of_the_machine_and_bounds_the_allocator(monkeypatch, tmp_path):
+    fractions = []
+    facts = SimpleNamespace(is_integrated=True, total_memory=8 * GB)
+    for name, value in (
+        ('get_device_properties', lambda device: facts),
+        ('mem_get_info', lambda device: pytest.fail('asked the card')),
+        ('memory_reserved', lambda device: GB),
+        ('set_per_process_memory_fraction', lambda *given: fractions.append(given)),
+    ):
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(memory, 'MEMINFO', tmp_path / 'meminfo')
+    memory.MEMINFO.write_text('MemTotal: 8000000 kB\nMemAvailable: 5371094 kB\n')
+    assert memory.available_bytes('cuda') == 5371094 * 1024
+    memory.limit_allocator('cuda:0')
+    # (1 GB reserved + 5.5 GB available - 0.3 GB for the system) of 8 GB
+    assert fractions == [(pytest.approx(0.775, abs=1e-5), 'cuda:0')]
+
+
+def test_a_card_of_its_own_is_asked_and_not_limited(monkeypatch):
+    facts = SimpleNamespace(is_integrated=False)
+    monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda device: facts)
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (7 * GB, 8 * GB))
+    limits = []
+    monkeypatch.setattr(torch.cuda, 'set_per_process_memory_fraction', limits.append)
+    assert memory.available_bytes('cuda') == 7 * GB
+    memory.limit_allocator('cuda')
+    memory.limit_allocator('cpu')
+    assert limits == []
+
+
+def allocations(work, folder):
+    """Run some work: peak above its end, and largest single piece, of bytes that torch allocated.
+
+    The mapped files of the folder are left out: they are no memory of the process.
+    """
+    mapped = {file.stat().st_size for file in folder.glob('*.safetensors')}
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as trace:
+        kept = work()
+    events = [e for e in trace.profiler.kineto_results.events() if e.name() == '[memory]']
+    live = peak = largest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        if abs(event.nbytes()) not in mapped:
+            live, largest = live + event.nbytes(), max(largest, event.nbytes())
+            peak = max(peak, live)
+    assert kept is not None and live > 0
+    return peak - live, largest
+
+
+@pytest.fixture
+def halves(tmp_path):
+    """The reference model of dtype float16 in a file of float32: each tensor is copied."""
+    folder = tmp_path / 'halves'
+    shutil.copytree(MODEL, folder, ignore=shutil.ignore_patterns('*.npz'))
+    config = json.loads((folder / 'config.json').read_text()) | {'dtype': 'float16'}
+    (folder / 'config.json').write_text(json.dumps(config))
+    return folder
+
+
+def largest_of(folder):
+    tensors = [t for file in folder.glob('*.safetensors') for t in load_file(file).values()]
+    return max(tensor.nbytes for tensor in tensors)
+
+
+def test_loading_takes_no_more_than_a_tensor_above_the_final_size(halves, tmp_path):
+    largest = largest_of(halves)
+    above, piece = allocations(lambda: load_model(halves), halves)
+    assert above <= largest and piece <= largest
+    done = quantize([str(halves), str(tmp_path / 'q'), '--bits', '2', '--solver', 'minmax'])
+    assert done == 0
+    largest = largest_of(tmp_path / 'q')
+    above, piece = allocations(lambda: load_model(tmp_path / 'q'), tmp_path / 'q')
+    assert above <= largest and piece <= largest
+
+
+def test_quantizing_while_loading_takes_no_more_than_a_tensor_above(halves, monkeypatch):
+    monkeypatch.setattr(matrix, 'PIECE', 1 << 12)
+    fast = partial(matrix.quantize_matrix, solver='minmax')
+    monkeypatch.setattr(load_module, 'quantize_matrix', fast)
+    above, piece = allocations(lambda: load_model(halves, bits=2), halves)
+    assert above <= largest_of(MODEL) and piece <= largest_of(MODEL)
+
+
+def test_the_measure_counts_what_is_freed_again(tmp_path):
+    def work():
+        kept = torch.ones(1000)
+        torch.zeros(50_000)
+        return kept
+
+    above, piece = allocations(work, tmp_path)
+    assert above == piece == 200_000
