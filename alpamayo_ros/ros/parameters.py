@@ -42,8 +42,12 @@ class NodeParameters:
     rig: str = parameter('', 'Cameras and topics: a name in config/rigs or a path. Required.')
     engine: str = parameter('alpamayo', 'What predicts.', choices=ENGINES)
     checkpoint: str = parameter('', 'Folder or hub id. Required for the engine alpamayo.')
-    bits: float = parameter(2.0, 'Width of the weights in the checkpoint.', choices=BITS)
-    recipe: str = parameter('', 'Recipe of the checkpoint; empty: any.')
+    bits: float = parameter(
+        2.0,
+        'Width of the weights; a plain checkpoint is quantized while it is loaded.',
+        choices=BITS,
+    )
+    recipe: str = parameter('', 'Recipe of the weights; empty: any, mixed for a plain one.')
     device: str = parameter('cuda', 'cuda, cuda:N or cpu.')
     output_frame: str = parameter('odometry', 'Frame of the path.', choices=FRAMES)
     on_invalid: str = parameter(
