@@ -123,9 +123,11 @@ def test_unified_memory_is_that_of_the_machine_and_bounds_the_allocator(monkeypa
     monkeypatch.setattr(memory, 'MEMINFO', tmp_path / 'meminfo')
     memory.MEMINFO.write_text('MemTotal: 8000000 kB\nMemAvailable: 5371094 kB\n')
     assert memory.available_bytes('cuda') == 5371094 * 1024
-    memory.limit_allocator('cuda:0')
+    memory.limit_allocator('cuda:1')
+    memory.limit_allocator('cuda')
     # (1 GB reserved + 5.5 GB available - 0.3 GB for the system) of 8 GB
-    assert fractions == [(pytest.approx(0.775, abs=1e-5), 'cuda:0')]
+    fraction = pytest.approx(0.775, abs=1e-5)
+    assert fractions == [(fraction, 1), (fraction, None)]
 
 
 def test_a_card_of_its_own_is_asked_and_not_limited(monkeypatch):

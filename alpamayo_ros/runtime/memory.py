@@ -81,7 +81,8 @@ def limit_allocator(device: str) -> None:
 
         whole = torch.cuda.get_device_properties(device).total_memory
         own = torch.cuda.memory_reserved(device) + available_bytes(device) - SYSTEM_BYTES
-        torch.cuda.set_per_process_memory_fraction(min(max(own / whole, 0.0), 1.0), device)
+        index = torch.device(device).index  # None: the present one; 'cuda' itself is refused
+        torch.cuda.set_per_process_memory_fraction(min(max(own / whole, 0.0), 1.0), index)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
