@@ -8,7 +8,7 @@ import torch
 
 from alpamayo_ros.model.alpamayo import summarise
 from alpamayo_ros.model.processor import Processor
-from alpamayo_ros.runtime.graphs import StaticSteps, record
+from alpamayo_ros.runtime.graphs import RecordedVision, StaticSteps, record
 from alpamayo_ros.runtime.load import load_model
 
 MODEL = Path(__file__).parent / 'golden/model'
@@ -62,6 +62,18 @@ def test_static_steps_equal_the_plain_ones():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 def test_recorded_graphs_equal_the_plain_steps():
     check(*both('cuda', record))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@torch.inference_mode()
+def test_recorded_vision_equals_the_plain_one_for_every_size():
+    model = load_model(MODEL, 'cuda')
+    recorded = RecordedVision(model.encode_images)
+    for grid in ((4, 8), (8, 4), (4, 8)):
+        patches = torch.randn(32, 1536, device='cuda')
+        plain, fast = model.encode_images(patches, [grid]), recorded(patches, [grid])
+        for a, b in zip((plain[0], *plain[1]), (fast[0], *fast[1]), strict=True):
+            assert torch.equal(a, b)
 
 
 def test_cleared_cache_holds_nothing_that_could_spread():

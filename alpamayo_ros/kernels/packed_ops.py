@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .packing import dense_rows, digits, parts
+from .packing import SCRATCH_BYTES, dense_rows, digits, parts
 
 try:
     from . import packed_matmul, unpack
 except ImportError:  # no Triton, as in CPU builds of torch: the plain path serves
     packed_matmul = None  # type: ignore[assignment]
 
-SCRATCH_BYTES = 100_000_000  # of dense weights at a time, where many rows are multiplied
 MAX_BLOCK_ROWS = 128  # with more rows, unpacking once for the library's product is faster
 
 Dense = Callable[[Tensor, Tensor, Tensor | None, int, int, int, int], Tensor]

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+SCRATCH_BYTES = 100_000_000  # of dense weights at a time, where many rows are multiplied
+
 
 def digits(levels: int) -> int:
     """How many codes a byte holds: 1, 2, 4 or 5 for 256, 16, 4 or 3 levels."""

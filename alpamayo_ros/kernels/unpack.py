@@ -10,12 +10,12 @@ from torch import Tensor
 import triton
 import triton.language as tl
 
-from .packing import digits, group_size
+from .packing import SCRATCH_BYTES, digits, group_size
 
 ROWS = 32  # rows of a block
 MAX_STEP = 128  # columns of a block, never of two groups
 
-_SCRATCH: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+_SCRATCH: dict[tuple[torch.device, torch.dtype], Tensor] = {}  # of SCRATCH_BYTES each
 
 
 def dense_triton(
@@ -53,11 +53,10 @@ def dense_triton(
 
 
 def _scratch(like: Tensor, size: int) -> Tensor:
-    """At least `size` elements; kept until a larger piece is asked for."""
+    """`size` elements of what is allocated once: recorded graphs keep its address."""
     key = like.device, like.dtype
-    if key not in _SCRATCH or _SCRATCH[key].numel() < size:
-        _SCRATCH.pop(key, None)
-        _SCRATCH[key] = like.new_empty(size)
+    if key not in _SCRATCH:
+        _SCRATCH[key] = like.new_empty(SCRATCH_BYTES // like.element_size())
     return _SCRATCH[key][:size]
 
 

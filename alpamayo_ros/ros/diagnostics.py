@@ -215,13 +215,17 @@ def reasoning_status(served: Served | None) -> Status:
     return Status(WARN if found else OK, 'reasoning', ', '.join(found) or 'ended', values)
 
 
-def memory_status(available_bytes: int, resident_bytes: int, peak_bytes: int) -> Status:
-    """Memory of the machine and of this process."""
+def memory_status(
+    available_bytes: int, resident_bytes: int, peak_bytes: int, gpu_peak_bytes: int = 0
+) -> Status:
+    """Memory of the machine and of this process; the last on a GPU, 0 without one."""
     values = {
         'available MB': round(available_bytes / 1e6),
         'resident MB': round(resident_bytes / 1e6, 1),
         'peak MB': round(peak_bytes / 1e6, 1),
     }
+    if gpu_peak_bytes:
+        values['GPU peak MB'] = round(gpu_peak_bytes / 1e6, 1)
     return Status(OK, 'memory', f'{values["available MB"]} MB available', values)
 
 

@@ -147,7 +147,9 @@ class Pipeline:
             ),
             diagnostics.output_status(self._served, self.publication.counts, self._failure),
             diagnostics.reasoning_status(self._served),
-            diagnostics.memory_status(memory.available_bytes(), *memory.resident_bytes()),
+            diagnostics.memory_status(
+                memory.available_bytes(), *memory.resident_bytes(), memory.gpu_peak_bytes()
+            ),
         ]
 
     def _look(self, now_ns: int, start: float) -> None:

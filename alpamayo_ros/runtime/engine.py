@@ -29,7 +29,7 @@ from ..model.processor import (
 )
 from ..model.text import KVCache
 from .budget import needed_bytes, working_bytes
-from .graphs import StaticSteps, record
+from .graphs import RecordedVision, StaticSteps, record
 from .load import check_device, load, plan_load
 from .memory import (
     OutOfMemory,
@@ -73,7 +73,9 @@ class AlpamayoEngine:
         self.processor = Processor(self.config, self.checkpoint)
         limit_allocator(device)
         self.model = guard(lambda: load(self.plan), self._tell_load)
-        self._vision = VisionCache(self._read, self.model.encode_images)
+        encode = self.model.encode_images
+        self._encode = RecordedVision(encode) if self.device.type == 'cuda' else encode
+        self._vision = VisionCache(self._read, self._encode)
         self._recorded: StaticSteps | None = None
 
     def provenance(self) -> dict[str, Any]:
@@ -170,6 +172,8 @@ class AlpamayoEngine:
         """Error of an inference that ran out of memory; what it had beside the weights is gone."""
         self._recorded = None
         self._vision.clear()
+        if isinstance(self._encode, RecordedVision):
+            self._encode.clear()
         release_cached()
         needed = working_bytes(self.model, self.plan.dtype, self.options)
         samples, (_, text) = self.options.num_samples, compare(needed, str(self.device))

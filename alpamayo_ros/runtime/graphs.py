@@ -1,4 +1,4 @@
-"""Decode step and flow step as CUDA graphs: recorded once per cache, replayed per token and step.
+"""Decode step, flow step and vision as CUDA graphs: recorded once, replayed per token and image.
 
 Launching some 1,500 kernels per token from Python takes longer than running them. The recorded
 steps are the model's own methods with offsets on the device, so one recording serves every
@@ -7,8 +7,8 @@ prompt. Knows no sampling and no files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,11 @@ from ..model.flow_matching import VelocityField
 from ..model.text import KVCache, Window
 
 WARM_UP_RUNS = 2  # kernels are compiled and workspaces allocated before a recording
+IMAGE_SIZES = 4  # recorded at a time: one for each camera of a rig
+
+Grid = tuple[int, int]
+Features = tuple[Tensor, list[Tensor]]
+Result = TypeVar('Result')
 
 
 class StaticSteps:
@@ -95,7 +100,32 @@ def record(steps: StaticSteps) -> StaticSteps:
     return steps
 
 
-def _graph(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+class RecordedVision:
+    """AlpamayoR1.encode_images for one image at a time, recorded for every size that comes."""
+
+    def __init__(self, encode: Callable[[Tensor, Sequence[Grid]], Features]) -> None:
+        self._encode = encode
+        self._recorded: dict[Grid, tuple[Tensor, Callable[[], Features]]] = {}
+
+    def __call__(self, patches: Tensor, grids: Sequence[Grid]) -> Features:
+        """Embeddings and deepstack levels (tokens, H) of patches (h * w, 1536)."""
+        (grid,) = grids
+        if grid not in self._recorded:
+            if len(self._recorded) == IMAGE_SIZES:
+                self.clear()
+            own = patches.clone()
+            self._recorded[grid] = own, _graph(lambda: self._encode(own, [grid]))
+        own, replay = self._recorded[grid]
+        own.copy_(patches)
+        embeddings, levels = replay()
+        return embeddings.clone(), [level.clone() for level in levels]
+
+    def clear(self) -> None:
+        """Forget the recordings and free their memory."""
+        self._recorded.clear()
+
+
+def _graph(run: Callable[[], Result]) -> Callable[[], Result]:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -106,7 +136,7 @@ def _graph(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
     with torch.cuda.graph(graph):
         result = run()
 
-    def replay() -> Tensor:
+    def replay() -> Result:
         graph.replay()
         return result
 

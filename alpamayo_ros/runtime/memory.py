@@ -56,6 +56,14 @@ def resident_bytes() -> tuple[int, int]:
     return _kilobytes(STATUS, 'VmRSS') * 1024, _kilobytes(STATUS, 'VmHWM') * 1024
 
 
+def gpu_peak_bytes() -> int:
+    """What this process had allocated on its GPU at the highest; 0 without one."""
+    torch = sys.modules.get('torch')
+    if torch is None or not torch.cuda.is_initialized():
+        return 0
+    return int(torch.cuda.max_memory_allocated())
+
+
 def compare(needed: Mapping[str, int], device: str) -> tuple[bool, str]:
     """Whether memory by what it is for is available, and both figures in words."""
     total, available = sum(needed.values()), available_bytes(device)
