@@ -21,14 +21,15 @@ def norm_case(generator):
 
 
 def swiglu_case(generator):
-    gate, up = (3 * draw(generator, 7, 300) for _ in range(2))
+    gate, up = (3 * draw(generator, 7, 1300)).split([600, 700], -1)  # as a joined product has them
+    gate, up = gate[:, :600], up[:, :600]
     return fused.swiglu, fused.swiglu_plain, fused.swiglu_triton, [gate, up], []
 
 
 def rotate_case(generator):
     batch, length, heads, kv_heads, dim = 2, 3, 6, 2, 16
-    q = draw(generator, batch, length, heads * dim)
-    k, v = (draw(generator, batch, length, kv_heads * dim) for _ in range(2))
+    joined = draw(generator, batch, length, (heads + 2 * kv_heads) * dim)
+    q, k, v = joined.split([heads * dim, kv_heads * dim, kv_heads * dim], -1)
     weights = [draw(generator, dim) for _ in range(2)]
     angle = draw(generator, batch, 1, length, dim // 2).repeat(1, 1, 1, 2)
     cache = [torch.zeros(batch, kv_heads, 11, dim) for _ in range(2)]
@@ -46,7 +47,9 @@ def run(function, arguments, written, dtype, device='cpu'):
     copies = []
     for value in arguments:
         if isinstance(value, torch.Tensor):
-            value = value.clone().to(device, dtype if value.is_floating_point() else None)
+            kind = dtype if value.is_floating_point() else value.dtype
+            own = torch.empty_strided(value.shape, value.stride(), dtype=kind, device=device)
+            value = own.copy_(value)
         copies.append(value)
     return [function(*copies), *(copies[i] for i in written)]
 

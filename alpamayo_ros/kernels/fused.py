@@ -138,10 +138,18 @@ def rms_norm_triton(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def swiglu_triton(gate: Tensor, up: Tensor) -> Tensor:
     """The op in Triton."""
-    gate, up = gate.contiguous(), up.contiguous()
-    out, count = torch.empty_like(gate), gate.numel()
-    _swiglu_kernel[(triton.cdiv(count, SWIGLU_BLOCK),)](gate, up, out, count, BLOCK=SWIGLU_BLOCK)
+    out, size = gate.new_empty(gate.shape), gate.shape[-1]
+    gate, up = _rows(gate), _rows(up)
+    _swiglu_kernel[(len(gate), triton.cdiv(size, SWIGLU_BLOCK))](
+        gate, up, out, size, gate.stride(0), up.stride(0), BLOCK=SWIGLU_BLOCK
+    )
     return out
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(..., N) as (rows, N); parts of joined products stay where they are, a stride apart."""
+    x = x.reshape(-1, x.shape[-1])
+    return x if x.stride(1) == 1 else x.contiguous()
 
 
 def rotate_into_cache_triton(
@@ -161,11 +169,12 @@ def rotate_into_cache_triton(
     batch, length, width = q.shape
     dim = q_weight.shape[0]
     heads, kv_heads = width // dim, k.shape[-1] // dim
+    q, k, v = _rows(q), _rows(k), _rows(v)
     out = torch.empty(batch, heads, length, dim, dtype=q.dtype, device=q.device)
     _rotate_kernel[(batch * length, heads + 2 * kv_heads)](
-        q.contiguous(),
-        k.contiguous(),
-        v.contiguous(),
+        q,
+        k,
+        v,
         q_weight,
         k_weight,
         cos.contiguous(),
@@ -177,6 +186,9 @@ def rotate_into_cache_triton(
         length,
         heads,
         kv_heads,
+        q.stride(0),
+        k.stride(0),
+        v.stride(0),
         keys.stride(0),
         keys.stride(1),
         keys.stride(2),
@@ -201,13 +213,15 @@ if triton is not None:
         tl.store(out_ptr + row * size + at, wide.to(x.dtype) * weight, inside)
 
     @triton.jit
-    def _swiglu_kernel(gate_ptr, up_ptr, out_ptr, count, BLOCK: tl.constexpr):
-        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        inside = at < count
-        gate = tl.load(gate_ptr + at, inside, other=0.0)
+    def _swiglu_kernel(gate_ptr, up_ptr, out_ptr, size, gate_row, up_row, BLOCK: tl.constexpr):
+        row = tl.program_id(0).to(tl.int64)
+        at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        inside = at < size
+        gate = tl.load(gate_ptr + row * gate_row + at, inside, other=0.0)
+        up = tl.load(up_ptr + row * up_row + at, inside, other=0.0)
         wide = gate.to(tl.float32)
         silu = (wide / (1 + tl.exp(-wide))).to(gate.dtype)
-        tl.store(out_ptr + at, silu * tl.load(up_ptr + at, inside, other=0.0), inside)
+        tl.store(out_ptr + row * size + at, silu * up, inside)
 
     @triton.jit
     def _turned(x_ptr, weight_ptr, cos_ptr, sin_ptr, eps, DIM: tl.constexpr):
@@ -240,13 +254,16 @@ if triton is not None:
         length,
         heads,
         kv_heads,
+        q_row,
+        k_row,
+        v_row,
         cache_batch,
         cache_head,
         cache_slot,
         eps,
         DIM: tl.constexpr,
     ):
-        token = tl.program_id(0)
+        token = tl.program_id(0).to(tl.int64)
         head = tl.program_id(1)
         batch, i = token // length, token % length
         at = tl.arange(0, DIM)
@@ -254,19 +271,20 @@ if triton is not None:
         sin_ptr += token * DIM
         if head < heads:
             q = _turned(
-                q_ptr + (token * heads + head) * DIM, q_weight_ptr, cos_ptr, sin_ptr, eps, DIM
+                q_ptr + token * q_row + head * DIM, q_weight_ptr, cos_ptr, sin_ptr, eps, DIM
             )
             tl.store(out_ptr + ((batch * heads + head) * length + i) * DIM + at, q)
         else:
             kv_head = (head - heads) % kv_heads
-            source = (token * kv_heads + kv_head) * DIM
-            target = batch.to(tl.int64) * cache_batch + kv_head * cache_head
+            target = batch * cache_batch + kv_head * cache_head
             target += tl.load(slots_ptr + i) * cache_slot
             if head < heads + kv_heads:
-                k = _turned(k_ptr + source, k_weight_ptr, cos_ptr, sin_ptr, eps, DIM)
+                source = k_ptr + token * k_row + kv_head * DIM
+                k = _turned(source, k_weight_ptr, cos_ptr, sin_ptr, eps, DIM)
                 tl.store(keys_ptr + target + at, k)
             else:
-                tl.store(values_ptr + target + at, tl.load(v_ptr + source + at))
+                source = v_ptr + token * v_row + kv_head * DIM
+                tl.store(values_ptr + target + at, tl.load(source + at))
 
     rms_norm.register_kernel('cuda')(rms_norm_triton)
     swiglu.register_kernel('cuda')(swiglu_triton)
