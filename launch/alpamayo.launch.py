@@ -1,0 +1,140 @@
+"""Launch alpamayo_node, and RViz where it is asked for.
+
+A parameter that is given as an argument wins over params_file; one that is left empty does not
+touch it. Runs with the launch of Humble and of Jazzy.
+"""
+
+from pathlib import Path
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+NAME = 'alpamayo'
+CONFIG = PathJoinSubstitution([FindPackageShare('alpamayo_ros'), 'config'])
+# Arguments that become parameters of the node when they are given, with their types.
+PARAMETERS = {
+    'rig': str,
+    'engine': str,
+    'checkpoint': str,
+    'bits': float,
+    'recipe': str,
+    'device': str,
+    'use_sim_time': bool,
+}
+# Topics of the RViz file that move with the namespace of the node.
+RVIZ_TOPICS = ('output/path', 'output/markers', 'debug/path')
+
+
+def generate_launch_description():
+    """Return the arguments and what they start."""
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                'rig',
+                default_value='',
+                description='Cameras and topics: a name in config/rigs or a path. Required.',
+            ),
+            DeclareLaunchArgument(
+                'engine',
+                default_value='',
+                description='What predicts.',
+                choices=['', 'alpamayo', 'constant_velocity'],
+            ),
+            DeclareLaunchArgument(
+                'checkpoint',
+                default_value='',
+                description='Folder or hub id. Required for the engine alpamayo.',
+            ),
+            DeclareLaunchArgument(
+                'bits',
+                default_value='',
+                description='Width of the weights; a plain checkpoint is quantized while it is loaded.',
+                choices=['', '1.58', '2', '4', '8', '16'],
+            ),
+            DeclareLaunchArgument(
+                'recipe',
+                default_value='',
+                description='Recipe of the weights; empty: any, mixed for a plain one.',
+            ),
+            DeclareLaunchArgument(
+                'device',
+                default_value='',
+                description='cuda, cuda:N or cpu.',
+            ),
+            DeclareLaunchArgument(
+                'use_sim_time',
+                default_value='',
+                description='Take the time from /clock, as a replay needs it.',
+                choices=['', 'true', 'false'],
+            ),
+            DeclareLaunchArgument(
+                'params_file',
+                default_value=PathJoinSubstitution([CONFIG, 'alpamayo.param.yaml']),
+                description='YAML file with parameters of the node.',
+            ),
+            DeclareLaunchArgument(
+                'namespace',
+                default_value='',
+                description='Namespace of the node; topics are below NAMESPACE/alpamayo.',
+            ),
+            DeclareLaunchArgument(
+                'log_level',
+                default_value='info',
+                description='Least severe messages that are logged.',
+                choices=['debug', 'info', 'warn', 'error', 'fatal'],
+            ),
+            DeclareLaunchArgument(
+                'rviz',
+                default_value='false',
+                description='Start RViz with config/alpamayo.rviz.',
+                choices=['true', 'false'],
+            ),
+            OpaqueFunction(function=_nodes),
+        ]
+    )
+
+
+def _nodes(context):
+    """Return the nodes, with the values that the arguments have now."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in PARAMETERS}
+    overrides = {
+        name: ParameterValue(value, value_type=PARAMETERS[name])
+        for name, value in given.items()
+        if value
+    }
+    sim_time = {name: overrides[name] for name in overrides if name == 'use_sim_time'}
+    # a full name, so that the overrides also win over a file that names the node
+    namespace = '/' + LaunchConfiguration('namespace').perform(context).strip('/')
+    return [
+        Node(
+            package='alpamayo_ros',
+            executable='alpamayo_node',
+            name=NAME,
+            namespace=namespace,
+            parameters=[_params_file(context), overrides],
+            ros_arguments=['--log-level', LaunchConfiguration('log_level')],
+            output='screen',
+        ),
+        Node(
+            package='rviz2',
+            executable='rviz2',
+            namespace=namespace,
+            arguments=['-d', PathJoinSubstitution([CONFIG, 'alpamayo.rviz'])],
+            parameters=[sim_time],
+            remappings=[(f'/{NAME}/{topic}', f'{NAME}/{topic}') for topic in RVIZ_TOPICS],
+            condition=IfCondition(LaunchConfiguration('rviz')),
+        ),
+    ]
+
+
+def _params_file(context):
+    """Return the path of params_file; launch_ros itself would go on without a file."""
+    path = LaunchConfiguration('params_file').perform(context)
+    if not Path(path).is_file():
+        raise RuntimeError(f"params_file: '{path}' is not a file")
+    return path

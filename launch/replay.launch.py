@@ -1,0 +1,115 @@
+"""Play a recorded drive to alpamayo_node, show it in RViz and record what the node publishes.
+
+The bag starts when the model is ready. Everything ends finish_s after the end of the bag, or when
+the node, the recorder or RViz has ended. Arguments of alpamayo.launch.py are taken here too. Runs
+with the launch and ros2bag of Humble and of Jazzy.
+"""
+
+from launch import LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+    RegisterEventHandler,
+    TimerAction,
+)
+from launch.event_handlers import OnProcessExit, OnProcessIO
+from launch.events import Shutdown
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.substitutions import FindPackageShare
+
+SHARE = FindPackageShare('alpamayo_ros')
+CLOCK_HZ = '200'  # the age of an input is known to 5 ms, the default of ros2 bag to 25 ms
+RECORDED = '/alpamayo/(output|debug)/|^/diagnostics$'
+
+
+def generate_launch_description():
+    """Return the arguments and what they start."""
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument('bag', description='rosbag2 folder to play; without /clock.'),
+            DeclareLaunchArgument(
+                'rate', default_value='1.0', description='Speed of the replay, real time is 1.'
+            ),
+            DeclareLaunchArgument(
+                'loop',
+                default_value='false',
+                description='Play the bag again and again.',
+                choices=['true', 'false'],
+            ),
+            DeclareLaunchArgument(
+                'out',
+                default_value='',
+                description='New folder for the recorded outputs; empty: rosbag2_DATE, here.',
+            ),
+            DeclareLaunchArgument(
+                'finish_s',
+                default_value='5.0',
+                description='How long the node may go on after the end of the bag, s.',
+            ),
+            DeclareLaunchArgument(
+                'params_file',
+                default_value=PathJoinSubstitution([SHARE, 'config', 'replay.param.yaml']),
+                description='YAML file with parameters of the node.',
+            ),
+            DeclareLaunchArgument(
+                'rviz',
+                default_value='true',
+                description='Start RViz with config/alpamayo.rviz.',
+                choices=['true', 'false'],
+            ),
+            OpaqueFunction(function=_processes),
+        ]
+    )
+
+
+def _processes(context):
+    """Return node, recorder, and what starts the player and ends everything."""
+    bag, rate, out = (
+        LaunchConfiguration(name).perform(context) for name in ('bag', 'rate', 'out')
+    )
+    loop = LaunchConfiguration('loop').perform(context) == 'true'
+    player = ExecuteProcess(
+        cmd=['ros2', 'bag', 'play', bag, '--clock', CLOCK_HZ, '--rate', rate]
+        + ['--disable-keyboard-controls', *(['--loop'] if loop else [])],
+        output='screen',
+    )
+    # by the clock of the bag, so that both can be played side by side
+    recorder = ExecuteProcess(
+        cmd=['ros2', 'bag', 'record', '--use-sim-time', '--regex', RECORDED]
+        + (['--output', out] if out else []),
+        output='screen',
+    )
+    started = []
+
+    def follow(event):
+        """Start the player once the node says that it has a model; end when it has none."""
+        if b'model error' in event.text:
+            return _end('the model could not be loaded')
+        if b'model ready' in event.text and not started:
+            started.append(player)
+            return player
+        return None
+
+    def end(event, _):
+        """End with the first process that does; after the bag the node has some time."""
+        if event.action is player and event.returncode == 0:
+            period = float(LaunchConfiguration('finish_s').perform(context))
+            return TimerAction(period=period, actions=[_end('the bag has ended')])
+        return _end(f'{event.process_name} has ended')
+
+    return [
+        RegisterEventHandler(OnProcessIO(on_stderr=follow)),
+        RegisterEventHandler(OnProcessExit(on_exit=end)),
+        recorder,
+        IncludeLaunchDescription(
+            PathJoinSubstitution([SHARE, 'launch', 'alpamayo.launch.py']),
+            launch_arguments={'use_sim_time': 'true'}.items(),
+        ),
+    ]
+
+
+def _end(reason):
+    return EmitEvent(event=Shutdown(reason=reason))
