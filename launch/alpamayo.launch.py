@@ -53,7 +53,8 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 'bits',
                 default_value='',
-                description='Width of the weights; a plain checkpoint is quantized while it is loaded.',
+                description='Width of the weights; a plain checkpoint is quantized while it is '
+                'loaded.',
                 choices=['', '1.58', '2', '4', '8', '16'],
             ),
             DeclareLaunchArgument(
