@@ -16,15 +16,16 @@ from launch_ros.substitutions import FindPackageShare
 
 NAME = 'alpamayo'
 CONFIG = PathJoinSubstitution([FindPackageShare('alpamayo_ros'), 'config'])
-# Arguments that become parameters of the node when they are given, with their types.
+# Arguments that become parameters of the node when they are given. Texts stay texts, whatever they
+# look like; the others are what YAML makes of them.
 PARAMETERS = {
     'rig': str,
     'engine': str,
     'checkpoint': str,
-    'bits': float,
+    'bits': None,
     'recipe': str,
     'device': str,
-    'use_sim_time': bool,
+    'use_sim_time': None,
 }
 # Topics of the RViz file that move with the namespace of the node.
 RVIZ_TOPICS = ('output/path', 'output/markers', 'debug/path')
