@@ -16,17 +16,9 @@ from launch_ros.substitutions import FindPackageShare
 
 NAME = 'alpamayo'
 CONFIG = PathJoinSubstitution([FindPackageShare('alpamayo_ros'), 'config'])
-# Arguments that become parameters of the node when they are given. Texts stay texts, whatever they
-# look like; the others are what YAML makes of them.
-PARAMETERS = {
-    'rig': str,
-    'engine': str,
-    'checkpoint': str,
-    'bits': None,
-    'recipe': str,
-    'device': str,
-    'use_sim_time': None,
-}
+# Arguments that become parameters of the node when they are given: texts, and what is YAML.
+TEXTS = ('rig', 'engine', 'checkpoint', 'recipe', 'device')
+VALUES = ('bits', 'use_sim_time')
 # Topics of the RViz file that move with the namespace of the node.
 RVIZ_TOPICS = ('output/path', 'output/markers', 'debug/path')
 
@@ -103,9 +95,9 @@ def generate_launch_description():
 
 def _nodes(context):
     """Return the nodes, with the values that the arguments have now."""
-    given = {name: LaunchConfiguration(name).perform(context) for name in PARAMETERS}
+    given = {name: LaunchConfiguration(name).perform(context) for name in (*TEXTS, *VALUES)}
     overrides = {
-        name: ParameterValue(value, value_type=PARAMETERS[name])
+        name: ParameterValue(value, value_type=str) if name in TEXTS else value
         for name, value in given.items()
         if value
     }
