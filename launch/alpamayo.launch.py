@@ -95,12 +95,11 @@ def generate_launch_description():
 
 def _nodes(context):
     """Return the nodes, with the values that the arguments have now."""
-    given = {name: LaunchConfiguration(name).perform(context) for name in (*TEXTS, *VALUES)}
-    overrides = {
-        name: ParameterValue(value, value_type=str) if name in TEXTS else value
-        for name, value in given.items()
-        if value
-    }
+    overrides = {}
+    for name in (*TEXTS, *VALUES):
+        value = LaunchConfiguration(name)
+        if value.perform(context):
+            overrides[name] = ParameterValue(value, value_type=str) if name in TEXTS else value
     sim_time = {name: overrides[name] for name in overrides if name == 'use_sim_time'}
     # a full name, so that the overrides also win over a file that names the node
     namespace = '/' + LaunchConfiguration('namespace').perform(context).strip('/')
