@@ -1,22 +1,21 @@
 """Play a recorded drive to alpamayo_node, show it in RViz and record what the node publishes.
 
-The bag starts when the model is ready. Everything ends finish_s after the end of the bag, or when
-the node, the recorder or RViz has ended. Arguments of alpamayo.launch.py are taken here too. Runs
-with the launch and ros2bag of Humble and of Jazzy.
+The bag starts when the model is ready. Everything ends finish_s after the end of the bag, or with
+the first process that ends; exit status 1 when that was an error. Arguments of alpamayo.launch.py
+are taken here too. Runs with the launch and ros2bag of Humble and of Jazzy.
 """
 
 from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
-    EmitEvent,
     ExecuteProcess,
     IncludeLaunchDescription,
     OpaqueFunction,
     RegisterEventHandler,
+    Shutdown,
     TimerAction,
 )
 from launch.event_handlers import OnProcessExit, OnProcessIO
-from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import FindPackageShare
 
@@ -60,6 +59,12 @@ def generate_launch_description():
                 description='Start RViz with config/alpamayo.rviz.',
                 choices=['true', 'false'],
             ),
+            DeclareLaunchArgument(
+                'log_level',
+                default_value='info',
+                description='Least severe messages that are logged; the bag waits for one of info.',
+                choices=['debug', 'info'],
+            ),
             OpaqueFunction(function=_processes),
         ]
     )
@@ -85,9 +90,9 @@ def _processes(context):
     started = []
 
     def follow(event):
-        """Start the player once the node says that it has a model; end when it has none."""
+        """Start the player once the node says that it has a model."""
         if b'model error' in event.text:
-            return _end('the model could not be loaded')
+            raise RuntimeError('the model could not be loaded')
         if b'model ready' in event.text and not started:
             started.append(player)
             return player
@@ -95,10 +100,12 @@ def _processes(context):
 
     def end(event, _):
         """End with the first process that does; after the bag the node has some time."""
-        if event.action is player and event.returncode == 0:
-            period = float(LaunchConfiguration('finish_s').perform(context))
-            return TimerAction(period=period, actions=[_end('the bag has ended')])
-        return _end(f'{event.process_name} has ended')
+        if event.returncode > 0:
+            raise RuntimeError(f'{event.process_name} failed')
+        ended = Shutdown(reason=f'{event.process_name} has ended')
+        if event.action is not player:
+            return ended
+        return TimerAction(period=LaunchConfiguration('finish_s'), actions=[ended])
 
     return [
         RegisterEventHandler(OnProcessIO(on_stderr=follow)),
@@ -109,7 +116,3 @@ def _processes(context):
             launch_arguments={'use_sim_time': 'true'}.items(),
         ),
     ]
-
-
-def _end(reason):
-    return EmitEvent(event=Shutdown(reason=reason))
