@@ -103,16 +103,7 @@ def _nodes(context):
     sim_time = {name: overrides[name] for name in overrides if name == 'use_sim_time'}
     # a full name, so that the overrides also win over a file that names the node
     namespace = '/' + LaunchConfiguration('namespace').perform(context).strip('/')
-    return [
-        Node(
-            package='alpamayo_ros',
-            executable='alpamayo_node',
-            name=NAME,
-            namespace=namespace,
-            parameters=[_params_file(context), overrides],
-            ros_arguments=['--log-level', LaunchConfiguration('log_level')],
-            output='screen',
-        ),
+    return [  # RViz first: where it is not installed, nothing has been started yet
         Node(
             package='rviz2',
             executable='rviz2',
@@ -121,6 +112,15 @@ def _nodes(context):
             parameters=[sim_time],
             remappings=[(f'/{NAME}/{topic}', f'{NAME}/{topic}') for topic in RVIZ_TOPICS],
             condition=IfCondition(LaunchConfiguration('rviz')),
+        ),
+        Node(
+            package='alpamayo_ros',
+            executable='alpamayo_node',
+            name=NAME,
+            namespace=namespace,
+            parameters=[_params_file(context), overrides],
+            ros_arguments=['--log-level', LaunchConfiguration('log_level')],
+            output='screen',
         ),
     ]
 

@@ -62,7 +62,7 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 'log_level',
                 default_value='info',
-                description='Least severe messages that are logged; the bag waits for one of info.',
+                description='Least severe messages that are logged; the bag waits for one.',
                 choices=['debug', 'info'],
             ),
             OpaqueFunction(function=_processes),
@@ -98,8 +98,10 @@ def _processes(context):
             return player
         return None
 
-    def end(event, _):
+    def end(event, context):
         """End with the first process that does; after the bag the node has some time."""
+        if context.is_shutdown:
+            return None
         if event.returncode > 0:
             raise RuntimeError(f'{event.process_name} failed')
         ended = Shutdown(reason=f'{event.process_name} has ended')
@@ -110,9 +112,9 @@ def _processes(context):
     return [
         RegisterEventHandler(OnProcessIO(on_stderr=follow)),
         RegisterEventHandler(OnProcessExit(on_exit=end)),
-        recorder,
         IncludeLaunchDescription(
             PathJoinSubstitution([SHARE, 'launch', 'alpamayo.launch.py']),
             launch_arguments={'use_sim_time': 'true'}.items(),
         ),
+        recorder,
     ]
