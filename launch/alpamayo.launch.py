@@ -112,6 +112,7 @@ def _nodes(context):
             parameters=[sim_time],
             remappings=[(f'/{NAME}/{topic}', f'{NAME}/{topic}') for topic in RVIZ_TOPICS],
             condition=IfCondition(LaunchConfiguration('rviz')),
+            output='screen',
         ),
         Node(
             package='alpamayo_ros',
