@@ -72,7 +72,7 @@ def test_messages_are_written_in_the_order_of_arrival():
 
 
 def test_odometry_is_the_motion_of_the_scenario_far_from_the_origin(recorded):
-    scenario = make_scenario(3, SECONDS)
+    scenario = make_scenario(drive_bag.DRIVE_SPLIT, 3, SECONDS)
     odometry = [message for _, message in recorded['/odometry']]
     place = np.array([[o.pose.pose.position.x, o.pose.pose.position.y] for o in odometry])
     yaw = np.array([2 * np.arctan2(o.pose.pose.orientation.z, o.pose.pose.orientation.w)

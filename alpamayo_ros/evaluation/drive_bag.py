@@ -21,12 +21,14 @@ from ..data_types import NANOSECONDS
 from ..geometry import yaw_quaternion
 from ..world.backdrop import Picture
 from ..world.camera import CAMERAS, Camera
+from ..world.moments import State
 from ..world.render import Renderer, make_world
-from ..world.scenario import State
+from ..world.scenario import make_scenario
 from .messages import TYPESTORE, message_factory
 from .prediction_bag import RELIABLE
 
 START_NS = 1_760_000_000 * NANOSECONDS
+DRIVE_SPLIT = 'test'  # what training has not seen
 ODOMETRY_TOPIC = '/odometry'
 IMAGE_RATE_HZ, ODOMETRY_RATE_HZ = 10, 50
 _IMAGE_JITTER_S, _ODOMETRY_JITTER_S = 0.003, 0.001
@@ -73,7 +75,7 @@ def drive_messages(seed: int, seconds: float) -> Iterator[Message]:
 
     Stamps are jittered, every picture shows the world at its own stamp.
     """
-    world = make_world(seed, seconds)
+    world = make_world(make_scenario(DRIVE_SPLIT, seed, seconds))
     odometry = _Odometry(np.random.default_rng([seed, 4]))
     renderers = [Renderer(world, camera) for camera in CAMERAS]
     yield Message(START_NS, '/tf_static', 'tf2_msgs/msg/TFMessage', _static_transforms())

@@ -15,19 +15,18 @@ from numpy.typing import NDArray
 from . import backdrop, ground, things
 from .backdrop import HAZE, Picture
 from .camera import Array, Camera
-from .mesh import Mesh
+from .moments import Moment, State
+from .movers import movers
 from .paint import View, draw, fill
-from .road import LEFT_EDGE_M, ONCOMING_M, RIGHT_EDGE_M
-from .scenario import Crossing, Scenario, State, make_scenario
+from .scenario import Scenario
 from .scenery import Scenery, collect, make_scenery, shadow
+from .weather import Weather, grain, illumination
 
 _RANGE_M = 320.0  # objects further away are lost in the haze
-_HAZE_M = 330.0
 _SHADOW_RANGE_M = 90.0
-_SHADOW = 150  # of 255: light that is left in the shade
-_WALKING_MPS = 1.4
-_LEAD_COLOUR = (168, 66, 40)
-_ONCOMING_COLOURS = ((60, 60, 176), (206, 206, 204), (70, 70, 72), (110, 140, 90))
+_SHADOW = 105  # of 255: light that is missing in the shade
+_SUN_SHARE = {'day': 1.0, 'dusk': 0.5, 'rain': 0.2, 'night': 0.0, 'wet_night': 0.0}
+_LAMPS_BELOW = 0.8  # of daylight: cars drive with their lights on
 _EGO_COLOUR = (128.0, 128.0, 128.0)
 
 
@@ -37,18 +36,20 @@ class World:
 
     scenario: Scenario
     scenery: Scenery
+    shadows: tuple[Array, ...]
     panorama: Picture
     meadow: Picture
     grain: NDArray[np.float32]
 
 
-def make_world(seed: int, seconds: float) -> World:
-    """World of one drive; a function of the seed, longer drives only add to it."""
-    scenario = make_scenario(seed, seconds)
-    rng = np.random.default_rng([seed, 3])
+def make_world(scenario: Scenario) -> World:
+    """World of one drive; a function of the scenario, longer drives only add to it."""
+    rng = scenario.rng(3)
+    scenery = make_scenery(scenario.rng(4), scenario.route)
     return World(
         scenario,
-        make_scenery(seed, scenario.road, scenario.crossings),
+        scenery,
+        tuple(shadow(mesh) for mesh in scenery.meshes),
         backdrop.panorama(rng),
         backdrop.meadow_tile(rng),
         backdrop.grain_tile(rng),
@@ -61,36 +62,58 @@ class Renderer:
     def __init__(self, world: World, camera: Camera):
         self._world = world
         self._camera = camera
+        self._weather = world.scenario.weather
         rays = camera.rays()
         self._sky = _SkyMap(rays)
-        self._ground = ground.GroundMap(rays, camera.position_m, world.meadow, world.grain)
+        self._ground = ground.GroundMap(
+            rays, camera.position_m, world.meadow, world.grain, self._weather
+        )
 
     def image(self, t_s: float) -> Picture:
-        """Picture (height, width, 3) uint8 BGR at a time of the scenario."""
-        ego = self._world.scenario.ego(t_s)
+        """Picture (height, width, 3) uint8 BGR at a time of the expert's drive."""
+        return self.picture(self._world.scenario.moment(t_s))
+
+    def picture(self, moment: Moment) -> Picture:
+        """Picture (height, width, 3) uint8 BGR of a moment."""
+        route, ego = self._world.scenario.route, moment.ego
         view = _view(self._camera, ego)
-        objects = (self._world.scenery, _movers(self._world.scenario, ego.s_m, t_s))
+        lamps = self._weather.ambient < _LAMPS_BELOW
+        moving = collect(movers(moment, route, things, lamps, _RANGE_M))
         image = np.empty((self._camera.height, self._camera.width, 3), np.uint8)
-        self._sky.paint(image, self._world.panorama, ego.yaw_rad)
+        self._sky.paint(image, self._world.panorama, ego.yaw_rad, self._weather)
         texture = self._ground.texture(ego)
         self._ground.paint_meadow(image, ego, texture)
-        for outline, colour in ground.surfaces(self._world.scenario.road, ego.s_m):
+        for outline, colour in ground.surfaces(route, ego.s_m):
             fill(image, view, ground.lifted(outline), colour)
-        quads, colours = ground.markings(self._world.scenario, ego.s_m)
+        quads, colours = ground.markings(route, ego.s_m)
         draw(image, view, ground.lifted(quads), colours, ground.ASPHALT)
-        self._ground.finish(image, texture, self._shade(view, ego, objects))
-        _draw_objects(image, view, objects)
-        return image
+        self._ground.finish(image, texture, self._shade(view, ego, moving))
+        _draw_objects(image, view, ego, (self._world.scenery, moving), self._weather)
+        return self._exposed(image, moment)
 
-    def _shade(self, view: View, ego: State, objects: tuple[Scenery, ...]) -> Picture:
+    def _shade(self, view: View, ego: State, moving: Scenery) -> Picture:
         """Light (height, width) that reaches the ground, 255 in the sun."""
         light = np.full((self._camera.height, self._camera.width), 255, np.uint8)
+        dark = 255 - round(_SHADOW * _SUN_SHARE[self._weather.kind])
         own = shadow(things.car(_EGO_COLOUR, False).placed(ego.x_m, ego.y_m, ego.yaw_rad))
-        fill(light, view, ground.lifted(own), _SHADOW)
-        for scenery in objects:
-            for number in _in_view(view, scenery, _SHADOW_RANGE_M):
-                fill(light, view, ground.lifted(scenery.shadows[number]), _SHADOW)
+        fill(light, view, ground.lifted(own), dark)
+        scenery = self._world.scenery
+        for number in _in_view(view, scenery, _SHADOW_RANGE_M):
+            fill(light, view, ground.lifted(self._world.shadows[number]), dark)
+        for number in _in_view(view, moving, _SHADOW_RANGE_M):
+            fill(light, view, ground.lifted(shadow(moving.meshes[number])), dark)
         return light
+
+    def _exposed(self, image: Picture, moment: Moment) -> Picture:
+        """The picture with the rain and the noise of its weather; a function of the time."""
+        weather = self._weather
+        if weather.noise == 0.0 and weather.rain == 0.0 and weather.gain == 1.0:
+            return image
+        stamp = round((moment.t_s + 100.0) * 1e6)
+        rng = self._world.scenario.rng(5, self._camera.index, stamp)
+        noise = rng.standard_normal(image.shape[:2], dtype=np.float32)
+        added = grain(noise, weather.noise, weather.rain)[..., None]
+        return np.clip(image * np.float32(weather.gain) + added, 0, 255).astype(np.uint8)
 
 
 class _SkyMap:
@@ -106,11 +129,16 @@ class _SkyMap:
         self._y = ((backdrop.PANORAMA_HIGH_RAD - elevation) * scale).astype(np.float32)
         self._scale = scale
 
-    def paint(self, image: Picture, panorama: Picture, yaw_rad: float) -> None:
+    def paint(self, image: Picture, panorama: Picture, yaw_rad: float, weather: Weather) -> None:
         shift = np.float32((yaw_rad * self._scale) % backdrop.PANORAMA_WIDTH)
-        image[: self._rows] = cv2.remap(
+        sky = cv2.remap(
             panorama, self._x + shift, self._y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
         )
+        ambient = min(weather.ambient, 1.0)
+        if weather.rain or ambient < 1.0:  # clouds take the colours away
+            share = 0.8 if weather.rain else 0.0
+            sky = sky * np.float32(ambient * (1 - share)) + (HAZE * ambient * share * 0.9)
+        image[: self._rows] = sky
 
 
 def _view(camera: Camera, ego: State) -> View:
@@ -118,34 +146,6 @@ def _view(camera: Camera, ego: State) -> View:
     world_from_base = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
     position = np.array([ego.x_m, ego.y_m, 0.0]) + world_from_base @ np.array(camera.position_m)
     return View(camera, position, world_from_base @ camera.base_from_optical)
-
-
-def _movers(scenario: Scenario, ego_s_m: float, t_s: float) -> Scenery:
-    """The lead vehicle, and the oncoming cars and pedestrians near the ego, at one moment."""
-    lead = scenario.lead(t_s)
-    braking = lead.acceleration_mps2 < -0.4 or lead.speed_mps < 0.1
-    objects = [(things.car(_LEAD_COLOUR, braking), lead.s_m, 0.0, 0.0)]
-    for number, other in enumerate(scenario.oncoming):
-        colour = _ONCOMING_COLOURS[number % len(_ONCOMING_COLOURS)]
-        s = other.start_m - other.speed_mps * t_s
-        objects.append((things.car(colour, False), s, ONCOMING_M, np.pi))
-    objects += [_pedestrian(crossing, t_s) for crossing in scenario.crossings]
-    placed = []
-    for mesh, s, offset, turn in objects:
-        if abs(s - ego_s_m) > _RANGE_M:
-            continue
-        at = scenario.road.points(s, offset)
-        mesh = mesh.placed(at[0], at[1], float(scenario.road.yaw_at(s)) + turn)
-        placed.append((mesh, mesh.faces[..., :2].mean(axis=(0, 1))))
-    return collect(placed)
-
-
-def _pedestrian(crossing: Crossing, t_s: float) -> tuple[Mesh, float, float, float]:
-    """Walks over from the right as soon as the lead vehicle is about to stand."""
-    kerb, far_kerb = RIGHT_EDGE_M - 1.0, LEFT_EDGE_M + 1.5
-    walked = float(np.clip((t_s - crossing.wait_from_s) * _WALKING_MPS, 0.0, far_kerb - kerb))
-    stride = float(np.sin(2 * np.pi * walked / 1.5))
-    return things.pedestrian((46, 120, 200), stride), crossing.s_m, kerb + walked, np.pi / 2
 
 
 def _in_view(view: View, scenery: Scenery, range_m: float) -> NDArray[np.int64]:
@@ -161,21 +161,34 @@ def _in_view(view: View, scenery: Scenery, range_m: float) -> NDArray[np.int64]:
     return numbers[np.argsort(-distance[numbers], kind='stable')]
 
 
-def _draw_objects(image: Picture, view: View, objects: tuple[Scenery, ...]) -> None:
+def _draw_objects(
+    image: Picture, view: View, ego: State, objects: tuple[Scenery, ...], weather: Weather
+) -> None:
     """Draw what stands, far objects first, with the haze between them and the camera."""
-    faces, colours, distances = [], [], []
+    faces, colours, centres = [], [], []
     for scenery in objects:
         seen = np.zeros(len(scenery.centres), dtype=bool)
         seen[_in_view(view, scenery, _RANGE_M)] = True
         chosen = np.flatnonzero(seen[scenery.owner])
         to_face = scenery.faces[chosen, 0] - view.position_m
         chosen = chosen[(to_face * scenery.normals[chosen]).sum(axis=1) < 0]
-        owner = scenery.owner[chosen]
         faces.append(scenery.faces[chosen])
         colours.append(scenery.colours[chosen])
-        distances.append(np.hypot(*(scenery.centres[owner] - view.position_m[:2]).T))
-    distance = np.concatenate(distances)
+        centres.append(scenery.centres[scenery.owner[chosen]])
+    away = np.concatenate(centres) - view.position_m[:2]
+    distance = np.hypot(*away.T)
     order = np.argsort(-distance, kind='stable')
-    clear = np.exp(-distance[order] / _HAZE_M)[:, None]
-    shade = np.concatenate(colours)[order] * clear + HAZE * (1 - clear)
-    draw(image, view, np.concatenate(faces)[order], shade)
+    shade = seen_colours(np.concatenate(colours), away, ego.yaw_rad, weather)
+    draw(image, view, np.concatenate(faces)[order], shade[order])
+
+
+def seen_colours(colours: Array, away_m: Array, yaw_rad: float, weather: Weather) -> Array:
+    """Colours (N, 3) so far away (N, 2) from the ego, in its light and through the haze."""
+    cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
+    ahead, left = away_m @ np.array([cos, sin]), away_m @ np.array([-sin, cos])
+    ambient = min(weather.ambient, 1.0)
+    clear = np.exp(-np.hypot(ahead, left) / weather.haze_m)[:, None]
+    glows = colours.max(axis=1, keepdims=True) > 255.0
+    light = np.where(glows, 1.0, illumination(ambient, ahead, left)[:, None])
+    haze = np.where(glows, 0.3, 1.0) * (1 - clear)  # lamps are seen through it
+    return np.minimum(colours * light, 255.0) * (1 - haze) + HAZE * ambient * haze

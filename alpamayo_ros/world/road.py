@@ -8,19 +8,19 @@ along the road. Knows no time, no vehicles, no colours.
 from __future__ import annotations
 
 from dataclasses import dataclass
+import functools
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-STEP_M = 0.05
+STEP_M = 0.1
 BEHIND_M = 120.0  # the road exists before the start too: the side cameras see it
 LANE_WIDTH_M = 3.5
 RIGHT_EDGE_M = -LANE_WIDTH_M / 2
 CENTRE_LINE_M = LANE_WIDTH_M / 2
 LEFT_EDGE_M = 3 * LANE_WIDTH_M / 2
 ONCOMING_M = LANE_WIDTH_M  # centre of the other lane
-_MAX_HEADING_RAD = 0.9  # a road that never turns back cannot cross itself
-_RAMP_M = 30.0  # length over which the curvature changes: no steering jumps
 
 Array = NDArray[np.float64]
 
@@ -54,11 +54,39 @@ class Road:
         y = np.interp(s_m, self.s_m, self.y_m) + offset_m * np.cos(yaw)
         return np.stack([x, y], axis=-1)
 
+    @functools.cached_property
+    def _table(self) -> Array:
+        return np.stack([self.x_m, self.y_m, self.yaw_rad, self.curvature], axis=1)
 
-def make_road(rng: np.random.Generator, length_m: float) -> Road:
-    """Road of alternating curves and straights that runs to s = length_m."""
-    s = np.arange(-BEHIND_M, length_m, STEP_M)
-    knots_s, knots_curvature = _curves(rng, length_m)
+    def at(self, s_m: float) -> tuple[float, float, float, float]:
+        """Place x, y m, heading rad and curvature 1/m of the reference line at one s."""
+        position = (s_m + BEHIND_M) / STEP_M
+        index = min(max(int(position), 0), len(self._table) - 2)
+        low, high = self._table[index], self._table[index + 1]
+        x, y, yaw, curvature = (low + (high - low) * (position - index)).tolist()
+        return x, y, yaw, curvature
+
+    def locate(self, x_m: float, y_m: float, near_m: float) -> tuple[float, float, float]:
+        """Place s, offset m and heading rad of the road beside a position, by Newton's method.
+
+        near_m: an s within some 20 m of the result.
+        """
+        s = near_m
+        for _ in range(5):
+            x, y, yaw, curvature = self.at(s)
+            cos, sin = math.cos(yaw), math.sin(yaw)
+            along = (x_m - x) * cos + (y_m - y) * sin
+            offset = (y_m - y) * cos - (x_m - x) * sin
+            s += along / max(1 - curvature * offset, 0.3)
+            if abs(along) < 1e-6:
+                break
+        return s, offset, yaw
+
+
+def make_road(knots_s: list[float], knots_curvature: list[float], length_m: float) -> Road:
+    """Road to s = length_m with so much curvature 1/m at the knots, and a half cosine between."""
+    count = round((length_m + BEHIND_M) / STEP_M)
+    s: Array = -BEHIND_M + STEP_M * np.arange(count, dtype=float)
     curvature = _smooth_interp(s, knots_s, knots_curvature)
     yaw = np.concatenate([[0.0], np.cumsum((curvature[1:] + curvature[:-1]) / 2 * STEP_M)])
     yaw -= np.interp(0.0, s, yaw)
@@ -66,29 +94,6 @@ def make_road(rng: np.random.Generator, length_m: float) -> Road:
     x = np.concatenate([[0.0], np.cumsum(np.cos(middle) * STEP_M)])
     y = np.concatenate([[0.0], np.cumsum(np.sin(middle) * STEP_M)])
     return Road(s, x - np.interp(0.0, s, x), y - np.interp(0.0, s, y), yaw, curvature)
-
-
-def _curves(rng: np.random.Generator, length_m: float) -> tuple[list[float], list[float]]:
-    """Knots of the curvature; curves lead back when the heading has drifted too far."""
-    s, heading = float(rng.uniform(-15.0, 0.0)), 0.0
-    knots_s, knots_curvature = [s], [0.0]
-    while s < length_m:
-        side = rng.choice([-1.0, 1.0])
-        if abs(heading) > _MAX_HEADING_RAD / 3:
-            side = -np.sign(heading)
-        curvature = side / rng.uniform(45.0, 100.0)
-        angle = rng.uniform(0.35, 0.85)
-        hold = max(8.0, angle / abs(curvature) - _RAMP_M)
-        straight = rng.uniform(12.0, 45.0)
-        for step, value in ((_RAMP_M, curvature), (hold, curvature), (_RAMP_M, 0.0)):
-            s += step
-            knots_s.append(s)
-            knots_curvature.append(float(value))
-        heading += curvature * (hold + _RAMP_M)
-        s += straight
-        knots_s.append(s)
-        knots_curvature.append(0.0)
-    return knots_s, knots_curvature
 
 
 def _smooth_interp(s: Array, knots_s: list[float], knots: list[float]) -> Array:

@@ -10,25 +10,31 @@ import functools
 
 import numpy as np
 
-from .mesh import Colour, Mesh, ball, box, extruded, inset, join, polygons, pyramid
+from .mesh import Array, Colour, Mesh, ball, box, extruded, inset, join, polygons, pyramid
 
 _GLASS: Colour = (66, 56, 48)
 _TYRE: Colour = (34, 33, 33)
 _TRUNK: Colour = (58, 78, 98)
+_PLANTS = {  # height m, radius as a share of it, green, its shades
+    'tree': (6.0, 10.0, (0.24, 0.32), (46.0, 118.0, 84.0), (0.75, 1.12)),
+    'conifer': (7.0, 12.0, (0.2, 0.22), (58.0, 88.0, 50.0), (0.75, 1.1)),
+    'bush': (0.9, 1.4, (0.7, 0.9), (50.0, 112.0, 80.0), (0.7, 1.1)),
+}
 _WHEELBASE_M = 2.75
 _WHEEL_RADIUS_M = 0.33
 
 
 @functools.cache  # the same few cars in every picture
-def car(colour: Colour, braking: bool) -> Mesh:
-    """Passenger car, 4.6 m long and 1.84 m wide."""
+def car(colour: Colour, braking: bool, lamps: bool = False) -> Mesh:
+    """Passenger car, 4.6 m long and 1.84 m wide; its lamps shine when it brakes or are on."""
     profile = [(-0.95, 0.32), (-0.95, 0.86), (-0.86, 0.97), (2.5, 0.97), (3.42, 0.8), (3.65, 0.62),
                (3.65, 0.3)]  # fmt: skip
     cabin_profile = [(-0.82, 0.95), (-0.28, 1.46), (1.35, 1.49), (2.45, 0.95)]
     body = extruded(profile, 0.91, colour)
     cabin = extruded(cabin_profile, (0.84, 0.64, 0.64, 0.84), colour)
     chassis = box((-0.8, -0.8, 0.16), (3.4, 0.8, 0.36), (30, 30, 30))
-    return join(chassis, *_tyres(), body, *_wheels(), cabin, _windows(cabin), _lights(braking))
+    return join(chassis, *_tyres(), body, *_wheels(), cabin, _windows(cabin),
+                _lights(braking, lamps))  # fmt: skip
 
 
 def _tyres() -> list[Mesh]:
@@ -65,7 +71,7 @@ def _windows(cabin: Mesh) -> Mesh:
     return polygons(panes, _GLASS)
 
 
-def _lights(braking: bool) -> Mesh:
+def _lights(braking: bool, lamps: bool) -> Mesh:
     def behind(y: float, width: float, low: float, high: float) -> np.ndarray:
         return np.array([(-0.96, y - width, low), (-0.96, y - width, high),
                          (-0.96, y + width, high), (-0.96, y + width, low)])  # fmt: skip
@@ -74,14 +80,15 @@ def _lights(braking: bool) -> Mesh:
         return behind(y, width, low, high)[::-1] * (-1, 1, 1) + (2.7, 0, 0)
 
     # more than 255 shines by itself, whatever the sun does
-    lamp: Colour = (90, 90, 520) if braking else (32, 30, 128)
+    lamp: Colour = (90, 90, 520) if braking else ((50, 45, 300) if lamps else (32, 30, 128))
     high_lamp: Colour = (100, 100, 520) if braking else (40, 38, 70)
+    front: Colour = (480, 520, 520) if lamps else (225, 240, 245)
     return join(
         polygons([behind(0.0, 0.8, 0.36, 0.44)], (45, 45, 45)),
         polygons([behind(0.0, 0.26, 0.5, 0.61)], (225, 228, 230)),
         polygons([behind(y, 0.19, 0.66, 0.82) for y in (-0.68, 0.68)], lamp),
         polygons([behind(0.0, 0.22, 0.87, 0.91) + (0.03, 0.0, 0.0)], high_lamp),
-        polygons([ahead(y, 0.2, 0.5, 0.61) for y in (-0.66, 0.66)], (225, 240, 245)),
+        polygons([ahead(y, 0.2, 0.5, 0.61) for y in (-0.66, 0.66)], front),
         polygons([ahead(0.0, 0.36, 0.4, 0.56)], (40, 40, 40)),
     )
 
@@ -97,11 +104,20 @@ def pedestrian(colour: Colour, stride: float) -> Mesh:
     )
 
 
-def tree(rng: np.random.Generator) -> Mesh:
+def plant_size(kind: str, variant: int) -> tuple[float, float, Array]:
+    """Height m, radius m and green of a plant."""
+    low, high, share, green, shades = _PLANTS[kind]
+    rng = np.random.default_rng([len(kind), variant])
+    height = rng.uniform(low, high)
+    colour = np.array(green) * rng.uniform(*shades)
+    return height, height * rng.uniform(*share), colour + rng.uniform(-8.0, 8.0, 3)
+
+
+@functools.cache
+def tree(variant: int) -> Mesh:
     """Broad-leaved tree, 6 to 10 m high."""
-    height = rng.uniform(6.0, 10.0)
-    green = np.array([46.0, 118.0, 84.0]) * rng.uniform(0.75, 1.12) + rng.uniform(-10, 10, 3)
-    radius = height * rng.uniform(0.24, 0.32)
+    height, radius, green = plant_size('tree', variant)
+    rng = np.random.default_rng(variant)
     low, high = height * 0.5, height * 0.74
     side = rng.uniform(-0.3, 0.3, 2) * radius
     return join(
@@ -113,10 +129,11 @@ def tree(rng: np.random.Generator) -> Mesh:
     )  # fmt: skip
 
 
-def conifer(rng: np.random.Generator) -> Mesh:
+@functools.cache
+def conifer(variant: int) -> Mesh:
     """Conifer, 7 to 12 m high."""
-    height = rng.uniform(7.0, 12.0)
-    green = tuple(np.array([58.0, 88.0, 50.0]) * rng.uniform(0.75, 1.1))
+    height, _, colour = plant_size('conifer', variant)
+    green = tuple(colour)
     return join(
         box((-0.13, -0.13, 0.0), (0.13, 0.13, height * 0.2), _TRUNK),
         pyramid(height * 0.21, height * 0.14, height * 0.62, 7, green),
@@ -125,21 +142,29 @@ def conifer(rng: np.random.Generator) -> Mesh:
     )
 
 
-def bush(rng: np.random.Generator) -> Mesh:
+@functools.cache
+def bush(variant: int) -> Mesh:
     """Bush, about 1 m high."""
-    green = tuple(np.array([50.0, 112.0, 80.0]) * rng.uniform(0.7, 1.1))
-    radius = rng.uniform(0.6, 1.2)
-    return ball((0, 0, 0.45), (radius, radius, 0.75), green, rng.uniform(0.8, 1.2, 12))
+    _, radius, green = plant_size('bush', variant)
+    rough = np.random.default_rng(variant).uniform(0.8, 1.2, 12)
+    return ball((0, 0, 0.45), (radius, radius, 0.75), tuple(green), rough)
 
 
-def house(rng: np.random.Generator) -> Mesh:
-    """House with a gable roof; its long side faces +y and -y."""
+def house_size(variant: int) -> tuple[float, float, float, Colour, Colour]:
+    """Length, depth and height of the walls in m, colours of walls and roof."""
+    rng = np.random.default_rng([7, variant])
     length, depth = rng.uniform(9.0, 15.0), rng.uniform(7.0, 9.0)
-    storeys = int(rng.integers(1, 3))
-    wall = 2.8 * storeys + 0.5
+    wall = 2.8 * int(rng.integers(1, 3)) + 0.5
     paint = [(208, 222, 230), (190, 210, 226), (214, 214, 210), (176, 200, 222), (200, 216, 204)]
     tiles = [(62, 72, 130), (72, 76, 84), (58, 84, 146), (80, 82, 104)]
-    colour, roof = paint[rng.integers(len(paint))], tiles[rng.integers(len(tiles))]
+    return length, depth, wall, paint[rng.integers(len(paint))], tiles[rng.integers(len(tiles))]
+
+
+@functools.cache
+def house(variant: int) -> Mesh:
+    """House with a gable roof; its long side faces +y and -y."""
+    length, depth, wall, colour, roof = house_size(variant)
+    storeys = round((wall - 0.5) / 2.8)
     half_x, half_y, ridge = length / 2, depth / 2, wall + depth * 0.42
     eaves_x, eaves_y, eaves_z = half_x + 0.4, half_y + 0.5, wall - 0.35
     walls = box((-half_x, -half_y, 0.0), (half_x, half_y, wall), colour)
@@ -169,6 +194,7 @@ def _house_windows(half_x: float, half_y: float, storeys: int) -> Mesh:
     return polygons(panes, (104, 88, 76))
 
 
+@functools.cache
 def delineator() -> Mesh:
     """Reflector post at the edge of the road."""
     return join(
@@ -177,6 +203,7 @@ def delineator() -> Mesh:
     )
 
 
+@functools.cache
 def lamp_post() -> Mesh:
     """Street lamp with its arm towards +y."""
     grey: Colour = (128, 128, 124)
@@ -184,18 +211,4 @@ def lamp_post() -> Mesh:
         box((-0.07, -0.07, 0.0), (0.07, 0.07, 6.0), grey),
         box((-0.05, 0.0, 5.9), (0.05, 1.7, 6.0), grey),
         box((-0.12, 1.2, 5.84), (0.12, 1.8, 5.92), (190, 200, 205)),
-    )
-
-
-def crossing_sign() -> Mesh:
-    """Blue square with a white triangle, facing -x."""
-
-    def facing(points: list[tuple[float, float]], x: float) -> np.ndarray:
-        return np.array([(x, y, z) for y, z in points])
-
-    return join(
-        box((-0.03, -0.03, 0.0), (0.03, 0.03, 2.9), (150, 150, 148)),
-        box((-0.05, -0.32, 2.2), (-0.03, 0.32, 2.84), (150, 84, 20)),
-        polygons([facing([(0.26, 2.27), (-0.26, 2.27), (0.0, 2.77)], -0.06)], (240, 240, 240)),
-        polygons([facing([(0.07, 2.33), (-0.07, 2.33), (0.0, 2.62)], -0.07)], (30, 30, 30)),
     )

@@ -1,0 +1,154 @@
+"""Motion as it happened: states of everything that moves, at any time of a drive.
+
+A trace is filled step by step and read at any time in between. Knows no drivers and no pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+import math
+
+from .road import LEFT_EDGE_M, RIGHT_EDGE_M
+from .route import Crossing, Route
+
+RATE_HZ = 20
+STEP_S = 1 / RATE_HZ
+WALKING_MPS = 1.4
+CAR_FRONT_M, CAR_REAR_M, CAR_HALF_WIDTH_M = 3.65, -0.96, 0.92  # from the rear axle
+
+
+@dataclass(frozen=True)
+class State:
+    """Pose of a rear axle in the world frame and its motion; s_m along the road."""
+
+    s_m: float
+    x_m: float
+    y_m: float
+    yaw_rad: float
+    speed_mps: float
+    acceleration_mps2: float
+    curvature: float
+
+    def after(self, seconds: float) -> State:
+        """The state later, at constant acceleration and curvature; a stopped car stays."""
+        speed = max(self.speed_mps + self.acceleration_mps2 * seconds, 0.0)
+        way = (self.speed_mps + speed) / 2 * seconds
+        turn = self.curvature * way
+        chord = way * (1 - turn * turn / 24)  # of an arc, to the fourth order in the turn
+        heading = self.yaw_rad + turn / 2
+        return State(
+            self.s_m + way, self.x_m + chord * math.cos(heading),
+            self.y_m + chord * math.sin(heading), self.yaw_rad + turn, speed,
+            self.acceleration_mps2, self.curvature,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Car:
+    """Another car at one moment; colour is an index into the colours of the pictures."""
+
+    x_m: float
+    y_m: float
+    yaw_rad: float
+    colour: int
+    braking: bool = False
+
+
+@dataclass(frozen=True)
+class Walker:
+    """A pedestrian at one moment; stride from -1 to 1."""
+
+    x_m: float
+    y_m: float
+    yaw_rad: float
+    stride: float
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Everything that moves or changes, at one time. lights: phase and seconds, as the route's."""
+
+    t_s: float
+    ego: State
+    cars: tuple[Car, ...]
+    walkers: tuple[Walker, ...]
+    lights: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a simulation says of one step; lead is s, speed and acceleration of its rear axle.
+
+    walked_m: how far the pedestrian of each crossing has come. cause: why the ego does what it
+    does.
+    """
+
+    ego: State
+    lead: tuple[float, float, float] | None
+    walked_m: tuple[float, ...]
+    cause: str
+
+
+def kerbs(crossing: Crossing) -> tuple[float, float]:
+    """Offsets m where the pedestrian of a crossing starts and ends."""
+    right, left = RIGHT_EDGE_M - 1.0, LEFT_EDGE_M + 1.0
+    return (right, left) if crossing.side < 0 else (left, right)
+
+
+@dataclass
+class Trace:
+    """Steps every STEP_S from `start_s` on."""
+
+    route: Route
+    start_s: float
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def end_s(self) -> float:
+        """Last time that is known."""
+        return self.start_s + (len(self.steps) - 1) * STEP_S
+
+    def _at(self, t_s: float) -> tuple[Step, float]:
+        index = math.floor((t_s - self.start_s) * RATE_HZ + 1e-9)
+        if not 0 <= index < len(self.steps) or t_s > self.end_s + 1e-9:
+            raise ValueError(f't = {t_s:g} s is not within {self.start_s:g} to {self.end_s:g} s')
+        return self.steps[index], max(t_s - self.start_s - index * STEP_S, 0.0)
+
+    def ego(self, t_s: float) -> State:
+        """State of the ego vehicle."""
+        step, rest = self._at(t_s)
+        return step.ego.after(rest)
+
+    def cause(self, t_s: float) -> str:
+        """Why the ego does what it does; a name of `reasons.CAUSES`."""
+        return self._at(t_s)[0].cause
+
+    def causes(self, t_s: float, within_s: float = 0.5) -> frozenset[str]:
+        """All causes within some time before and after: a change is no sharp line."""
+        low, high = max(t_s - within_s, self.start_s), min(t_s + within_s, self.end_s)
+        count = round((high - low) * RATE_HZ) + 1
+        return frozenset(self.cause(min(low + i * STEP_S, high)) for i in range(count))
+
+    def lead(self, t_s: float) -> State | None:
+        """State of the vehicle ahead on the same route, if there is one."""
+        step, rest = self._at(t_s)
+        if step.lead is None:
+            return None
+        s, speed, acceleration = step.lead
+        x, y, yaw, curvature = self.route.road.at(s)
+        return State(s, x, y, yaw, speed, acceleration, curvature).after(rest)
+
+    def walkers(self, t_s: float, near_m: float) -> tuple[Walker, ...]:
+        """Pedestrians at crossings within 200 m of s."""
+        step, rest = self._at(t_s)
+        found = []
+        for crossing, walked in zip(self.route.crossings, step.walked_m, strict=True):
+            if crossing.side == 0 or abs(crossing.middle_m - near_m) > 200.0:
+                continue
+            start, end = kerbs(crossing)
+            way = min(walked + (rest * WALKING_MPS if walked > 0 else 0.0), abs(end - start))
+            sign = math.copysign(1.0, end - start)
+            x, y = self.route.road.points(crossing.middle_m, start + sign * way).tolist()
+            yaw = self.route.road.at(crossing.middle_m)[2] + sign * math.pi / 2
+            found.append(Walker(x, y, yaw, math.sin(2 * math.pi * way / 1.5)))
+        return tuple(found)

@@ -1,0 +1,266 @@
+"""A drive, step by step: the expert or somebody else drives the ego, the others react.
+
+Everything follows from the route, the traffic and the ego's own motion. Knows no seeds and no
+pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+from .driver import Ahead, Plan, accelerate, smoothed, steer
+from .moments import (
+    CAR_FRONT_M,
+    CAR_REAR_M,
+    STEP_S,
+    WALKING_MPS,
+    Car,
+    Moment,
+    State,
+    Step,
+    Trace,
+    kerbs,
+)
+from .motives import Situation, cause
+from .road import CENTRE_LINE_M, ONCOMING_M, RIGHT_EDGE_M, Array
+from .route import PARKED_M, Crossing, Route
+from .shapes import overlap, rectangle
+
+MARGIN_S = 2.0  # motion is known this long before the start and after the end
+PARKED_COLOURS, LEAD_COLOUR, ONCOMING_COLOURS = (0, 1, 2, 3, 4), 5, (6, 7, 8, 9)
+_SEEN_M = {'lead': 90.0, 'red_light': 75.0, 'pedestrian': 55.0}  # from where cameras show it
+_HARD_STOP_MPS2 = 3.0  # nobody stops harder than this for an amber light
+_NEAR_M = 300.0
+_BODY_TOLERANCE_M = 0.3  # by which a body may stand over the lines of its lane
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Who else is there.
+
+    lead_m: rear axle of the vehicle ahead at the start, None without; lead_factor: its share of
+    the allowed speed. ego_factor: the ego's at the start. oncoming_s: when each oncoming car is
+    where the ego started, counted along `Approach`.
+    """
+
+    lead_m: float | None
+    lead_factor: float
+    ego_factor: float
+    oncoming_s: tuple[float, ...]
+
+
+class Simulation:
+    """The world from -MARGIN_S on; `trace` holds what happened so far."""
+
+    def __init__(self, route: Route, plan: Plan, traffic: Traffic, oncoming: Approach):
+        self.route, self.plan, self.traffic = route, plan, traffic
+        self._oncoming = oncoming
+        self.trace = Trace(route, -MARGIN_S)
+        speed = plan.at(0.0)[0] * traffic.ego_factor
+        start = traffic.lead_m
+        lead = None if start is None else (start, plan.at(start)[0] * traffic.lead_factor, 0.0)
+        if lead is not None:
+            speed = min(speed, lead[1] + 2.0)
+        x, y, yaw, curvature = route.road.at(0.0)
+        ego = State(0.0, x, y, yaw, speed, 0.0, curvature)
+        walked = (0.0,) * len(route.crossings)
+        self.trace.steps.append(Step(ego, lead, walked, 'keep_lane'))
+
+    @property
+    def time_s(self) -> float:
+        """Time of the newest step."""
+        return self.trace.end_s
+
+    def step(self, ego: State | None = None) -> None:
+        """STEP_S further; the expert drives, or the ego is put where the caller says."""
+        now, t_s = self.trace.steps[-1], self.time_s
+        state, why = self._decide(now, t_s)
+        following = state.after(STEP_S) if ego is None else ego
+        s, _, _ = self.route.road.locate(following.x_m, following.y_m, following.s_m)
+        following = State(s, *_rest(following))
+        # the decision counts from this step on: its motion is known to the next one
+        self.trace.steps[-1] = Step(state if ego is None else now.ego, now.lead, now.walked_m, why)
+        self.trace.steps.append(
+            Step(following, self._lead_after(now, t_s), self._walked_after(now), why)
+        )
+
+    def run(self, until_s: float) -> Trace:
+        """Let the expert drive; returns the trace."""
+        while self.time_s < until_s - 1e-9:
+            self.step()
+        return self.trace
+
+    def displace(self, offset_m: float, yaw_rad: float, speed_mps: float) -> None:
+        """Put the ego aside of where it is, so that the expert has to find back."""
+        step = self.trace.steps[-1]
+        ego = step.ego
+        _, _, road_yaw = self.route.road.locate(ego.x_m, ego.y_m, ego.s_m)
+        state = State(
+            ego.s_m, ego.x_m - offset_m * math.sin(road_yaw),
+            ego.y_m + offset_m * math.cos(road_yaw), ego.yaw_rad + yaw_rad,
+            max(ego.speed_mps + speed_mps, 0.0), ego.acceleration_mps2, ego.curvature,
+        )  # fmt: skip
+        self.trace.steps[-1] = Step(state, step.lead, step.walked_m, step.cause)
+
+    def moment(self, t_s: float) -> Moment:
+        """Everything that moves, at a time up to now."""
+        ego, lead = self.trace.ego(t_s), self.trace.lead(t_s)
+        road = self.route.road
+        cars = []
+        if lead is not None:
+            offset, slope, _ = self.plan.path_at(lead.s_m)
+            x, y = road.points(lead.s_m, offset).tolist()
+            braking = lead.acceleration_mps2 < -0.4 or lead.speed_mps < 0.1
+            cars.append(Car(x, y, lead.yaw_rad + slope, LEAD_COLOUR, braking))
+        for number, s in enumerate(self.route.parked_m):
+            if abs(s - ego.s_m) < _NEAR_M:
+                x, y = road.points(s, PARKED_M).tolist()
+                colour = PARKED_COLOURS[number % len(PARKED_COLOURS)]
+                cars.append(Car(x, y, road.at(s)[2], colour))
+        for s, colour in self._oncoming_at(t_s):
+            if abs(s - ego.s_m) < _NEAR_M:
+                x, y = road.points(s, ONCOMING_M).tolist()
+                cars.append(Car(x, y, road.at(s)[2] + math.pi, colour))
+        lights = tuple(light.phase(t_s) for light in self.route.lights)
+        return Moment(t_s, ego, tuple(cars), self.trace.walkers(t_s, ego.s_m), lights)
+
+    def off_lane(self, pose: State) -> bool:
+        """Whether a body at this pose stands outside its lane; pose.s_m: roughly where."""
+        for x, y in rectangle(pose.x_m, pose.y_m, pose.yaw_rad).tolist():
+            _, offset, _ = self.route.road.locate(x, y, pose.s_m)
+            low, high = RIGHT_EDGE_M - _BODY_TOLERANCE_M, CENTRE_LINE_M + _BODY_TOLERANCE_M
+            if not low <= offset <= high:
+                return True
+        return False
+
+    def collides(self, pose: State, t_s: float) -> bool:
+        """Whether a body at this pose touches a car or a pedestrian."""
+        moment = self.moment(t_s)
+        body = rectangle(pose.x_m, pose.y_m, pose.yaw_rad)
+        others = [rectangle(car.x_m, car.y_m, car.yaw_rad) for car in moment.cars]
+        others += [
+            rectangle(walker.x_m, walker.y_m, walker.yaw_rad, 0.25, -0.25, 0.25)
+            for walker in moment.walkers
+        ]
+        return any(overlap(body, other) for other in others)
+
+    def _decide(self, now: Step, t_s: float) -> tuple[State, str]:
+        """The ego's state with the expert's acceleration and curvature, and the cause."""
+        ego = now.ego
+        s, offset, road_yaw = self.route.road.locate(ego.x_m, ego.y_m, ego.s_m)
+        ahead = self._lines(now, s, ego.speed_mps, t_s)
+        lead = None
+        if now.lead is not None:
+            lead = (now.lead[0] + CAR_REAR_M - s - CAR_FRONT_M, now.lead[1])
+            if lead[0] < _SEEN_M['lead']:
+                ahead.append(Ahead('lead', *lead))
+            else:
+                lead = None
+        wanted, _, setter = accelerate(self.plan, s, ego.speed_mps, 1.0, ahead)
+        acceleration = smoothed(ego.acceleration_mps2, wanted, ego.speed_mps, STEP_S)
+        heading = math.remainder(ego.yaw_rad - road_yaw, 2 * math.pi)
+        curvature = steer(self.plan, s, offset, heading, ego.speed_mps, self.route.road.at(s)[3])
+        state = State(s, ego.x_m, ego.y_m, ego.yaw_rad, ego.speed_mps, acceleration, curvature)
+        if ego.speed_mps == 0.0 and acceleration == 0.0 and not setter:
+            setter = _setter_at_rest(ahead)
+        situation = Situation(s, ego.speed_mps, acceleration, setter, lead, self._green(s, t_s))
+        return state, cause(self.route, self.plan, situation)
+
+    def _lines(self, now: Step, s: float, speed: float, t_s: float) -> list[Ahead]:
+        """Lines at which a vehicle whose rear axle is at s has to stop."""
+        front = s + CAR_FRONT_M
+        found = []
+        for light in self.route.lights:
+            gap = light.stop_m - front
+            if not -1.0 < gap < _SEEN_M['red_light'] or light.phase(t_s)[0] == 'green':
+                continue
+            if light.phase(t_s)[0] != 'amber' or speed**2 < 2 * _HARD_STOP_MPS2 * max(gap, 0.0):
+                found.append(Ahead('red_light', gap))
+        for crossing, walked in zip(self.route.crossings, now.walked_m, strict=True):
+            gap = crossing.stop_m - front
+            if -1.0 < gap < _SEEN_M['pedestrian'] and not _cleared(crossing, walked):
+                found.append(Ahead('pedestrian', gap))
+        return found
+
+    def _green(self, s: float, t_s: float) -> bool:
+        front = s + CAR_FRONT_M
+        return any(
+            -8.0 < light.stop_m - front < 25.0 and light.phase(t_s)[0] == 'green'
+            for light in self.route.lights
+        )
+
+    def _lead_after(self, now: Step, t_s: float) -> tuple[float, float, float] | None:
+        if now.lead is None:
+            return None
+        s, speed, acceleration = now.lead
+        lines = self._lines(now, s, speed, t_s)
+        wanted, _, _ = accelerate(self.plan, s, speed, self.traffic.lead_factor, lines)
+        # what is shown of a step is the acceleration that led to it
+        acceleration = smoothed(acceleration, wanted, speed, STEP_S)
+        following = max(speed + acceleration * STEP_S, 0.0)
+        return s + (speed + following) / 2 * STEP_S, following, acceleration
+
+    def _walked_after(self, now: Step) -> tuple[float, ...]:
+        waiting = [(now.ego.s_m, now.ego.speed_mps)]
+        waiting += [now.lead[:2]] if now.lead is not None else []
+        return tuple(
+            walked + WALKING_MPS * STEP_S
+            if walked > 0 or _stands_before(crossing, waiting)
+            else 0.0
+            for crossing, walked in zip(self.route.crossings, now.walked_m, strict=True)
+        )
+
+    def _oncoming_at(self, t_s: float) -> list[tuple[float, int]]:
+        places = [
+            (self._oncoming.place(at - t_s), ONCOMING_COLOURS[i % len(ONCOMING_COLOURS)])
+            for i, at in enumerate(self.traffic.oncoming_s)
+        ]
+        return [(s, colour) for s, colour in places if s is not None]
+
+
+@dataclass(frozen=True)
+class Approach:
+    """How an oncoming car drives: s of the road by the seconds it takes from there to s = 0."""
+
+    s_m: Array
+    seconds: Array
+
+    def place(self, seconds: float) -> float | None:
+        """S of a car that is at s = 0 so many seconds later; None where there is no road."""
+        position = (seconds - self.seconds[0]) / (self.seconds[1] - self.seconds[0])
+        index = int(position)
+        if position < 0 or index + 1 >= len(self.s_m):
+            return None
+        low, high = self.s_m[index], self.s_m[index + 1]
+        return float(low + (high - low) * (position - index))
+
+
+def _rest(state: State) -> tuple[float, float, float, float, float, float]:
+    return (
+        state.x_m, state.y_m, state.yaw_rad, state.speed_mps, state.acceleration_mps2,
+        state.curvature,
+    )  # fmt: skip
+
+
+def _setter_at_rest(ahead: list[Ahead]) -> str:
+    """What the ego stands for: the nearest thing."""
+    nearest = min(ahead, key=lambda thing: thing.gap_m, default=None)
+    return nearest.cause if nearest is not None and nearest.gap_m < 8.0 else ''
+
+
+def _cleared(crossing: Crossing, walked_m: float) -> bool:
+    """Whether the ego lane is free of the pedestrian."""
+    if crossing.side == 0:
+        return True
+    start, end = kerbs(crossing)
+    far = CENTRE_LINE_M + 0.7 if crossing.side < 0 else RIGHT_EDGE_M - 0.5
+    return walked_m > abs(far - start)
+
+
+def _stands_before(crossing: Crossing, vehicles: list[tuple[float, float]]) -> bool:
+    if crossing.side == 0:
+        return False
+    return any(
+        -1.0 < crossing.stop_m - s - CAR_FRONT_M < 4.0 and speed < 0.8 for s, speed in vehicles
+    )

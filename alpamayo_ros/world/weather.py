@@ -1,0 +1,73 @@
+"""Light and weather of a drive, and how its cameras are shaken. Knows no pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+KINDS = ('day', 'dusk', 'rain', 'night', 'wet_night')
+_SHARES = (0.45, 0.15, 0.2, 0.15, 0.05)
+_AMBIENT = {'day': 1.0, 'dusk': 0.55, 'rain': 0.75, 'night': 0.14, 'wet_night': 0.12}
+
+
+@dataclass(frozen=True)
+class Weather:
+    """ambient: daylight, 1 at noon. haze_m: distance at which 1/e of the contrast is left.
+
+    rain: strength of the streaks, 0 without. noise: deviation of a pixel, of 255. gain: exposure.
+    mount_rad, shake_rad: roll, pitch and yaw by which the cameras are off, always and per frame.
+    """
+
+    kind: str
+    ambient: float
+    haze_m: float
+    rain: float
+    noise: float
+    gain: float
+    mount_rad: tuple[float, float, float]
+    shake_rad: float
+
+
+CLEAR = Weather('day', 1.0, 330.0, 0.0, 0.0, 1.0, (0.0, 0.0, 0.0), 0.0)
+
+
+def make_weather(rng: np.random.Generator) -> Weather:
+    """Weather by chance; about half of the drives are on a clear day."""
+    kind = str(rng.choice(KINDS, p=_SHARES))
+    wet = kind in ('rain', 'wet_night')
+    mount = tuple(rng.normal(0.0, 0.003, 3).tolist())
+    return Weather(
+        kind,
+        _AMBIENT[kind] * float(rng.uniform(0.9, 1.1)),
+        float(rng.uniform(110.0, 200.0) if wet else rng.uniform(260.0, 400.0)),
+        float(rng.uniform(0.5, 1.0)) if wet else 0.0,
+        float(rng.uniform(1.0, 5.0) if _AMBIENT[kind] > 0.3 else rng.uniform(4.0, 9.0)),
+        float(rng.uniform(0.9, 1.1)),
+        mount,
+        float(rng.uniform(0.0, 0.002)),
+    )
+
+
+def illumination(ambient: float | Any, ahead: Any, left: Any) -> Any:
+    """Light on what is so far ahead and left of the ego in m: daylight and own headlamps.
+
+    Arrays of NumPy or tensors of PyTorch, whichever the places are.
+    """
+    reach = (1.15 - ahead / 55.0).clip(0.0, 1.0) * (ahead - 1.5).clip(0.0, 1.0)
+    beam = (1.4 - abs(left) / (2.0 + 0.4 * ahead.clip(0.0, 1e3))).clip(0.0, 1.0)
+    return ambient + 0.8 * (1.0 - ambient) * reach * beam
+
+
+def grain(noise: Any, deviation: float | Any, rain: float | Any) -> Any:
+    """What noise and rain add to a picture: from white noise (..., H, W) of deviation 1.
+
+    The streaks are bright and vertical. Arrays of NumPy or tensors of PyTorch.
+    """
+    length = max(3, noise.shape[-2] // 16)
+    smeared = sum(noise[..., i : noise.shape[-2] - length + i, :] for i in range(length))
+    streaks = (smeared / length**0.5 - 1.9).clip(0.0, 1.5) * 60.0 * rain
+    added = deviation * noise
+    added[..., length // 2 : noise.shape[-2] - length + length // 2, :] += streaks
+    return added
