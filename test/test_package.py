@@ -30,6 +30,8 @@ SYSTEM_PACKAGES = {
 # what comes with ROS 2 and from nowhere else; messages are named as 'package/msg/Name'
 ROS = {'rclpy'}
 INTERFACE = re.compile(r"'([a-z]+_\w+)/(?:msg|srv)/\w+'")
+# what runs the launch files, shows the compressed images of the RViz file, and reads our bags
+TOOLS = {'ros2launch', 'compressed_image_transport', 'rosbag2_storage_mcap'}
 OPTIONAL_INTERFACES = {'autoware_planning_msgs'}  # behind a parameter
 OPTIONAL = {'triton'}  # imported where it is there; an extra of its name installs it
 COMMANDS = sorted(e.name for e in entry_points(group='console_scripts') if 'alpamayo' in e.name)
@@ -46,6 +48,18 @@ def interfaces(root):
     """Return the packages whose messages and services the live node makes."""
     texts = [path.read_text(encoding='utf-8') for path in (root / 'alpamayo_ros/ros').glob('*.py')]
     return {name for text in texts for name in INTERFACE.findall(text)} - OPTIONAL_INTERFACES
+
+
+@pytest.fixture(scope='module')
+def launched(root):
+    """Return the packages that the launch files import and start."""
+    found = set(TOOLS)
+    for path in (root / 'launch').glob('*.py'):
+        text = path.read_text(encoding='utf-8')
+        found |= third_party(root, path.relative_to(root))
+        found |= set(re.findall(r"package='(\w+)'", text))
+        found |= {f'ros2{verb}' for verb in re.findall(r"'ros2', '(\w+)'", text)}
+    return found - {'alpamayo_ros'}
 
 
 @pytest.fixture(scope='module')
@@ -66,11 +80,11 @@ def test_setup_requires_exactly_what_is_imported(imports):
     assert required(extra=True) >= OPTIONAL
 
 
-def test_package_xml_declares_exactly_what_is_imported(imports, interfaces, package_xml):
+def test_package_xml_declares_exactly_what_is_imported(imports, interfaces, launched, package_xml):
     tags = ('depend', 'exec_depend')
     declared = {element.text for tag in tags for element in package_xml.iter(tag)}
     system = {SYSTEM_PACKAGES[name] for name in imports if name in SYSTEM_PACKAGES}
-    assert declared == system | (imports & ROS) | interfaces
+    assert declared == system | (imports & ROS) | interfaces | launched
 
 
 def test_every_requirement_has_a_pin(root):
