@@ -13,10 +13,11 @@ export HF_HUB_OFFLINE := 1
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test clean
+.PHONY: help setup demo replay test clean
 
 help:
-	@echo 'make demo    a synthetic drive, replayed through a small checkpoint: $(DEMO)/replay'
+	@echo 'make demo    a synthetic drive played to the live node, with a small checkpoint: $(DEMO)/live'
+	@echo 'make replay  the same drive offline: $(DEMO)/replay'
 	@echo 'make test    unit, golden and lint tests'
 	@echo 'make setup   the virtual environment $(VENV), which both of them set up when needed'
 	@echo 'make clean   remove what demo and tests made; the environment stays'
@@ -36,7 +37,16 @@ $(DRIVE): $(wildcard alpamayo_ros/world/*.py) | $(STAMP)
 	@rm -rf $(DEMO)
 	$(BIN)/alpamayo_drive $(DEMO)/drive --seed 0 --seconds 20 --checkpoint $(DEMO)/checkpoint
 
+# The real graph: player, node and recorder as processes of their own, for this machine only. They
+# run on the ROS 2 that is sourced; without one, on rosless.
+demo: export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 demo: $(STAMP) $(DRIVE)
+	@rm -rf $(DEMO)/live
+	$(BIN)/python -m rosless alpamayo_ros.cli.live $(DEMO)/drive --rig synthetic --out $(DEMO)/live \
+	    checkpoint:=$(DEMO)/checkpoint bits:=16 device:=cpu num_samples:=3 \
+	    on_invalid:=flag expired_path:=publish
+
+replay: $(STAMP) $(DRIVE)
 	@rm -rf $(DEMO)/replay
 	$(BIN)/alpamayo_replay $(DEMO)/drive --checkpoint $(DEMO)/checkpoint --rig synthetic \
 	    --device cpu --samples 3 --period 0.5 --out $(DEMO)/replay

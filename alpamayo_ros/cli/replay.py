@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         record.claim(arguments.resume)
         engine = make_engine(arguments)
         summary = _replay(arguments, bag, rig, engine, record)
-    _print_summary(summary, arguments.out)
+    print_summary(summary, arguments.out)
     if arguments.json:
         print(json.dumps(summary))
     return 0 if summary['pass'] else 1
@@ -103,7 +103,7 @@ def _replay(
     return rebuild(record, bag, rig, replay.driven, thresholds)
 
 
-def _print_summary(summary: Mapping[str, Any], out: Path) -> None:
+def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     """Print five lines: what was served, how good, how fast, and where it lies."""
     why = ', '.join(f'{name} {count}' for name, count in summary['reasons'].items())
     print(

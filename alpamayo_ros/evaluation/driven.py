@@ -38,6 +38,19 @@ class DrivenPath:
         self.positions_m = np.array([pose.position_m for pose in kept]).reshape(-1, 3)
         self.quaternions = np.array([pose.quaternion_xyzw for pose in kept]).reshape(-1, 4)
         self.speeds_mps = np.array([pose.speed_mps for pose in kept])
+        self._frames = (kept[0].frame_id, kept[0].child_frame_id) if kept else ('', '')
+
+    def pose(self, stamp_ns: int) -> EgoPose | None:
+        """Interpolated pose at a stamp; None where the odometry has none."""
+        times = np.array([stamp_ns], np.int64)
+        if not self._known(times)[0]:
+            return None
+        (position,), (quaternion,) = geometry.interpolate_poses(
+            self.stamps_ns, self.positions_m, self.quaternions, times
+        )
+        origin = self.stamps_ns[0]
+        speed = np.interp(stamp_ns - origin, self.stamps_ns - origin, self.speeds_mps)
+        return EgoPose(stamp_ns, position, quaternion, float(speed), *self._frames)
 
     def future(self, odom_from_t0: EgoPose) -> NDArray[np.float64]:
         """Truth (M, 3): x, y m and yaw rad in the t0 frame at t0 + 0.1 s, ... up to 6.4 s.

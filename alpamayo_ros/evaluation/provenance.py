@@ -7,17 +7,23 @@ from datetime import datetime, timezone
 import hashlib
 from importlib import metadata
 import platform
-from typing import Any
+from typing import Any, Protocol
 
 from ..rig import CameraRig
 from .bag import Bag
-from .replay import Engine
 
 PACKAGES = ('alpamayo_ros', 'torch', 'transformers', 'numpy', 'rosbags', 'opencv-python-headless')
 
 
+class Source(Protocol):
+    """What made the predictions: an engine, or a node that had one."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result depends on besides the inputs."""
+
+
 def describe_run(
-    bag: Bag, rig: CameraRig, engine: Engine, parameters: Mapping[str, Any]
+    bag: Bag, rig: CameraRig, engine: Source, parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Bag, rig, parameters and engine, which a resumed run must repeat, and the versions.
 
