@@ -122,13 +122,14 @@ def test_a_long_inference_is_an_error_and_counts_are_shown_by_fate(anchors):
     anchors.settle('inferred')
     anchors.settle('dropped', 'overtaken')
     anchors.settle('dropped', 'rate_limit')
-    status = diagnostics.inference_status(anchors, 2, 61.0, 60.0, 0.4, None)
+    status = diagnostics.inference_status(anchors, 2, 61.0, 60.0, [0.4, 0.6, 2.0], None)
     assert status.level == ERROR
     assert status.message == 'inference has been running for 61.0 s, limit 60 s'
     shown = {key: status.values[key] for key in ('seen', 'inferred', 'dropped', 'pending')}
     assert shown == {'seen': 5, 'inferred': 1, 'dropped': 2, 'pending': 2}
     assert status.values['dropped: rate_limit'] == 1
-    assert diagnostics.inference_status(anchors, 0, 0.0, 60.0, 0.4, None).level == OK
+    assert (status.values['submit ms'], status.values['submit p95 ms']) == (0.6, 1.86)
+    assert diagnostics.inference_status(anchors, 0, 0.0, 60.0, [], None).level == OK
 
 
 def test_the_output_says_what_was_done_and_why():

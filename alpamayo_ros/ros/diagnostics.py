@@ -7,9 +7,11 @@ level, a name, one sentence and key-value pairs; the sentence says what is wrong
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from ..data_types import NANOSECONDS, Context, Prediction, Rejection
 from .anchors import FATES, Anchors
@@ -150,10 +152,13 @@ def inference_status(
     pending: int,
     busy_s: float,
     limit_s: float,
-    submit_ms: float,
+    submit_ms: Sequence[float],
     served: Served | None,
 ) -> Status:
-    """Counts of anchor frames by fate, which add up, and the times of the last inference."""
+    """Counts of anchor frames by fate, which add up, and the times of the last inference.
+
+    submit_ms: times from the input that completed a context to its submission.
+    """
     values: dict[str, object] = {'seen': anchors.seen}
     values.update({fate: anchors.total(fate) for fate in FATES})
     values['pending'] = anchors.waiting + pending
@@ -164,7 +169,9 @@ def inference_status(
             if reason and count
         }
     )
-    values['submit ms'] = round(submit_ms, 3)
+    if submit_ms:
+        median, p95 = np.percentile(submit_ms, [50, 95])
+        values |= {'submit ms': round(float(median), 3), 'submit p95 ms': round(float(p95), 3)}
     if served is not None:
         stages = served.prediction.timing_ms
         values.update({f'{stage} ms': round(ms, 2) for stage, ms in stages.items()})

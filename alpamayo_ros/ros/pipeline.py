@@ -6,6 +6,7 @@ thread are passed in. All methods are for the thread that owns the node.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 import time
@@ -25,6 +26,7 @@ from .publication import Publication
 
 ODOMETRY = 'odometry'  # name of the input that is no camera
 ODOMETRY_TYPE = 'nav_msgs/msg/Odometry'
+SUBMITS = 1000  # how many times of submission the figures are made of
 
 
 def input_topics(rig: CameraRig) -> dict[str, tuple[str, str]]:
@@ -77,7 +79,8 @@ class Pipeline:
         self._epoch = self.anchors.epoch
         self._context: Context | None = None
         self._served: diagnostics.Served | None = None
-        self._failure, self._submit_ms = '', 0.0
+        self._failure = ''
+        self._submit_ms: deque[float] = deque(maxlen=SUBMITS)
 
     def load(self) -> None:
         """Start the engine that the parameters ask for; a present one goes first."""
@@ -167,7 +170,7 @@ class Pipeline:
             job = Job(found, seed, self.parameters.sampling, self.anchors.epoch)
             if self.worker.submit(job) is not None:
                 self.anchors.settle('dropped', 'newer_context')
-            self._submit_ms = (time.perf_counter() - start) * 1e3
+            self._submit_ms.append((time.perf_counter() - start) * 1e3)
 
     def _follow_epoch(self, now_ns: int) -> None:
         """After a clock jump or a reset: forget what came from the input before."""
