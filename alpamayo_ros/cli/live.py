@@ -1,7 +1,7 @@
 """A recorded drive through the live node: player, node and recorder as processes, then a report.
 
-The processes are started as this one was: under `python -m rosless alpamayo_ros.cli.live` they
-need no ROS 2, under `python -m alpamayo_ros.cli.live` they use the one that is sourced.
+The processes are started as this one was: `python -m alpamayo_ros.cli.live` starts them on the ROS 2
+that is sourced; what runs this module in another way runs them in the same way.
 """
 
 from __future__ import annotations
