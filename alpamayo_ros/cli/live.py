@@ -1,7 +1,7 @@
 """A recorded drive through the live node: player, node and recorder as processes, then a report.
 
-The processes are started as this one was: `python -m alpamayo_ros.cli.live` starts them on the ROS 2
-that is sourced; what runs this module in another way runs them in the same way.
+The processes are started as this one was: `python -m alpamayo_ros.cli.live` starts them on the
+ROS 2 that is sourced; what runs this module in another way runs them in the same way.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ..evaluation.report import rebuild
 from ..rig import CameraRig, load_rig
 from ..ros.parameters import NodeParameters
 from .entry import command
+from .launcher import launcher
 from .replay import print_summary
 
 NODE = '/alpamayo'
@@ -59,7 +60,7 @@ class Child:
             print(f'[{self.name}] {line}', end='', flush=True)
             if 'model error: ' in line:
                 self.failure = line.split('model error: ')[1].strip()
-            if self.failure or 'model ready' in line or line.startswith('recording to'):
+            if self.failure or 'model ready' in line or line == 'recording\n':
                 self.ready.set()
 
     def wait_until_ready(self) -> None:
@@ -81,13 +82,6 @@ class Child:
         status = self.process.wait()
         self._reader.join()
         return status
-
-
-def launcher() -> list[str]:
-    """How this process was started, up to the name of its module."""
-    name = __spec__.name if __spec__ else __name__
-    argv = sys.orig_argv
-    return argv[: argv.index(name)] if name in argv else [sys.executable, '-m']
 
 
 @command

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 
-from ..errors import BadInput
 from ..ros.parameters import help_text
 from .entry import command
+from .launcher import require_rclpy
 
 
 @command
@@ -24,11 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.parse_known_args(argv)  # answers --help; the rest is for rclpy
-    if importlib.util.find_spec('rclpy') is None:
-        raise BadInput(
-            'rclpy is not there: source a ROS 2 installation first, '
-            'as in `source /opt/ros/jazzy/setup.bash`'
-        )
+    require_rclpy()
     from ..ros.node import main as run
 
     return run(argv)

@@ -11,6 +11,7 @@ from ..evaluation.bag import Bag
 from ..evaluation.replay import require_topics
 from ..rig import load_rig
 from .entry import command
+from .launcher import require_rclpy
 
 
 @command
@@ -24,26 +25,15 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.rate > 0:
         raise BadInput(f'--rate: {arguments.rate:g}, expected more than 0')
     rig = load_rig(arguments.rig)
-    import rclpy  # with the rest of ROS 2 only where a drive is really played
-    from rclpy.executors import ExternalShutdownException
-
-    from ..ros.player import Player
+    require_rclpy()
+    from ..ros.player import play
 
     with Bag(arguments.bag) as bag:
         require_topics(bag, rig)
         topics = [*(camera.topic for camera in rig.cameras), rig.odometry_topic]
-        rclpy.init(args=[])
-        try:
-            player = Player({topic: bag.topics[topic] for topic in topics}, arguments.rate)
-            if player.wait_for_listeners():
-                print(f'playing {arguments.bag} at {arguments.rate:g} x', flush=True)
-                count = player.play(bag.messages(topics))
-                print(f'played {count} of {sum(map(bag.count, topics))} messages', flush=True)
-            player.destroy_node()
-        except (KeyboardInterrupt, ExternalShutdownException):
-            pass
-        finally:
-            rclpy.try_shutdown()
+        types = {topic: bag.topics[topic] for topic in topics}
+        count = play(types, bag.messages(topics), arguments.rate)
+        print(f'played {count or 0} of {sum(map(bag.count, topics))} messages', flush=True)
     return 0
 
 

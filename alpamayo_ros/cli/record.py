@@ -10,6 +10,7 @@ import sys
 from ..errors import BadInput
 from ..evaluation.recording import Recording
 from .entry import command
+from .launcher import require_rclpy
 
 
 @command
@@ -21,24 +22,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.out.exists():
         raise BadInput(f'{arguments.out}: exists, expected a new folder')
-    import rclpy  # with the rest of ROS 2 only where something is really recorded
-    from rclpy.executors import ExternalShutdownException
-
-    from ..ros.recorder import Recorder
+    require_rclpy()
+    from ..ros.recorder import record
 
     with Recording(arguments.out) as recording:
-        rclpy.init(args=[])
-        try:
-            recorder = Recorder(arguments.node, recording.write, partial(print, flush=True))
-            print(f'recording to {arguments.out}', flush=True)
-            rclpy.spin(recorder)
-        except (KeyboardInterrupt, ExternalShutdownException):
-            pass
-        except RuntimeError:  # a signal between two waits, where rclpy does not name it
-            if rclpy.ok():
-                raise
-        finally:
-            rclpy.try_shutdown()
+        record(arguments.node, recording.write, partial(print, flush=True))
     return 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import time
 
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
@@ -67,3 +68,22 @@ class Player(Node):
         sec, nanosec = divmod(now_ns, NANOSECONDS)
         stamp = make('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
         self._clock_publisher.publish(make('rosgraph_msgs/msg/Clock', clock=stamp))
+
+
+def play(
+    topics: Mapping[str, str], messages: Iterable[tuple[str, int, bytes]], rate: float
+) -> int | None:
+    """Run a Player until the end or a signal; how many messages went out, None for none."""
+    count = None
+    rclpy.init(args=[])
+    try:
+        player = Player(topics, rate)
+        if player.wait_for_listeners():
+            player.get_logger().info(f'playing at {rate:g} x')
+            count = player.play(messages)
+        player.destroy_node()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        rclpy.try_shutdown()
+    return count

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import rclpy
 from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -75,3 +77,19 @@ class Recorder(Node):
         if ages:
             text += f', age {sum(ages) / len(ages):.0f} ms (at most {max(ages):.0f})'
         self._tell(f'{text}, {self._dropped} contexts dropped')
+
+
+def record(node_name: str, write: Write, tell: Callable[[str], Any]) -> None:
+    """Run a Recorder until a signal."""
+    rclpy.init(args=[])
+    try:
+        recorder = Recorder(node_name, write, tell)
+        tell('recording')
+        rclpy.spin(recorder)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except RuntimeError:  # a signal between two waits, where rclpy does not name it
+        if rclpy.ok():
+            raise
+    finally:
+        rclpy.try_shutdown()
