@@ -11,6 +11,9 @@ import zipfile
 import pytest
 from source_imports import third_party
 
+from alpamayo_ros.ros.outputs import OUTPUTS
+from alpamayo_ros.ros.parameters import markdown_table
+
 # import name -> name on the registry, where they differ
 DISTRIBUTIONS = {
     'backports': 'backports.zstd',
@@ -101,6 +104,18 @@ def test_the_readme_lists_the_commands_that_are_installed(root):
     readme = (root / 'README.md').read_text(encoding='utf-8')
     table = readme.split('\n## Commands\n', 1)[1].split('\n## ', 1)[0]
     assert sorted(re.findall(r'^\| `(\w+)', table, flags=re.M)) == COMMANDS
+
+
+def test_the_readme_lists_topics_services_and_parameters_of_the_node(root):
+    readme = (root / 'README.md').read_text(encoding='utf-8')
+    section = readme.split('\n## On a vehicle\n', 1)[1].split('\n## ', 1)[0]
+    rows = re.findall(r'^\| `~/(\w+/?\w*)` \| `(\w+)/(\w+)` \|', section, flags=re.M)
+    topics = [(name, f'{package}/msg/{kind}') for name, package, kind in rows if '/' in name]
+    assert topics == [(output.topic, output.type_name) for output in OUTPUTS]
+    node = (root / 'alpamayo_ros/ros/node.py').read_text(encoding='utf-8')
+    services = re.findall(r"create_service\(\w+, '~/(\w+)'", node)
+    assert [name for name, _, _ in rows if '/' not in name] == services
+    assert f'\n{markdown_table()}\n' in section
 
 
 def test_the_speeds_of_the_readme_are_those_that_were_measured(root):
