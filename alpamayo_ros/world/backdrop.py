@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-HAZE = np.array([226.0, 216.0, 206.0])
+from .weather import HAZE
+
+MEADOW, ZENITH = np.array([60.0, 122.0, 98.0]), np.array([212.0, 158.0, 104.0])
 PANORAMA_WIDTH = 4096
 PANORAMA_LOW_RAD, PANORAMA_HIGH_RAD = np.radians(-1.0), np.radians(58.0)
 TILE_PX = 1024
@@ -41,7 +43,7 @@ def _wrapped(tile: Array, border: int) -> Array:
 def meadow_tile(rng: np.random.Generator) -> Picture:
     """Colour of the meadow (TILE_PX, TILE_PX, 3), with drier patches."""
     patches = value_noise(rng, TILE_PX, (4, 16, 32, 64), 0.6)[..., None]
-    green = np.array([60.0, 122.0, 98.0]) + patches * np.array([3.0, 6.0, 10.0])
+    green = MEADOW + patches * np.array([3.0, 6.0, 10.0])
     return np.clip(green, 0, 255).astype(np.uint8)
 
 
@@ -64,7 +66,7 @@ def panorama(rng: np.random.Generator) -> Picture:
     azimuth = np.arange(PANORAMA_WIDTH) / scale
     elevation = PANORAMA_HIGH_RAD - np.arange(rows)[:, None] / scale
     height = np.clip(elevation / 1.1, 0.0, 1.0)[..., None]
-    sky = HAZE * (1 - height) ** 3 + np.array([212.0, 158.0, 104.0]) * (1 - (1 - height) ** 3)
+    sky = HAZE * (1 - height) ** 3 + ZENITH * (1 - (1 - height) ** 3)
     sky = sky + np.zeros((rows, PANORAMA_WIDTH, 1))
     cover = _clouds(rng, azimuth, elevation)[..., None]
     sky = sky * (1 - cover) + np.array([250.0, 248.0, 246.0]) * cover

@@ -12,15 +12,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .backdrop import HAZE, TILE_PX, Picture
-from .markings import MARGIN_M, arms, white
+from .backdrop import TILE_PX, Picture
+from .markings import MARGIN_M, VERGE_M, arms, white
 from .mesh import Colour
 from .moments import State
 from .road import BEHIND_M, LEFT_EDGE_M, RIGHT_EDGE_M, Array
 from .route import Route
-from .weather import Weather, illumination
+from .weather import HAZE, Weather, illumination
 
 ASPHALT = np.array([104.0, 101.0, 99.0])
+VERGE = np.array([112.0, 132.0, 136.0])
 WHITE = np.array([236.0, 238.0, 238.0])
 _MEADOW_PX_PER_M, _GRAIN_PX_PER_M = 14.0, 30.0
 _FAR_M = 900.0
@@ -105,7 +106,7 @@ def surfaces(route: Route, s_m: float) -> Iterator[tuple[Array, Colour]]:
     """Outlines (N, 2) m of shoulder and asphalt around s, in the order of painting."""
     s = stations(s_m)
     crossing = arms(route, s[0], s[-1])
-    for margin, colour in ((0.7, (112.0, 132.0, 136.0)), (MARGIN_M, tuple(ASPHALT))):
+    for margin, colour in ((VERGE_M, tuple(VERGE)), (MARGIN_M, tuple(ASPHALT))):
         for quad in crossing:
             middle = quad.mean(axis=0)
             away = quad - middle

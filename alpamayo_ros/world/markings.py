@@ -12,6 +12,7 @@ from .route import JUNCTION_HALF_M, Light, Route, Turn
 
 LINE_M = 0.14  # width of the markings
 MARGIN_M = 0.25  # of asphalt beside the edge lines
+VERGE_M = 0.7  # of asphalt and gravel together
 ARM_M = 45.0  # how far a crossing road is drawn
 _DASHES_M = {30: (2.0, 5.0), 50: (4.0, 10.0), 70: (6.0, 15.0)}  # length and period by limit
 _ZEBRA_M, _STRIPE_M = 3.6, 0.5

@@ -13,20 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import backdrop, ground, things
-from .backdrop import HAZE, Picture
+from .backdrop import Picture
 from .camera import Array, Camera
 from .moments import Moment, State
 from .movers import movers
 from .paint import View, draw, fill
 from .scenario import Scenario
 from .scenery import Scenery, collect, make_scenery, shadow
-from .weather import Weather, grain, illumination
+from .weather import HAZE, LAMPS_BELOW, SUN_SHARE, Weather, grain, seen_colours
 
 _RANGE_M = 320.0  # objects further away are lost in the haze
 _SHADOW_RANGE_M = 90.0
 _SHADOW = 105  # of 255: light that is missing in the shade
-_SUN_SHARE = {'day': 1.0, 'dusk': 0.5, 'rain': 0.2, 'night': 0.0, 'wet_night': 0.0}
-_LAMPS_BELOW = 0.8  # of daylight: cars drive with their lights on
 _EGO_COLOUR = (128.0, 128.0, 128.0)
 
 
@@ -77,7 +75,7 @@ class Renderer:
         """Picture (height, width, 3) uint8 BGR of a moment."""
         route, ego = self._world.scenario.route, moment.ego
         view = _view(self._camera, ego)
-        lamps = self._weather.ambient < _LAMPS_BELOW
+        lamps = self._weather.ambient < LAMPS_BELOW
         moving = collect(movers(moment, route, things, lamps, _RANGE_M))
         image = np.empty((self._camera.height, self._camera.width, 3), np.uint8)
         self._sky.paint(image, self._world.panorama, ego.yaw_rad, self._weather)
@@ -94,7 +92,7 @@ class Renderer:
     def _shade(self, view: View, ego: State, moving: Scenery) -> Picture:
         """Light (height, width) that reaches the ground, 255 in the sun."""
         light = np.full((self._camera.height, self._camera.width), 255, np.uint8)
-        dark = 255 - round(_SHADOW * _SUN_SHARE[self._weather.kind])
+        dark = 255 - round(_SHADOW * SUN_SHARE[self._weather.kind])
         own = shadow(things.car(_EGO_COLOUR, False).placed(ego.x_m, ego.y_m, ego.yaw_rad))
         fill(light, view, ground.lifted(own), dark)
         scenery = self._world.scenery
@@ -180,15 +178,3 @@ def _draw_objects(
     order = np.argsort(-distance, kind='stable')
     shade = seen_colours(np.concatenate(colours), away, ego.yaw_rad, weather)
     draw(image, view, np.concatenate(faces)[order], shade[order])
-
-
-def seen_colours(colours: Array, away_m: Array, yaw_rad: float, weather: Weather) -> Array:
-    """Colours (N, 3) so far away (N, 2) from the ego, in its light and through the haze."""
-    cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
-    ahead, left = away_m @ np.array([cos, sin]), away_m @ np.array([-sin, cos])
-    ambient = min(weather.ambient, 1.0)
-    clear = np.exp(-np.hypot(ahead, left) / weather.haze_m)[:, None]
-    glows = colours.max(axis=1, keepdims=True) > 255.0
-    light = np.where(glows, 1.0, illumination(ambient, ahead, left)[:, None])
-    haze = np.where(glows, 0.3, 1.0) * (1 - clear)  # lamps are seen through it
-    return np.minimum(colours * light, 255.0) * (1 - haze) + HAZE * ambient * haze

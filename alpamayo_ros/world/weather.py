@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+HAZE = np.array([226.0, 216.0, 206.0])  # BGR of what is far away at noon
+LAMPS_BELOW = 0.8  # of daylight: cars drive with their lights on
+SUN_SHARE = {'day': 1.0, 'dusk': 0.5, 'rain': 0.2, 'night': 0.0, 'wet_night': 0.0}
+Array = NDArray[np.float64]
 KINDS = ('day', 'dusk', 'rain', 'night', 'wet_night')
 _SHARES = (0.45, 0.15, 0.2, 0.15, 0.05)
 _AMBIENT = {'day': 1.0, 'dusk': 0.55, 'rain': 0.75, 'night': 0.14, 'wet_night': 0.12}
@@ -71,3 +76,15 @@ def grain(noise: Any, deviation: float | Any, rain: float | Any) -> Any:
     added = deviation * noise
     added[..., length // 2 : noise.shape[-2] - length + length // 2, :] += streaks
     return added
+
+
+def seen_colours(colours: Array, away_m: Array, yaw_rad: float, weather: Weather) -> Array:
+    """Colours (N, 3) so far away (N, 2) from the ego, in its light and through the haze."""
+    cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
+    ahead, left = away_m @ np.array([cos, sin]), away_m @ np.array([-sin, cos])
+    ambient = min(weather.ambient, 1.0)
+    clear = np.exp(-np.hypot(ahead, left) / weather.haze_m)[:, None]
+    glows = colours.max(axis=1, keepdims=True) > 255.0
+    light = np.where(glows, 1.0, illumination(ambient, ahead, left)[:, None])
+    haze = np.where(glows, 0.3, 1.0) * (1 - clear)  # lamps are seen through it
+    return np.minimum(colours * light, 255.0) * (1 - haze) + HAZE * ambient * haze

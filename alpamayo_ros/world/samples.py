@@ -1,0 +1,99 @@
+"""Samples of drives for training and evaluation: history, future, cause and its words at a time.
+
+Half of the training drives are disturbed: now and then the ego is put aside, so that the expert
+shows how to find back. Knows no model, no tokens and no pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .moments import STEP_S, Moment, Trace
+from .reasons import sentence
+from .scenario import Scenario
+from .simulation import MARGIN_S, Simulation
+
+GRID_S = 0.1
+HISTORY, FUTURE, FRAMES = 16, 64, 4
+HORIZON_S = FUTURE * GRID_S
+_BACK_S = (HISTORY - 1) * GRID_S
+_DISTURBED_EVERY_S = 10.0
+_DISTURBANCES = (0.35, 0.03, 0.8)  # deviations of offset m, heading rad, speed m/s
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is known and what comes at t0, in the base frame at t0; float32.
+
+    history_xyz (16, 3) and history_rot (16, 3, 3): t0-1.5 s ... t0. future_xyz (64, 3) and
+    future_rot (64, 3, 3): t0+0.1 ... 6.4 s. cause: the one at t0; causes: all within half a
+    second of it. text: the words of `cause`.
+    """
+
+    t0_s: float
+    history_xyz: NDArray[np.float32]
+    history_rot: NDArray[np.float32]
+    future_xyz: NDArray[np.float32]
+    future_rot: NDArray[np.float32]
+    cause: str
+    causes: frozenset[str]
+    text: str
+
+
+def training_drive(scenario: Scenario) -> tuple[Simulation, tuple[float, ...]]:
+    """The drive of an even seed, or a disturbed one of an odd seed, and times t0 to learn from.
+
+    Times are 0.2 s apart; no disturbance lies between the first pose of a history and the last of
+    a future.
+    """
+    rng = scenario.rng(7)
+    if scenario.seed % 2 == 0:
+        return scenario.driven, sample_times(scenario.expert, 0.2)
+    simulation = scenario.simulate()
+    times: list[float] = []
+    disturbed_s = 0.0
+    while disturbed_s + _DISTURBED_EVERY_S <= scenario.seconds + MARGIN_S:
+        simulation.run(disturbed_s)
+        offset, yaw, speed = rng.normal(0.0, _DISTURBANCES).tolist()
+        simulation.displace(min(max(offset, -0.6), 0.6), yaw, speed)
+        first = simulation.time_s + _BACK_S + 2 * STEP_S
+        last = disturbed_s + _DISTURBED_EVERY_S - HORIZON_S - STEP_S
+        times += np.arange(first, last, 0.2).tolist()
+        disturbed_s += _DISTURBED_EVERY_S
+    simulation.run(disturbed_s)
+    return simulation, tuple(times)
+
+
+def sample_times(trace: Trace, every_s: float) -> tuple[float, ...]:
+    """Times with a whole history before and a whole future behind."""
+    first, last = trace.start_s + _BACK_S + STEP_S, trace.end_s - HORIZON_S - STEP_S
+    return tuple(np.arange(first, last, every_s).tolist())
+
+
+def frame_moments(simulation: Simulation, t0_s: float) -> tuple[Moment, ...]:
+    """The four moments that the cameras show, oldest first."""
+    times = [t0_s - (FRAMES - 1 - i) * GRID_S for i in range(FRAMES)]
+    return tuple(simulation.moment(t_s) for t_s in times)
+
+
+def sample(trace: Trace, t0_s: float, rng: np.random.Generator) -> Sample:
+    """Sample of a trace at t0; rng chooses among the wordings."""
+    steps = np.arange(1 - HISTORY, FUTURE + 1)
+    states = [trace.ego(t0_s + step * GRID_S) for step in steps]
+    x, y, yaw = np.array([(s.x_m, s.y_m, s.yaw_rad) for s in states]).T
+    now = HISTORY - 1
+    east, north, turned = x - x[now], y - y[now], yaw - yaw[now]
+    cos, sin = np.cos(yaw[now]), np.sin(yaw[now])
+    xyz = np.stack([cos * east + sin * north, cos * north - sin * east, np.zeros_like(x)], axis=1)
+    rot = np.zeros((len(steps), 3, 3))
+    rot[:, 0, 0] = rot[:, 1, 1] = np.cos(turned)
+    rot[:, 1, 0], rot[:, 0, 1], rot[:, 2, 2] = np.sin(turned), -np.sin(turned), 1.0
+    cause = trace.cause(t0_s)
+    xyz32, rot32 = xyz.astype(np.float32), rot.astype(np.float32)
+    return Sample(
+        t0_s, xyz32[:HISTORY], rot32[:HISTORY], xyz32[HISTORY:], rot32[HISTORY:],
+        cause, trace.causes(t0_s), sentence(cause, rng),
+    )  # fmt: skip

@@ -1,0 +1,78 @@
+"""Samples of synthetic drives: frames, rates, disturbances and words."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace
+from alpamayo_ros.world import reasons
+from alpamayo_ros.world.samples import frame_moments, sample, sample_times, training_drive
+from alpamayo_ros.world.scenario import make_scenario
+
+
+@pytest.fixture(scope='module')
+def drive():
+    return make_scenario('train', 2, 30.0)
+
+
+def test_history_ends_at_the_origin_and_the_future_begins_where_it_ends(drive):
+    for t0 in sample_times(drive.expert, 2.5):
+        found = sample(drive.expert, t0, np.random.default_rng(0))
+        assert found.history_xyz.shape == (16, 3) and found.future_xyz.shape == (64, 3)
+        assert np.array_equal(found.history_xyz[-1], np.zeros(3))
+        assert np.array_equal(found.history_rot[-1], np.eye(3))
+        speed = drive.ego(t0).speed_mps
+        assert found.future_xyz[0] == pytest.approx([0.1 * speed, 0.0, 0.0], abs=0.05)
+        assert found.history_xyz[-2] == pytest.approx([-0.1 * speed, 0.0, 0.0], abs=0.05)
+
+
+def test_the_future_is_the_drive_of_the_expert(drive):
+    found = sample(drive.expert, 4.0, np.random.default_rng(0))
+    now, later = drive.ego(4.0), drive.ego(10.4)
+    assert np.hypot(*found.future_xyz[-1, :2]) == pytest.approx(
+        np.hypot(later.x_m - now.x_m, later.y_m - now.y_m), abs=1e-3
+    )
+    heading = np.arctan2(found.future_rot[-1, 1, 0], found.future_rot[-1, 0, 0])
+    assert heading == pytest.approx(later.yaw_rad - now.yaw_rad, abs=1e-5)
+
+
+def test_actions_of_the_model_can_drive_the_futures(drive):
+    """The action space turns the future into actions and back within a few centimetres."""
+    space = UnicycleAccelCurvatureActionSpace().double()
+    for t0 in sample_times(drive.expert, 3.0):
+        found = sample(drive.expert, t0, np.random.default_rng(0))
+        parts = (found.history_xyz, found.history_rot, found.future_xyz, found.future_rot)
+        history, turned, future, turns = (torch.from_numpy(part).double() for part in parts)
+        action, _ = space.traj_to_action(history, turned, future, turns)
+        path, _ = space.action_to_traj(action, history, turned)
+        assert (path - future).norm(dim=-1).max() < 0.1
+
+
+def test_words_name_the_cause(drive):
+    for t0 in sample_times(drive.expert, 1.0):
+        found = sample(drive.expert, t0, np.random.default_rng(1))
+        assert reasons.named(found.text) == {found.cause} and found.cause in found.causes
+
+
+def test_a_disturbed_drive_is_smooth_around_every_time_it_offers():
+    scenario = make_scenario('train', 5, 40.0)
+    simulation, times = training_drive(scenario)
+    assert len(times) > 20 and training_drive(scenario)[1] == times
+    jumps = [
+        abs(after.ego.x_m - before.ego.after(0.05).x_m)
+        for before, after in pairwise(simulation.trace.steps)
+    ]
+    assert max(jumps) > 0.01  # there are disturbances, but no sample shows one
+    for t0 in times:
+        found = sample(simulation.trace, t0, np.random.default_rng(0))
+        path = np.concatenate([found.history_xyz, found.future_xyz])[:, :2]
+        assert np.abs(np.diff(path, n=2, axis=0)).max() < 0.09  # 9 m/s^2
+    assert simulation.trace.steps != scenario.expert.steps
+
+
+def test_frames_are_those_of_the_history(drive):
+    moments = frame_moments(drive.driven, 6.0)
+    assert [moment.t_s for moment in moments] == pytest.approx([5.7, 5.8, 5.9, 6.0])
+    assert moments[-1].ego == drive.ego(6.0)
