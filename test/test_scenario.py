@@ -43,7 +43,8 @@ def test_no_split_shares_a_drive_with_another():
 def test_a_drive_is_a_function_of_its_seed_and_a_longer_one_begins_as_the_shorter(drives):
     again, short = make_scenario('train', 3), make_scenario('train', 3, 12.0)
     assert again.expert.steps == drives[3].expert.steps
-    assert short.expert.steps[:240] == drives[3].expert.steps[:240]
+    for ours, longer in zip(short.expert.steps[:-1], drives[3].expert.steps, strict=False):
+        assert (ours.ego, ours.lead) == (longer.ego, longer.lead)
     assert short.moment(9.0).cars[0] == drives[3].moment(9.0).cars[0]
 
 

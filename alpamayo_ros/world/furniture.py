@@ -16,6 +16,8 @@ LIT: dict[str, Colour] = {  # more than 255 shines by itself
     'red': (60, 60, 520), 'amber': (40, 330, 520), 'green': (150, 520, 60)
 }  # fmt: skip
 _DARK: Colour = (34, 34, 34)
+_BRIGHT: Colour = (258, 258, 258)  # boards throw the headlamps' light back
+_BOARDS: dict[int, Colour] = {30: (40, 215, 258), 50: _BRIGHT, 70: (258, 210, 150)}
 _LAMPS = {'red': 3.95, 'amber': 3.3, 'green': 2.65}
 _COUNTED_S = 10.0  # what a full bar stands for
 _SEGMENTS = {'0': 'abcdef', '3': 'abcdg', '5': 'acdfg', '7': 'abc'}
@@ -53,13 +55,13 @@ def _traffic_light(phase: str, seconds: float) -> Mesh:
 
 @functools.cache
 def speed_sign(limit_kmh: int) -> Mesh:
-    """Red frame, white board, and the number."""
+    """Red frame and the number on a board, whose colour a small picture shows too."""
     digits = [quad for number, digit in enumerate(str(limit_kmh))
               for quad in _digit(digit, 0.42 - 0.48 * number)]  # fmt: skip
     return join(
         box((-0.05, -0.05, 0.0), (0.05, 0.05, 1.9), (150, 150, 148)),
-        box((-0.04, -0.8, 1.8), (0.04, 0.8, 3.4), (40, 40, 215)),
-        polygons([facing((-0.6, 2.0), (0.6, 3.2), -0.06)], (244, 244, 244)),
+        box((-0.04, -0.85, 1.75), (0.04, 0.85, 3.45), (40, 40, 258)),
+        polygons([facing((-0.65, 1.95), (0.65, 3.25), -0.06)], _BOARDS[limit_kmh]),
         polygons(digits, (20, 20, 20)),
     )
 
@@ -89,10 +91,10 @@ def arrow_board(side: int) -> Mesh:
         return quad if side > 0 else quad[::-1]
 
     return join(
-        box((-0.04, -1.5, 0.5), (0.04, 1.5, 2.1), (190, 90, 20)),
+        box((-0.04, -1.5, 0.5), (0.04, 1.5, 2.1), (258, 110, 30)),
         polygons([
             part([(-1.2, 1.1), (-1.2, 1.5), (0.7, 1.5), (0.7, 1.1)]),
             part([(1.25, 1.3), (0.6, 0.65), (0.25, 0.65), (0.9, 1.3)]),
             part([(0.9, 1.3), (0.25, 1.95), (0.6, 1.95), (1.25, 1.3)]),
-        ], (246, 246, 246)),
+        ], _BRIGHT),
     )  # fmt: skip

@@ -40,7 +40,7 @@ def cause(route: Route, plan: Plan, now: Situation) -> str:
     if now.setter in ('red_light', 'pedestrian'):
         return now.setter
     for turn in route.turns:
-        if turn.start_m - max(2.0 * speed, 6.0) < now.s_m < turn.end_m - 3.0:
+        if turn.start_m - max(2.0 * speed, 6.0) < now.s_m < turn.end_m - 6.0:
             return 'turn_left' if turn.side > 0 else 'turn_right'
     if now.setter:
         return now.setter

@@ -17,7 +17,7 @@ _PAINT: tuple[Colour, ...] = (  # by the index that cars carry
     (168, 66, 40),
     *((60, 60, 176), (206, 206, 204), (70, 70, 72), (110, 140, 90)),
 )
-_JACKET: Colour = (46, 120, 230)
+_JACKET: Colour = (46, 140, 258)  # seen by night too
 _LIGHT_M = RIGHT_EDGE_M - 1.5  # offset of the posts
 
 

@@ -157,8 +157,9 @@ class _Layer:
         self.straight(self.rng.uniform(5.0, 50.0))
 
     def new_zone(self) -> None:
-        shares = [_SHARES[limit] * (limit != self.limit) for limit in _STYLE]
-        self.limit = int(self.rng.choice(list(_STYLE), p=np.array(shares) / sum(shares)))
+        nearby = {0: (30, 50, 70), 30: (50,), 50: (30, 70), 70: (50,)}[self.limit]
+        shares = np.array([_SHARES[limit] for limit in nearby])
+        self.limit = int(self.rng.choice(nearby, p=shares / shares.sum()))
         self.zones.append(Zone(self.s if self.zones else -math.inf, self.limit))
         self.zone_end = self.s + self.rng.uniform(3.2, 6.5) * self.limit
 

@@ -80,7 +80,7 @@ def make_scenario(split: str, seed: int, seconds: float = 60.0) -> Scenario:
 
 
 def _traffic(rng: np.random.Generator, seconds: float) -> Traffic:
-    has_lead = rng.random() < 0.5
+    has_lead = rng.random() < 0.42
     start = float(rng.uniform(16.0, 55.0))
     factor = float(rng.uniform(0.75, 1.05))
     own = float(rng.uniform(0.6, 1.0))

@@ -29,8 +29,8 @@ from .shapes import overlap, rectangle
 
 MARGIN_S = 2.0  # motion is known this long before the start and after the end
 PARKED_COLOURS, LEAD_COLOUR, ONCOMING_COLOURS = (0, 1, 2, 3, 4), 5, (6, 7, 8, 9)
-_SEEN_M = {'lead': 90.0, 'red_light': 75.0, 'pedestrian': 55.0}  # from where cameras show it
-_HARD_STOP_MPS2 = 3.0  # nobody stops harder than this for an amber light
+_SEEN_M = {'lead': 75.0, 'red_light': 75.0, 'pedestrian': 55.0}  # from where cameras show it
+_HARD_STOP_MPS2 = 2.4  # nobody stops harder than this for an amber light
 _NEAR_M = 300.0
 _BODY_TOLERANCE_M = 0.3  # by which a body may stand over the lines of its lane
 

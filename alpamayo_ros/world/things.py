@@ -198,7 +198,7 @@ def _house_windows(half_x: float, half_y: float, storeys: int) -> Mesh:
 def delineator() -> Mesh:
     """Reflector post at the edge of the road."""
     return join(
-        box((-0.06, -0.06, 0.0), (0.06, 0.06, 1.0), (236, 238, 238)),
+        box((-0.06, -0.06, 0.0), (0.06, 0.06, 1.0), (256, 258, 258)),
         box((-0.065, -0.065, 0.68), (0.065, 0.065, 0.86), (40, 40, 40)),
     )
 
