@@ -95,6 +95,15 @@ def test_pictures_of_a_moving_vehicle_differ_and_noise_is_seen_only_in_bad_weath
     assert np.abs(first.astype(int) - second).mean() > 0.5
 
 
+def test_a_picture_is_the_same_in_whatever_company_it_is_drawn():
+    """The newest picture of one context is an older one of the next; noise and jitter stay."""
+    scenario = make_scenario('train', 36, 8.0)
+    stage, moments = Stage(scenario, HEIGHT, WIDTH), [scenario.moment(t) for t in TIMES]
+    alone, together = stage.pictures(moments[1:2]), stage.pictures(moments)
+    assert np.abs(alone[:, 0].astype(int) - together[:, 1]).mean() < 0.1
+    assert np.abs(alone[:, 0].astype(int) - together[:, 2]).mean() > 1.0
+
+
 def test_a_wall_of_known_size_covers_so_many_pixels():
     """1 m x 1 m, 10 m in front of a camera with 20 px focal length: 2 x 2 px, half hidden."""
     u, v = np.arange(16, dtype=np.float32), np.arange(12, dtype=np.float32)[:, None]

@@ -8,7 +8,13 @@ import torch
 
 from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace
 from alpamayo_ros.world import reasons
-from alpamayo_ros.world.samples import frame_moments, sample, sample_times, training_drive
+from alpamayo_ros.world.samples import (
+    chosen,
+    frame_moments,
+    sample,
+    sample_times,
+    training_drive,
+)
 from alpamayo_ros.world.scenario import make_scenario
 
 
@@ -76,3 +82,14 @@ def test_frames_are_those_of_the_history(drive):
     moments = frame_moments(drive.driven, 6.0)
     assert [moment.t_s for moment in moments] == pytest.approx([5.7, 5.8, 5.9, 6.0])
     assert moments[-1].ego == drive.ego(6.0)
+
+
+def test_rare_causes_are_chosen_more_often_than_they_come(drive):
+    times = sample_times(drive.expert, 0.1)
+    causes = [drive.expert.cause(t) for t in times]
+    common = max(set(causes), key=causes.count)
+    picked = chosen(drive.expert, times, 60, np.random.default_rng(0))
+    assert len(set(picked)) == 60 and set(picked) <= set(times)
+    share = sum(drive.expert.cause(t) == common for t in picked) / 60
+    assert share < 0.8 * causes.count(common) / len(causes)
+    assert len(chosen(drive.expert, times[:7], 60, np.random.default_rng(0))) == 7

@@ -6,6 +6,7 @@ shows how to find back. Knows no model, no tokens and no pictures.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,17 @@ def sample_times(trace: Trace, every_s: float) -> tuple[float, ...]:
     """Times with a whole history before and a whole future behind."""
     first, last = trace.start_s + _BACK_S + STEP_S, trace.end_s - HORIZON_S - STEP_S
     return tuple(np.arange(first, last, every_s).tolist())
+
+
+def chosen(
+    trace: Trace, times: Sequence[float], count: int, rng: np.random.Generator
+) -> tuple[float, ...]:
+    """Some of the times, rare causes more often than they come; at most as many as there are."""
+    causes = [trace.cause(t_s) for t_s in times]
+    weights = np.array([1 / causes.count(cause) ** 0.5 for cause in causes])
+    number = min(count, len(times))
+    picked = rng.choice(len(times), number, replace=False, p=weights / weights.sum())
+    return tuple(times[i] for i in sorted(picked.tolist()))
 
 
 def frame_moments(simulation: Simulation, t0_s: float) -> tuple[Moment, ...]:

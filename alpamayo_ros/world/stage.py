@@ -2,7 +2,6 @@
 
 Everything is laid out once per drive; a scene only selects from it and moves it into the base
 frame. Pictures have the geometry of the full-size ones resized, with the jitter of the weather.
-Knows no pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from .camera import CAMERAS, Camera
 from .markings import MARGIN_M, VERGE_M, arms, lane_surface, white
 from .moments import Moment, State
 from .movers import movers
-from .raster import Scene
+from .raster import Scene, render, stack
 from .road import BEHIND_M, Array
 from .scenario import Scenario
 from .scenery import Scenery, collect, make_scenery
@@ -73,6 +72,19 @@ class Stage:
         )  # fmt: skip
         return scene.map(lambda array: np.asarray(array, dtype=np.float32))
 
+    def noise(self, moments: Sequence[Moment]) -> Small:
+        """White noise (C, F, H, W) of the pictures at these moments, a function of their times."""
+        shape = (len(self._cameras), len(self._rows), len(self._columns))
+        fields = [self._rng(9, moment).standard_normal(shape, np.float32) for moment in moments]
+        return np.stack(fields, axis=1)
+
+    def pictures(self, moments: Sequence[Moment]) -> NDArray[np.uint8]:
+        """Pictures (C, F, 3, H, W) RGB at these moments, each the same in whatever company."""
+        return np.asarray(render(np, stack([self.scene(moments)]), self.noise(moments)[None])[0])
+
+    def _rng(self, purpose: int, moment: Moment) -> np.random.Generator:
+        return self._scenario.rng(purpose, round((moment.t_s + 100.0) * 1e3))
+
     def _ground(self, s_m: float) -> tuple[Array, Array, Array]:
         """Verge, asphalt and paint around s, (N, 4, 2) m of the world."""
         route = self._scenario.route
@@ -111,8 +123,8 @@ class Stage:
         weather = self._scenario.weather
         shaken = []
         for moment in moments:
-            rng = self._scenario.rng(6, round((moment.t_s + 100.0) * 1e3))
-            roll, pitch, yaw = np.array(weather.mount_rad) + rng.normal(0, weather.shake_rad, 3)
+            shake = self._rng(6, moment).normal(0.0, weather.shake_rad, 3)
+            roll, pitch, yaw = np.array(weather.mount_rad) + shake
             shaken.append([[1.0, -yaw, pitch], [yaw, 1.0, -roll], [-pitch, roll, 1.0]])
         fixed = np.array([camera.base_from_optical.T for camera in self._cameras])
         return fixed[:, None] @ np.array(shaken)[None]
