@@ -6,7 +6,9 @@ import small_bag
 import torch
 
 from alpamayo_ros.cli.benchmark import main
-from alpamayo_ros.evaluation.engine_benchmark import RELEASE
+from alpamayo_ros.evaluation import engine_benchmark
+from alpamayo_ros.evaluation.full_size import RELEASE
+from alpamayo_ros.evaluation.roofline import work
 from alpamayo_ros.model.config import parse_config
 from alpamayo_ros.runtime.load import build_on_meta
 
@@ -38,13 +40,46 @@ def test_replay_ends_with_one_line_of_json(tmp_path, capsys):
     assert document['total_ms']['p50'] > 0
 
 
-def test_engine_measures_every_stage_of_the_small_model(capsys):
-    assert main(['engine', '--samples', '2']) == 0
+def test_engine_measures_every_stage_of_every_way(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(engine_benchmark, 'WARM_UP', 0)
+    monkeypatch.setattr(engine_benchmark, 'RUNS', 1)
+    kept = tmp_path / 'figures.json'
+    more = ['--bits', '2', '--compare', '--samples', '1', '--out', str(kept)]
+    assert main(['engine', *more]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
-    stages = document['eager K=2']
-    assert {'vision', 'prefill', 'token', 'flow_step', 'end_to_end'} <= set(stages)
-    assert all(stages[stage] > 0 for stage in ('vision', 'prefill', 'token', 'flow_step'))
-    assert document['bytes']['embedding'] == document['bytes']['head'] > 0
+    assert document['16 bits'] == json.loads(kept.read_text())['16 bits']
+    for way in ('2 bits mixed', '16 bits', 'optimum-quanto qint2'):
+        stages = document[way]['eager K=1']
+        assert all(
+            stages[stage] > 0
+            for stage in ('vision', 'prefill', 'token', 'flow_step', 'end_to_end')
+        )
+    plain, packed = document['16 bits']['bytes'], document['2 bits mixed']['bytes']
+    stock = document['optimum-quanto qint2']['bytes']
+    assert plain['embedding'] == plain['head'] == stock['embedding']
+    assert packed['language'] < stock['language'] * 1.1 < plain['language'] / 5  # of float32
+    assert packed['head'] < plain['head'] / 5
+    assert {'vision and prefill over 16 bits eager', 'token_linears of 16 bits over it'} <= set(
+        document['ratios']
+    )
+
+
+def test_work_of_the_release_is_that_of_its_shapes():
+    """Operations by hand from the shapes: a prompt of 3,032 tokens, 16 images of 720 patches."""
+    model = build_on_meta(parse_config(RELEASE))
+    found = work(model)
+    assert abs(found['prefill']['flops'] / 44.8e12 - 1) < 0.01
+    assert abs(found['vision']['flops'] / 10.5e12 - 1) < 0.01  # without mergers
+    assert abs(found['flow_step']['flops'] / 0.292e12 - 1) < 0.01  # without attention
+
+
+def test_kernels_compile_for_an_orin_without_one(capsys):
+    assert main(['kernels']) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert document['target'] == 'sm_87'
+    found = document['single, M = 1, 2 bits']
+    assert found['spilled_bytes'] == 0
+    assert 0 < found['instructions_per_weight'] < 2.9  # what an Orin can issue at full bandwidth
 
 
 def test_full_size_has_the_parameters_of_the_release(root):

@@ -19,6 +19,7 @@ DISTRIBUTIONS = {
     'backports': 'backports.zstd',
     'cv2': 'opencv-python-headless',
     'hydra': 'hydra-core',
+    'optimum': 'optimum-quanto',
     'ruamel': 'ruamel.yaml',
     'yaml': 'PyYAML',
 }
@@ -36,7 +37,7 @@ INTERFACE = re.compile(r"'([a-z]+_\w+)/(?:msg|srv)/\w+'")
 # what runs the launch files, shows the compressed images of the RViz file, and reads our bags
 TOOLS = {'ros2launch', 'compressed_image_transport', 'rosbag2_storage_mcap'}
 OPTIONAL_INTERFACES = {'autoware_planning_msgs'}  # behind a parameter
-OPTIONAL = {'triton'}  # imported where it is there; an extra of its name installs it
+OPTIONAL = {'triton', 'optimum'}  # imported where they are there; extras install them
 COMMANDS = sorted(e.name for e in entry_points(group='console_scripts') if 'alpamayo' in e.name)
 
 
@@ -80,7 +81,7 @@ def required(extra):
 def test_setup_requires_exactly_what_is_imported(imports):
     needed = {DISTRIBUTIONS.get(name, name) for name in imports - OPTIONAL - ROS}
     assert required(extra=False) == needed
-    assert required(extra=True) >= OPTIONAL
+    assert required(extra=True) >= {DISTRIBUTIONS.get(name, name) for name in OPTIONAL}
 
 
 def test_package_xml_declares_exactly_what_is_imported(imports, interfaces, launched, package_xml):

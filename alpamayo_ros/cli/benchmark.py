@@ -26,6 +26,7 @@ from ..context import ContextBuffer
 from ..data_types import GRID_NS, NANOSECONDS, Context, EgoPose, Frame
 from ..errors import BadInput
 from ..rig import CameraRig, load_rig
+from .benchmark_engine import add_engine, add_kernels
 from .engine_arguments import add_engine_arguments, check_engine_arguments, make_engine
 from .entry import command
 
@@ -44,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     parts = parser.add_subparsers(dest='part', required=True, metavar='PART')
     _add_context(parts)
     _add_replay(parts)
-    _add_engine(parts)
+    add_engine(parts)
+    add_kernels(parts)
     arguments = parser.parse_args(argv)
     report(arguments.part, arguments.packages, arguments.run(arguments))
     return 0
@@ -151,55 +153,6 @@ def _replay_figures(
     }
 
 
-def _add_engine(parts: Any) -> None:
-    text = 'a model with random weights, stage by stage, on a scene of the size of the release'
-    part = parts.add_parser('engine', help=text, description=text)
-    sizes = 'of the release (22 GB in bf16), or of the small checkpoint (default: small)'
-    part.add_argument('--size', choices=('full', 'small'), default='small', help=sizes)
-    part.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
-    part.add_argument(
-        '--samples', type=int, nargs='+', default=[1, 6], metavar='K', help='default: 1 6'
-    )
-    part.set_defaults(run=benchmark_engine, packages=('numpy', 'torch', 'transformers'))
-
-
-def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Eager, and on a GPU also with recorded CUDA graphs; milliseconds and GB per case."""
-    import torch  # takes seconds to import
-
-    from ..evaluation import engine_benchmark
-    from ..model.config import load_config, parse_config
-    from ..model.small import write_small_checkpoint
-    from ..runtime.load import check_device
-
-    if min(arguments.samples) < 1:
-        raise BadInput(f'--samples {min(arguments.samples)}: expected 1 or more')
-    check_device(arguments.device)
-    gpu = arguments.device != 'cpu'
-    dtype = torch.bfloat16 if gpu else torch.float32
-    config = parse_config(engine_benchmark.RELEASE)
-    if arguments.size == 'small':
-        with tempfile.TemporaryDirectory() as folder:
-            write_small_checkpoint(Path(folder) / 'small', seed=0)
-            config = load_config(Path(folder) / 'small')
-    model = engine_benchmark.random_model(config, arguments.device, dtype)
-    scene = engine_benchmark.make_scene(config, arguments.device, dtype)
-    cases = [(samples, False) for samples in arguments.samples]
-    cases += [(samples, True) for samples in arguments.samples if gpu]
-    return {
-        'size': arguments.size,
-        'device': torch.cuda.get_device_name(arguments.device) if gpu else 'cpu',
-        'dtype': str(dtype).removeprefix('torch.'),
-        'bytes': engine_benchmark.module_bytes(model),
-        **{
-            f'{"recorded" if recorded else "eager"} K={samples}': engine_benchmark.measure(
-                model, scene, samples, recorded
-            )
-            for samples, recorded in tqdm(cases, desc='cases', dynamic_ncols=True)
-        },
-    }
-
-
 def synthetic_messages(rig: CameraRig, contexts: int) -> list[tuple[str, Frame | EgoPose]]:
     """(camera or 'odometry', message) by stamp: jittered 10 Hz frames, poses on a straight."""
     rng = np.random.default_rng(0)
@@ -231,6 +184,8 @@ def report(part: str, packages: Iterable[str], figures: dict[str, Any]) -> None:
     for key, value in document.items():
         shown = value.items() if isinstance(value, dict) else [('', value)]
         for name, entry in shown:
+            if isinstance(entry, dict):
+                continue  # shown as a table
             print(f'{f"{key} {name}".strip():<28} {entry}')
     print(json.dumps(document))
 

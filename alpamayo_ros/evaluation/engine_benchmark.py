@@ -1,13 +1,12 @@
-"""Times and memory of a model with random weights, stage by stage. Knows no command line.
+"""Times and memory of a model, stage by stage, and of its linear layers alone.
 
-The scene is that of the release: 16 images of 320x576 and a prompt of 3,032 tokens. Weights are
-drawn tensor by tensor on the device, so a full-size model never exists on the host.
+The scene is that of the release: 16 images of 320x576 and a prompt of 3,032 tokens; then 32
+tokens and 10 flow steps. Knows no command line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 import math
 import time
 from typing import Any
@@ -18,133 +17,89 @@ from torch import Tensor
 
 from ..data_types import SamplingOptions
 from ..model.alpamayo import AlpamayoR1, Prompt, Reasoning
-from ..model.checkpoint import set_tensor
-from ..model.config import AlpamayoConfig
-from ..model.text import KVCache
+from ..model.text import KVCache, products
 from ..model.tokens import TokenIds
-from ..runtime.graphs import StaticSteps, record
-from ..runtime.load import build_on_meta
+from ..runtime.graphs import RecordedVision, StaticSteps, record, recorded
+from .full_size import PROMPT_TOKENS, Scene
 
-# Sizes of the release; what is absent has the defaults of the classes (specification, section 1).
-RELEASE: dict[str, Any] = {
-    'model_type': 'alpamayo_r1',
-    'vlm_name_or_path': 'Qwen/Qwen3-VL-8B-Instruct',
-    'vocab_size': 155697,
-    'traj_token_start_idx': 151669,
-    'traj_vocab_size': 4000,
-    'traj_token_ids': {'history': 155684, 'future_start': 155681},
-    'tokens_per_history_traj': 48,
-    'tokens_per_future_traj': 128,
-    'expert_cfg': {'hidden_size': 2048, 'intermediate_size': 8256, 'num_attention_heads': 16},
-    'action_in_proj_cfg': {
-        '_target_': 'alpamayo_r1.models.action_in_proj.PerWaypointActionInProjV2'
-    },
-    'action_out_proj_cfg': {'_target_': 'torch.nn.Linear'},
-    'diffusion_cfg': {'_target_': 'alpamayo_r1.diffusion.flow_matching.FlowMatching'},
-    'action_space_cfg': {'_target_': 'alpamayo_r1.action_space.UnicycleAccelCurvatureActionSpace'},
-}
-IMAGES = 16
-GRID = (20, 36)  # 320x576 in patches of 16
-PROMPT_TOKENS = 3032
 REASONING_TOKENS = 32
 FLOW_STEPS = 10
-WEIGHT_STD = 0.02
 WARM_UP, RUNS = 2, 5
 
-
-@dataclass(frozen=True)
-class Scene:
-    """Inputs of the size that the release sees, random inside."""
-
-    input_ids: Tensor
-    patches: Tensor
-    grids: list[tuple[int, int]]
+Figures = dict[str, Any]
 
 
-def module_bytes(model: AlpamayoR1) -> dict[str, int]:
-    """Bytes of the weights by part."""
-    parts = {
-        'vision': 'vlm.model.visual.',
-        'language': 'vlm.model.language_model.layers.',
-        'embedding': 'vlm.model.language_model.embed_tokens.',
-        'head': 'vlm.lm_head.',
-        'expert': 'expert.',
-    }
-    found = dict.fromkeys([*parts, 'other'], 0)
-    for name, tensor in model.state_dict().items():
-        part = next((p for p, prefix in parts.items() if name.startswith(prefix)), 'other')
-        found[part] += tensor.nbytes
-    return found
+@torch.no_grad()  # not inference_mode, under which optimum-quanto's tensors cannot be used
+def measure(
+    model: AlpamayoR1, scene: Scene, samples: int, graphs: bool, runs: int = RUNS
+) -> Figures:
+    """Milliseconds per stage (median after two warm-ups), end to end, and GB of memory.
 
-
-def random_model(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> AlpamayoR1:
-    """The model with normal weights of 0.02, norms of one and the config's buffers."""
-    model = build_on_meta(config)
-    generator = torch.Generator(device).manual_seed(0)
-    for name, tensor in model.state_dict().items():
-        owner: Any = model.get_submodule(name.rpartition('.')[0])
-        leaf = name.rpartition('.')[2]
-        if leaf in owner._buffers:
-            value = owner.initial_buffers()[leaf].to(device, dtype)
-        elif tensor.dim() == 1 and leaf == 'weight':
-            value = torch.ones(tensor.shape, device=device, dtype=dtype)
-        else:
-            value = torch.empty(tensor.shape, device=device, dtype=dtype)
-            value.normal_(std=WEIGHT_STD, generator=generator)
-        set_tensor(model, name, value)
-    return model.eval()
-
-
-def make_scene(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> Scene:
-    """Images behind each other, then text up to the length of a real prompt."""
-    tokens = GRID[0] * GRID[1] // config.vision.spatial_merge_size**2
-    ids: list[int] = []
-    for _ in range(IMAGES):
-        ids += [1, *[config.image_token_id] * tokens, 2]
-    ids += [3] * (PROMPT_TOKENS - len(ids))
-    generator = torch.Generator(device).manual_seed(1)
-    shape = (IMAGES * GRID[0] * GRID[1], 3 * 2 * 16 * 16)
-    patches = torch.randn(shape, generator=generator, device=device, dtype=dtype)
-    return Scene(torch.tensor([ids], device=device), patches, [GRID] * IMAGES)
-
-
-@torch.inference_mode()
-def measure(model: AlpamayoR1, scene: Scene, samples: int, recorded: bool) -> dict[str, Any]:
-    """Milliseconds per stage (median of 5 after 2 warm-ups), end to end, and GB of memory.
-
-    end_to_end: vision, prefill, 32 tokens and 10 flow steps.
+    graphs: decode step, flow step and vision are recorded, as in the engine. end_to_end: vision,
+    prefill, 32 tokens and 10 flow steps. weights_gb is what is allocated without cache and scene.
     """
     device = scene.input_ids.device
     cache = model.new_cache(1, PROMPT_TOKENS, samples, REASONING_TOKENS)
-    weights_gb = _allocated_gb(device) - _bytes(cache) / 1e9 - _bytes(scene) / 1e9
-    steps = record(StaticSteps(model, cache, samples)) if recorded else model
-    run = _Inference(model, scene, steps, cache, samples)
+    weights_gb = allocated_gb(device) - _bytes(cache) / 1e9 - _bytes(scene) / 1e9
     _reset_peak(device)
-    result: dict[str, Any] = {
-        'samples': samples,
-        'vision': _median_ms(run.vision, device),
-        'prefill': _median_ms(run.prefill, device),
-        'token': _median_ms(run.token, device),
-        'flow_step': _median_ms(run.flow_step, device),
-        'end_to_end': _median_ms(run.whole, device),
-        'weights_gb': round(weights_gb, 3),
+    run = _Inference(model, scene, cache, samples, graphs)
+    stages = {
+        'vision': run.vision,
+        'prefill': run.prefill,
+        'token': run.token,
+        'flow_step': run.flow_step,
+        'end_to_end': run.whole,
     }
-    result['peak_gb'] = _peak_gb(device)
-    return result
+    times = {name: median_ms(stage, device, runs) for name, stage in stages.items()}
+    peak = {'weights_gb': round(weights_gb, 3), 'peak_gb': _peak_gb(device)}
+    return {'samples': samples, **times, **peak}
+
+
+@torch.no_grad()
+def linear_layers(model: AlpamayoR1, graphs: bool) -> Figures:
+    """Milliseconds of all linear layers behind each other, without anything between them.
+
+    token_linears: of the language model for one row, with the output head. flow_linears: of the
+    expert for the rows of one flow step.
+    """
+    language: Any = model.vlm.model.language_model
+    expert: Any = model.expert
+    head = model.vlm.lm_head
+    device = model.action_space.accel_mean.device
+    dtype = next(x.dtype for x in model.vlm.model.visual.parameters())
+    found = {}
+    for name, layers, rows in (
+        ('token_linears', language.layers, 1),
+        ('flow_linears', expert.layers, model.waypoints),
+    ):
+        first = layers[0]
+        widths = [
+            layer.in_features
+            for layer in (first.self_attn.q_proj, first.self_attn.o_proj, first.mlp.down_proj)
+        ]
+        inputs = [torch.randn(1, rows, n, device=device, dtype=dtype) for n in widths]
+
+        def run(layers: Any = layers, inputs: list[Tensor] = inputs, rows: int = rows) -> Tensor:
+            hidden, heads, inner = inputs
+            for layer in layers:
+                attention, mlp = layer.self_attn, layer.mlp
+                products(hidden, attention.q_proj, attention.k_proj, attention.v_proj)
+                attention.o_proj(heads)
+                products(hidden, mlp.gate_proj, mlp.up_proj)
+                out: Tensor = mlp.down_proj(inner)
+            return out if rows > 1 else head(hidden)
+
+        found[name] = median_ms(recorded(run) if graphs else run, device, 20)
+    return found
 
 
 class _Inference:
     """The stages over one cache, each callable again and again."""
 
     def __init__(
-        self,
-        model: AlpamayoR1,
-        scene: Scene,
-        steps: AlpamayoR1 | StaticSteps,
-        cache: KVCache,
-        samples: int,
+        self, model: AlpamayoR1, scene: Scene, cache: KVCache, samples: int, graphs: bool
     ) -> None:
-        self.model, self.scene, self.steps, self.cache = model, scene, steps, cache
+        self.model, self.scene, self.cache = model, scene, cache
         device = scene.input_ids.device
         self.tokens = torch.full((1, samples), 3, device=device)
         self.options = SamplingOptions(num_samples=samples, max_tokens=REASONING_TOKENS)
@@ -153,11 +108,25 @@ class _Inference:
         self.ids = TokenIds(0, 0, -1, -1, 0, start, start + model.config.traj_vocab_size, 0)
         self.noise = torch.randn(samples, model.waypoints, 2, device=device)
         self.generator = torch.Generator(device).manual_seed(2)
+        self.recorded_vision = RecordedVision(model.encode_images) if graphs else None
         self.features = self.vision()
+        self.steps: AlpamayoR1 | StaticSteps = model
         self.prompt = self.prefill()
+        if graphs:
+            self.steps = record(StaticSteps(model, cache, samples))
+            self.prompt = self.prefill()
 
     def vision(self) -> tuple[Tensor, list[Tensor]]:
-        return self.model.encode_images(self.scene.patches, self.scene.grids)
+        scene = self.scene
+        if self.recorded_vision is None:
+            return self.model.encode_images(scene.patches, scene.grids)
+        images = scene.patches.chunk(len(scene.grids))
+        found = [
+            self.recorded_vision(image, [grid])
+            for image, grid in zip(images, scene.grids, strict=True)
+        ]
+        levels = zip(*(levels for _, levels in found), strict=True)
+        return torch.cat([x for x, _ in found]), [torch.cat(level) for level in levels]
 
     def prefill(self) -> Prompt:
         self.cache.length = 0
@@ -193,15 +162,21 @@ class _Inference:
         return self.model.act(self.noise, field, FLOW_STEPS)
 
 
-def _median_ms(run: Callable[[], Any], device: torch.device) -> float:
+def median_ms(run: Callable[[], Any], device: torch.device, runs: int) -> float:
+    """Median of so many runs after two more, each waited for."""
     times = []
-    for _ in range(WARM_UP + RUNS):
+    for _ in range(WARM_UP + runs):
         _synchronize(device)
         start = time.perf_counter()
         run()
         _synchronize(device)
         times.append((time.perf_counter() - start) * 1e3)
     return round(float(np.median(times[WARM_UP:])), 3)
+
+
+def allocated_gb(device: torch.device) -> float:
+    """What torch has allocated on a GPU now."""
+    return torch.cuda.memory_allocated(device) / 1e9 if device.type == 'cuda' else math.nan
 
 
 def _synchronize(device: torch.device) -> None:
@@ -211,10 +186,6 @@ def _synchronize(device: torch.device) -> None:
 
 def _bytes(holder: Any) -> int:
     return sum(t.nbytes for t in vars(holder).values() if isinstance(t, Tensor))
-
-
-def _allocated_gb(device: torch.device) -> float:
-    return torch.cuda.memory_allocated(device) / 1e9 if device.type == 'cuda' else math.nan
 
 
 def _reset_peak(device: torch.device) -> None:

@@ -95,8 +95,8 @@ class StaticSteps:
 
 def record(steps: StaticSteps) -> StaticSteps:
     """Replace both steps by recorded CUDA graphs of themselves."""
-    steps.run_decode = _graph(steps.run_decode)
-    steps.run_velocity = _graph(steps.run_velocity)
+    steps.run_decode = recorded(steps.run_decode)
+    steps.run_velocity = recorded(steps.run_velocity)
     return steps
 
 
@@ -114,7 +114,7 @@ class RecordedVision:
             if len(self._recorded) == IMAGE_SIZES:
                 self.clear()
             own = patches.clone()
-            self._recorded[grid] = own, _graph(lambda: self._encode(own, [grid]))
+            self._recorded[grid] = own, recorded(lambda: self._encode(own, [grid]))
         own, replay = self._recorded[grid]
         own.copy_(patches)
         embeddings, levels = replay()
@@ -125,7 +125,8 @@ class RecordedVision:
         self._recorded.clear()
 
 
-def _graph(run: Callable[[], Result]) -> Callable[[], Result]:
+def recorded(run: Callable[[], Result]) -> Callable[[], Result]:
+    """A function as a CUDA graph: what replays it, with the same result tensors every time."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -1,0 +1,209 @@
+"""The parts of alpamayo_benchmark that need torch: `engine` and `kernels`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping
+import json
+from pathlib import Path
+import sys
+import tempfile
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import BadInput
+
+STAGES = ('vision', 'prefill', 'token', 'flow_step', 'end_to_end', 'weights_gb', 'peak_gb')
+PLAIN, STOCK = '16 bits', 'optimum-quanto qint2'
+PLAIN_BITS = 16.0
+SLOW_RUNS = 2  # of what takes seconds
+CAPABILITY = 87  # of Orin
+
+
+def add_engine(parts: Any) -> None:
+    """Arguments of `engine`."""
+    text = 'a model with random weights, stage by stage, on a scene of the size of the release'
+    part = parts.add_parser('engine', help=text, description=text)
+    sizes = 'of the release (11 billion weights), or of the small checkpoint (default: small)'
+    part.add_argument('--size', choices=('full', 'small'), default='small', help=sizes)
+    part.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
+    part.add_argument('--bits', type=float, default=PLAIN_BITS, help='of the weights (default 16)')
+    part.add_argument('--recipe', default='mixed', help='which module has how many (mixed)')
+    part.add_argument(
+        '--compare', action='store_true', help='16 bits and optimum-quanto beside it, in this run'
+    )
+    part.add_argument(
+        '--samples', type=int, nargs='+', default=[1, 6], metavar='K', help='default: 1 6'
+    )
+    part.add_argument('--out', type=Path, metavar='FILE', help='JSON, written after every case')
+    part.set_defaults(run=benchmark_engine, packages=('numpy', 'torch', 'transformers'))
+
+
+def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Eager, and on a GPU with recorded CUDA graphs; milliseconds and GB per case."""
+    import torch  # takes seconds to import
+
+    from ..evaluation import full_size
+    from ..evaluation.stock_quanto import stock_model
+    from ..model.config import load_config, parse_config
+    from ..model.small import write_small_checkpoint
+    from ..quantization.scheme import rules_of
+    from ..runtime.load import check_device
+
+    if min(arguments.samples) < 1:
+        raise BadInput(f'--samples {min(arguments.samples)}: expected 1 or more')
+    check_device(arguments.device)
+    bits, device = arguments.bits, arguments.device
+    rules = rules_of(arguments.recipe, bits) if bits != PLAIN_BITS else ()
+    gpu = device != 'cpu'
+    dtype = torch.bfloat16 if gpu else torch.float32
+    config = parse_config(full_size.RELEASE)
+    if arguments.size == 'small':
+        with tempfile.TemporaryDirectory() as folder:
+            write_small_checkpoint(Path(folder) / 'small', seed=0)
+            config = load_config(Path(folder) / 'small')
+
+    name = f'{bits:g} bits {arguments.recipe}' if rules else PLAIN
+    main = [(samples, gpu) for samples in arguments.samples]
+    first = arguments.samples[0]
+    ways: list[tuple[str, Callable[[], Any], list[tuple[int, bool]]]] = [
+        (name, lambda: full_size.random_model(config, device, dtype, rules), main)
+    ]
+    if arguments.compare:
+        ways += [
+            (
+                PLAIN,
+                lambda: full_size.random_model(config, device, dtype),
+                [(first, graphs) for graphs in (True, False)[1 - gpu :]],
+            ),
+            (STOCK, lambda: stock_model(config, device, dtype), [(first, False)]),
+        ]
+    found: dict[str, Any] = {
+        'size': arguments.size,
+        'device': torch.cuda.get_device_name(device) if gpu else 'cpu',
+        'dtype': str(dtype).removeprefix('torch.'),
+        'command': ' '.join(['alpamayo_benchmark', *sys.argv[1:]]),
+    }
+    scene = full_size.make_scene(config, device, dtype)
+    with tqdm(total=sum(len(way[2]) for way in ways), unit='case', dynamic_ncols=True) as bar:
+        for name, make, cases in ways:
+            bar.set_description(name)
+            found[name] = {}
+            for figures in _measure_way(make(), scene, cases, slow=name == STOCK):
+                found[name] |= figures
+                bar.update('samples' in next(iter(figures.values()), {}))
+                if arguments.out is not None:
+                    arguments.out.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
+            if gpu:
+                torch.cuda.empty_cache()
+    _conclude(found, [way[0] for way in ways], arguments.samples, gpu)
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
+    _show(found, [way[0] for way in ways])
+    return found
+
+
+def _measure_way(
+    model: Any, scene: Any, cases: Iterable[tuple[int, bool]], slow: bool
+) -> Iterable[dict[str, Any]]:
+    """Figures of one model by name, as they come."""
+    from ..evaluation import engine_benchmark, full_size, roofline
+
+    yield {'bytes': full_size.module_bytes(model)}
+    runs = SLOW_RUNS if slow else engine_benchmark.RUNS
+    for samples, graphs in cases:
+        key = f'{"recorded" if graphs else "eager"} K={samples}'
+        yield {key: engine_benchmark.measure(model, scene, samples, graphs, runs)}
+    if not slow:
+        yield {'work': roofline.work(model)}
+        gpu = scene.input_ids.is_cuda
+        yield {'linears': engine_benchmark.linear_layers(model, graphs=gpu)}
+
+
+def _conclude(found: dict[str, Any], names: list[str], samples: list[int], gpu: bool) -> None:
+    """Add ratios between cases, fractions of the device's peaks and the estimate for an Orin."""
+    from ..evaluation import roofline
+
+    kind = 'recorded' if gpu else 'eager'
+    main = found[names[0]]
+    base = main[f'{kind} K={samples[0]}']
+    ratios = {
+        f'K={k} over K={samples[0]}': round(
+            main[f'{kind} K={k}']['end_to_end'] / base['end_to_end'], 3
+        )
+        for k in samples[1:]
+    }
+    for other in names[1:]:
+        eager = found[other][f'eager K={samples[0]}']
+        ratios[f'{other} eager over it, end to end'] = round(
+            eager['end_to_end'] / base['end_to_end'], 2
+        )
+        before = (case['vision'] + case['prefill'] for case in (base, eager))
+        ratios[f'vision and prefill over {other} eager'] = round(next(before) / next(before), 3)
+        if 'linears' in found[other]:
+            for stage, ms in main['linears'].items():
+                ratios[f'{stage} of {other} over it'] = round(
+                    found[other]['linears'][stage] / ms, 2
+                )
+    found['ratios'] = ratios
+    if found['device'] in roofline.PEAKS:
+        peak = roofline.PEAKS[found['device']]
+        found['of the peak'] = roofline.fractions(main['work'], base, peak)
+        found['orin'] = {
+            name: roofline.estimate(main['work'], found['of the peak'], roofline.PEAKS[name])
+            for name in roofline.ORIN
+        } | {'assumptions': roofline.ASSUMPTIONS}
+
+
+def _show(found: Mapping[str, Any], names: list[str]) -> None:
+    """Print bytes by part, the table of cases, and what was concluded."""
+    for name in names:
+        parts = ', '.join(
+            f'{part} {size / 1e9:.3f}' for part, size in found[name]['bytes'].items()
+        )
+        print(f'{name}: GB of {parts}')
+    print(f'\n{"":34}' + ''.join(f'{stage:>12}' for stage in STAGES))
+    for name in names:
+        for case, figures in found[name].items():
+            if 'samples' in figures:
+                cells = ''.join(f'{figures[stage]:12.3f}' for stage in STAGES)
+                print(f'{name + ", " + case:34}{cells}')
+    for name in names:
+        for stage, ms in found[name].get('linears', {}).items():
+            print(f'{name + ", " + stage:34}{ms:12.3f}')
+    for name, table in found.get('orin', {}).items():
+        text = (
+            ', '.join(f'{k} {v:g} ms' for k, v in table.items())
+            if name != 'assumptions'
+            else table
+        )
+        print(f'{name}: {text}')
+    print()
+
+
+def add_kernels(parts: Any) -> None:
+    """Arguments of `kernels`."""
+    text = 'what the packed kernels compile to for an Orin (sm_87), which need not be there'
+    part = parts.add_parser('kernels', help=text, description=text)
+    part.set_defaults(run=benchmark_kernels, packages=('torch',))
+
+
+def benchmark_kernels(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Registers, spills, shared memory and instructions per weight of every kernel and width."""
+    try:
+        from ..kernels import compiled, packed_matmul
+    except ImportError:
+        raise BadInput('triton is not installed: pip install triton') from None
+    cases = {
+        'single': (packed_matmul.Tile(16, 4, 1, 4), 1),
+        'decode': (packed_matmul.Tile(16, 4, 1, 3), 16),
+        'block': (packed_matmul.Tile(64, 4, 1, 3), 64),
+    }
+    found: dict[str, Any] = {'target': f'sm_{CAPABILITY}'}
+    for kernel, (tile, rows) in tqdm(cases.items(), desc='compile', dynamic_ncols=True):
+        for levels, bits in ((4, 2), (16, 4)):
+            found[f'{kernel}, M = {rows}, {bits} bits'] = compiled.counts(
+                kernel, tile, rows, levels, capability=CAPABILITY
+            )
+    return found
