@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 import os
+import signal
 import sys
 from typing import Any
 
@@ -109,10 +110,12 @@ class AlpamayoNode(Node):
         state = f'{worker.state}: {worker.error}' if worker.error else worker.state
         if state != self._told:
             self._told = state
-            self.get_logger().info(f'model {state}')
+            log = self.get_logger()
+            (log.error if worker.state == 'error' else log.info)(f'model {state}')
         if self._diagnostics.get_subscription_count():
             now_ns = self._now_ns()
-            topics = dict(self.get_topic_names_and_types())
+            silent = self.pipeline.has_silent_inputs  # the graph takes milliseconds to read
+            topics = dict(self.get_topic_names_and_types()) if silent else {}
             statuses = self.pipeline.statuses(topics, self.get_parameter('use_sim_time').value)
             name, rig = self.get_fully_qualified_name(), self.pipeline.rig.name
             self._diagnostics.publish(diagnostic_array(statuses, make, now_ns, name, rig))
@@ -173,10 +176,12 @@ def main(args: list[str] | None = None) -> int:
         if rclpy.ok():
             raise
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would end the clean-up
         if node is not None:
             idle = node.pipeline.worker.stop(STOP_LIMIT_S)
             node.destroy_node()
         rclpy.try_shutdown()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # rclpy has put back what was before
     if not idle:  # an inference cannot be interrupted, and exit would wait for its thread
         sys.stdout.flush()
         sys.stderr.flush()

@@ -162,7 +162,8 @@ def declare(node: Any, make: Make) -> NodeParameters:
     for row in fields(NodeParameters):
         described = descriptor(row, make)
         values[row.name] = node.declare_parameter(row.name, row.default, described).value
-    values['bits'] = float(values['bits'])  # -p bits:=2 is an integer
+    if isinstance(values['bits'], int):
+        values['bits'] = float(values['bits'])  # -p bits:=2 is an integer
     return NodeParameters(**values)
 
 
