@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from itertools import chain
 import os
 import threading
 import time
@@ -145,63 +146,70 @@ class Executor:
         """Work to run now; None after the time-out, at shutdown, or when `ended()`."""
         limited = timeout_sec is not None and timeout_sec >= 0
         end_s = time.monotonic() + (timeout_sec or 0)
+        waited = False
         while not self._is_shutdown and not ended():
             if not self._context.ok():
                 raise ExternalShutdownException
             if (work := self._ready_work()) is not None:
                 return work
-            left_s = end_s - time.monotonic() if limited else None
-            if left_s is not None and left_s <= 0:
+            left_s = max(end_s - time.monotonic(), 0) if limited else None
+            if waited and left_s == 0:
                 return None
             self._wait(left_s)
+            waited = True
         return None
 
     def _ready_work(self) -> tuple[Task, Any] | None:
         """One piece of work; a pass takes all waiting tasks and one callback per ready entity."""
-        while True:
-            if self._task_turns and self._tasks:
-                self._task_turns -= 1
-                return self._tasks.popleft()
-            while self._ready:
-                waitable = self._ready.popleft()
-                if waitable.callback_group.beginning_execution(waitable):
-                    if (callback := waitable.take()) is not None:
-                        return Task(callback, executor=self), waitable
-                    waitable.callback_group.ending_execution(waitable)
-            with self._lock:
-                self._ready.extend(w for w in self._runnable() if w.ready())
-            self._task_turns = len(self._tasks)
-            if not self._ready and not self._task_turns:
-                return None
+        if self._task_turns and self._tasks:
+            self._task_turns -= 1
+            return self._tasks.popleft()
+        while self._ready:
+            waitable = self._ready.popleft()
+            if waitable.callback_group.beginning_execution(waitable):
+                if (callback := waitable.take()) is not None:
+                    return Task(callback, executor=self), waitable
+                waitable.callback_group.ending_execution(waitable)
+        return None
 
-    def _runnable(self) -> Iterator[Any]:
-        for node in self._nodes:
-            for waitable in node.waitables:
-                if waitable not in self._queued and waitable.callback_group.can_execute(waitable):
-                    yield waitable
+    def _waitables(self) -> Iterator[Any]:
+        return chain.from_iterable(node.waitables for node in self._nodes)
+
+    def _may_run(self, waitable) -> bool:
+        return waitable not in self._queued and waitable.callback_group.can_execute(waitable)
 
     def _attach(self) -> list[Any]:
         """Attach the conditions of what may run now, and no others; returns what may run."""
-        runnable = list(self._runnable())
-        conditions = {w.condition for w in runnable if w.condition is not None}
-        with self._participant_may_go():
-            for condition in self._attached - conditions:
-                self._waitset.detach(condition)
-            for condition in conditions - self._attached:
-                self._waitset.attach(condition)
-        self._attached = conditions
+        runnable = [w for w in self._waitables() if self._may_run(w)]
+        conditions = {w.condition for w in runnable}
+        conditions.discard(None)
+        if conditions != self._attached:
+            with self._participant_may_go():
+                for condition in self._attached - conditions:
+                    self._waitset.detach(condition)
+                for condition in conditions - self._attached:
+                    self._waitset.attach(condition)
+            self._attached = conditions
         return runnable
 
     def _wait(self, left_s: float | None) -> None:
+        """Wait for work, and note what is ready: each of them once."""
         with self._lock:
             runnable = self._attach()
         limits = [w.wait_limit_ns() for w in runnable if w.condition is None]
         if left_s is not None:
             limits.append(int(left_s * S_TO_NS))
         limit_ns = min((ns for ns in limits if ns is not None), default=dds_infinity)
+        triggered: set[Any] = set()
         with self._participant_may_go():
-            self._waitset.wait(max(limit_ns, 0))
+            triggered = self._waitset.wait_for_triggered(max(limit_ns, 0))
             self._guard.take()
+        triggered.add(None)  # timers
+        with self._lock:
+            # a look at every entity would cost more than a message does
+            hit = [w for w in self._waitables() if w.condition in triggered]
+            self._ready.extend(w for w in hit if self._may_run(w) and w.ready())
+        self._task_turns = len(self._tasks)
 
     @contextmanager
     def _participant_may_go(self) -> Iterator[None]:

@@ -5,7 +5,8 @@ Knows no DDS and no transport: a message becomes CDR bytes and back by `serializ
 ROS_PYTHON_CHECK_FIELDS=1 is set, which asks for the checks of Humble.
 """
 
-from functools import cache, partial
+from collections.abc import Callable
+from functools import cache
 import os
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -26,27 +27,23 @@ class Message:
     __slots__ = ()
     _type: ClassVar[str] = ''  # 'pkg/msg/Name'
     _fields: ClassVar[dict[str, Field]] = {}
-    _checks: ClassVar[dict[str, Any]] = {}
-    _defaults: ClassVar[dict[str, Any]] = {}
+    # one (name, setter of the slot, assigned value -> stored value or None, default) per field
+    _steps: ClassVar[tuple[tuple[str, Callable, Callable | None, Callable], ...]] = ()
+    _accepts: ClassVar[dict[str, Callable | None]] = {}
 
     def __init__(self, **values):
-        if unknown := values.keys() - self._fields.keys():
-            raise AssertionError(f'{type(self).__name__} has no field {sorted(unknown)}')
-        for name, field in self._fields.items():
+        for name, assign, accept, default in self._steps:
             if name in values:
-                setattr(self, name, values[name])
+                value = values.pop(name)
+                assign(self, value if accept is None else accept(value))
             else:
-                default = self._defaults[name] if name in self._defaults else field.default()
-                object.__setattr__(self, name, default)
+                assign(self, default())
+        if values:
+            raise AssertionError(f'{type(self).__name__} has no field {sorted(values)}')
 
     def __setattr__(self, name, value):
-        field = self._fields.get(name)
-        if field is not None:
-            if CHECK_FIELDS:
-                self._checks[name](value)
-            if field.accept is not None:
-                value = field.accept(value)
-        object.__setattr__(self, name, value)
+        accept = self._accepts.get(name)
+        object.__setattr__(self, name, value if accept is None else accept(value))
 
     def __eq__(self, other):
         if type(self) is not type(other):
@@ -89,20 +86,36 @@ def message_class(name: str) -> Any:
         '__module__': f'{package}.{kind}',
         '_type': name,
         '_fields': fields,
-        '_checks': {
-            n: partial(check, desc=desc, message_class=message_class) for n, desc in descs.items()
-        },
-        '_defaults': DEFAULTS.get(name, {}),
     }
     for constant, base, value in constants:
         # bytes, as the fields that take such a constant
         namespace[constant] = bytes((int(value),)) if base == 'byte' else value
     cls: Any = type(short, (Message,), namespace)
+    cls._accepts = {n: _accept(field, descs[n]) for n, field in fields.items()}
+    cls._steps = tuple(
+        (n, cls.__dict__[n].__set__, cls._accepts[n], _default(field, DEFAULTS.get(name, {}), n))
+        for n, field in fields.items()
+    )
     if not fields:
         cls._to_wire = lambda message: SimpleNamespace(**{PLACEHOLDER: 0})
     elif any(field.to_wire for field in fields.values()):
         cls._to_wire = _wire_form
     return cls
+
+
+def _accept(field: Field, desc) -> Callable | None:
+    if not CHECK_FIELDS:
+        return field.accept
+
+    def checked(value):
+        check(value, desc=desc, message_class=message_class)
+        return value if field.accept is None else field.accept(value)
+
+    return checked
+
+
+def _default(field: Field, declared: dict[str, Any], name: str) -> Callable[[], Any]:
+    return (lambda: declared[name]) if name in declared else field.default
 
 
 def _wire_form(message: Message) -> SimpleNamespace:

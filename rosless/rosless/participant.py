@@ -15,7 +15,6 @@ from cyclonedds.core import (
     ReadCondition,
     SampleState,
     ViewState,
-    WaitSet,
 )
 from cyclonedds.domain import DomainParticipant
 from cyclonedds.internal import InvalidSample
@@ -31,6 +30,7 @@ from rosless.exceptions import InvalidHandle
 from rosless.messages import message_class, serialize
 from rosless.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, dds_qos
 from rosless.rcl_error import RCLError
+from rosless.waitset import TellingWaitSet
 from rosless.wire import sample_type
 
 DISCOVERY_TOPIC = 'ros_discovery_info'
@@ -195,9 +195,9 @@ class Participant:
         """Guard condition, which any thread may set."""
         return GuardCondition(self.dds)
 
-    def create_waitset(self) -> WaitSet:
+    def create_waitset(self) -> TellingWaitSet:
         """Empty wait set."""
-        return WaitSet(self.dds)
+        return TellingWaitSet(self.dds)
 
     def add_node(self, name: str, namespace: str) -> NodeRecord:
         """Register a node; the graph is told."""
