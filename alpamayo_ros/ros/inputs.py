@@ -6,6 +6,7 @@ equal values. What cannot be used raises ValueError with the reason; the caller 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -41,21 +42,27 @@ def to_pose(message: Any) -> EgoPose:
     """
     stamp_ns = _stamp_ns(message)
     position, orientation = message.pose.pose.position, message.pose.pose.orientation
-    position_m = np.array([position.x, position.y, position.z], np.float64)
-    quaternion = np.array([orientation.x, orientation.y, orientation.z, orientation.w], np.float64)
+    position_m = position.x, position.y, position.z
+    quaternion = orientation.x, orientation.y, orientation.z, orientation.w
     speed_mps = float(message.twist.twist.linear.x)
     for name, values in (
         ('position', position_m),
         ('orientation', quaternion),
-        ('twist.linear.x', speed_mps),
+        ('twist.linear.x', (speed_mps,)),
     ):
-        if not np.all(np.isfinite(values)):
-            raise ValueError(f'{name} is not finite: {values}')
-    norm = float(np.linalg.norm(quaternion))
+        if not all(map(math.isfinite, values)):  # a tenth of numpy's time for so few
+            raise ValueError(f'{name} is not finite: {np.array(values)}')
+    norm = math.hypot(*quaternion)
     if abs(norm - 1) > 0.01:
         raise ValueError(f'quaternion has norm {norm:.3g}, expected 1')
-    frames = message.header.frame_id, message.child_frame_id
-    return EgoPose(stamp_ns, position_m, quaternion / norm, speed_mps, *frames)
+    return EgoPose(
+        stamp_ns,
+        np.array(position_m, np.float64),
+        np.array(quaternion, np.float64) / norm,
+        speed_mps,
+        message.header.frame_id,
+        message.child_frame_id,
+    )
 
 
 def _stamp_ns(message: Any) -> int:

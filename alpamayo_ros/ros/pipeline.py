@@ -82,6 +82,11 @@ class Pipeline:
         self._failure = ''
         self._submit_ms: deque[float] = deque(maxlen=SUBMITS)
 
+    @property
+    def has_silent_inputs(self) -> bool:
+        """Whether an input has brought nothing yet: the statuses then look for its topic."""
+        return any(monitor.newest_ns is None for monitor in self.monitors.values())
+
     def load(self) -> None:
         """Start the engine that the parameters ask for; a present one goes first."""
         self.worker.load(partial(self._start_engine, self.parameters.choice, self.rig))
@@ -123,7 +128,10 @@ class Pipeline:
     def statuses(
         self, published: Mapping[str, Iterable[str]], sim_time: bool
     ) -> list[diagnostics.Status]:
-        """What /diagnostics says now; `published`: topics of the graph with their types."""
+        """What /diagnostics says now.
+
+        published: topics of the graph with their types; of use while an input is silent.
+        """
         now_ns, steady_s = self._now_ns(), time.perf_counter()
         worker, limits = self.worker, self.parameters
         inputs = (
