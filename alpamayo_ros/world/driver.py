@@ -99,8 +99,8 @@ def make_plan(route: Route) -> Plan:
 
 def accelerate(
     plan: Plan, s_m: float, speed: float, factor: float, ahead: list[Ahead]
-) -> tuple[float, float, str]:
-    """Acceleration m/s^2 wanted, the one of a free road, and what sets the speed ('' when free).
+) -> tuple[float, str]:
+    """Acceleration m/s^2 wanted, and what sets the speed ('' when nothing does).
 
     factor: share of the allowed speed that this driver takes.
     """
@@ -113,7 +113,7 @@ def accelerate(
         towards = _follow(speed, allowed * factor, thing)
         if towards < min(wanted, free - 0.3):
             wanted, cause = towards, thing.cause
-    return wanted, free, cause
+    return wanted, cause
 
 
 def _follow(speed: float, desired: float, thing: Ahead) -> float:

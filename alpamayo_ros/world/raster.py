@@ -156,8 +156,12 @@ def _edges(xp: Any, scenes: Scene, quads: Any, two_sided: bool) -> tuple[Any, An
     corners (B, C, F, N, 2) in pixels.
     """
     away = quads[:, None] - scenes.mount[:, :, None, None, None]  # (B, C, F, N, 4, 3)
-    optical = away @ xp.swapaxes(scenes.to_optical, -1, -2)[:, :, :, None]
-    x, y, z = optical[..., 0], optical[..., 1], optical[..., 2]
+    turn = scenes.to_optical[:, :, :, None, None]
+    x, y, z = (  # no matrix product: those may run in less than float32
+        away[..., 0] * turn[..., i, 0] + away[..., 1] * turn[..., i, 1]
+        + away[..., 2] * turn[..., i, 2]
+        for i in range(3)
+    )  # fmt: skip
     after = [1, 2, 3, 0]
     nx = y * z[..., after] - z * y[..., after]
     ny = z * x[..., after] - x * z[..., after]

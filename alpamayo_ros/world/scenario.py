@@ -13,7 +13,6 @@ import numpy as np
 
 from .driver import Plan, make_plan
 from .moments import Moment, State, Trace
-from .road import BEHIND_M
 from .route import Route, make_route
 from .simulation import MARGIN_S, Approach, Simulation, Traffic
 from .weather import Weather, make_weather
@@ -86,6 +85,7 @@ def _traffic(rng: np.random.Generator, seconds: float) -> Traffic:
     own = float(rng.uniform(0.6, 1.0))
     first, spacing = rng.uniform(3.0, 9.0), rng.uniform(9.0, 22.0)
     times = np.arange(first, 3 * seconds + 200.0, spacing)
+    # a stream of its own, because the number of cars depends on the length of the drive
     jitter = np.random.default_rng(rng.integers(2**32)).uniform(-3.0, 3.0, len(times))
     return Traffic(start if has_lead else None, factor, own, tuple((times + jitter).tolist()))
 
@@ -96,5 +96,4 @@ def _approach(route: Route, plan: Plan) -> Approach:
     seconds = np.concatenate([[0.0], np.cumsum(np.diff(s) / ((speed[1:] + speed[:-1]) / 2))])
     seconds -= np.interp(0.0, s, seconds)
     even = np.arange(seconds[0], seconds[-1], 0.1)
-    assert s[0] == -BEHIND_M
     return Approach(np.interp(even, seconds, s), even)

@@ -6,7 +6,7 @@ pictures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 
 from .driver import Ahead, Plan, accelerate, smoothed, steer
@@ -29,7 +29,7 @@ from .shapes import overlap, rectangle
 
 MARGIN_S = 2.0  # motion is known this long before the start and after the end
 PARKED_COLOURS, LEAD_COLOUR, ONCOMING_COLOURS = (0, 1, 2, 3, 4), 5, (6, 7, 8, 9)
-_SEEN_M = {'lead': 75.0, 'red_light': 75.0, 'pedestrian': 55.0}  # from where cameras show it
+_SEEN_M = {'lead': 75.0, 'red_light': 75.0, 'pedestrian': 65.0}  # from where cameras show it
 _HARD_STOP_MPS2 = 2.4  # nobody stops harder than this for an amber light
 _NEAR_M = 300.0
 _BODY_TOLERANCE_M = 0.3  # by which a body may stand over the lines of its lane
@@ -78,7 +78,7 @@ class Simulation:
         state, why = self._decide(now, t_s)
         following = state.after(STEP_S) if ego is None else ego
         s, _, _ = self.route.road.locate(following.x_m, following.y_m, following.s_m)
-        following = State(s, *_rest(following))
+        following = replace(following, s_m=s)
         # the decision counts from this step on: its motion is known to the next one
         self.trace.steps[-1] = Step(state if ego is None else now.ego, now.lead, now.walked_m, why)
         self.trace.steps.append(
@@ -96,11 +96,13 @@ class Simulation:
         step = self.trace.steps[-1]
         ego = step.ego
         _, _, road_yaw = self.route.road.locate(ego.x_m, ego.y_m, ego.s_m)
-        state = State(
-            ego.s_m, ego.x_m - offset_m * math.sin(road_yaw),
-            ego.y_m + offset_m * math.cos(road_yaw), ego.yaw_rad + yaw_rad,
-            max(ego.speed_mps + speed_mps, 0.0), ego.acceleration_mps2, ego.curvature,
-        )  # fmt: skip
+        state = replace(
+            ego,
+            x_m=ego.x_m - offset_m * math.sin(road_yaw),
+            y_m=ego.y_m + offset_m * math.cos(road_yaw),
+            yaw_rad=ego.yaw_rad + yaw_rad,
+            speed_mps=max(ego.speed_mps + speed_mps, 0.0),
+        )
         self.trace.steps[-1] = Step(state, step.lead, step.walked_m, step.cause)
 
     def moment(self, t_s: float) -> Moment:
@@ -157,11 +159,11 @@ class Simulation:
                 ahead.append(Ahead('lead', *lead))
             else:
                 lead = None
-        wanted, _, setter = accelerate(self.plan, s, ego.speed_mps, 1.0, ahead)
+        wanted, setter = accelerate(self.plan, s, ego.speed_mps, 1.0, ahead)
         acceleration = smoothed(ego.acceleration_mps2, wanted, ego.speed_mps, STEP_S)
         heading = math.remainder(ego.yaw_rad - road_yaw, 2 * math.pi)
         curvature = steer(self.plan, s, offset, heading, ego.speed_mps, self.route.road.at(s)[3])
-        state = State(s, ego.x_m, ego.y_m, ego.yaw_rad, ego.speed_mps, acceleration, curvature)
+        state = replace(ego, s_m=s, acceleration_mps2=acceleration, curvature=curvature)
         if ego.speed_mps == 0.0 and acceleration == 0.0 and not setter:
             setter = _setter_at_rest(ahead)
         situation = Situation(s, ego.speed_mps, acceleration, setter, lead, self._green(s, t_s))
@@ -195,7 +197,7 @@ class Simulation:
             return None
         s, speed, acceleration = now.lead
         lines = self._lines(now, s, speed, t_s)
-        wanted, _, _ = accelerate(self.plan, s, speed, self.traffic.lead_factor, lines)
+        wanted, _ = accelerate(self.plan, s, speed, self.traffic.lead_factor, lines)
         # what is shown of a step is the acceleration that led to it
         acceleration = smoothed(acceleration, wanted, speed, STEP_S)
         following = max(speed + acceleration * STEP_S, 0.0)
@@ -234,13 +236,6 @@ class Approach:
             return None
         low, high = self.s_m[index], self.s_m[index + 1]
         return float(low + (high - low) * (position - index))
-
-
-def _rest(state: State) -> tuple[float, float, float, float, float, float]:
-    return (
-        state.x_m, state.y_m, state.yaw_rad, state.speed_mps, state.acceleration_mps2,
-        state.curvature,
-    )  # fmt: skip
 
 
 def _setter_at_rest(ahead: list[Ahead]) -> str:
