@@ -41,12 +41,17 @@ def pictures(clear):
     return render(np, stack([scene_of(clear)]), noise(1))[0]
 
 
-def test_numpy_and_torch_give_equal_pictures():
+@pytest.mark.parametrize('device', [
+    'cpu',
+    pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='GPU')),
+])  # fmt: skip
+def test_numpy_and_torch_give_equal_pictures(device):
     """In any weather, for scenes with different numbers of faces."""
     scenes = [scene_of(make_scenario('train', seed, 8.0)) for seed in (1, 36, 40)]
     batch, white = stack(scenes), noise(3)
     ours = render(np, batch, white)
-    theirs = render(torch, batch.map(torch.from_numpy), torch.from_numpy(white))
+    there = batch.map(lambda array: torch.from_numpy(array).to(device))
+    theirs = render(torch, there, torch.from_numpy(white).to(device)).cpu()
     assert theirs.dtype == torch.uint8 and theirs.shape == (3, 4, 4, 3, HEIGHT, WIDTH)
     difference = np.abs(ours.astype(int) - theirs.numpy())
     assert difference.max() <= 1  # rounding to whole numbers
