@@ -131,8 +131,8 @@ def test_frames_of_the_last_context_are_neither_decoded_nor_encoded_again(contex
         now = golden_scene.later(now, steps)
         engine.infer(now, seed=0)
         counts.append((len(decoded), len(encoded)))
-        assert len(engine._vision._kept) == 16
-    assert counts == [(16, 16), (20, 20), (32, 32), (48, 48)]
+        assert len(engine._vision._kept) == 4
+    assert counts == [(16, 4), (20, 5), (32, 8), (48, 12)]
 
 
 @pytest.mark.parametrize('bits', SCHEMES)

@@ -69,9 +69,9 @@ def test_recorded_graphs_equal_the_plain_steps():
 def test_recorded_vision_equals_the_plain_one_for_every_size():
     model = load_model(MODEL, 'cuda')
     recorded = RecordedVision(model.encode_images)
-    for grid in ((4, 8), (8, 4), (4, 8)):
-        patches = torch.randn(32, 1536, device='cuda')
-        plain, fast = model.encode_images(patches, [grid]), recorded(patches, [grid])
+    for grids in ([(4, 8)], [(8, 4)] * 2, [(4, 8)], [(4, 8), (4, 4)]):
+        patches = torch.randn(sum(h * w for h, w in grids), 1536, device='cuda')
+        plain, fast = model.encode_images(patches, grids), recorded(patches, grids)
         for a, b in zip((plain[0], *plain[1]), (fast[0], *fast[1]), strict=True):
             assert torch.equal(a, b)
 

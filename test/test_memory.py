@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 from alpamayo_ros.cli.quantize import main as quantize
 from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.evaluation.engine_benchmark import RELEASE
+from alpamayo_ros.evaluation.full_size import RELEASE
 from alpamayo_ros.model.config import parse_config
 from alpamayo_ros.quantization import matrix
 from alpamayo_ros.quantization.linear import replace_linears

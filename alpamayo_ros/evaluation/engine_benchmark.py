@@ -17,16 +17,19 @@ from torch import Tensor
 
 from ..data_types import SamplingOptions
 from ..model.alpamayo import AlpamayoR1, Prompt, Reasoning
+from ..model.flow_matching import VelocityField
 from ..model.text import KVCache, products
 from ..model.tokens import TokenIds
 from ..runtime.graphs import RecordedVision, StaticSteps, record, recorded
-from .full_size import PROMPT_TOKENS, Scene
+from .full_size import PROMPT_TOKENS, Scene, device_bytes
 
 REASONING_TOKENS = 32
 FLOW_STEPS = 10
+CAMERAS = 4
 WARM_UP, RUNS = 2, 5
 
 Figures = dict[str, Any]
+Features = tuple[Tensor, list[Tensor]]
 
 
 @torch.no_grad()  # not inference_mode, under which optimum-quanto's tensors cannot be used
@@ -36,11 +39,11 @@ def measure(
     """Milliseconds per stage (median after two warm-ups), end to end, and GB of memory.
 
     graphs: decode step, flow step and vision are recorded, as in the engine. end_to_end: vision,
-    prefill, 32 tokens and 10 flow steps. weights_gb is what is allocated without cache and scene.
+    prefill, 32 tokens and 10 flow steps. weights_gb: on the device, without a mapped embedding.
     """
     device = scene.input_ids.device
     cache = model.new_cache(1, PROMPT_TOKENS, samples, REASONING_TOKENS)
-    weights_gb = allocated_gb(device) - _bytes(cache) / 1e9 - _bytes(scene) / 1e9
+    weights_gb = device_bytes(model, device) / 1e9
     _reset_peak(device)
     run = _Inference(model, scene, cache, samples, graphs)
     stages = {
@@ -108,30 +111,37 @@ class _Inference:
         self.ids = TokenIds(0, 0, -1, -1, 0, start, start + model.config.traj_vocab_size, 0)
         self.noise = torch.randn(samples, model.waypoints, 2, device=device)
         self.generator = torch.Generator(device).manual_seed(2)
-        self.recorded_vision = RecordedVision(model.encode_images) if graphs else None
-        self.features = self.vision()
+        self.encode = RecordedVision(model.encode_images) if graphs else None
+        self.features: Features | None = None
+        self.vision()
         self.steps: AlpamayoR1 | StaticSteps = model
         self.prompt = self.prefill()
         if graphs:
             self.steps = record(StaticSteps(model, cache, samples))
             self.prompt = self.prefill()
+        self.velocity = self.field()
 
-    def vision(self) -> tuple[Tensor, list[Tensor]]:
-        scene = self.scene
-        if self.recorded_vision is None:
-            return self.model.encode_images(scene.patches, scene.grids)
-        images = scene.patches.chunk(len(scene.grids))
-        found = [
-            self.recorded_vision(image, [grid])
-            for image, grid in zip(images, scene.grids, strict=True)
-        ]
-        levels = zip(*(levels for _, levels in found), strict=True)
-        return torch.cat([x for x, _ in found]), [torch.cat(level) for level in levels]
+    def vision(self) -> None:
+        """All images; recorded ones four at a time, as the engine encodes a grid time."""
+        scene, self.features = self.scene, None  # frees the memory of the last ones
+        if self.encode is None:
+            self.features = self.model.encode_images(scene.patches, scene.grids)
+            return
+        slots = len(scene.grids) // CAMERAS
+        joined: list[Tensor] = []
+        for at, patches in enumerate(scene.patches.chunk(slots)):
+            embeddings, levels = self.encode(patches, scene.grids[:CAMERAS])
+            found = [embeddings, *levels]
+            joined = joined or [x.new_empty(slots, *x.shape) for x in found]
+            for whole, part in zip(joined, found, strict=True):
+                whole[at] = part
+        self.features = joined[0].flatten(0, 1), [x.flatten(0, 1) for x in joined[1:]]
 
     def prefill(self) -> Prompt:
         self.cache.length = 0
-        scene = self.scene
-        return self.model.prefill(scene.input_ids, self.features, scene.grids, self.cache)
+        scene, features = self.scene, self.features
+        assert features is not None
+        return self.model.prefill(scene.input_ids, features, scene.grids, self.cache)
 
     def token(self) -> Tensor:
         """One token behind the prompt and half of the reasoning."""
@@ -140,10 +150,11 @@ class _Inference:
         return self.steps.decode_step(self.prompt, self.tokens)
 
     def flow_step(self) -> Tensor:
-        field = self.field()
-        return field(self.noise, torch.zeros(len(self.noise), 1, 1, device=self.noise.device))
+        """One of the ten; what is the same for all of them is made before."""
+        time = torch.zeros(len(self.noise), 1, 1, device=self.noise.device)
+        return self.velocity(self.noise, time)
 
-    def field(self) -> Callable[[Tensor, Tensor], Tensor]:
+    def field(self) -> VelocityField:
         samples = self.options.num_samples
         self.cache.length = PROMPT_TOKENS + samples * REASONING_TOKENS
         marker = torch.full((1, samples), REASONING_TOKENS - 1, device=self.noise.device)
@@ -153,7 +164,7 @@ class _Inference:
         return self.steps.velocity_field(self.prompt, reasoning)
 
     def whole(self) -> Tensor:
-        self.features = self.vision()
+        self.vision()
         self.prompt = self.prefill()
         reasoning = self.model.reason(
             self.prompt, self.ids, self.options, self.generator, self.steps.decode_step
@@ -163,29 +174,21 @@ class _Inference:
 
 
 def median_ms(run: Callable[[], Any], device: torch.device, runs: int) -> float:
-    """Median of so many runs after two more, each waited for."""
+    """Median of so many runs after some more (two, or one of slow ones), each waited for."""
     times = []
-    for _ in range(WARM_UP + runs):
+    warm_up = min(WARM_UP, runs)
+    for _ in range(warm_up + runs):
         _synchronize(device)
         start = time.perf_counter()
         run()
         _synchronize(device)
         times.append((time.perf_counter() - start) * 1e3)
-    return round(float(np.median(times[WARM_UP:])), 3)
-
-
-def allocated_gb(device: torch.device) -> float:
-    """What torch has allocated on a GPU now."""
-    return torch.cuda.memory_allocated(device) / 1e9 if device.type == 'cuda' else math.nan
+    return round(float(np.median(times[warm_up:])), 3)
 
 
 def _synchronize(device: torch.device) -> None:
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
-
-
-def _bytes(holder: Any) -> int:
-    return sum(t.nbytes for t in vars(holder).values() if isinstance(t, Tensor))
 
 
 def _reset_peak(device: torch.device) -> None:

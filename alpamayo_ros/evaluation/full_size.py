@@ -69,6 +69,12 @@ def module_bytes(model: nn.Module) -> dict[str, int]:
     return found
 
 
+def device_bytes(model: nn.Module, device: torch.device) -> int:
+    """Bytes of the weights that lie on a device."""
+    tensors = model.state_dict().values()
+    return sum(_stored_bytes(x) for x in tensors if x.device.type == device.type)
+
+
 def _stored_bytes(tensor: Any) -> int:
     """Bytes behind a tensor; optimum-quanto's stand for dense ones and hold packed ones."""
     if hasattr(tensor, '__tensor_flatten__'):
@@ -77,9 +83,16 @@ def _stored_bytes(tensor: Any) -> int:
 
 
 def random_model(
-    config: AlpamayoConfig, device: str, dtype: torch.dtype, rules: Rules = ()
+    config: AlpamayoConfig,
+    device: str,
+    dtype: torch.dtype,
+    rules: Rules = (),
+    host_embedding: bool = False,
 ) -> AlpamayoR1:
-    """The model with weights of 0.02, norms of one and the config's buffers, packed by rules."""
+    """The model with weights of 0.02, norms of one and the config's buffers, packed by rules.
+
+    host_embedding: a packed embedding lies in the memory of the host, as one mapped from its file.
+    """
     model = build_on_meta(config)
     replace_linears(model, rules)
     if rules:
@@ -89,7 +102,9 @@ def random_model(
         owner: Any = model.get_submodule(name.rpartition('.')[0])
         leaf, weight = name.rpartition('.')[2], _packed_weight(model, name)
         if weight is not None:
-            value = _packed_tensor(leaf, weight, tensor.shape, device, dtype, generator)
+            on_host = host_embedding and name.startswith(PARTS['embedding'])
+            place, draw = ('cpu', None) if on_host else (device, generator)
+            value = _packed_tensor(leaf, weight, tensor.shape, place, dtype, draw)
         elif leaf in owner._buffers:
             value = owner.initial_buffers()[leaf].to(device, dtype)
         elif tensor.dim() == 1 and leaf == 'weight':
@@ -131,7 +146,7 @@ def _packed_tensor(
     shape: torch.Size,
     device: str,
     dtype: torch.dtype,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
 ) -> Tensor:
     """Random codes, with scales that make weights of WEIGHT_STD from them, about zero."""
     levels = weight.levels

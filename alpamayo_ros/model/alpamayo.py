@@ -20,7 +20,7 @@ from .text import Decoder, KVCache, LanguageModel, Window, decode_window, prompt
 from .tokens import TokenIds
 from .vision import CHUNK_IMAGES, VisionTower
 
-PREFILL_CHUNK = 1024  # tokens; bounds the MLP activations of the prompt
+PREFILL_CHUNK = 1536  # tokens; bounds the MLP activations, and how often weights are unpacked
 
 
 class VisionLanguageBody(nn.Module):

@@ -41,7 +41,7 @@ from .memory import (
     require_memory,
 )
 from .stopwatch import Stopwatch
-from .vision_cache import VisionCache
+from .vision_cache import VisionCache, camera_by_camera
 
 
 class AlpamayoEngine:
@@ -108,12 +108,12 @@ class AlpamayoEngine:
         generator = torch.Generator(self.device).manual_seed(seed)
         samples, model = self.options.num_samples, self.model
         with watch.stage('images'):
-            frames = self._vision.images(context)
-            grids = [image.grid for image in frames]
+            slots = self._vision.slots(context)
+            grids = camera_by_camera(slots)
             history = [torch.from_numpy(x) for x in (context.history_xyz_m, context.history_rot)]
             input_ids = self.processor.input_ids(grids, context.camera_indices, *history)
         with watch.stage('vision'):
-            vision = self._vision.features(frames)
+            vision = self._vision.features(slots)
         with watch.stage('prefill'):
             cache, steps = self._prepare(input_ids.shape[1])
             prompt = model.prefill(input_ids.to(self.device), vision, grids, cache)

@@ -8,6 +8,7 @@ prompt. Knows no sampling and no files.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TypeVar, cast
 
 import torch
@@ -18,7 +19,7 @@ from ..model.flow_matching import VelocityField
 from ..model.text import KVCache, Window
 
 WARM_UP_RUNS = 2  # kernels are compiled and workspaces allocated before a recording
-IMAGE_SIZES = 4  # recorded at a time: one for each camera of a rig
+SIZES = 2  # sets of them recorded at a time: a rig has one
 
 Grid = tuple[int, int]
 Features = tuple[Tensor, list[Tensor]]
@@ -101,40 +102,48 @@ def record(steps: StaticSteps) -> StaticSteps:
 
 
 class RecordedVision:
-    """AlpamayoR1.encode_images for one image at a time, recorded for every size that comes."""
+    """AlpamayoR1.encode_images for a few images, recorded for every set of sizes that comes.
+
+    The result is overwritten by the next call.
+    """
 
     def __init__(self, encode: Callable[[Tensor, Sequence[Grid]], Features]) -> None:
         self._encode = encode
-        self._recorded: dict[Grid, tuple[Tensor, Callable[[], Features]]] = {}
+        self._recorded: dict[tuple[Grid, ...], tuple[Tensor, Callable[[], Features]]] = {}
 
     def __call__(self, patches: Tensor, grids: Sequence[Grid]) -> Features:
-        """Embeddings and deepstack levels (tokens, H) of patches (h * w, 1536)."""
-        (grid,) = grids
-        if grid not in self._recorded:
-            if len(self._recorded) == IMAGE_SIZES:
+        """Embeddings and deepstack levels (tokens, H) of patches (sum of h * w, 1536)."""
+        key = tuple(grids)
+        if key not in self._recorded:
+            if len(self._recorded) == SIZES:
                 self.clear()
             own = patches.clone()
-            self._recorded[grid] = own, recorded(lambda: self._encode(own, [grid]))
-        own, replay = self._recorded[grid]
+            self._recorded[key] = own, recorded(lambda: self._encode(own, key))
+        own, replay = self._recorded[key]
         own.copy_(patches)
-        embeddings, levels = replay()
-        return embeddings.clone(), [level.clone() for level in levels]
+        return replay()
 
     def clear(self) -> None:
         """Forget the recordings and free their memory."""
         self._recorded.clear()
 
 
+@cache
+def _stream() -> torch.cuda.Stream:
+    """One for all recordings: cuBLAS keeps a workspace of 32 MB for every stream."""
+    return torch.cuda.Stream()
+
+
 def recorded(run: Callable[[], Result]) -> Callable[[], Result]:
     """A function as a CUDA graph: what replays it, with the same result tensors every time."""
-    stream = torch.cuda.Stream()
+    stream = _stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP_RUNS):
             run()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         result = run()
 
     def replay() -> Result:

@@ -1,7 +1,9 @@
 """Features of images by camera and stamp: a frame of two contexts is decoded and encoded once.
 
-Each image goes through the vision tower alone, so its features are the same to the bit whatever it
-came with. Knows no prompt.
+The images of one grid time go through the vision tower together, one of each camera. Features
+are kept with the company they were made in, so they are the same to the bit as fresh ones: where
+one camera has another frame at a grid time, all images of that time are encoded again. Knows no
+prompt.
 """
 
 from __future__ import annotations
@@ -20,20 +22,24 @@ Features = tuple[Tensor, list[Tensor]]  # embeddings and deepstack levels, (toke
 
 
 @dataclass
-class Image:
-    """A frame as patches until it is encoded; then its features: embeddings, deepstack levels."""
+class Slot:
+    """The frames of one grid time by camera: as patches until they are encoded, then as features.
 
-    camera: str
-    frame: Frame
-    grid: Grid
+    features: per level, the embeddings first, one (tokens, H) for each frame.
+    """
+
+    cameras: tuple[str, ...]
+    frames: tuple[Frame, ...]
+    grids: list[Grid]
     patches: Tensor | None
-    features: list[Tensor] = field(default_factory=list)
+    features: list[list[Tensor]] = field(default_factory=list)
 
 
 class VisionCache:
-    """Keeps the images of the last context: later ones share frames with it or with none.
+    """Keeps the slots of the last context: later ones share slots with it or with none.
 
-    read: a frame to patches and grid; encode: these of some images to features.
+    read: a frame to patches and grid; encode: these of some images to features, which the next
+    call may overwrite.
     """
 
     def __init__(
@@ -42,46 +48,81 @@ class VisionCache:
         encode: Callable[[Tensor, Sequence[Grid]], Features],
     ) -> None:
         self._read, self._encode = read, encode
-        self._kept: list[Image] = []
+        self._kept: list[Slot] = []
 
-    def images(self, context: Context) -> list[Image]:
-        """Every frame of a context in order; those that are not kept are decoded.
+    def slots(self, context: Context) -> list[Slot]:
+        """The slots of a context, oldest first; frames of those that are not kept are decoded.
 
         Raises images.ImageError for one that cannot be.
         """
-        images = [
-            self._find(camera, frame) or self._new(camera, frame)
-            for camera, frames in context.frames.items()
-            for frame in frames
+        cameras = tuple(context.frames)
+        slots = [
+            self._find(cameras, frames) or self._new(cameras, frames)
+            for frames in zip(*context.frames.values(), strict=True)
         ]
-        self._kept = [image for image in images if image.features]
-        return images
+        self._kept = [slot for slot in slots if slot.features]
+        return slots
 
-    def features(self, images: list[Image]) -> Features:
-        """Features of these images behind each other; those that have none are encoded."""
-        for image in images:
-            if image.patches is not None:
-                embeddings, levels = self._encode(image.patches, [image.grid])
-                image.features, image.patches = [embeddings, *levels], None
-        sizes = [len(image.features[0]) for image in images]
-        joined = []
-        for level in range(len(images[0].features)):
-            joined.append(torch.cat([image.features[level] for image in images]))
-            for image, own in zip(images, joined[level].split(sizes), strict=True):
-                image.features[level] = own  # a view: nothing is held twice
-        self._kept = images
+    def features(self, slots: Sequence[Slot]) -> Features:
+        """Features of all images, camera by camera; slots that have none are encoded."""
+        joined: list[Tensor] = []
+        for at, slot in enumerate(slots):
+            fresh = slot.features or self._encoded(slot)
+            if not joined:
+                joined = [_room(slots, slot, level) for level in fresh]
+            for level, parts in enumerate(fresh):
+                own = _places(slots, at, joined[level])
+                for place, part in zip(own, parts, strict=True):
+                    place.copy_(part)
+                fresh[level] = own  # views: nothing is held twice
+            slot.features, slot.patches = fresh, None
+        self._kept = list(slots)
         return joined[0], joined[1:]
 
     def clear(self) -> None:
         """Forget all images."""
         self._kept = []
 
-    def _find(self, camera: str, frame: Frame) -> Image | None:
-        return next((i for i in self._kept if i.camera == camera and _equal(i.frame, frame)), None)
+    def _encoded(self, slot: Slot) -> list[list[Tensor]]:
+        assert slot.patches is not None
+        embeddings, levels = self._encode(slot.patches, slot.grids)
+        return [list(x.split(_shares(slot.grids, len(x)))) for x in (embeddings, *levels)]
 
-    def _new(self, camera: str, frame: Frame) -> Image:
-        patches, grid = self._read(frame)
-        return Image(camera, frame, grid, patches)
+    def _find(self, cameras: tuple[str, ...], frames: tuple[Frame, ...]) -> Slot | None:
+        for slot in self._kept:
+            if slot.cameras == cameras and all(map(_equal, slot.frames, frames)):
+                return slot
+        return None
+
+    def _new(self, cameras: tuple[str, ...], frames: tuple[Frame, ...]) -> Slot:
+        read = [self._read(frame) for frame in frames]
+        patches = torch.cat([patches for patches, _ in read])
+        return Slot(cameras, frames, [grid for _, grid in read], patches)
+
+
+def camera_by_camera(slots: Sequence[Slot]) -> list[Grid]:
+    """Grids of all images in the order of a prompt."""
+    return [slot.grids[camera] for camera in range(len(slots[0].grids)) for slot in slots]
+
+
+def _shares(grids: Sequence[Grid], total: int) -> list[int]:
+    """Tokens of each image among those of several, by their areas."""
+    area = sum(h * w for h, w in grids)
+    return [total * h * w // area for h, w in grids]
+
+
+def _room(slots: Sequence[Slot], slot: Slot, parts: Sequence[Tensor]) -> Tensor:
+    """Memory for one level of all images, given the parts of one slot."""
+    tokens = sum(map(len, parts))
+    area = sum(h * w for h, w in slot.grids)
+    total = sum(h * w for other in slots for h, w in other.grids) * tokens // area
+    return parts[0].new_empty(total, parts[0].shape[1])
+
+
+def _places(slots: Sequence[Slot], at: int, joined: Tensor) -> list[Tensor]:
+    """Where the images of the slot at an index lie among all of them."""
+    pieces = joined.split(_shares(camera_by_camera(slots), len(joined)))
+    return list(pieces[at :: len(slots)])
 
 
 def _equal(a: Frame, b: Frame) -> bool:
