@@ -13,12 +13,13 @@ export HF_HUB_OFFLINE := 1
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo replay test clean
+.PHONY: help setup demo replay test soak clean
 
 help:
 	@echo 'make demo    a synthetic drive played to the live node, with a small checkpoint: $(DEMO)/live'
 	@echo 'make replay  the same drive offline: $(DEMO)/replay'
 	@echo 'make test    unit, golden and lint tests'
+	@echo 'make soak    ten minutes of the node at five times real time, with a fault in every second'
 	@echo 'make setup   the virtual environment $(VENV), which both of them set up when needed'
 	@echo 'make clean   remove what demo and tests made; the environment stays'
 
@@ -35,11 +36,15 @@ $(STAMP): setup.py package.xml constraints.txt rosless/pyproject.toml
 # One command writes both the drive and the small checkpoint.
 $(DRIVE): $(wildcard alpamayo_ros/world/*.py) | $(STAMP)
 	@rm -rf $(DEMO)
-	$(BIN)/alpamayo_drive $(DEMO)/drive --seed 0 --seconds 20 --checkpoint $(DEMO)/checkpoint
+	$(BIN)/alpamayo_drive $(DEMO)/drive --seed 105 --seconds 20 --checkpoint $(DEMO)/checkpoint
 
 # The real graph: player, node and recorder as processes of their own, for this machine only. They
 # run on the ROS 2 that is sourced; without one, on rosless.
+demo: export ROS_DOMAIN_ID ?= 77
 demo: export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+ifeq ($(ROS_DISTRO),humble)  # it knows no such range
+demo: export ROS_LOCALHOST_ONLY ?= 1
+endif
 demo: $(STAMP) $(DRIVE)
 	@rm -rf $(DEMO)/live
 	$(BIN)/python -m rosless alpamayo_ros.cli.live $(DEMO)/drive --rig synthetic --out $(DEMO)/live \
@@ -55,6 +60,10 @@ replay: $(STAMP) $(DRIVE)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 	cd rosless && env -u PYTHONPATH -u LD_LIBRARY_PATH ../$(BIN)/python -m pytest
+
+# For this machine only; on the ROS 2 that is sourced, else on rosless. SOAK='--seconds 60 --seed 1' changes it.
+soak: $(STAMP)
+	$(BIN)/python test/soak.py $(SOAK)
 
 clean:
 	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -11,6 +11,7 @@ import zipfile
 import pytest
 from source_imports import third_party
 
+from alpamayo_ros.cli.benchmark_engine import STAGES
 from alpamayo_ros.ros.outputs import OUTPUTS
 from alpamayo_ros.ros.parameters import markdown_table
 
@@ -124,12 +125,11 @@ def test_the_readme_lists_topics_services_and_parameters_of_the_node(root):
 def test_the_speeds_of_the_readme_are_those_that_were_measured(root):
     readme = (root / 'README.md').read_text(encoding='utf-8')
     section = readme.split('\n## Speed\n', 1)[1].split('\n## ', 1)[0]
-    measured = json.loads((root / 'docs/results/nvidia-h200-bf16.json').read_text())
-    rows = re.findall(r'^\| (\w+ K=\d) \|(.*)\|$', section, flags=re.M)
-    assert len(rows) == 3
-    for case, cells in rows:
-        stages = ('vision', 'prefill', 'token', 'flow_step', 'end_to_end')
-        assert [float(x) for x in cells.split('|')] == [measured[case][x] for x in stages]
+    measured = json.loads((root / 'docs/results/nvidia-h200-2-bits-mixed.json').read_text())
+    rows = re.findall(r'^\| ([^,|]+), (\w+ K=\d) \|(.*)\|$', section, flags=re.M)
+    assert len(rows) == 5
+    for way, case, cells in rows:
+        assert [float(x) for x in cells.split('|')] == [measured[way][case][x] for x in STAGES]
 
 
 @pytest.mark.parametrize('name', COMMANDS)

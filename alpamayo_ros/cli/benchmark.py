@@ -26,7 +26,7 @@ from ..context import ContextBuffer
 from ..data_types import GRID_NS, NANOSECONDS, Context, EgoPose, Frame
 from ..errors import BadInput
 from ..rig import CameraRig, load_rig
-from .benchmark_engine import add_engine, add_kernels
+from .benchmark_engine import add_engine, add_kernels, add_quantize
 from .benchmark_node import add_node
 from .engine_arguments import add_engine_arguments, check_engine_arguments, make_engine
 from .entry import command
@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_context(parts)
     _add_replay(parts)
     add_engine(parts)
+    add_quantize(parts)
     add_kernels(parts)
     add_node(parts)
     arguments = parser.parse_args(argv)

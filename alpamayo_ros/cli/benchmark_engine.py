@@ -1,4 +1,4 @@
-"""The parts of alpamayo_benchmark that need torch: `engine` and `kernels`."""
+"""The parts of alpamayo_benchmark that need torch: `engine`, `quantize` and `kernels`."""
 
 from __future__ import annotations
 
@@ -184,6 +184,43 @@ def _show(found: Mapping[str, Any], names: list[str]) -> None:
         )
         print(f'{name}: {text}')
     print()
+
+
+def add_quantize(parts: Any) -> None:
+    """Arguments of `quantize`."""
+    text = 'memory of quantizing a release of random weights, and of loading the result'
+    part = parts.add_parser('quantize', help=text, description=text)
+    sizes = 'of the release (needs 30 GB in --folder), or of the small checkpoint (small)'
+    part.add_argument('--size', choices=('full', 'small'), default='small', help=sizes)
+    part.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
+    part.add_argument('--bits', type=float, default=2.0, help='default: 2')
+    part.add_argument('--recipe', default='mixed', help='default: mixed')
+    part.add_argument('--solver', default='mse', help='mse (default), hqq or minmax')
+    part.add_argument('--host-embedding', action='store_true', help='leave it in its file')
+    part.add_argument(
+        '--folder', type=Path, metavar='DIR', help='for release and result, which go afterwards'
+    )
+    part.set_defaults(run=benchmark_quantize, packages=('numpy', 'torch', 'safetensors'))
+
+
+def benchmark_quantize(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write a release, quantize it, load the result."""
+    from ..evaluation import quantize_benchmark as benchmark
+    from ..quantization.scheme import rules_of
+    from ..runtime.load import check_device
+
+    check_device(arguments.device)
+    rules_of(arguments.recipe, arguments.bits)
+    keys = ('bits', 'recipe', 'solver', 'device')
+    options = [x for key in keys for x in (f'--{key}', str(getattr(arguments, key)))]
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as place:
+        source, target = Path(place) / 'release', Path(place) / 'quantized'
+        total = benchmark.write_release(source, arguments.size)
+        found = {'size': arguments.size, 'release_gb': round(total / 1e9, 3)}
+        found |= {key: getattr(arguments, key) for key in keys}
+        quantized = benchmark.measure_quantize(source, target, options)
+        loaded = benchmark.measure_load(target, arguments.device, arguments.host_embedding)
+    return {**found, 'quantize': quantized, 'load': loaded}
 
 
 def add_kernels(parts: Any) -> None:

@@ -1,13 +1,14 @@
 """A recorded drive through the live node: player, node and recorder as processes, then a report.
 
 The processes are started as this one was: `python -m alpamayo_ros.cli.live` starts them on the
-ROS 2 that is sourced; what runs this module in another way runs them in the same way.
+ROS 2 that is sourced; what runs this module in another way runs them in the same way. None of
+them outlives this one.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 import json
 from pathlib import Path
@@ -23,7 +24,7 @@ from ..evaluation.bag import Bag
 from ..evaluation.driven import DrivenPath
 from ..evaluation.provenance import describe_run
 from ..evaluation.record import Record
-from ..evaluation.recording import Heard, Node, lines
+from ..evaluation.recording import Heard, Node, counts, lines
 from ..evaluation.replay import require_topics
 from ..evaluation.report import rebuild
 from ..rig import CameraRig, load_rig
@@ -45,7 +46,8 @@ class Child:
         self.ready = threading.Event()
         self.failure = ''
         self.process = subprocess.Popen(
-            [*launcher(), f'alpamayo_ros.{program}', *options],
+            # should this process be killed, the kernel interrupts that one (Linux)
+            ['setpriv', '--pdeathsig', 'INT', *launcher(), f'alpamayo_ros.{program}', *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -53,6 +55,11 @@ class Child:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.process.poll() is None
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -66,14 +73,14 @@ class Child:
     def wait_until_ready(self) -> None:
         """Wait for its first sign; BadInput when it ends or fails instead."""
         while not self.ready.wait(0.1):
-            if self.process.poll() is not None:
+            if not self.runs:
                 raise BadInput(f'{self.name}: ended with status {self.process.returncode}')
         if self.failure:
             raise BadInput(f'{self.name}: {self.failure}')
 
     def end(self) -> int:
         """Interrupt it, and kill it if that does not help; exit status."""
-        if self.process.poll() is None:
+        if self.runs:
             self.process.send_signal(signal.SIGINT)
             try:
                 self.process.wait(END_LIMIT_S)
@@ -103,44 +110,67 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     rig = load_rig(arguments.rig)
     record = Record(arguments.out)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _on_signals(signal.default_int_handler)
     with Bag(arguments.bag) as bag:
         require_topics(bag, rig)
         record.claim(resume=False)
-        statuses = _drive(arguments)
+        try:
+            failures = _drive(arguments)
+        except KeyboardInterrupt:
+            print(f'{arguments.out / RECORDING}: what was recorded until now', file=sys.stderr)
+            raise
+        for text in failures:
+            print(f'alpamayo_live: {text}', file=sys.stderr)
         summary = _report(arguments, record, bag, rig)
+    _print_live(summary)
     print_summary(summary, arguments.out)
-    failed = [f'{name} ended with status {status}' for name, status in statuses.items() if status]
-    for text in failed:
-        print(f'alpamayo_live: {text}', file=sys.stderr)
     if arguments.json:
         print(json.dumps(summary))
-    return 1 if failed or not summary['ok'] else 0
+    return 1 if failures or not summary['ok'] else 0
 
 
-def _drive(arguments: argparse.Namespace) -> dict[str, int]:
-    """Start everything, play the drive and end everything; exit statuses by name."""
+def _drive(arguments: argparse.Namespace) -> list[str]:
+    """Start everything, play the drive and end everything; what went wrong, as sentences."""
     values = {'rig': arguments.rig, 'use_sim_time': 'true'}
     values |= dict(_assignment(text) for text in arguments.parameters)
     parameters = [x for name, value in values.items() for x in ('-p', f'{name}:={value}')]
     children: list[Child] = []
+    early: list[Child] = []
     try:
-        children.append(Child('ros.node', '--ros-args', *parameters))
         out = str(arguments.out / RECORDING)
         children.append(Child('cli.record', out, '--node', NODE))
+        children.append(Child('ros.node', '--ros-args', *parameters))
         for child in children:
             child.wait_until_ready()
         rate = str(arguments.rate)
         player = Child('cli.play', str(arguments.bag), '--rig', arguments.rig, '--rate', rate)
+        served = tuple(children)
         children.append(player)
-        while player.process.poll() is None:
-            _check(children[:-1])
+        while player.runs and all(child.runs for child in served):
             time.sleep(0.1)
-        time.sleep(arguments.finish)
-        _check(children[:-1])
+        if not player.runs:
+            time.sleep(arguments.finish)
+        early = [child for child in served if not child.runs]
     finally:
-        statuses = {child.name: child.end() for child in reversed(children)}
+        statuses = _end(children)
+    return [
+        f'{child.name} ended with status {status}{" before its time" if child in early else ""}'
+        for child, status in statuses.items()
+        if status or child in early
+    ]
+
+
+def _end(children: list[Child]) -> dict[Child, int]:
+    """End them, the last started first; their exit statuses."""
+    _on_signals(signal.SIG_IGN)  # a second Ctrl-C would not make it faster
+    statuses = {child: child.end() for child in reversed(children)}
+    _on_signals(signal.default_int_handler)
     return statuses
+
+
+def _on_signals(handler: Any) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
 
 
 def _assignment(text: str) -> tuple[str, str]:
@@ -150,26 +180,31 @@ def _assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _check(children: Sequence[Child]) -> None:
-    for child in children:
-        if child.process.poll() is not None:
-            raise BadInput(f'{child.name}: ended with status {child.process.returncode}')
-
-
 def _report(
     arguments: argparse.Namespace, record: Record, drive: Bag, rig: CameraRig
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Record and report of what was recorded."""
     driven = DrivenPath(drive, rig.odometry_topic)
     with Bag(arguments.out / RECORDING) as bag:
         heard = Heard(bag, NODE)
     values: dict[str, Any] = {row.name: row.default for row in fields(NodeParameters)}
-    values |= dict(_assignment(text) for text in arguments.parameters)
+    values |= {'rig': arguments.rig, **dict(_assignment(text) for text in arguments.parameters)}
     parameters = {**values, 'samples': int(values['num_samples']), 'rate': arguments.rate}
-    record.begin(describe_run(drive, rig, Node(heard), parameters))
-    for line in lines(heard, drive, rig, driven):
+    run = describe_run(drive, rig, Node(heard), parameters)
+    record.begin({**run, 'anchors': counts(heard)})
+    for line in lines(heard, drive, rig, driven, int(values['seed'])):
         record.append(line)
     return rebuild(record, drive, rig, driven, {})
+
+
+def _print_live(summary: Mapping[str, Any]) -> None:
+    """Print one line: what became of the anchor frames, and how old the paths were."""
+    found = summary['provenance']['anchors']
+    age = summary['ms'].get('age')
+    text = ', '.join(f'{count} {name}' for name, count in found.items() if count)
+    if age:
+        text += f'; age p50 {age["p50"]:.0f}, p90 {age["p90"]:.0f}, at most {age["max"]:.0f} ms'
+    print(f'live     {text or "no diagnostics were heard"}')
 
 
 if __name__ == '__main__':

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         topics = [*(camera.topic for camera in rig.cameras), rig.odometry_topic]
         types = {topic: bag.topics[topic] for topic in topics}
         count = play(types, bag.messages(topics), arguments.rate)
-        print(f'played {count or 0} of {sum(map(bag.count, topics))} messages', flush=True)
+        print(f'played {count} of {sum(map(bag.count, topics))} messages', flush=True)
     return 0
 
 
