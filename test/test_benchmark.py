@@ -73,6 +73,14 @@ def test_work_of_the_release_is_that_of_its_shapes():
     assert abs(found['flow_step']['flops'] / 0.292e12 - 1) < 0.01  # without attention
 
 
+def test_quantizing_and_loading_are_watched(capsys):
+    assert main(['quantize', '--solver', 'minmax', '--bits', '4']) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert document['release_gb'] > document['load']['weights_gb'] > 0
+    assert document['quantize']['host_peak_mb'] > 0
+    assert document['load']['overshoot_mb'] < 50
+
+
 def test_kernels_compile_for_an_orin_without_one(capsys):
     assert main(['kernels']) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -135,7 +135,7 @@ def errors_over_time(
     """ADE of each t0 over the drive by row name ('chosen', 'best', 'baseline'); NaN: no truth."""
     colors = {'chosen': CHOSEN, 'best': SAMPLE, 'baseline': BASELINE}
     with _figure(4.4, 3.0, 1) as (figure, (axes,)):
-        marker = '.' if len(seconds) <= 120 else ''
+        marker = '.' if len(seconds) - len(rejected_s) <= 120 else ''  # a point may be alone
         for name, values in series.items():
             axes.plot(seconds, values, color=colors[name], lw=1.2, marker=marker, ms=4, label=name)
         if len(rejected_s):

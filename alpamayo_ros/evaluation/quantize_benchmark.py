@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 import torch
 
 from ..errors import BadInput
-from ..model.config import load_config, parse_config
+from ..model.config import load_config
 from ..model.small import write_small_checkpoint
 from ..runtime.load import build_on_meta
 from .full_size import RELEASE, WEIGHT_STD
@@ -50,15 +50,22 @@ print(json.dumps({
 
 def write_release(folder: Path, size: str) -> int:
     """A release of random bf16 weights in shards, in a new folder; returns its bytes."""
-    write_small_checkpoint(folder, seed=0)
-    config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-    parsed = load_config(folder) if size == 'small' else parse_config(RELEASE)
-    (folder / 'model.safetensors').unlink()
+    config = RELEASE
+    if size == 'small':
+        write_small_checkpoint(folder, seed=0)
+        config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+        (folder / 'model.safetensors').unlink()
+    folder.mkdir(exist_ok=True)
+    config = {**config, 'dtype': 'bfloat16'}
+    (folder / 'config.json').write_text(json.dumps(config), encoding='utf-8')
     noise = torch.randn(BLOCK, generator=torch.Generator().manual_seed(0)).bfloat16() * WEIGHT_STD
     shard: dict[str, torch.Tensor] = {}
     weight_map: dict[str, str] = {}
     total = 0
-    shapes = {name: tensor.shape for name, tensor in build_on_meta(parsed).state_dict().items()}
+    shapes = {
+        name: tensor.shape
+        for name, tensor in build_on_meta(load_config(folder)).state_dict().items()
+    }
     for i, (name, shape) in enumerate(shapes.items()):
         shard[name] = noise.repeat(-(-shape.numel() // BLOCK))[: shape.numel()].view(shape).clone()
         file = f'model-{total // SHARD_BYTES:05d}.safetensors'
@@ -72,8 +79,6 @@ def write_release(folder: Path, size: str) -> int:
             shard = {}
     index = {'metadata': {'total_size': total}, 'weight_map': weight_map}
     (folder / 'model.safetensors.index.json').write_text(json.dumps(index), encoding='utf-8')
-    text = json.dumps({**(config if size == 'small' else RELEASE), 'dtype': 'bfloat16'})
-    (folder / 'config.json').write_text(text, encoding='utf-8')
     return total
 
 
