@@ -3,7 +3,8 @@
 from functools import partial
 import json
 import shutil
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 from golden_scene import MODEL
 import pytest
@@ -202,3 +203,13 @@ def test_the_measure_counts_what_is_freed_again(tmp_path):
 
     above, piece = allocations(work, tmp_path)
     assert above == piece == 200_000
+
+
+@pytest.mark.parametrize('present', [(), ('torch',), ('torch', 'torch.cuda')])
+def test_the_peak_of_a_gpu_can_be_asked_for_while_torch_is_imported(monkeypatch, present):
+    """The node died when its timer fired in the second in which its engine imported torch."""
+    for name in ('torch', 'torch.cuda'):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        if name in present:
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    assert memory.gpu_peak_bytes() == 0

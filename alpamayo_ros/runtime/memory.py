@@ -58,10 +58,12 @@ def resident_bytes() -> tuple[int, int]:
 
 def gpu_peak_bytes() -> int:
     """What this process had allocated on its GPU at the highest; 0 without one."""
-    torch = sys.modules.get('torch')
-    if torch is None or not torch.cuda.is_initialized():
+    cuda = sys.modules.get('torch.cuda')
+    # while another thread imports torch, its modules are there without what they hold
+    is_initialized = getattr(cuda, 'is_initialized', None)
+    if cuda is None or is_initialized is None or not is_initialized():
         return 0
-    return int(torch.cuda.max_memory_allocated())
+    return int(cuda.max_memory_allocated())
 
 
 def compare(needed: Mapping[str, int], device: str) -> tuple[bool, str]:
