@@ -110,8 +110,10 @@ class AlpamayoNode(Node):
         state = f'{worker.state}: {worker.error}' if worker.error else worker.state
         if state != self._told:
             self._told = state
-            log = self.get_logger()
-            (log.error if worker.state == 'error' else log.info)(f'model {state}')
+            if worker.state == 'error':  # two calls: rclpy lets one have one severity only
+                self.get_logger().error(f'model {state}')
+            else:
+                self.get_logger().info(f'model {state}')
         if self._diagnostics.get_subscription_count():
             now_ns = self._now_ns()
             silent = self.pipeline.has_silent_inputs  # the graph takes milliseconds to read
