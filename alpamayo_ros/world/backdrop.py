@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .weather import HAZE
+from .weather import HAZE, MEADOW, ZENITH
 
-MEADOW, ZENITH = np.array([60.0, 122.0, 98.0]), np.array([212.0, 158.0, 104.0])
 PANORAMA_WIDTH = 4096
 PANORAMA_LOW_RAD, PANORAMA_HIGH_RAD = np.radians(-1.0), np.radians(58.0)
 TILE_PX = 1024

@@ -18,11 +18,8 @@ from .mesh import Colour
 from .moments import State
 from .road import BEHIND_M, LEFT_EDGE_M, RIGHT_EDGE_M, Array
 from .route import Route
-from .weather import HAZE, Weather, illumination
+from .weather import ASPHALT, HAZE, VERGE, WHITE, Weather, illumination
 
-ASPHALT = np.array([104.0, 101.0, 99.0])
-VERGE = np.array([112.0, 132.0, 136.0])
-WHITE = np.array([236.0, 238.0, 238.0])
 _MEADOW_PX_PER_M, _GRAIN_PX_PER_M = 14.0, 30.0
 _FAR_M = 900.0
 Weight = NDArray[np.float32]

@@ -15,9 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .backdrop import MEADOW, ZENITH
-from .ground import ASPHALT, VERGE, WHITE
-from .weather import HAZE, grain, illumination
+from .weather import ASPHALT, HAZE, MEADOW, VERGE, WHITE, ZENITH, grain, illumination
 
 _NEAR_M = 0.05
 _LEAST_PX2 = 0.1  # what is smaller is left out

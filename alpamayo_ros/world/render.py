@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from . import backdrop, ground, things
 from .backdrop import Picture
 from .camera import Array, Camera
+from .mesh import Mesh
 from .moments import Moment, State
 from .movers import movers
 from .paint import View, draw, fill
 from .scenario import Scenario
-from .scenery import Scenery, collect, make_scenery, shadow
-from .weather import HAZE, LAMPS_BELOW, SUN_SHARE, Weather, grain, seen_colours
+from .scenery import SUN, Scenery, collect, make_scenery
+from .weather import ASPHALT, HAZE, LAMPS_BELOW, SUN_SHARE, Weather, grain, seen_colours
 
 _RANGE_M = 320.0  # objects further away are lost in the haze
 _SHADOW_RANGE_M = 90.0
@@ -47,7 +48,7 @@ def make_world(scenario: Scenario) -> World:
     return World(
         scenario,
         scenery,
-        tuple(shadow(mesh) for mesh in scenery.meshes),
+        tuple(_shadow(mesh) for mesh in scenery.meshes),
         backdrop.panorama(rng),
         backdrop.meadow_tile(rng),
         backdrop.grain_tile(rng),
@@ -84,7 +85,7 @@ class Renderer:
         for outline, colour in ground.surfaces(route, ego.s_m):
             fill(image, view, ground.lifted(outline), colour)
         quads, colours = ground.markings(route, ego.s_m)
-        draw(image, view, ground.lifted(quads), colours, ground.ASPHALT)
+        draw(image, view, ground.lifted(quads), colours, ASPHALT)
         self._ground.finish(image, texture, self._shade(view, ego, moving))
         _draw_objects(image, view, ego, (self._world.scenery, moving), self._weather)
         return self._exposed(image, moment)
@@ -93,13 +94,13 @@ class Renderer:
         """Light (height, width) that reaches the ground, 255 in the sun."""
         light = np.full((self._camera.height, self._camera.width), 255, np.uint8)
         dark = 255 - round(_SHADOW * SUN_SHARE[self._weather.kind])
-        own = shadow(things.car(_EGO_COLOUR, False).placed(ego.x_m, ego.y_m, ego.yaw_rad))
+        own = _shadow(things.car(_EGO_COLOUR, False).placed(ego.x_m, ego.y_m, ego.yaw_rad))
         fill(light, view, ground.lifted(own), dark)
         scenery = self._world.scenery
         for number in _in_view(view, scenery, _SHADOW_RANGE_M):
             fill(light, view, ground.lifted(self._world.shadows[number]), dark)
         for number in _in_view(view, moving, _SHADOW_RANGE_M):
-            fill(light, view, ground.lifted(shadow(moving.meshes[number])), dark)
+            fill(light, view, ground.lifted(_shadow(moving.meshes[number])), dark)
         return light
 
     def _exposed(self, image: Picture, moment: Moment) -> Picture:
@@ -137,6 +138,13 @@ class _SkyMap:
             share = 0.8 if weather.rain else 0.0
             sky = sky * np.float32(ambient * (1 - share)) + (HAZE * ambient * share * 0.9)
         image[: self._rows] = sky
+
+
+def _shadow(mesh: Mesh) -> Array:
+    """Outline (N, 2) of the shadow on the ground, convex."""
+    corners = mesh.faces.reshape(-1, 3)
+    outline = corners[:, :2] - corners[:, 2:] * SUN[:2] / SUN[2]
+    return cv2.convexHull(outline.astype(np.float32))[:, 0].astype(float)
 
 
 def _view(camera: Camera, ego: State) -> View:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import math
 from types import ModuleType
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,13 +32,6 @@ def shaded(mesh: Mesh, normals: Array) -> Array:
     light = 0.52 + 0.1 * normals[:, 2:] + 0.42 * np.maximum(normals @ SUN, 0.0)[:, None]
     glows = mesh.colours.max(axis=1, keepdims=True) > 255.0
     return np.where(glows, mesh.colours, np.minimum(mesh.colours * light, 255.0))
-
-
-def shadow(mesh: Mesh) -> Array:
-    """Outline (N, 2) of the shadow on the ground, convex."""
-    corners = mesh.faces.reshape(-1, 3)
-    ground = corners[:, :2] - corners[:, 2:] * SUN[:2] / SUN[2]
-    return cv2.convexHull(ground.astype(np.float32))[:, 0].astype(float)
 
 
 @dataclass(frozen=True)

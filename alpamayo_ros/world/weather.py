@@ -1,4 +1,4 @@
-"""Light and weather of a drive, and how its cameras are shaken. Knows no pictures."""
+"""Light and weather of a drive, colours at noon, how its cameras are shaken. Knows no pictures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 HAZE = np.array([226.0, 216.0, 206.0])  # BGR of what is far away at noon
+MEADOW, ZENITH = np.array([60.0, 122.0, 98.0]), np.array([212.0, 158.0, 104.0])
+ASPHALT, VERGE = np.array([104.0, 101.0, 99.0]), np.array([112.0, 132.0, 136.0])
+WHITE = np.array([236.0, 238.0, 238.0])  # of the markings
 LAMPS_BELOW = 0.8  # of daylight: cars drive with their lights on
 SUN_SHARE = {'day': 1.0, 'dusk': 0.5, 'rain': 0.2, 'night': 0.0, 'wet_night': 0.0}
 Array = NDArray[np.float64]
