@@ -34,6 +34,9 @@ def shutdown(*, context: Context | None = None) -> None:
 def try_shutdown(*, context: Context | None = None) -> None:
     """End a context unless it has ended already."""
     (context or get_default_context(shutting_down=True)).try_shutdown()
+    # CPython dies of SIGINT at its end when one has interrupted exec of a string, even if it was
+    # caught, and rosbags compiles the code for each type so. The next exec makes it forget.
+    exec('')
 
 
 def get_rmw_implementation_identifier() -> str:

@@ -23,6 +23,7 @@ os.environ.pop('ROS_DISTRO', None)
 install()
 
 import rclpy  # noqa: E402 - importable from here on
+import rclpy.executors  # noqa: E402
 
 LIMIT_S = 10.0
 FOLDER = Path(__file__).parent

@@ -175,6 +175,17 @@ def ignoring() -> int:
     return robot()
 
 
+def compiling() -> int:
+    """Catch a SIGINT that comes while code is compiled, as at the first message of a type."""
+    rclpy.init()
+    try:
+        exec('import os, signal; os.kill(os.getpid(), signal.SIGINT)')
+    except KeyboardInterrupt:
+        print('interrupted', flush=True)
+    rclpy.try_shutdown()
+    return 0
+
+
 def listener() -> int:
     """Subscribe eight topics."""
     rclpy.init()

@@ -89,6 +89,12 @@ def test_sigint_interrupts_a_callback(program):
     assert blocked.end(signal.SIGINT) == -2
 
 
+def test_a_sigint_that_was_caught_is_no_death_by_signal(program):
+    compiling = program('compiling')
+    compiling.line('interrupted')
+    assert compiling.process.wait(5) == 0
+
+
 def test_an_ignored_sigint_ends_the_context_only(program):
     robot = program('ignoring')
     robot.line('ready')
