@@ -14,11 +14,13 @@ import time
 
 from rosless.importer import install
 
+# No multicast: a container may have none on its loopback.
 LOOPBACK = (
     '<CycloneDDS><Domain Id="any"><General><Interfaces>'
-    '<NetworkInterface name="lo" multicast="true"/></Interfaces></General><Discovery>'
-    '<ParticipantIndex>auto</ParticipantIndex><MaxAutoParticipantIndex>100'
-    '</MaxAutoParticipantIndex></Discovery></Domain></CycloneDDS>'
+    '<NetworkInterface address="127.0.0.1"/></Interfaces><AllowMulticast>false</AllowMulticast>'
+    '</General><Discovery><ParticipantIndex>auto</ParticipantIndex>'
+    '<MaxAutoParticipantIndex>32</MaxAutoParticipantIndex>'
+    '<Peers><Peer Address="127.0.0.1"/></Peers></Discovery></Domain></CycloneDDS>'
 )
 WARM_UP_S = 1.0
 
