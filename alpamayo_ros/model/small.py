@@ -75,7 +75,7 @@ def write_small_checkpoint(folder: Path, seed: int) -> None:
     """Make `folder` and fill it: config.json, model.safetensors, vlm/. A function of the seed."""
     folder.mkdir()
     size = write_vlm(folder / 'vlm', _WORDS, _GEOMETRY)
-    write_json(folder / 'config.json', _config(size))
+    write_json(folder / 'config.json', config_json(size) | {'untrained': True})
     config = load_config(folder)
     model = AlpamayoR1(config)
     _initialise(model, torch.Generator().manual_seed(seed))
@@ -85,7 +85,7 @@ def write_small_checkpoint(folder: Path, seed: int) -> None:
     (folder / SINGLE).write_bytes(save(tensors))
 
 
-def _config(vocabulary: int) -> dict[str, Any]:
+def config_json(vocabulary: int, discrete_tokens: int = _DISCRETE_TOKENS) -> dict[str, Any]:
     """config.json of alpamayo_r1 whose discrete and special tokens follow `vocabulary` ones."""
     action_space = {
         '_target_': 'alpamayo_r1.action_space.UnicycleAccelCurvatureActionSpace',
@@ -98,21 +98,20 @@ def _config(vocabulary: int) -> dict[str, Any]:
         'dt': 0.1,
         'n_waypoints': 64,
     }
-    first_special = vocabulary + _DISCRETE_TOKENS
+    first_special = vocabulary + discrete_tokens
     new = [name for name in SPECIAL_NAMES if special(name) != IMAGE_PAD]
     ids = {name: first_special + i for i, name in enumerate(new)}
     markers = ('history', 'future', 'history_start', 'future_start', 'history_end', 'future_end')
     return {
         'architectures': ['AlpamayoR1'],
         'model_type': 'alpamayo_r1',
-        'untrained': True,
         'dtype': 'float32',
         'attn_implementation': 'sdpa',
         'vlm_backend': 'qwenvl3',
         'vlm_name_or_path': 'vlm',
         'vocab_size': first_special + len(new),
         'traj_token_start_idx': vocabulary,
-        'traj_vocab_size': _DISCRETE_TOKENS,
+        'traj_vocab_size': discrete_tokens,
         'traj_token_ids': {name: ids[f'traj_{name}'] for name in markers},
         'tokens_per_history_traj': 48,
         'tokens_per_future_traj': 128,

@@ -69,20 +69,64 @@ def stack(scenes: list[Scene]) -> Scene:
     return Scene(*stacked)
 
 
-def render(xp: Any, scenes: Scene, noise: Any) -> Any:
+def covered(xp: Any, lines: Any, seen: Any, box: Any, u: Any, v: Any) -> Any:
+    """Share (B, C, F, H, W) of each pixel that disjoint quadrilaterals cover together.
+
+    lines (B, C, F, N, 4, 3), seen (B, C, F, N) and box, two of (B, C, F, N, 2): see `_edges`. u
+    (W,) and v (H, 1): coordinates of the pixels.
+    """
+    if xp is np:
+        total = np.zeros((*seen.shape[:3], len(v), len(u)), np.float32)
+        for view, _, part, cover in _patches(lines, seen, box, u, v):
+            total[view][part] += cover
+        return total.clip(0.0, 1.0)
+    parts = _packed(xp, seen, seen, lines, *box)
+    total = seen.sum(-1)[..., None, None] * (u + v) * 0.0
+    for slot in range(parts[0].shape[-1]):
+        total = total + _slot(parts, slot, u, v)
+    return total.clip(0.0, 1.0)
+
+
+def painted(
+    xp: Any, canvas: Any, lines: Any, seen: Any, box: Any, colours: Any, u: Any, v: Any
+) -> Any:
+    """Canvas (B, C, F, 3, H, W) with quadrilaterals painted over it, one after the other.
+
+    colours (B, C, F, N, 3); the rest as for `covered`.
+    """
+    if xp is np:
+        for view, number, part, cover in _patches(lines, seen, box, u, v):
+            patch = canvas[view][:, part[0], part[1]]
+            patch += cover * (colours[view][number][:, None, None] - patch)
+        return canvas
+    *parts, colours = _packed(xp, seen, seen, lines, *box, colours)
+    for slot in range(colours.shape[-2]):
+        colour = colours[..., slot, :, None, None]
+        canvas = canvas + _slot(parts, slot, u, v)[..., None, :, :] * (colour - canvas)
+    return canvas
+
+
+def render(
+    xp: Any,
+    scenes: Scene,
+    noise: Any,
+    covered: Callable[..., Any] = covered,
+    painted: Callable[..., Any] = painted,
+) -> Any:
     """Pictures (B, C, F, 3, H, W) uint8 RGB of stacked scenes.
 
-    noise: (B, C, F, H, W) float32 of deviation 1.
+    noise: (B, C, F, H, W) float32 of deviation 1. covered, painted: the functions of these names,
+    or kernels of a device in their place.
     """
     u, v = scenes.columns[0], scenes.rows[0][:, None]
     layers = [
-        _sum(xp, *_edges(xp, scenes, quads, two_sided=True), u, v)
+        covered(xp, *_edges(xp, scenes, quads, two_sided=True), u, v)
         for quads in (scenes.verge, scenes.asphalt, scenes.white, scenes.dark)
     ]
     canvas = _background(xp, scenes, layers, u, v)
     lines, seen, box = _edges(xp, scenes, scenes.faces, two_sided=False)
     colours = xp.broadcast_to(scenes.colours[:, None], (*seen.shape, 3))
-    canvas = _over(xp, canvas, lines, seen, box, colours, u, v)
+    canvas = painted(xp, canvas, lines, seen, box, colours, u, v)
     _, _, rain, deviation, gain, _ = _weather(scenes)
     canvas = canvas * gain[..., None, :, :] + grain(noise, deviation, rain)[..., None, :, :]
     return xp.asarray(canvas.clip(0.0, 255.0), dtype=xp.uint8)[..., [2, 1, 0], :, :]
@@ -197,36 +241,6 @@ def _cover(lines: Any, u: Any, v: Any) -> Any:
     inside = inside.clip(0.0, 1.0)  # (..., 4, h, w)
     strips = (inside[..., :2, :, :] + inside[..., 2:, :, :] - 1.0).clip(0.0)
     return strips[..., 0, :, :] * strips[..., 1, :, :]
-
-
-def _sum(xp: Any, lines: Any, seen: Any, box: Any, u: Any, v: Any) -> Any:
-    """Share (B, C, F, H, W) of each pixel that disjoint quadrilaterals cover together."""
-    if xp is np:
-        total = np.zeros((*seen.shape[:3], len(v), len(u)), np.float32)
-        for view, _, part, cover in _patches(lines, seen, box, u, v):
-            total[view][part] += cover
-        return total.clip(0.0, 1.0)
-    parts = _packed(xp, seen, seen, lines, *box)
-    total = seen.sum(-1)[..., None, None] * (u + v) * 0.0
-    for slot in range(parts[0].shape[-1]):
-        total = total + _slot(parts, slot, u, v)
-    return total.clip(0.0, 1.0)
-
-
-def _over(
-    xp: Any, canvas: Any, lines: Any, seen: Any, box: Any, colours: Any, u: Any, v: Any
-) -> Any:
-    """Canvas (B, C, F, 3, H, W) with quadrilaterals painted over it, one after the other."""
-    if xp is np:
-        for view, number, part, cover in _patches(lines, seen, box, u, v):
-            patch = canvas[view][:, part[0], part[1]]
-            patch += cover * (colours[view][number][:, None, None] - patch)
-        return canvas
-    *parts, colours = _packed(xp, seen, seen, lines, *box, colours)
-    for slot in range(colours.shape[-2]):
-        colour = colours[..., slot, :, None, None]
-        canvas = canvas + _slot(parts, slot, u, v)[..., None, :, :] * (colour - canvas)
-    return canvas
 
 
 def _slot(parts: Sequence[Any], slot: int, u: Any, v: Any) -> Any:
