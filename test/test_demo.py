@@ -7,25 +7,26 @@ import subprocess
 import sys
 import time
 
+import pytest
 from rosless.benchmark import LOOPBACK
-from small_bag import drive, write, write_rig
+from small_bag import START_NS, drive, write, write_rig
 
+from alpamayo_ros.data_types import GRID_NS, NANOSECONDS, seed_at
 from alpamayo_ros.evaluation.bag import Bag
 
 LIMIT_S = 60
+# Participants with another tag are not seen: test runs side by side do not meet.
+TAGGED = LOOPBACK.replace('<Discovery>', f'<Discovery><Tag>{os.getpid()}</Tag>')
 ENVIRONMENT = os.environ | {
-    'CYCLONEDDS_URI': LOOPBACK,
+    'CYCLONEDDS_URI': TAGGED,
     'ROS_DOMAIN_ID': str(1 + os.getpid() % 100),
 }
 
 
-def start(folder, *options, seconds):
-    """The program on a new drive; its parts are in sessions of their own."""
-    bag, rig = folder / 'drive', write_rig(folder)
-    write(bag, drive(seconds))
-    arguments = [bag, '--rig', rig, '--out', folder / 'out', 'engine:=constant_velocity', *options]
+def run(program, *arguments):
+    """A program of the package in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, '-m', 'rosless', 'alpamayo_ros.cli.live', *map(str, arguments)],
+        [sys.executable, '-m', 'rosless', f'alpamayo_ros.cli.{program}', *map(str, arguments)],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -33,41 +34,109 @@ def start(folder, *options, seconds):
     )
 
 
-def left_over(folder):
-    """Processes that still know a folder of the test."""
-    return subprocess.run(['pgrep', '-f', str(folder)], capture_output=True, text=True).stdout
+def start(folder, *options, seconds):
+    """The live graph on a new drive; its parts are in sessions of their own."""
+    bag, rig = folder / 'drive', write_rig(folder)
+    write(bag, drive(seconds))
+    arguments = ['--rig', rig, '--out', folder / 'out', 'engine:=constant_velocity']
+    return run('live', bag, *arguments, *options)
+
+
+def wait_for(process, text):
+    """Read lines up to one that has the text."""
+    heard = []
+    for line in process.stdout:
+        heard.append(line)
+        if text in line:
+            return
+    pytest.fail(f'no {text!r} in {heard}')
+
+
+def processes(pattern):
+    """Numbers of the processes whose command line matches."""
+    found = subprocess.run(['pgrep', '-f', str(pattern)], capture_output=True, text=True).stdout
+    return [int(number) for number in found.split()]
+
+
+def until_gone(folder):
+    """Wait until no process knows the folder of a test any more."""
+    end_s = time.monotonic() + LIMIT_S
+    while left := processes(folder):
+        assert time.monotonic() < end_s, left
+        time.sleep(0.05)
 
 
 def test_a_drive_is_played_predicted_recorded_and_reported(tmp_path):
-    process = start(tmp_path, '--finish', '1', '--json', seconds=4.0)
+    process = start(tmp_path, 'seed:=7', '--finish', '1', '--json', seconds=4.0)
     text, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, text
     lines = text.splitlines()
     assert any(line.startswith('[record]') and 'predictions/s, age' in line for line in lines)
     summary = json.loads(lines[-1])
     assert summary['anchors'] == 41
-    assert summary['ok'] >= 20  # of the 25 with a history of 1.6 s
+    assert summary['ok'] >= 10  # of the 25 with a history of 1.6 s
+    assert summary['provenance']['anchors']['inferred'] >= summary['ok']
     assert summary['horizons']['1.0']['ade_m']['mean'] < 0.01  # straight on, at constant speed
     results = [json.loads(x) for x in (tmp_path / 'out/results.jsonl').read_text().splitlines()]
-    assert {line['status'] for line in results} == {'ok', 'rejected'}
+    served = [line for line in results if line['status'] == 'ok']
+    assert len(served) == summary['ok']
+    assert all(line['seed'] == seed_at(7, line['t0_ns']) for line in served)
+    assert {check for line in served for check in line['checks']} == set()
     assert (tmp_path / 'out/report.html').stat().st_size > 10_000
     with Bag(tmp_path / 'out/recording') as bag:
-        assert bag.count('/alpamayo/output/path') >= summary['ok']
         assert bag.count('/diagnostics') >= 3
-    assert left_over(tmp_path) == ''
+        topic = '/alpamayo/output/path'
+        stamps = [
+            bag.decode(topic, payload).header.stamp for _, _, payload in bag.messages([topic])
+        ]
+    t0s_ns = [stamp.sec * NANOSECONDS + stamp.nanosec for stamp in stamps]
+    assert len(t0s_ns) >= summary['ok']
+    assert set(t0s_ns) <= {START_NS + tick * GRID_NS for tick in range(41)}
+    assert processes(tmp_path) == []
 
 
 def test_an_interrupt_ends_all_processes_within_two_seconds(tmp_path):
     process = start(tmp_path, seconds=30.0)
-    for line in process.stdout:
-        if line.startswith('[record]') and 'predictions/s, age' in line:
-            break
+    wait_for(process, 'predictions/s, age')
     start_s = time.monotonic()
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=LIMIT_S)
     assert process.returncode == 130
     assert time.monotonic() - start_s < 2.0
-    assert left_over(tmp_path) == ''
+    assert processes(tmp_path) == []
+    with Bag(tmp_path / 'out/recording') as bag:
+        assert bag.count('/alpamayo/output/path') > 0
+
+
+def test_nothing_is_left_when_it_is_killed(tmp_path):
+    process = start(tmp_path, seconds=30.0)
+    wait_for(process, 'playing')
+    process.kill()
+    process.communicate(timeout=LIMIT_S)
+    until_gone(tmp_path)
+
+
+def test_a_process_that_dies_ends_all_and_what_was_recorded_is_reported(tmp_path):
+    process = start(tmp_path, seconds=30.0)
+    wait_for(process, 'predictions/s, age')
+    (node,) = processes(f'alpamayo_ros.ros.node.*{tmp_path}')
+    os.kill(node, signal.SIGKILL)
+    text, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1
+    assert 'alpamayo_live: node ended with status -9 before its time' in text
+    assert (tmp_path / 'out/report.html').exists()
+    assert processes(tmp_path) == []
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_player_with_0_and_a_line(tmp_path, number):
+    bag = write(tmp_path / 'drive', drive(1.0))
+    process = run('play', bag, '--rig', write_rig(tmp_path))
+    wait_for(process, 'waiting')
+    process.send_signal(number)
+    text, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0
+    assert text.endswith('played 0 of 95 messages\n')
 
 
 def test_a_parameter_that_the_node_refuses_ends_it_with_2_and_one_line(tmp_path):
@@ -76,4 +145,4 @@ def test_a_parameter_that_the_node_refuses_ends_it_with_2_and_one_line(tmp_path)
     assert process.returncode == 2
     assert "[node] alpamayo_node: error: device: 'tpu' is not one of cpu, cuda, cuda:N" in text
     assert text.splitlines()[-1] == 'alpamayo_live: error: node: ended with status 2'
-    assert left_over(tmp_path) == ''
+    assert processes(tmp_path) == []

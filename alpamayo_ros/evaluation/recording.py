@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from .. import geometry, validity
-from ..data_types import GRID_NS, NANOSECONDS, Context, EgoPose, Prediction
+from ..data_types import GRID_NS, NANOSECONDS, Context, EgoPose, Prediction, seed_at
 from ..rig import CameraRig
 from ..ros.anchors import FATES
 from ..ros.inputs import to_frame
+from ..ros.policy import compare_with_previous
 from ..runtime.constant_velocity import straight
 from .bag import Bag
 from .driven import DrivenPath
@@ -31,6 +33,8 @@ from .record import Line, ok_line, reason_line
 
 SAME_M = 0.02  # a path is a sample: poses at t0 are interpolated with and without later ones
 NEAR_NS = NANOSECONDS // 2  # messages of one prediction are heard within this time
+HELD_BACK = 'held_back'  # check of a path that a policy has kept from ~/output/path
+UNHEARD = {'end': 'unknown', 'tokens': None, 'skew_ms': None}  # fields of a line
 
 
 class Recording:
@@ -99,32 +103,26 @@ class Node:
         return {**self._values, 'untrained': self._values.get('untrained') == 'True'}
 
 
-def lines(heard: Heard, drive: Bag, rig: CameraRig, driven: DrivenPath) -> Iterator[Line]:
-    """One line for each prediction that was heard whole, then one for every other anchor."""
+def lines(
+    heard: Heard, drive: Bag, rig: CameraRig, driven: DrivenPath, seed: int
+) -> Iterator[Line]:
+    """One line for each prediction that was heard whole, then one for every other anchor.
+
+    seed: the node's parameter. What topics do not tell is left open: see UNHEARD.
+    """
     anchors = _log_times(drive, rig)
     missing = dict(anchors)
     published = {_stamp_ns(path) for _, path in heard.all('output/path')}
+    previous = None
     for log_ns, path in heard.all('debug/path'):
         t0_ns = _stamp_ns(path)
         odom = driven.pose(t0_ns)
-        samples = odom and _samples(heard, log_ns, path, odom)
-        actions = samples and _actions(heard, log_ns, *samples)
-        if not (odom and samples and actions) or t0_ns not in anchors:
+        prediction = odom and _prediction(heard, log_ns, path, odom, seed)
+        if not (odom and prediction) or t0_ns not in missing:
             continue
-        prediction = Prediction(
-            t0_ns=t0_ns,
-            seed=int(heard.values('inference').get('seed', 0)),
-            samples=samples[0],
-            actions=actions[0],
-            chosen=samples[1],
-            spread_m=validity.medoid(samples[0])[1],
-            v0_mps=actions[1],
-            texts=(_text(heard, log_ns),) * len(samples[0]),
-            partial_texts=('',) * len(samples[0]),
-            end=('',) * len(samples[0]),
-            tokens=(0,) * len(samples[0]),
-            checks=() if t0_ns in published else ('held_back',),
-        )
+        prediction, previous = compare_with_previous(prediction, odom, previous)
+        if t0_ns not in published:
+            prediction = replace(prediction, checks=(*prediction.checks, HELD_BACK))
         truth = driven.future(odom)
         line = ok_line(
             _context(t0_ns, odom),
@@ -133,13 +131,42 @@ def lines(heard: Heard, drive: Bag, rig: CameraRig, driven: DrivenPath) -> Itera
             horizon_metrics(straight(prediction.v0_mps)[None], 0, truth),
             _times(heard, log_ns),
         )
-        yield {**line, 'log_ns': anchors[t0_ns]}
-        missing.pop(t0_ns, None)
-    counts = heard.values('inference')
-    found = ', '.join(f'{name} {counts[name]}' for name in ('seen', *FATES) if name in counts)
+        yield {**line, **UNHEARD, 'log_ns': missing.pop(t0_ns)}
+    found = ', '.join(f'{name} {count}' for name, count in counts(heard).items())
     for t0_ns, log_ns in missing.items():
         line = reason_line(t0_ns, 'rejected', 'no_prediction', f'counts of the node: {found}')
         yield {**line, 'log_ns': log_ns}
+
+
+def counts(heard: Heard) -> dict[str, int]:
+    """Anchor frames that the node has seen, and what became of them, by its last diagnostics."""
+    values = heard.values('inference')
+    return {name: int(values[name]) for name in ('seen', *FATES) if name in values}
+
+
+def _prediction(
+    heard: Heard, log_ns: int, path: Any, odom: EgoPose, seed: int
+) -> Prediction | None:
+    """The prediction that a path was heard of; the checks of its trajectory are made again."""
+    samples = _samples(heard, log_ns, path, odom)
+    actions = samples and _actions(heard, log_ns, *samples)
+    if not (samples and actions):
+        return None
+    t0_ns, k, chosen = _stamp_ns(path), len(samples[0]), samples[1]
+    return Prediction(
+        t0_ns=t0_ns,
+        seed=seed_at(seed, t0_ns),
+        samples=samples[0],
+        actions=actions[0],
+        chosen=chosen,
+        spread_m=validity.medoid(samples[0])[1],
+        v0_mps=actions[1],
+        texts=(_text(heard, log_ns),) * k,
+        partial_texts=('',) * k,
+        end=('',) * k,
+        tokens=(0,) * k,
+        checks=validity.check_trajectory(samples[0][chosen], actions[0][chosen], actions[1]),
+    )
 
 
 def _log_times(drive: Bag, rig: CameraRig) -> dict[int, int]:

@@ -11,18 +11,20 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
 from ..data_types import NANOSECONDS
+from ..errors import BadInput
 from .messages import interface, make
 
 CLOCK_PERIOD_NS = 10_000_000
+LISTENERS_LIMIT_S = 30.0
 DEPTH = 50
 
 
 class Player(Node):
-    """Publishes messages of `topics` (name to type) at `rate` times their pace."""
+    """Publishes messages of `topics` (name to type) at `rate` times their pace; counts them."""
 
     def __init__(self, topics: Mapping[str, str], rate: float = 1.0) -> None:
         super().__init__('player')
-        self._rate = rate
+        self.count, self._rate = 0, rate
         self._publishers_by_topic = {
             topic: self.create_publisher(interface(type_name), topic, QoSProfile(depth=DEPTH))
             for topic, type_name in topics.items()
@@ -32,23 +34,30 @@ class Player(Node):
         self._told_ns = 0
 
     def wait_for_listeners(self) -> bool:
-        """Wait until every topic is subscribed to; False when the process is to end first."""
-        while not all(x.get_subscription_count() for x in self._publishers_by_topic.values()):
-            if not rclpy.ok(context=self.context):
-                return False
-            time.sleep(0.05)
-        return True
+        """Wait until every topic is subscribed to; False when the process is to end first.
 
-    def play(self, messages: Iterable[tuple[str, int, bytes]]) -> int:
-        """Publish (topic, log time ns, CDR bytes) in order, until a signal; how many were."""
-        count, origin_ns, start_s = 0, 0, time.monotonic()
+        BadInput when a topic has no subscription for LISTENERS_LIMIT_S.
+        """
+        end_s = time.monotonic() + LISTENERS_LIMIT_S
+        while rclpy.ok(context=self.context):
+            publishers = self._publishers_by_topic.items()
+            deaf = [topic for topic, x in publishers if not x.get_subscription_count()]
+            if not deaf:
+                return True
+            if time.monotonic() > end_s:
+                raise BadInput(f'{deaf[0]}: no node subscribes to it in this ROS_DOMAIN_ID')
+            time.sleep(0.05)
+        return False
+
+    def play(self, messages: Iterable[tuple[str, int, bytes]]) -> None:
+        """Publish (topic, log time ns, CDR bytes) in order, until a signal."""
+        origin_ns, start_s = 0, time.monotonic()
         for topic, log_ns, payload in messages:
             origin_ns = origin_ns or log_ns
             if not self._wait_until(log_ns, origin_ns, start_s):
                 break
             self._publishers_by_topic[topic].publish(payload)
-            count += 1
-        return count
+            self.count += 1
 
     def _wait_until(self, log_ns: int, origin_ns: int, start_s: float) -> bool:
         """Let the simulated time come to log_ns and tell it; False when the process is to end."""
@@ -72,18 +81,23 @@ class Player(Node):
 
 def play(
     topics: Mapping[str, str], messages: Iterable[tuple[str, int, bytes]], rate: float
-) -> int | None:
-    """Run a Player until the end or a signal; how many messages went out, None for none."""
-    count = None
+) -> int:
+    """Run a Player until the end or a signal; how many messages went out."""
+    player = None
     rclpy.init(args=[])
     try:
         player = Player(topics, rate)
+        player.get_logger().info('waiting for subscriptions')
         if player.wait_for_listeners():
             player.get_logger().info(f'playing at {rate:g} x')
-            count = player.play(messages)
-        player.destroy_node()
+            player.play(messages)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RuntimeError:  # a signal between two calls, where rclpy does not name it
+        if rclpy.ok():
+            raise
     finally:
+        if player is not None:
+            player.destroy_node()
         rclpy.try_shutdown()
-    return count
+    return player.count if player else 0
