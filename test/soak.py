@@ -18,6 +18,7 @@ the small checkpoint, one load after the other.
 import argparse
 from collections import Counter
 import json
+import os
 from pathlib import Path
 import sys
 import tempfile
@@ -60,6 +61,8 @@ SERVICES = {
     'set_parameters': 'rcl_interfaces/srv/SetParameters',
 }
 REPORT_S = 10.0
+# domains that no other test uses and whose ports are no one else's
+DOMAIN = 215 + os.getpid() % 9
 
 
 class Vehicle:
@@ -71,7 +74,12 @@ class Vehicle:
 
     def __init__(self):
         self.context = rclpy.Context()
-        rclpy.init(args=[], context=self.context, signal_handler_options=SignalHandlerOptions.NO)
+        rclpy.init(
+            args=[],
+            context=self.context,
+            domain_id=DOMAIN,
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
         self.node = rclpy.create_node('vehicle', context=self.context)
         self.deaf = rclpy.create_node('deaf', context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
@@ -273,7 +281,7 @@ def soak(seconds, seed=0, engine='constant_velocity', tell=print):
         if engine == 'mixed':
             values |= {'checkpoint': small_checkpoint(Path(folder)), 'device': 'cpu', 'bits': 16}
         values |= {'use_sim_time': True, 'max_input_age_s': 0.5, **policies}
-        process = Process('soak_engine:serve', *arguments(**values))
+        process = Process('soak_engine:serve', *arguments(**values), ROS_DOMAIN_ID=str(DOMAIN))
         vehicle = Vehicle()
         rules = Rules(policies['expired_path'] == 'trim', RATE)
         try:
@@ -301,6 +309,8 @@ def _soak(run, seconds, rng, tell):
     while not vehicle.is_matched():
         assert time.monotonic() < end_s, f'the node is not ready: {run.process.lines}'
         vehicle.executor.spin_once(timeout_sec=0.1)
+    nodes = vehicle.node.count_publishers('/alpamayo/output/path')
+    assert nodes == 1, f'{nodes} nodes in domain {DOMAIN}'
     start_s, faults, memory = time.monotonic(), Counter(), []
     at_ns, simulated_ns, queue = START_NS, 0, []
     while (passed_s := time.monotonic() - start_s) < seconds and not rules.broken:
