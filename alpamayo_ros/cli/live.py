@@ -78,15 +78,17 @@ class Child:
         if self.failure:
             raise BadInput(f'{self.name}: {self.failure}')
 
+    def interrupt(self) -> None:
+        """Ask it to end."""
+        self.process.send_signal(signal.SIGINT)
+
     def end(self) -> int:
-        """Interrupt it, and kill it if that does not help; exit status."""
-        if self.runs:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(END_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        status = self.process.wait()
+        """Wait for its end, and kill it if that takes too long; exit status."""
+        try:
+            status = self.process.wait(END_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
         self._reader.join()
         return status
 
@@ -161,9 +163,11 @@ def _drive(arguments: argparse.Namespace) -> list[str]:
 
 
 def _end(children: list[Child]) -> dict[Child, int]:
-    """End them, the last started first; their exit statuses."""
+    """End them, all at the same time; their exit statuses."""
     _on_signals(signal.SIG_IGN)  # a second Ctrl-C would not make it faster
-    statuses = {child: child.end() for child in reversed(children)}
+    for child in reversed(children):
+        child.interrupt()
+    statuses = {child: child.end() for child in children}
     _on_signals(signal.default_int_handler)
     return statuses
 
