@@ -35,7 +35,7 @@ setup(
     maintainer_email=MAINTAINER.get('email'),
     python_requires='>=3.10',
     # config/ is also a folder of the installed package: a wheel has no share/ to look into
-    packages=[*find_packages(exclude=['test', 'test.*']), f'{NAME}.config'],
+    packages=[*find_packages(include=[NAME, f'{NAME}.*']), f'{NAME}.config'],
     package_dir={f'{NAME}.config': 'config'},
     package_data={f'{NAME}.config': ['*.yaml', 'rigs/*.yaml']},
     data_files=[

@@ -1,0 +1,304 @@
+"""Training: the same computation as inference, runs that go on, checkpoints that load."""
+
+from dataclasses import replace
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from alpamayo_ros.data_types import Context, EgoPose, Frame, SamplingOptions
+from alpamayo_ros.errors import BadInput
+from alpamayo_ros.model.alpamayo import Reasoning
+from alpamayo_ros.runtime.engine import AlpamayoEngine
+from training.architecture import new_model
+from training.batches import Batches, Words, generator
+from training.drives import Drives
+from training.export import export
+from training.forward import read, velocities
+from training.losses import flow_times, losses
+from training.settings import load_settings
+from training.state import FILE_BYTES, TOTAL_BYTES, load_state, save_state
+from training.train import DEFAULT, Trainer, main, new_run
+
+HEIGHT, WIDTH = 32, 64
+TINY = {
+    'model': {
+        'text': {'hidden_size': 64, 'intermediate_size': 96, 'num_hidden_layers': 2,
+                 'num_attention_heads': 4, 'num_key_value_heads': 2, 'head_dim': 16,
+                 'mrope_section': [4, 2, 2]},
+        'vision': {'hidden_size': 32, 'intermediate_size': 48, 'depth': 2, 'num_heads': 2,
+                   'num_position_embeddings': 36, 'deepstack_visual_indexes': [0]},
+        'expert': {'hidden_size': 64, 'intermediate_size': 96, 'num_attention_heads': 4},
+        'action_in_proj': {'hidden_size': 32, 'max_freq': 0.1},
+        'future_bins': 16, 'history_bins': 1000, 'flow_steps': 4,
+    },
+    'image': {'height': HEIGHT, 'width': WIDTH, 'min_pixels': 1024, 'max_pixels': 4096},
+    'data': {'seconds': 12.0, 'samples_per_drive': 3, 'drives_per_chunk': 2, 'passes': 2},
+    'batch': 3, 'steps': 8, 'warmup': 2, 'learning_rate': 0.003, 'log_every': 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    """Return a settings file of a tiny model: the shipped one with other sizes."""
+    file = tmp_path_factory.mktemp('settings') / 'tiny.yaml'
+    shipped = yaml.safe_load(DEFAULT.read_text(encoding='utf-8'))
+    file.write_text(yaml.safe_dump(shipped | TINY), encoding='utf-8')
+    return file
+
+
+@pytest.fixture
+def run(tmp_path, config):
+    new_run(tmp_path / 'run', config)
+    return tmp_path / 'run'
+
+
+@pytest.fixture(scope='module')
+def parts(tmp_path_factory, config):
+    """Settings, model, words and the first batches of a run."""
+    run = tmp_path_factory.mktemp('parts') / 'run'
+    new_run(run, config)
+    settings = load_settings(config)
+    model = new_model(run / 'checkpoint', settings.seed)
+    words = Words(run / 'checkpoint', settings)
+    return settings, model, words, Drives('train', settings, model.action_space)
+
+
+def batches(parts, **changes):
+    settings, _, words, drives = parts
+    return Batches(words, drives, replace(settings, **changes), 'cpu', workers=0)
+
+
+@torch.inference_mode()
+def rollout(model, batch, x, t):
+    """Logits and velocities of the inference path, told the batch's tokens one by one."""
+    count, images = batch.images.shape[:2]
+    vision = [model.encode_images(*patches_of(model, scene)) for scene in batch.images]
+    grids = [(HEIGHT // 16, WIDTH // 16)] * (count * images)
+    features = (
+        torch.cat([embeds for embeds, _ in vision]),
+        [torch.cat(level) for level in zip(*(levels for _, levels in vision), strict=True)],
+    )
+    tokens = batch.reasoning.shape[1]
+    cache = model.new_cache(count, batch.prompt.shape[1], 1, tokens)
+    prompt = model.prefill(batch.prompt, features, grids, cache)
+    logits = [prompt.logits]
+    for i in range(tokens):
+        logits.append(model.decode_step(prompt, batch.reasoning[:, i : i + 1])[:, 0])
+    reasoning = Reasoning(
+        batch.reasoning.unsqueeze(1), batch.marker.unsqueeze(1), [['marker']] * count,
+        batch.prompt.shape[1] + tokens,
+    )  # fmt: skip
+    field = model.velocity_field(prompt, reasoning)
+    found = [field(x[:, k], t[:, k].view(-1, 1, 1)) for k in range(x.shape[1])]
+    return torch.stack(logits[:-1], 1), torch.stack(found, 1)
+
+
+def patches_of(model, images):
+    from alpamayo_ros.model.image_processor import to_patches
+
+    return to_patches(images), [(HEIGHT // 16, WIDTH // 16)] * len(images)
+
+
+@pytest.mark.parametrize('cameras', [(0, 1, 2, 6), (1,)], ids=str)
+def test_the_training_forward_equals_the_inference_path(parts, cameras):
+    """Logits of every token and velocities, for markers at different places."""
+    _, model, _, _ = parts
+    only = ({'indices': list(cameras), 'share': 1.0},)
+    batch = next(batches(parts, cameras=only).since(0))
+    assert len(set(batch.marker.tolist())) > 1
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn((3, 2, 64, 2), generator=random)
+    t = torch.rand((3, 2), generator=random)
+    with torch.no_grad():
+        logits, prefix = read(model, batch)
+        ours = velocities(model, prefix, x, t)
+    their_logits, theirs = rollout(model, batch, x, t)
+    valid = torch.arange(logits.shape[1]) <= batch.marker.unsqueeze(-1)
+    assert theirs.std() > 0.02 and their_logits.std() > 0.02
+    assert (ours - theirs).abs().max() < 1e-4
+    assert (logits - their_logits)[valid].abs().max() < 1e-4
+
+
+def test_prompts_and_pictures_are_those_of_the_inference_path(parts):
+    settings, model, words, drives = parts
+    batch = next(batches(parts, cameras=({'indices': [1, 6], 'share': 1.0},)).since(0))
+    assert batch.images.shape == (3, 8, 3, HEIGHT, WIDTH)
+    everything = [drives[number] for number in range(2)]
+    history = torch.cat([drive.history_xyz for drive in everything])
+    turned = torch.cat([drive.history_rot for drive in everything])
+    ids = [
+        words.processor(list(batch.images[0]), (1, 6), xyz, rot)
+        for xyz, rot in zip(history, turned, strict=True)
+    ]
+    assert any(torch.equal(found.input_ids[0], batch.prompt[0]) for found in ids)
+    assert torch.equal(ids[0].patches, patches_of(model, batch.images[0])[0])
+    # the second half is the telephoto camera, which sees less of the sky than of the road
+    assert not torch.equal(batch.images[:, 3], batch.images[:, 7])
+    said = batch.reasoning[0, : batch.marker[0] + 1].tolist()
+    texts = {text for drive in everything for text in drive.texts}
+    assert words.processor.decode(said).removesuffix('<|cot_end|><|traj_future_start|>') in texts
+
+
+def test_actions_of_a_batch_drive_the_future(parts):
+    _, model, _, drives = parts
+    drive = drives[1]
+    path, _ = model.action_space.action_to_traj(
+        drive.actions, drive.history_xyz, drive.history_rot
+    )
+    assert (path - drive.future_xyz).norm(dim=-1).max() < 0.15
+
+
+def test_times_of_the_flow_follow_the_released_distribution():
+    t = flow_times((200_000,), torch.Generator().manual_seed(0))
+    assert t.min() >= 0.0 and t.max() < 0.999
+    assert t.mean() == pytest.approx(0.999 * 0.4, abs=2e-3)  # the mean of Beta(1.5, 1) is 0.6
+    assert (t < 0.5).float().mean() == pytest.approx(1 - (1 - 0.5 / 0.999) ** 1.5, abs=4e-3)
+
+
+def test_the_losses_fall_on_a_few_samples(run, config):
+    settings = replace(load_settings(config), steps=120, warmup=5)
+    trainer = Trainer(run, settings, 'cpu', workers=0)
+    batch = next(trainer._batches.since(0))
+
+    def cost():
+        with torch.no_grad():
+            found = losses(trainer.model, batch, 8, torch.Generator().manual_seed(5))
+        return float(found.language), float(found.flow)
+
+    before = cost()
+    for step in range(120):
+        found = losses(trainer.model, batch, 2, generator('cpu', step))
+        (found.flow + found.language).backward()
+        trainer.optimizer.update(step)
+    after = cost()
+    assert after[0] < 0.1 * before[0]
+    assert after[1] < 0.6 * before[1]
+
+
+def test_a_run_that_was_interrupted_ends_with_the_same_weights(run, config):
+    settings = load_settings(config)
+    whole = Trainer(run, settings, 'cpu', workers=0)
+    start = whole.optimizer.weights.clone()
+    whole.train(float('inf'))
+    half = Trainer(run, replace(settings, steps=3), 'cpu', workers=0)
+    half.optimizer.settings = settings  # the schedule of the whole
+    half.train(float('inf'))
+    half.save()
+    rest = Trainer(run, settings, 'cpu', workers=0)
+    assert (half.step, rest.step) == (3, 3)
+    rest.train(float('inf'))
+    assert rest.step == whole.step == settings.steps
+    assert torch.equal(rest.optimizer.weights, whole.optimizer.weights)
+    assert torch.equal(rest.optimizer.second, whole.optimizer.second)
+    assert (whole.optimizer.weights - start).abs().mean() > 1e-4
+
+
+def test_time_over_saves_and_ends_well(tmp_path, config, capsys):
+    assert main([str(tmp_path / 'run'), '--config', str(config), '--seconds', '0']) == 0
+    assert json.loads(capsys.readouterr().out)['step'] <= 1
+    assert (tmp_path / 'run' / 'state').is_dir()
+
+
+def test_the_state_of_the_shipped_model_fits_its_limits(tmp_path):
+    new_run(tmp_path / 'run', DEFAULT)
+    trainer = Trainer(tmp_path / 'run', load_settings(DEFAULT), 'cpu', workers=0)
+    trainer.save()
+    sizes = [file.stat().st_size for file in (tmp_path / 'run/state').iterdir()]
+    assert max(sizes) <= FILE_BYTES == 16 * 2**20
+    assert sum(sizes) <= TOTAL_BYTES == 64 * 2**20
+    assert 2 * trainer.optimizer.weights.numel() < 15.5e6  # in bfloat16, beside vlm/
+
+
+def test_a_state_that_does_not_fit_is_refused(tmp_path):
+    save_state(tmp_path / 'state', 4, {'weights': torch.arange(10.0)})
+    found = torch.zeros(10)
+    assert load_state(tmp_path / 'state', {'weights': found}) == 4 and found[9] == 9
+    with pytest.raises(BadInput, match='weights has 10 values, expected 11'):
+        load_state(tmp_path / 'state', {'weights': torch.zeros(11)})
+    with pytest.raises(BadInput, match='at most 67108864'):
+        save_state(tmp_path / 'large', 0, {'weights': torch.zeros(1).expand(17 * 2**20)})
+
+
+def test_an_exported_checkpoint_infers_with_the_engine(tmp_path, config):
+    run = tmp_path / 'run'
+    assert main([str(run), '--config', str(config), '--steps', '2']) == 0
+    export(run, tmp_path / 'small')
+    card = json.loads((tmp_path / 'small/card.json').read_text())
+    assert card['steps'] == 2 and card['data']['split'] == 'train'
+    assert (tmp_path / 'small/losses.png').stat().st_size > 1000
+    options = SamplingOptions(num_samples=2, max_tokens=12)
+    engine = AlpamayoEngine(tmp_path / 'small', options=options)
+    assert engine.provenance()['checkpoint_sha256'] == card['sha256']
+    prediction = engine.infer(context(), seed=3)
+    assert prediction.samples.shape == (2, 64, 4) and np.isfinite(prediction.samples).all()
+    assert AlpamayoEngine(tmp_path / 'small', bits=4, options=options).infer(context(), 3).end
+
+
+def context():
+    """Two cameras of noise at a size that is resized, and a straight drive."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 72, 128, 3), np.uint8)
+    frames = {
+        f'camera{i}': (Frame(0, 'rgb8', picture.ravel(), 72, 128, 3 * 128),) * 4
+        for i, picture in enumerate(pixels)
+    }
+    history = np.zeros((16, 3), np.float32)
+    history[:, 0] = np.arange(-15, 1)
+    pose = EgoPose(0, np.zeros(3), np.array([0.0, 0.0, 0.0, 1.0]), 10.0)
+    turned = np.tile(np.eye(3, dtype=np.float32), (16, 1, 1))
+    return Context(0, frames, (1, 6), history, turned, pose, 10.0, 0.0)
+
+
+def test_wrong_settings_name_the_key(tmp_path):
+    raw = yaml.safe_load(DEFAULT.read_text(encoding='utf-8'))
+    file = tmp_path / 'wrong.yaml'
+    file.write_text(yaml.safe_dump({k: v for k, v in raw.items() if k != 'warmup'}))
+    with pytest.raises(BadInput, match="wrong: \\['warmup'\\]"):
+        load_settings(file)
+
+
+def test_training_needs_no_opencv_and_the_package_needs_no_training(root):
+    code = 'import sys, training.train; assert "cv2" not in sys.modules'
+    subprocess.run([sys.executable, '-c', code], cwd=root, check=True)
+    files = (root / 'alpamayo_ros').rglob('*.py')
+    assert [f.name for f in files if 'training.' in f.read_text(encoding='utf-8')] == []
+
+
+def test_the_kernel_in_the_interpreter_paints_what_numpy_paints(root):
+    """In a process of its own: the interpreter is chosen when triton is imported."""
+    pytest.importorskip('triton', reason='triton is not installed')
+    code = 'import test_training as t; t.check_painting("cpu")'
+    environment = {'TRITON_INTERPRET': '1', 'PYTHONPATH': ':'.join(['test', '.', *sys.path])}
+    done = subprocess.run([sys.executable, '-c', code], cwd=root, env=environment,
+                          capture_output=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_the_kernel_on_the_gpu_paints_what_numpy_paints():
+    check_painting('cuda')
+
+
+def check_painting(device):
+    from alpamayo_ros.world.camera import CAMERAS
+    from alpamayo_ros.world.raster import render, stack
+    from alpamayo_ros.world.scenario import make_scenario
+    from alpamayo_ros.world.stage import Stage
+    from training.paint import covered, painted
+
+    height, width = 20, 40  # no multiples of a tile
+    scenario = make_scenario('train', 36, 8.0)
+    stage = Stage(scenario, height, width, CAMERAS[1:3])
+    scenes = stack([stage.scene([scenario.moment(t_s)]) for t_s in (3.0, 5.0)])
+    noise = np.zeros((2, 2, 1, height, width), np.float32)
+    ours = render(np, scenes, noise)
+    there = scenes.map(lambda array: torch.from_numpy(array).to(device))
+    white = torch.from_numpy(noise).to(device)
+    theirs = render(torch, there, white, covered, painted).cpu().numpy()
+    difference = np.abs(ours.astype(int) - theirs)
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+    assert ours.std() > 20

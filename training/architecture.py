@@ -1,0 +1,119 @@
+"""A new checkpoint folder from the settings, and the model in it before training.
+
+The folder is one that the package's loader takes; knows no data and no optimizer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+import torch.nn.functional as F
+
+from alpamayo_ros.model.alpamayo import AlpamayoR1
+from alpamayo_ros.model.config import load_config
+from alpamayo_ros.model.small import config_json
+from alpamayo_ros.model.small_vlm import write_json, write_vlm
+from alpamayo_ros.model.tokens import INSTRUCTION, SYSTEM
+from alpamayo_ros.world.reasons import REASONS
+
+from .settings import Settings
+
+_KNOTS = 32  # random points between which the embeddings of history levels are interpolated
+_TOKEN_STD = 0.5
+_GAINS = {  # what adds to a residual stream starts small
+    'o_proj.weight': 0.3,
+    'down_proj.weight': 0.3,
+    'attn.proj.weight': 0.3,
+    'mlp.linear_fc2.weight': 0.3,
+    'lm_head.weight': 0.2,
+    'action_out_proj.weight': 0.1,
+    'pos_embed.weight': 0.2,
+    'embed_tokens.weight': _TOKEN_STD,
+}
+
+
+def write_folder(folder: Path, settings: Settings) -> None:
+    """Make `folder` with config.json and vlm/; it has no weights yet."""
+    folder.mkdir()
+    wordings = '\n'.join(wording for reason in REASONS.values() for wording in reason.wordings)
+    words = f'{wordings}\n{SYSTEM}\n{INSTRUCTION}\nsystem\nuser\nassistant'
+    vocabulary = write_vlm(folder / 'vlm', words, _vlm_geometry(settings))
+    write_json(folder / 'config.json', _config(settings, vocabulary))
+
+
+def _vlm_geometry(settings: Settings) -> dict[str, Any]:
+    text, vision = dict(settings.model['text']), settings.model['vision']
+    section = text.pop('mrope_section')
+    rope = {'mrope_interleaved': True, 'mrope_section': section, 'rope_type': 'default'}
+    return {
+        'text_config': text
+        | {'hidden_act': 'silu', 'attention_bias': False, 'rms_norm_eps': 1e-6}
+        | {'rope_theta': 5000000, 'rope_scaling': rope},
+        'vision_config': {
+            'model_type': 'qwen3_vl',
+            'in_channels': 3,
+            'patch_size': 16,
+            'temporal_patch_size': 2,
+            'spatial_merge_size': 2,
+            'out_hidden_size': text['hidden_size'],
+            'hidden_act': 'gelu_pytorch_tanh',
+        }
+        | dict(vision),
+    }
+
+
+def _config(settings: Settings, vocabulary: int) -> dict[str, Any]:
+    model, image = settings.model, settings.image
+    future, history = model['future_bins'], model['history_bins']
+    raw = config_json(vocabulary, future + history)
+    raw['min_pixels'], raw['max_pixels'] = image['min_pixels'], image['max_pixels']
+    raw['expert_cfg'] |= model['expert'] | {'head_dim': model['text']['head_dim']}
+    raw['action_in_proj_cfg'] |= model['action_in_proj']
+    raw['diffusion_cfg']['num_inference_steps'] = model['flow_steps']
+    raw['action_space_cfg'] |= settings.actions
+    raw['traj_tokenizer_cfg']['num_bins'] = future
+    raw['hist_traj_tokenizer_cfg']['num_bins'] = history
+    return raw
+
+
+def new_model(folder: Path, seed: int) -> AlpamayoR1:
+    """The model of a folder with random weights, a function of the seed; on the CPU.
+
+    Buffers (statistics, frequencies) are rounded to bfloat16, as the exported checkpoint has them.
+    """
+    config = load_config(folder)
+    model = AlpamayoR1(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            _initialise(name, parameter, generator)
+        _smooth_history(model, generator)
+        for buffer in model.buffers():
+            buffer.copy_(buffer.to(torch.bfloat16))
+    return model
+
+
+def _initialise(name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+    """Norms one, biases zero, matrices normal with the deviation gain / sqrt(inputs)."""
+    if parameter.dim() == 1:
+        parameter.fill_(1.0 if name.endswith('weight') else 0.0)
+        return
+    is_table = 'embed_tokens' in name or 'pos_embed' in name
+    inputs = 1 if is_table else parameter[0].numel()
+    gain = next((g for end, g in _GAINS.items() if name.endswith(end)), 1.0)
+    normal = torch.randn(parameter.shape, generator=generator)
+    parameter.copy_(normal * gain / inputs**0.5)
+
+
+def _smooth_history(model: AlpamayoR1, generator: torch.Generator) -> None:
+    """Neighbouring levels of the history start alike, so what one learns serves the others."""
+    config = model.config
+    table = model.vlm.model.language_model.embed_tokens.weight
+    first = config.traj_token_start_idx + config.blocks['traj_tokenizer_cfg']['num_bins']
+    levels = config.blocks['hist_traj_tokenizer_cfg']['num_bins']
+    knots = torch.randn(1, table.shape[1], _KNOTS, generator=generator)
+    smooth: Tensor = F.interpolate(knots, levels, mode='linear', align_corners=True)[0].T
+    table[first : first + levels] = smooth * _TOKEN_STD

@@ -1,0 +1,81 @@
+"""Training drives as tensors: scenes to be painted, actions to be learned, words to be said.
+
+A drive is a function of split and number, so data needs no files. Runs in worker processes: no
+tokenizer, no device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace
+from alpamayo_ros.world.raster import Scene, stack
+from alpamayo_ros.world.samples import Sample, chosen, frame_moments, sample, training_drive
+from alpamayo_ros.world.scenario import make_scenario
+from alpamayo_ros.world.stage import Stage
+
+from .settings import Settings
+
+
+@dataclass(frozen=True)
+class Drive:
+    """B samples of a drive. scenes: arrays of float32 tensors with leading axis B.
+
+    history_xyz (B, 16, 3), history_rot (B, 16, 3, 3), future_xyz (B, 64, 3): t0 frame. actions
+    (B, 64, 2): normalised. texts and causes: what is said, and all that it may name.
+    """
+
+    scenes: Scene
+    history_xyz: Tensor
+    history_rot: Tensor
+    future_xyz: Tensor
+    actions: Tensor
+    texts: tuple[str, ...]
+    causes: tuple[frozenset[str], ...]
+
+
+class Drives(Dataset[Drive]):
+    """Drives of a split ('train', 'validation', 'test') by number.
+
+    space: that of the model, whose statistics normalise the actions.
+    """
+
+    def __init__(
+        self, split: str, settings: Settings, space: UnicycleAccelCurvatureActionSpace
+    ) -> None:
+        self._split, self._settings = split, settings
+        self._space = space
+
+    def __getitem__(self, number: int) -> Drive:
+        data, image = self._settings.data, self._settings.image
+        scenario = make_scenario(self._split, number, data['seconds'])
+        simulation, times = training_drive(scenario)
+        rng = scenario.rng(20)
+        trace = simulation.trace
+        times = chosen(trace, times, data['samples_per_drive'], rng)
+        samples = [sample(trace, t0_s, rng) for t0_s in times]
+        stage = Stage(scenario, image['height'], image['width'])
+        scenes = stack([stage.scene(frame_moments(simulation, t0_s)) for t0_s in times])
+        return Drive(
+            scenes=scenes.map(torch.from_numpy),
+            history_xyz=_stacked(samples, 'history_xyz'),
+            history_rot=_stacked(samples, 'history_rot'),
+            future_xyz=_stacked(samples, 'future_xyz'),
+            actions=self._actions(samples),
+            texts=tuple(s.text for s in samples),
+            causes=tuple(s.causes for s in samples),
+        )
+
+    def _actions(self, samples: list[Sample]) -> Tensor:
+        names = ('history_xyz', 'history_rot', 'future_xyz', 'future_rot')
+        poses = [_stacked(samples, name).to(torch.float64) for name in names]
+        return self._space.traj_to_action(*poses)[0].to(torch.float32)
+
+
+def _stacked(samples: list[Sample], name: str) -> Tensor:
+    return torch.from_numpy(np.stack([getattr(s, name) for s in samples]))

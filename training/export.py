@@ -1,0 +1,62 @@
+"""A run to a checkpoint folder that the package loads, with its card and loss curves.
+
+`python -m training.export RUN FOLDER`. Weights are bfloat16 as those of the release; config.json
+asks for float32 at run time, which CPUs are faster in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+import shutil
+import sys
+
+from safetensors.torch import save
+import torch
+
+from alpamayo_ros.cli.entry import command
+from alpamayo_ros.errors import BadInput
+from alpamayo_ros.folders import new_folder
+from alpamayo_ros.model.checkpoint import SINGLE, checkpoint_sha256
+from alpamayo_ros.model.small_vlm import write_json
+
+from .architecture import new_model
+from .card import card, draw_losses
+from .optimizer import AdamW
+from .settings import load_settings
+from .state import has_state, load_state
+
+
+def export(run: Path, folder: Path) -> None:
+    """Make `folder` from the newest state of a run. Raises BadInput when there is none."""
+    settings = load_settings(run / 'settings.yaml')
+    if not has_state(run / 'state'):
+        raise BadInput(f'{run}: nothing was trained here yet')
+    model = new_model(run / 'checkpoint', settings.seed)
+    step = load_state(run / 'state', {'weights': AdamW(model, settings).weights})
+    tensors = {name: t.to(torch.bfloat16).contiguous() for name, t in model.state_dict().items()}
+    with (run / 'losses.jsonl').open(encoding='utf-8') as file:
+        rows = [json.loads(line) for line in file]
+    with new_folder(folder) as place:
+        shutil.copytree(run / 'checkpoint', place)
+        (place / SINGLE).write_bytes(save(tensors))
+        count = sum(parameter.numel() for parameter in model.parameters())
+        facts = card(settings, step, rows, count) | {'sha256': checkpoint_sha256(place)}
+        write_json(place / 'card.json', facts)
+        draw_losses(rows, place / 'losses.png')
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Write the checkpoint folder of a run."""
+    parser = argparse.ArgumentParser(description=main.__doc__, prog='python -m training.export')
+    parser.add_argument('run', type=Path, help='folder of the run')
+    parser.add_argument('folder', type=Path, help='new checkpoint folder')
+    arguments = parser.parse_args(argv)
+    export(arguments.run, arguments.folder)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""The model with known answers, differentiable: the same computation as the rollout's.
+
+The package's kernels have no gradients and write into a cache; here prompt and reasoning go
+through in one pass, and the expert reads its keys and values. Knows no losses and no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from alpamayo_ros.kernels.attention import attend_causal, attend_plain
+from alpamayo_ros.model.action_expert import PerWaypointActionInProjV2, expert_positions
+from alpamayo_ros.model.alpamayo import AlpamayoR1, prompt_positions
+from alpamayo_ros.model.image_processor import to_patches
+from alpamayo_ros.model.text import Attention, Decoder, RMSNorm, rotary
+
+Look = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B scenes with the same cameras.
+
+    images (B, I, 3, H, W) uint8: cameras by ascending index, oldest frame first, of the model's
+    size. prompt (B, P): ids with history written in. reasoning (B, N): ids up to the trajectory
+    marker, whose index is marker (B), then pads. actions (B, T, 2): normalised.
+    """
+
+    images: Tensor
+    prompt: Tensor
+    reasoning: Tensor
+    marker: Tensor
+    actions: Tensor
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Prompt and reasoning as the expert reads them: per layer keys and values (B, kv, S, d).
+
+    offset (B): index of the first waypoint, behind the marker; rope_delta (B).
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    offset: Tensor
+    rope_delta: Tensor
+
+
+def read(model: AlpamayoR1, batch: Batch) -> tuple[Tensor, Prefix]:
+    """Logits (B, N, vocab) of the reasoning's tokens, and what the expert reads."""
+    embeds, levels = encode(model, batch.images)
+    ids = torch.cat([batch.prompt, batch.reasoning], 1)
+    length = batch.prompt.shape[1]
+    language = model.vlm.model.language_model
+    is_image = batch.prompt[:1] == model.config.image_token_id  # equal in all rows
+    merge = model.config.vision.spatial_merge_size
+    grids = [_grid(model, batch.images)] * batch.images.shape[1]
+    positions, delta = prompt_positions(is_image.cpu(), grids, merge)
+    behind = torch.arange(length, ids.shape[1]) + delta  # text positions of the reasoning
+    positions = torch.cat([positions, behind.expand(3, 1, -1)], 2).to(ids.device)
+    where = is_image[0].nonzero()[:, 0]
+    x = language.embed_tokens(ids)
+    x = x.index_copy(1, where, _by_scene(embeds, x))
+    deepstack = (where, [_by_scene(level, x) for level in levels])
+    layers = len(language.layers)
+    x, keys, values = _decode(language, x, positions, [attend_causal] * layers, deepstack)
+    logits = model.vlm.lm_head(_norm(language.norm, x[:, length - 1 : -1]))
+    offset = length + batch.marker + 1
+    rope_delta = delta.to(ids.device).expand(len(ids))
+    return logits.to(torch.float32), Prefix(keys, values, offset, rope_delta)
+
+
+def encode(model: AlpamayoR1, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Embeddings and deepstack levels (tokens, H) of images (B, I, 3, H, W), all in one go."""
+    config = model.config.vision
+    patches = to_patches(
+        images.flatten(0, 1), config.patch_size, config.temporal_patch_size,
+        config.spatial_merge_size,
+    )  # fmt: skip
+    count = images.shape[0] * images.shape[1]
+    return model.encode_images(patches, [_grid(model, images)] * count, chunk_images=count)
+
+
+def velocities(model: AlpamayoR1, prefix: Prefix, x: Tensor, t: Tensor) -> Tensor:
+    """Velocity (B, K, T, 2) of K noisy actions x (B, K, T, 2) of each scene at times t (B, K)."""
+    scenes, draws, waypoints = x.shape[:3]
+    embeds = _action_in(model.action_in_proj, x.flatten(0, 1), t.reshape(-1, 1, 1))
+    embeds = embeds.reshape(scenes, draws * waypoints, -1)
+    positions = expert_positions(prefix.rope_delta, prefix.offset, waypoints).repeat(1, 1, draws)
+    mask = _mask(prefix, draws, waypoints)
+
+    def over(past_keys: Tensor, past_values: Tensor) -> Look:
+        def look(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            k, v = torch.cat([past_keys, k], 2), torch.cat([past_values, v], 2)
+            return attend_plain(q, k, v, mask)
+
+        return look
+
+    looks = [over(k, v) for k, v in zip(prefix.keys, prefix.values, strict=True)]
+    hidden, _, _ = _decode(model.expert, embeds, positions, looks)
+    v = model.action_out_proj(_norm(model.expert.norm, hidden))
+    return v.reshape(x.shape).to(torch.float32)
+
+
+def _mask(prefix: Prefix, draws: int, waypoints: int) -> Tensor:
+    """What waypoints see: bool (B, 1, K * T, S + K * T): up to the marker, and their own draw."""
+    slot = torch.arange(prefix.keys[0].shape[2], device=prefix.offset.device)
+    seen = slot < prefix.offset.unsqueeze(-1)  # (B, S)
+    draw = torch.arange(draws, device=slot.device).repeat_interleave(waypoints)
+    mates = draw == draw.unsqueeze(-1)
+    rows = len(seen), len(draw)
+    parts = [seen.unsqueeze(1).expand(*rows, -1), mates.expand(*rows, -1)]
+    return torch.cat(parts, -1).unsqueeze(1)
+
+
+def _decode(
+    decoder: Decoder,
+    x: Tensor,
+    positions: Tensor,
+    looks: Sequence[Look],
+    deepstack: tuple[Tensor, list[Tensor]] | None = None,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Hidden states, and each layer's keys (post-rotary) and values of the new tokens."""
+    cos, sin = rotary(positions, decoder.config, torch.float32)
+    keys, values = [], []
+    for i, look in enumerate(looks):
+        layer: Any = decoder.layers[i]
+        out, k, v = _attention(layer.self_attn, _norm(layer.input_layernorm, x), cos, sin, look)
+        x = x + out
+        y, mlp = _norm(layer.post_attention_layernorm, x), layer.mlp
+        x = x + mlp.down_proj(F.silu(mlp.gate_proj(y)) * mlp.up_proj(y))
+        if deepstack is not None and i < len(deepstack[1]):
+            x = x.index_add(1, deepstack[0], deepstack[1][i])
+        keys.append(k)
+        values.append(v)
+    return x, keys, values
+
+
+def _attention(
+    part: Attention, x: Tensor, cos: Tensor, sin: Tensor, look: Look
+) -> tuple[Tensor, Tensor, Tensor]:
+    dim = part.q_norm.weight.shape[0]
+    # (B, L, heads * d) -> (B, heads, L, d)
+    q, k, v = (
+        layer(x).unflatten(-1, (-1, dim)).transpose(1, 2)
+        for layer in (part.q_proj, part.k_proj, part.v_proj)
+    )
+    q = _rotate(_norm(part.q_norm, q), cos, sin).to(v.dtype)
+    k = _rotate(_norm(part.k_norm, k), cos, sin).to(v.dtype)
+    return part.o_proj(look(q, k, v).transpose(1, 2).flatten(2)), k, v
+
+
+def _action_in(part: PerWaypointActionInProjV2, x: Tensor, t: Tensor) -> Tensor:
+    """What PerWaypointActionInProjV2 computes."""
+    features = [encode(x[..., i]) for i, encode in enumerate(part.sinus)]
+    features.append(part.timestep_fourier_encoder(t.expand(*x.shape[:2], 1)[..., 0]))
+    y = torch.cat(features, -1)
+    for layer in part.encoder.trunk:
+        y = _norm(layer, y) if isinstance(layer, RMSNorm) else layer(y)
+    return part.norm(y)
+
+
+def _norm(part: RMSNorm, x: Tensor) -> Tensor:
+    return F.rms_norm(x.to(torch.float32), part.weight.shape, part.weight, part.eps)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
+
+
+def _by_scene(features: Tensor, x: Tensor) -> Tensor:
+    """(B * tokens, H) as (B, tokens, H) in the dtype of x (B, L, H)."""
+    return features.unflatten(0, (len(x), -1)).to(x.dtype)
+
+
+def _grid(model: AlpamayoR1, images: Tensor) -> tuple[int, int]:
+    patch = model.config.vision.patch_size
+    return images.shape[-2] // patch, images.shape[-1] // patch

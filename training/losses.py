@@ -1,0 +1,54 @@
+"""What a batch costs: the reasoning's tokens, and the velocity field.
+
+Flow matching as the alpamayo-r1 specification has it (section 8): t = 0.999 * (1 - Beta(1.5, 1)),
+input t * x1 + (1 - t) * noise, target x1 - noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from alpamayo_ros.model.alpamayo import AlpamayoR1
+from alpamayo_ros.model.flow_matching import training_pair
+
+from .forward import Batch, read, velocities
+
+_LATEST, _BETA = 0.999, 1.5
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Means over the batch: cross-entropy per token, squared error per action value."""
+
+    language: Tensor
+    flow: Tensor
+
+
+def flow_times(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Times of `shape`, on the generator's device; Beta(a, 1) is a uniform number to 1 / a."""
+    uniform = torch.rand(shape, generator=generator, device=generator.device)
+    return _LATEST * (1 - uniform ** (1 / _BETA))
+
+
+def losses(model: AlpamayoR1, batch: Batch, draws: int, generator: torch.Generator) -> Losses:
+    """Both losses of a batch, with `draws` noises and times for each scene."""
+    logits, prefix = read(model, batch)
+    scenes, waypoints, channels = batch.actions.shape
+    shape = (scenes, draws, waypoints, channels)
+    noise = torch.randn(shape, generator=generator, device=generator.device)
+    t = flow_times((scenes, draws), generator)
+    x, target = training_pair(batch.actions.unsqueeze(1), noise, t[..., None, None])
+    flow = F.mse_loss(velocities(model, prefix, x, t), target)
+    return Losses(language_loss(logits, batch), flow)
+
+
+def language_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Mean cross-entropy of the reasoning's tokens up to the marker, logits (B, N, vocab)."""
+    index = torch.arange(logits.shape[1], device=logits.device)
+    ignored = index > batch.marker.unsqueeze(-1)
+    wanted = batch.reasoning.masked_fill(ignored, -100)
+    return F.cross_entropy(logits.flatten(0, 1), wanted.flatten())

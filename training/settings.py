@@ -1,0 +1,55 @@
+"""Settings of a training run, from its one YAML file. Knows no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alpamayo_ros.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keys of the file; training/small.yaml says what they mean."""
+
+    seed: int
+    model: Mapping[str, Any]
+    image: Mapping[str, int]
+    actions: Mapping[str, float]
+    data: Mapping[str, Any]
+    cameras: tuple[Mapping[str, Any], ...]
+    batch: int
+    flow_draws: int
+    language_weight: float
+    steps: int
+    warmup: int
+    learning_rate: float
+    weight_decay: float
+    clip: float
+    log_every: int
+
+    @property
+    def chunk_steps(self) -> int:
+        """Steps that one chunk of drives serves."""
+        samples = self.data['drives_per_chunk'] * self.data['samples_per_drive']
+        return int(samples // self.batch * self.data['passes'])
+
+
+def load_settings(path: Path) -> Settings:
+    """Settings of a file; BadInput names the file and the key that is wrong."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f'{path}: not readable as YAML: {error}') from None
+    names = {field.name for field in fields(Settings)}
+    if not isinstance(raw, dict) or set(raw) != names:
+        wrong = sorted(names ^ set(raw)) if isinstance(raw, dict) else 'no mapping'
+        raise BadInput(f'{path}: expected exactly the keys {sorted(names)}; wrong: {wrong}')
+    settings = Settings(**(raw | {'cameras': tuple(raw['cameras'])}))
+    if settings.chunk_steps < 1:
+        raise BadInput(f'{path}: batch {settings.batch} is larger than a chunk of drives')
+    return settings

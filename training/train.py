@@ -1,0 +1,136 @@
+"""Train the small Alpamayo: `python -m training.train RUN`, again and again until it is done.
+
+A run is a folder: settings.yaml, the checkpoint folder without weights, the state in shards and
+the losses. Each call goes on where the last one ended, for as long as it is told to.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+import json
+from pathlib import Path
+import shutil
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+from alpamayo_ros.cli.entry import command
+from alpamayo_ros.errors import BadInput
+from alpamayo_ros.folders import new_folder
+
+from .architecture import new_model, write_folder
+from .batches import Batches, Words, generator
+from .drives import Drives
+from .losses import losses
+from .optimizer import AdamW
+from .settings import Settings, load_settings
+from .state import has_state, load_state, save_state
+
+_FLOW = 10  # what random numbers are for, beside those of batches.py
+DEFAULT = Path(__file__).with_name('small.yaml')
+
+
+def new_run(run: Path, config: Path) -> None:
+    """Make the folder of a run; BadInput when a setting is wrong."""
+    settings = load_settings(config)
+    with new_folder(run) as place:
+        place.mkdir()
+        shutil.copy(config, place / 'settings.yaml')
+        write_folder(place / 'checkpoint', settings)
+
+
+class Trainer:
+    """A run on a device: model, optimizer and the step that comes next."""
+
+    def __init__(self, run: Path, settings: Settings, device: str, workers: int) -> None:
+        self.run, self.settings, self.device = run, settings, device
+        self.model = new_model(run / 'checkpoint', settings.seed)
+        drives = Drives('train', settings, self.model.action_space)
+        words = Words(run / 'checkpoint', settings)
+        self._batches = Batches(words, drives, settings, device, workers)
+        self.model = self.model.to(device)
+        self.optimizer = AdamW(self.model, settings)
+        self.step = 0
+        if has_state(run / 'state'):
+            self.step = load_state(run / 'state', self._vectors())
+
+    def train(self, seconds: float) -> None:
+        """Train until the last step or until the time is over."""
+        start = time.monotonic()
+        sums, since = torch.zeros(3, device=self.device), self.step
+        progress = tqdm(total=self.settings.steps, initial=self.step, dynamic_ncols=True)
+        for batch in self._batches.since(self.step):
+            if self.step == self.settings.steps or time.monotonic() - start > seconds:
+                break
+            random = generator(self.device, self.settings.seed, _FLOW, self.step)
+            with torch.autocast(torch.device(self.device).type, torch.bfloat16, self._mixed):
+                found = losses(self.model, batch, self.settings.flow_draws, random)
+            (found.flow + self.settings.language_weight * found.language).backward()
+            norm = self.optimizer.update(self.step)
+            sums += torch.stack([found.language.detach(), found.flow.detach(), norm])
+            self.step += 1
+            progress.update()
+            if self.step % self.settings.log_every == 0 or self.step == self.settings.steps:
+                self._log(sums / (self.step - since), time.monotonic() - start)
+                sums, since = torch.zeros_like(sums), self.step
+        progress.close()
+
+    def save(self) -> None:
+        """Write the state; at most 64 MiB."""
+        save_state(self.run / 'state', self.step, self._vectors())
+
+    @property
+    def _mixed(self) -> bool:
+        return torch.device(self.device).type == 'cuda'
+
+    def _vectors(self) -> dict[str, torch.Tensor]:
+        found = self.optimizer
+        return {'weights': found.weights, 'first': found.first, 'second': found.second}
+
+    def _log(self, means: torch.Tensor, seconds: float) -> None:
+        language, flow, norm = means.tolist()
+        row = {
+            'step': self.step,
+            'language': round(language, 5),
+            'flow': round(flow, 5),
+            'gradient_norm': round(norm, 4),
+            'learning_rate': self.optimizer.learning_rate(self.step - 1),
+            'seconds': round(seconds, 2),
+            'device': self.device,
+        }
+        with (self.run / 'losses.jsonl').open('a', encoding='utf-8') as file:
+            file.write(json.dumps(row) + '\n')
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Begin a run or go on with it."""
+    parser = argparse.ArgumentParser(description=main.__doc__, prog='python -m training.train')
+    parser.add_argument('run', type=Path, help='folder of the run')
+    parser.add_argument('--config', type=Path, default=DEFAULT, help='settings of a new run')
+    parser.add_argument('--seconds', type=float, default=float('inf'), help='stop after so long')
+    parser.add_argument('--steps', type=int, help='last step, in place of the one in the settings')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--workers', type=int, default=0, help='processes that make drives')
+    arguments = parser.parse_args(argv)
+    if not arguments.run.is_dir():
+        new_run(arguments.run, arguments.config)
+    settings = load_settings(arguments.run / 'settings.yaml')
+    if arguments.steps:
+        settings = replace(settings, steps=arguments.steps)
+    if arguments.device == 'cuda' and not torch.cuda.is_available():
+        raise BadInput('--device cuda: there is none')
+    # one file for each tensor that a worker sends would be more than a process may open
+    torch.multiprocessing.set_sharing_strategy('file_system')
+    trainer = Trainer(arguments.run, settings, arguments.device, arguments.workers)
+    trainer.train(arguments.seconds)
+    trainer.save()
+    print(json.dumps({'step': trainer.step, 'of': settings.steps}))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
