@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from process_table import processes
 from rosless.benchmark import LOOPBACK
 from small_bag import START_NS, drive, write, write_rig
 
@@ -50,12 +51,6 @@ def wait_for(process, text):
         if text in line:
             return
     pytest.fail(f'no {text!r} in {heard}')
-
-
-def processes(pattern):
-    """Numbers of the processes whose command line matches."""
-    found = subprocess.run(['pgrep', '-f', str(pattern)], capture_output=True, text=True).stdout
-    return [int(number) for number in found.split()]
 
 
 def until_gone(folder):

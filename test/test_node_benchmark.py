@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+from process_table import processes
 from rosless.benchmark import LOOPBACK
 
 from alpamayo_ros.cli.benchmark import main
@@ -29,8 +30,7 @@ def test_a_run_ends_with_one_line_of_json_and_leaves_no_node_behind():
     assert document['submit_p50_ms'] < document['stamp_to_path_p50_ms']
     assert document['paths_per_s'] > 5
     assert document['anchors']['inferred'] <= document['anchors']['seen']
-    left = subprocess.run(['pgrep', '-f', '__node:=alpamayo_benchmarked'], capture_output=True)
-    assert left.stdout == b''
+    assert processes('__node:=alpamayo_benchmarked') == []
 
 
 def test_less_than_a_second_is_refused(capsys):
