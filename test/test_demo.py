@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 
-import pytest
 from process_table import processes
+import pytest
 from rosless.benchmark import LOOPBACK
 from small_bag import START_NS, drive, write, write_rig
 
