@@ -114,7 +114,7 @@ def test_nothing_is_left_when_it_is_killed(tmp_path):
 def test_a_process_that_dies_ends_all_and_what_was_recorded_is_reported(tmp_path):
     process = start(tmp_path, seconds=30.0)
     wait_for(process, 'predictions/s, age')
-    (node,) = processes(f'alpamayo_ros.ros.node.*{tmp_path}')
+    (node,) = processes(f'alpamayo_ros.cli.node.*{tmp_path}')
     os.kill(node, signal.SIGKILL)
     text, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1

@@ -29,6 +29,7 @@ from ..evaluation.replay import require_topics
 from ..evaluation.report import rebuild
 from ..rig import CameraRig, load_rig
 from ..ros.parameters import NodeParameters
+from .engine_arguments import require
 from .entry import command
 from .launcher import launcher
 from .replay import print_summary
@@ -110,6 +111,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument('--json', action='store_true', help='print the summary as the last line')
     arguments = parser.parse_intermixed_args(argv)
+    require(arguments.rate > 0, '--rate', arguments.rate, 'more than 0')
+    require(arguments.finish >= 0, '--finish', arguments.finish, '0 or more seconds')
     rig = load_rig(arguments.rig)
     record = Record(arguments.out)
     _on_signals(signal.default_int_handler)
@@ -141,7 +144,7 @@ def _drive(arguments: argparse.Namespace) -> list[str]:
     try:
         out = str(arguments.out / RECORDING)
         children.append(Child('cli.record', out, '--node', NODE))
-        children.append(Child('ros.node', '--ros-args', *parameters))
+        children.append(Child('cli.node', '--ros-args', *parameters))
         for child in children:
             child.wait_until_ready()
         rate = str(arguments.rate)
