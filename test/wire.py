@@ -216,7 +216,10 @@ class Peer:
         self.spin(0.2)
 
     def settled(self, seen):
-        """Wait until so many anchors have arrived and all have a fate; returns the counts."""
+        """Wait until so many anchors have arrived and all have a fate; returns the counts.
+
+        Ask for less than was sent: a busy machine drops what is best effort.
+        """
 
         def values():
             return self.statuses.get('inference', (0, '', {}))[2]
