@@ -154,7 +154,7 @@ class Soak:
         self.now_ns, self.told_ns = START_NS, 0
         self.calls = []  # (name, future, what to do when it is answered)
         self.counts = {}
-        self.steps = 0
+        self.steps = self.reopened = 0
 
     # What faults use
 
@@ -180,9 +180,18 @@ class Soak:
         request = client.srv_type.Request(parameters=[message])
         self.calls.append((name, client.call_async(request), answered, time.monotonic()))
 
-    def close(self, response=None):
-        """From now on no path is due: of no anchor that is sent later."""
-        self.rules.halts.append(Halt(self.rules.newest_ns))
+    def closing(self):
+        """Return what to do when a halt is answered: from then on no path is due.
+
+        An answer that comes when paths are due again says nothing.
+        """
+        begun = self.reopened
+
+        def close(response=None):
+            if self.reopened == begun:
+                self.rules.halts.append(Halt(self.rules.newest_ns))
+
+        return close
 
     def infer_once(self):
         """One path is due none the less."""
@@ -192,6 +201,7 @@ class Soak:
 
     def reopen(self, service):
         """Paths are due again, of anchors that are undecided now and of later ones."""
+        self.reopened += 1
         for halt in self.rules.halts:
             if halt.end_ns is None:
                 halt.end_ns = self.rules.newest_ns - UNDECIDED_NS

@@ -237,7 +237,7 @@ def reset(items, rng):
 def pause(items, rng):
     """Nothing is published while paused."""
     return Span(items, rng, 1.0, 2.0).doing(
-        lambda soak: soak.call('enable', False, done=soak.close),
+        lambda soak: soak.call('enable', False, done=soak.closing()),
         lambda soak: soak.reopen('enable'),
     )
 
@@ -247,7 +247,7 @@ def infer_once(items, rng):
     span = Span(items, rng, 1.0, 2.0)
     middle = (span.begin + span.end) // 2
     items = span.doing(
-        lambda soak: soak.call('enable', False, done=soak.close),
+        lambda soak: soak.call('enable', False, done=soak.closing()),
         lambda soak: soak.reopen('enable'),
     )
     return by_time([*items, (middle, None, lambda soak: soak.infer_once())])
@@ -256,7 +256,8 @@ def infer_once(items, rng):
 def unload(items, rng):
     """Nothing is published without a model."""
     return Span(items, rng, 1.0, 2.0).doing(
-        lambda soak: soak.call('load', False, done=soak.close), lambda soak: soak.reopen('load')
+        lambda soak: soak.call('load', False, done=soak.closing()),
+        lambda soak: soak.reopen('load'),
     )
 
 
@@ -271,7 +272,7 @@ def acting(act):
 
     def fault(items, rng):
         def begin(soak):
-            done = None if act in ('slow', 'late') else soak.close
+            done = None if act in ('slow', 'late') else soak.closing()
             soak.set_parameter('max_tokens', ACTS[act], done=done)
 
         def end(soak):
