@@ -64,7 +64,7 @@ def parts(tmp_path_factory, config):
     new_run(run, config)
     settings = load_settings(config)
     model = new_model(run / 'checkpoint', settings.seed)
-    words = Words(run / 'checkpoint', settings)
+    words = Words(run / 'checkpoint', settings, [(0, 1, 2, 6), (1, 6), (1,)])
     return settings, model, words, Drives('train', settings, model.action_space)
 
 

@@ -17,10 +17,25 @@ import torch.nn.functional as F
 from alpamayo_ros.kernels.attention import attend_causal, attend_plain
 from alpamayo_ros.model.action_expert import PerWaypointActionInProjV2, expert_positions
 from alpamayo_ros.model.alpamayo import AlpamayoR1, prompt_positions
+from alpamayo_ros.model.config import AlpamayoConfig
 from alpamayo_ros.model.image_processor import to_patches
 from alpamayo_ros.model.text import Attention, Decoder, RMSNorm, rotary
 
 Look = Callable[[Tensor, Tensor, Tensor], Tensor]
+Grid = tuple[int, int]  # height and width in patches
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of prompts with the same cameras stand.
+
+    image_columns: of the prompt, in order. positions (3, 1, P + N) and rope_delta (1,): see
+    alpamayo.prompt_positions.
+    """
+
+    image_columns: Tensor
+    positions: Tensor
+    rope_delta: Tensor
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,7 @@ class Batch:
     marker, whose index is marker (B), then pads. actions (B, T, 2): normalised.
     """
 
+    layout: Layout
     images: Tensor
     prompt: Tensor
     reasoning: Tensor
@@ -52,27 +68,30 @@ class Prefix:
     rope_delta: Tensor
 
 
+def layout_of(config: AlpamayoConfig, prompt: Tensor, grid: Grid, tokens: int) -> Layout:
+    """Layout of prompts like this one (P) with images of one grid, and `tokens` behind it."""
+    is_image = prompt == config.image_token_id
+    merge = config.vision.spatial_merge_size
+    grids = [grid] * (int(is_image.sum()) * merge**2 // (grid[0] * grid[1]))
+    positions, delta = prompt_positions(is_image.unsqueeze(0), grids, merge)
+    behind = torch.arange(len(prompt), len(prompt) + tokens) + delta
+    positions = torch.cat([positions, behind.expand(3, 1, -1)], 2)
+    return Layout(is_image.nonzero()[:, 0], positions, delta)
+
+
 def read(model: AlpamayoR1, batch: Batch) -> tuple[Tensor, Prefix]:
     """Logits (B, N, vocab) of the reasoning's tokens, and what the expert reads."""
     embeds, levels = encode(model, batch.images)
-    ids = torch.cat([batch.prompt, batch.reasoning], 1)
-    length = batch.prompt.shape[1]
-    language = model.vlm.model.language_model
-    is_image = batch.prompt[:1] == model.config.image_token_id  # equal in all rows
-    merge = model.config.vision.spatial_merge_size
-    grids = [_grid(model, batch.images)] * batch.images.shape[1]
-    positions, delta = prompt_positions(is_image.cpu(), grids, merge)
-    behind = torch.arange(length, ids.shape[1]) + delta  # text positions of the reasoning
-    positions = torch.cat([positions, behind.expand(3, 1, -1)], 2).to(ids.device)
-    where = is_image[0].nonzero()[:, 0]
-    x = language.embed_tokens(ids)
+    language, layout = model.vlm.model.language_model, batch.layout
+    where, length = layout.image_columns, batch.prompt.shape[1]
+    x = language.embed_tokens(torch.cat([batch.prompt, batch.reasoning], 1))
     x = x.index_copy(1, where, _by_scene(embeds, x))
     deepstack = (where, [_by_scene(level, x) for level in levels])
-    layers = len(language.layers)
-    x, keys, values = _decode(language, x, positions, [attend_causal] * layers, deepstack)
+    looks = [attend_causal] * len(language.layers)
+    x, keys, values = _decode(language, x, layout.positions, looks, deepstack)
     logits = model.vlm.lm_head(_norm(language.norm, x[:, length - 1 : -1]))
     offset = length + batch.marker + 1
-    rope_delta = delta.to(ids.device).expand(len(ids))
+    rope_delta = layout.rope_delta.expand(len(x))
     return logits.to(torch.float32), Prefix(keys, values, offset, rope_delta)
 
 
@@ -84,7 +103,8 @@ def encode(model: AlpamayoR1, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         config.spatial_merge_size,
     )  # fmt: skip
     count = images.shape[0] * images.shape[1]
-    return model.encode_images(patches, [_grid(model, images)] * count, chunk_images=count)
+    grid = images.shape[-2] // config.patch_size, images.shape[-1] // config.patch_size
+    return model.encode_images(patches, [grid] * count, chunk_images=count)
 
 
 def velocities(model: AlpamayoR1, prefix: Prefix, x: Tensor, t: Tensor) -> Tensor:
@@ -178,8 +198,3 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _by_scene(features: Tensor, x: Tensor) -> Tensor:
     """(B * tokens, H) as (B, tokens, H) in the dtype of x (B, L, H)."""
     return features.unflatten(0, (len(x), -1)).to(x.dtype)
-
-
-def _grid(model: AlpamayoR1, images: Tensor) -> tuple[int, int]:
-    patch = model.config.vision.patch_size
-    return images.shape[-2] // patch, images.shape[-1] // patch

@@ -22,7 +22,7 @@ from alpamayo_ros.errors import BadInput
 from alpamayo_ros.folders import new_folder
 
 from .architecture import new_model, write_folder
-from .batches import Batches, Words, generator
+from .batches import Batches, Words, camera_sets, generator
 from .drives import Drives
 from .losses import losses
 from .optimizer import AdamW
@@ -49,7 +49,7 @@ class Trainer:
         self.run, self.settings, self.device = run, settings, device
         self.model = new_model(run / 'checkpoint', settings.seed)
         drives = Drives('train', settings, self.model.action_space)
-        words = Words(run / 'checkpoint', settings)
+        words = Words(run / 'checkpoint', settings, camera_sets(settings))
         self._batches = Batches(words, drives, settings, device, workers)
         self.model = self.model.to(device)
         self.optimizer = AdamW(self.model, settings)
@@ -57,10 +57,14 @@ class Trainer:
         if has_state(run / 'state'):
             self.step = load_state(run / 'state', self._vectors())
 
-    def train(self, seconds: float) -> None:
-        """Train until the last step or until the time is over."""
+    def train(self, seconds: float, finish: bool = False) -> None:
+        """Train until the last step or until the time is over.
+
+        finish: the learning rate comes to its end with the time, whatever steps that takes.
+        """
         start = time.monotonic()
-        sums, since = torch.zeros(3, device=self.device), self.step
+        first = since = self.step
+        sums = torch.zeros(3, device=self.device)
         progress = tqdm(total=self.settings.steps, initial=self.step, dynamic_ncols=True)
         for batch in self._batches.since(self.step):
             if self.step == self.settings.steps or time.monotonic() - start > seconds:
@@ -74,13 +78,20 @@ class Trainer:
             self.step += 1
             progress.update()
             if self.step % self.settings.log_every == 0 or self.step == self.settings.steps:
-                self._log(sums / (self.step - since), time.monotonic() - start)
+                spent = time.monotonic() - start
+                self._log(sums / (self.step - since), spent)
+                if finish:
+                    left = (seconds - spent) * (self.step - first) / spent
+                    self._end_at(self.step + max(int(left), 1))
                 sums, since = torch.zeros_like(sums), self.step
         progress.close()
 
     def save(self) -> None:
         """Write the state; at most 64 MiB."""
         save_state(self.run / 'state', self.step, self._vectors())
+
+    def _end_at(self, step: int) -> None:
+        self.settings = self.optimizer.settings = replace(self.settings, steps=step)
 
     @property
     def _mixed(self) -> bool:
@@ -112,6 +123,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('run', type=Path, help='folder of the run')
     parser.add_argument('--config', type=Path, default=DEFAULT, help='settings of a new run')
     parser.add_argument('--seconds', type=float, default=float('inf'), help='stop after so long')
+    parser.add_argument(
+        '--finish', action='store_true', help='let the learning rate end with --seconds'
+    )
     parser.add_argument('--steps', type=int, help='last step, in place of the one in the settings')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--workers', type=int, default=0, help='processes that make drives')
@@ -126,9 +140,9 @@ def main(argv: list[str] | None = None) -> int:
     # one file for each tensor that a worker sends would be more than a process may open
     torch.multiprocessing.set_sharing_strategy('file_system')
     trainer = Trainer(arguments.run, settings, arguments.device, arguments.workers)
-    trainer.train(arguments.seconds)
+    trainer.train(arguments.seconds, arguments.finish)
     trainer.save()
-    print(json.dumps({'step': trainer.step, 'of': settings.steps}))
+    print(json.dumps({'step': trainer.step, 'of': trainer.settings.steps}))
     return 0
 
 
