@@ -194,10 +194,10 @@ class Soak:
         return close
 
     def infer_once(self):
-        """One path is due none the less."""
-        if self.rules.halts:
+        """One path is due none the less, while the pause is known to have begun."""
+        if self.rules.halts and self.rules.halts[-1].end_ns is None:
             self.rules.halts[-1].allowed += 1
-        self.call('infer_once')
+            self.call('infer_once')
 
     def reopen(self, service):
         """Paths are due again, of anchors that are undecided now and of later ones."""
