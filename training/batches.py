@@ -16,6 +16,7 @@ from torch import Tensor
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
+from alpamayo_ros.kernels.paint import covered, painted
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.tokens import special
@@ -186,8 +187,6 @@ def pictures(drives: Sequence[Drive], device: str, random: torch.Generator) -> T
     noise = torch.randn(shape, generator=random, device=device)
     if torch.device(device).type == 'cpu':
         return torch.from_numpy(render(np, scenes.map(Tensor.numpy), noise.numpy()))
-    from .paint import covered, painted  # needs Triton
-
     there = scenes.map(lambda array: array.to(device, non_blocking=True))
     return render(torch, there, noise, covered, painted)
 

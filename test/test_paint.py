@@ -1,0 +1,44 @@
+"""Small pictures by the kernel are those of NumPy."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from alpamayo_ros.kernels.paint import covered, painted
+from alpamayo_ros.world.camera import CAMERAS
+from alpamayo_ros.world.raster import render, stack
+from alpamayo_ros.world.scenario import make_scenario
+from alpamayo_ros.world.stage import Stage
+
+
+def test_the_kernel_in_the_interpreter_paints_what_numpy_paints(root):
+    """In a process of its own: the interpreter is chosen when triton is imported."""
+    pytest.importorskip('triton', reason='triton is not installed')
+    code = 'import test_paint as t; t.check_painting("cpu")'
+    environment = {'TRITON_INTERPRET': '1', 'PYTHONPATH': ':'.join(['test', *sys.path])}
+    done = subprocess.run([sys.executable, '-c', code], cwd=root, env=environment,
+                          capture_output=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_the_kernel_on_the_gpu_paints_what_numpy_paints():
+    check_painting('cuda')
+
+
+def check_painting(device):
+    height, width = 20, 40  # no multiples of a tile
+    scenario = make_scenario('train', 36, 8.0)
+    stage = Stage(scenario, height, width, CAMERAS[1:3])
+    scenes = stack([stage.scene([scenario.moment(t_s)]) for t_s in (3.0, 5.0)])
+    noise = np.zeros((2, 2, 1, height, width), np.float32)
+    ours = render(np, scenes, noise)
+    there = scenes.map(lambda array: torch.from_numpy(array).to(device))
+    white = torch.from_numpy(noise).to(device)
+    theirs = render(torch, there, white, covered, painted).cpu().numpy()
+    difference = np.abs(ours.astype(int) - theirs)
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
+    assert ours.std() > 20
