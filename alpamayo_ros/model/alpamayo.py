@@ -20,6 +20,7 @@ from .text import Decoder, KVCache, LanguageModel, Window, decode_window, prompt
 from .tokens import TokenIds
 from .vision import CHUNK_IMAGES, VisionTower
 
+Generators = torch.Generator | Sequence[torch.Generator]
 PREFILL_CHUNK = 1536  # tokens; bounds the MLP activations, and how often weights are unpacked
 
 
@@ -176,7 +177,7 @@ class AlpamayoR1(nn.Module):
         prompt: Prompt,
         ids: TokenIds,
         options: SamplingOptions,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
         decode_step: Callable[[Prompt, Tensor], Tensor] | None = None,
     ) -> Reasoning:
         """Sample reasoning until every row has its trajectory marker (or eos), or the budget ends.
@@ -285,11 +286,12 @@ def sample_token(
     logits: Tensor,
     ids: TokenIds,
     options: SamplingOptions,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
 ) -> Tensor:
     """Next tokens (B, K) from logits (B, K, vocab): mask, temperature, top-k, top-p, draw.
 
-    Discrete trajectory tokens are never sampled; greedy means argmax.
+    Discrete trajectory tokens are never sampled; greedy means argmax. generator: one for all, or
+    one for each scene, so that its draws do not depend on the others.
     """
     logits = logits.to(torch.float32).clone()
     logits[..., ids.discrete_start : ids.discrete_end] = -torch.inf
@@ -304,8 +306,12 @@ def sample_token(
         below = ordered.softmax(-1).cumsum(-1) <= 1 - options.top_p
         below[..., -1] = False  # the likeliest token always stays
         logits = logits.masked_fill(below.scatter(-1, order, below), -torch.inf)
-    probabilities = logits.softmax(-1).flatten(0, -2)
-    return torch.multinomial(probabilities, 1, generator=generator).view(logits.shape[:-1])
+    probabilities = logits.softmax(-1)
+    if isinstance(generator, Sequence):
+        pairs = zip(probabilities, generator, strict=True)
+        return torch.stack([torch.multinomial(p, 1, generator=g)[:, 0] for p, g in pairs])
+    drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=generator)
+    return drawn.view(logits.shape[:-1])
 
 
 def pad_behind(tokens: Tensor, marker: int, pad: int) -> tuple[Tensor, Tensor]:

@@ -25,8 +25,7 @@ class ConstantVelocityEngine:
         """Predict from the context's v0; the seed is reported and changes nothing."""
         start = time.perf_counter()
         count = self.options.num_samples
-        samples = np.repeat(straight(context.v0_mps)[None], count, axis=0)
-        actions = np.zeros((count, WAYPOINTS, 2), np.float32)
+        samples, actions = (np.repeat(x[None], count, axis=0) for x in self.motion(context))
         checks = check_trajectory(samples[0], actions[0], context.v0_mps)
         return Prediction(
             t0_ns=context.t0_ns,
@@ -43,6 +42,10 @@ class ConstantVelocityEngine:
             checks=(*context.checks, *checks),
             timing_ms={'action': (time.perf_counter() - start) * 1e3},
         )
+
+    def motion(self, context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """Path (64, 4) and actions (64, 2), float32, as in Prediction."""
+        return straight(context.v0_mps), np.zeros((WAYPOINTS, 2), np.float32)
 
     def provenance(self) -> dict[str, Any]:
         """What the result depends on besides the inputs: nothing but the name."""

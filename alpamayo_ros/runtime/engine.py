@@ -131,7 +131,7 @@ class AlpamayoEngine:
             xy, yaw, speed = model.action_space.integrate(action, v0.expand(samples))
             path = torch.cat([xy, yaw.unsqueeze(-1), speed.unsqueeze(-1)], -1).cpu().numpy()
             actions = model.action_space.denormalise(action).cpu().numpy()
-        return self._prediction(
+        return self.prediction(
             context, seed, path, actions, float(v0), reasoning, watch.milliseconds
         )
 
@@ -179,7 +179,7 @@ class AlpamayoEngine:
         samples, (_, text) = self.options.num_samples, compare(needed, str(self.device))
         return OutOfMemory(f'out of memory: an inference of {samples} samples {text} ({said})')
 
-    def _prediction(
+    def prediction(
         self,
         context: Context,
         seed: int,
@@ -189,6 +189,7 @@ class AlpamayoEngine:
         reasoning: Reasoning,
         timing_ms: Mapping[str, float],
     ) -> Prediction:
+        """Prediction of one scene: samples (K, 64, 4), actions (K, 64, 2) and its reasoning."""
         space = self.model.action_space
         chosen, spread_m = validity.medoid(samples)
         rows = [said(row, self.processor.ids) for row in reasoning.tokens[0].tolist()]

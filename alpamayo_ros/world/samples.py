@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .moments import STEP_S, Moment, Trace
 from .reasons import sentence
+from .road import Array
 from .scenario import Scenario
 from .simulation import MARGIN_S, Simulation
 
@@ -91,18 +92,23 @@ def frame_moments(simulation: Simulation, t0_s: float) -> tuple[Moment, ...]:
     return tuple(simulation.moment(t_s) for t_s in times)
 
 
-def sample(trace: Trace, t0_s: float, rng: np.random.Generator) -> Sample:
-    """Sample of a trace at t0; rng chooses among the wordings."""
-    steps = np.arange(1 - HISTORY, FUTURE + 1)
-    states = [trace.ego(t0_s + step * GRID_S) for step in steps]
+def motion(trace: Trace, t0_s: float, steps: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Positions (N, 3) m and rotations (N, 3, 3) at steps of GRID_S from t0, in its base frame."""
+    states = [trace.ego(t0_s + step * GRID_S) for step in steps.tolist()]
     x, y, yaw = np.array([(s.x_m, s.y_m, s.yaw_rad) for s in states]).T
-    now = HISTORY - 1
-    east, north, turned = x - x[now], y - y[now], yaw - yaw[now]
-    cos, sin = np.cos(yaw[now]), np.sin(yaw[now])
+    now = trace.ego(t0_s)
+    east, north, turned = x - now.x_m, y - now.y_m, yaw - now.yaw_rad
+    cos, sin = np.cos(now.yaw_rad), np.sin(now.yaw_rad)
     xyz = np.stack([cos * east + sin * north, cos * north - sin * east, np.zeros_like(x)], axis=1)
-    rot = np.zeros((len(steps), 3, 3))
+    rot = np.zeros((len(states), 3, 3))
     rot[:, 0, 0] = rot[:, 1, 1] = np.cos(turned)
     rot[:, 1, 0], rot[:, 0, 1], rot[:, 2, 2] = np.sin(turned), -np.sin(turned), 1.0
+    return xyz, rot
+
+
+def sample(trace: Trace, t0_s: float, rng: np.random.Generator) -> Sample:
+    """Sample of a trace at t0; rng chooses among the wordings."""
+    xyz, rot = motion(trace, t0_s, np.arange(1 - HISTORY, FUTURE + 1))
     cause = trace.cause(t0_s)
     xyz32, rot32 = xyz.astype(np.float32), rot.astype(np.float32)
     return Sample(

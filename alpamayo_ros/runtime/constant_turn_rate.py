@@ -1,0 +1,35 @@
+"""Speed and turn rate of the history, kept: the other baseline. Knows no torch, no checkpoint, and
+looks at no image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..data_types import GRID_NS, NANOSECONDS, WAYPOINTS, Context
+from .constant_velocity import ConstantVelocityEngine
+
+RECENT_STEPS = 5  # of the history: half a second, shorter is noise and longer is the past
+_STANDING_MPS = 0.1  # a vehicle that stands has no curvature
+
+
+class ConstantTurnRateEngine(ConstantVelocityEngine):
+    """K equal samples: an arc at v0 with the turn rate of the last half second."""
+
+    name = 'constant_turn_rate'
+
+    def motion(self, context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """Path (64, 4) and actions (64, 2), float32, as in Prediction."""
+        step_s = GRID_NS / NANOSECONDS
+        before = np.asarray(context.history_rot[-1 - RECENT_STEPS], np.float64)
+        rate = -float(np.arctan2(before[1, 0], before[0, 0])) / (RECENT_STEPS * step_s)
+        speed = context.v0_mps
+        yaw = rate * step_s * np.arange(1, WAYPOINTS + 1)
+        chord = speed * step_s * np.arange(1, WAYPOINTS + 1) * np.sinc(yaw / 2 / np.pi)
+        path = np.stack(
+            [chord * np.cos(yaw / 2), chord * np.sin(yaw / 2), yaw, np.full(WAYPOINTS, speed)],
+            axis=1,
+        )
+        actions = np.zeros((WAYPOINTS, 2))
+        actions[:, 1] = rate / speed if abs(speed) > _STANDING_MPS else 0.0
+        return path.astype(np.float32), actions.astype(np.float32)
