@@ -13,7 +13,7 @@ assert MAINTAINER is not None, 'package.xml: no maintainer'
 SHARE = f'share/{NAME}'
 
 TRITON = "triton>=3.1; platform_system == 'Linux'"
-COMMANDS = ('node', 'replay', 'drive', 'verify', 'quantize', 'benchmark')
+COMMANDS = ('node', 'replay', 'drive', 'verify', 'quantize', 'benchmark', 'evaluate')
 
 
 def files(folder: str, pattern: str = '*') -> list[str]:
@@ -51,6 +51,7 @@ setup(
         'hydra-core>=1.3.1',
         'matplotlib>=3.7',
         'numpy>=1.26',
+        'omegaconf>=2.3',
         # headless: no window is ever opened, and containers have no GUI libraries
         'opencv-python-headless>=4.9,<5',
         'PyYAML>=6',

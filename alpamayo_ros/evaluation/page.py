@@ -62,7 +62,7 @@ def render(
         _metrics(summary, run['parameters']['samples']),
         '<h2>Over the drive</h2><div class="plots">',
         *(
-            f'<div class="card"><h3>{escape(k)}</h3>{_image(v, k)}</div>'
+            f'<div class="card"><h3>{escape(k)}</h3>{image(v, k)}</div>'
             for k, v in overview.items()
         ),
         '</div>',
@@ -204,7 +204,7 @@ def _case(case: CaseView) -> str:
     )
     quote = f'<blockquote>{escape(said)}</blockquote>' if said else ''
     view = (
-        _image(case.image_jpeg, 'front image with the predicted path', 'jpeg')
+        image(case.image_jpeg, 'front image with the predicted path', 'jpeg')
         if case.image_jpeg
         else f'<div class="missing soft">{escape(case.image_note)}</div>'
     )
@@ -213,8 +213,8 @@ def _case(case: CaseView) -> str:
         f'<div class="card case"><h3>{case.seconds:.2f} s <span class="soft">· t0 '
         f'{line["t0_ns"]} · v0 {line["v0_mps"]:.1f} m/s · {line["ms"]["total"]:.4g} ms</span></h3>'
         f'<p>{error}</p>{chips}{quote}<div class="views"><div>{view}{note}'
-        f'{_image(case.dynamics_png, "speed, acceleration, curvature")}</div>'
-        f'<div class="above">{_image(case.above_png, "paths from above")}</div></div></div>'
+        f'{image(case.dynamics_png, "speed, acceleration, curvature")}</div>'
+        f'<div class="above">{image(case.above_png, "paths from above")}</div></div></div>'
     )
 
 
@@ -227,7 +227,7 @@ def _reasons(summary: Summary, details: Mapping[str, str]) -> str:
     ):
         if counts:
             rows = [(name, count, details.get(name, '')) for name, count in counts.items()]
-            tables += f'<h2>{title}</h2>' + _words(('name', 'count', 'for example'), rows)
+            tables += f'<h2>{title}</h2>' + words(('name', 'count', 'for example'), rows)
     return tables
 
 
@@ -236,7 +236,7 @@ def _times(summary: Summary) -> str:
         (stage, *(f'{found[x]:.4g}' for x in ('mean', 'p50', 'p90', 'max')))
         for stage, found in summary['ms'].items()
     ]
-    return '<h2>Time per stage [ms]</h2>' + _words(('stage', 'mean', 'p50', 'p90', 'max'), rows)
+    return '<h2>Time per stage [ms]</h2>' + words(('stage', 'mean', 'p50', 'p90', 'max'), rows)
 
 
 def _provenance(run: Mapping[str, Any]) -> str:
@@ -245,10 +245,11 @@ def _provenance(run: Mapping[str, Any]) -> str:
         for part, values in run.items()
         for key, value in (values.items() if isinstance(values, dict) else [('', values)])
     ]
-    return '<h2>Provenance</h2>' + _words(('what', 'value'), rows)
+    return '<h2>Provenance</h2>' + words(('what', 'value'), rows)
 
 
-def _words(head: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
+def words(head: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table of words, escaped, its first line as head."""
     cells = ''.join(f'<th>{escape(name)}</th>' for name in head)
     body = ''.join(
         '<tr>' + ''.join(f'<td>{escape(str(x))}</td>' for x in row) + '</tr>' for row in rows
@@ -256,6 +257,7 @@ def _words(head: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
     return f'<div class="card words"><table><tr>{cells}</tr>{body}</table></div>'
 
 
-def _image(data: bytes, text: str, kind: str = 'png') -> str:
+def image(data: bytes, text: str, kind: str = 'png') -> str:
+    """A picture inside the page; text: what it shows."""
     encoded = base64.b64encode(data).decode()
     return f'<img alt="{escape(text)}" src="data:image/{kind};base64,{encoded}">'

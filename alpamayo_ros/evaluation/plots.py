@@ -67,7 +67,7 @@ class Case:
 
 def birds_eye(case: Case) -> bytes:
     """History, driven path, constant velocity and all samples from above: x up, y to the left."""
-    with _figure(3.4, 4.3, 1) as (figure, (axes,)):
+    with drawing(3.4, 4.3, 1) as (figure, (axes,)):
         for k, sample in enumerate(case.samples):
             if k != case.chosen:
                 _above(axes, sample, color=SAMPLE, lw=0.9, alpha=0.6)
@@ -84,12 +84,12 @@ def birds_eye(case: Case) -> bytes:
         axes.set_aspect('equal', adjustable='datalim')
         axes.margins(0.06)
         axes.invert_xaxis()
-        return _png(figure)
+        return png(figure)
 
 
 def dynamics(case: Case) -> bytes:
     """Speed, acceleration and curvature over the 6.4 s, driven ones beside the predicted ones."""
-    with _figure(7.6, 1.9, 3) as (figure, (speed, acceleration, curvature)):
+    with drawing(7.6, 1.9, 3) as (figure, (speed, acceleration, curvature)):
         for k, (sample, action) in enumerate(zip(case.samples, case.actions, strict=True)):
             chosen = k == case.chosen
             style: Any = {'color': CHOSEN, 'lw': 1.8} if chosen else {'color': SAMPLE, 'lw': 0.8}
@@ -114,19 +114,19 @@ def dynamics(case: Case) -> bytes:
         _at_least(speed, 2.0)
         _at_least(acceleration, 2.0)
         _at_least(curvature, 0.02)
-        return _png(figure)
+        return png(figure)
 
 
 def drive_map(driven_xy: Floats, paths: Sequence[Floats]) -> bytes:
     """The whole drive from above, odometry frame, with the chosen path of every t0."""
-    with _figure(4.4, 3.0, 1) as (figure, (axes,)):
+    with drawing(4.4, 3.0, 1) as (figure, (axes,)):
         origin = driven_xy[0] if len(driven_xy) else np.zeros(2)
         for path in paths:
             axes.plot(*(path[:, :2] - origin).T, color=CHOSEN, lw=0.7, alpha=0.35)
         axes.plot(*(driven_xy - origin).T, color=DRIVEN, lw=1.8)
         axes.set(xlabel='x [m] from the start', ylabel='y [m]')
         axes.set_aspect('equal', adjustable='datalim')
-        return _png(figure)
+        return png(figure)
 
 
 def errors_over_time(
@@ -134,7 +134,7 @@ def errors_over_time(
 ) -> bytes:
     """ADE of each t0 over the drive by row name ('chosen', 'best', 'baseline'); NaN: no truth."""
     colors = {'chosen': CHOSEN, 'best': SAMPLE, 'baseline': BASELINE}
-    with _figure(4.4, 3.0, 1) as (figure, (axes,)):
+    with drawing(4.4, 3.0, 1) as (figure, (axes,)):
         marker = '.' if len(seconds) - len(rejected_s) <= 120 else ''  # a point may be alone
         for name, values in series.items():
             axes.plot(seconds, values, color=colors[name], lw=1.2, marker=marker, ms=4, label=name)
@@ -144,12 +144,12 @@ def errors_over_time(
         axes.set(xlabel='s from the start', ylabel=label)
         axes.set_ylim(bottom=0)
         axes.legend(ncols=4, loc='lower right', bbox_to_anchor=(1, 1))
-        return _png(figure)
+        return png(figure)
 
 
 def latency_histogram(total_ms: Floats) -> bytes:
     """How long inferences took, with median and 90th percentile."""
-    with _figure(4.4, 3.0, 1) as (figure, (axes,)):
+    with drawing(4.4, 3.0, 1) as (figure, (axes,)):
         axes.hist(total_ms, bins=min(max(len(total_ms) // 3, 8), 40), color=CHOSEN, alpha=0.75)
         for percent, style in ((50, '-'), (90, '--')):
             value = float(np.percentile(total_ms, percent))
@@ -158,11 +158,11 @@ def latency_histogram(total_ms: Floats) -> bytes:
             )
         axes.set(xlabel='ms per context', ylabel='contexts')
         axes.legend(ncols=2, loc='lower right', bbox_to_anchor=(1, 1))
-        return _png(figure)
+        return png(figure)
 
 
 @contextmanager
-def _figure(width: float, height: float, columns: int) -> Iterator[tuple[Figure, list[Axes]]]:
+def drawing(width: float, height: float, columns: int) -> Iterator[tuple[Figure, list[Axes]]]:
     """Figure of a size in inches, with its axes side by side; STYLE holds inside the body."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI)
@@ -191,7 +191,8 @@ def _at_least(axes: Axes, span: float) -> None:
         axes.set_ylim(middle - span / 2, middle + span / 2)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The file of a figure."""
     file = io.BytesIO()
     figure.savefig(file, format='png', transparent=True)
     return file.getvalue()

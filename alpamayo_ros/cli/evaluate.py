@@ -1,0 +1,155 @@
+"""alpamayo_evaluate: held-out drives of the synthetic world, how well a checkpoint drives them.
+
+Arguments, progress and printing only. Settings are composed by hydra.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from itertools import product
+import json
+from pathlib import Path
+import sys
+from typing import Any
+
+from hydra import compose, initialize
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from ..errors import BadInput
+from ..evaluation import study
+from ..evaluation.study import Settings
+from ..evaluation.study_report import rebuild
+from ..evaluation.table import LONGEST, Table
+from .entry import command
+
+_CONFIG = 'evaluate'
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate a checkpoint: 0 done, 2 bad input. What is in `out` already is not done again."""
+    arguments = _parse(argv)
+    jobs = [settings for settings in map(_compose, _jobs(arguments.override, arguments.multirun))]
+    for settings in jobs:
+        study.check(settings)
+    planned = [(settings, study.rows_of(settings)) for settings in jobs]
+    table: Table = {}
+    for settings, rows in planned:
+        try:
+            study.run(settings, rows, _Bar())
+        except KeyboardInterrupt:
+            print(f'{settings.out}: stopped; the same command goes on', file=sys.stderr)
+            raise
+        table = rebuild(Path(settings.out), settings.rounds, settings.seed)
+        _print(table, Path(settings.out))
+    if arguments.json:
+        print(json.dumps(table))
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    defaults = Settings()
+    known = ', '.join(f'{x.name}={_shown(getattr(defaults, x.name))}' for x in fields(Settings))
+    parser = argparse.ArgumentParser(
+        prog='alpamayo_evaluate', description=__doc__, epilog=f'{main.__doc__} Settings: {known}'
+    )
+    parser.add_argument(
+        'override', nargs='*', metavar='KEY=VALUE', help='such as checkpoint=DIR bits=2'
+    )
+    parser.add_argument(
+        '-m', '--multirun', action='store_true', help='one after the other: bits=16,8,4,2,1.58'
+    )
+    parser.add_argument('--json', action='store_true', help='print the table as the last line')
+    return parser.parse_args(argv)
+
+
+def _jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
+    """Overrides of each job: with multirun the product of all that name several values."""
+    if not multirun:
+        return [list(overrides)]
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise BadInput(_first_line(error)) from None
+    choices = [
+        [f'{x.get_key_element()}={value}' for value in x.sweep_string_iterator()]
+        if x.is_sweep_override()
+        else [str(x.input_line)]
+        for x in parsed
+    ]
+    return [list(job) for job in product(*choices)]
+
+
+def _compose(overrides: list[str]) -> Settings:
+    ConfigStore.instance().store(name=_CONFIG, node=Settings)
+    try:
+        with initialize(version_base='1.3', config_path=None):
+            composed = OmegaConf.to_object(compose(_CONFIG, overrides=overrides))
+    except HydraException as error:
+        raise BadInput(_first_line(error.__cause__ or error)) from None
+    assert isinstance(composed, Settings)
+    return composed
+
+
+def _first_line(error: BaseException) -> str:
+    """What hydra says, in one line, with the name of the setting where that is told apart."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    where = next((x.split(':', 1)[1].strip() for x in lines if x.startswith('full_key:')), '')
+    said = lines[0] if lines else type(error).__name__
+    known = ', '.join(x.name for x in fields(Settings))
+    return f'{where}: {said}' if where in known.split(', ') else f'{said}: expected one of {known}'
+
+
+class _Bar:
+    """A progress bar for each part."""
+
+    def __call__(self, name: str, total: float, known: float) -> Callable[[float], object]:
+        """Begin the bar of a part; what it returns advances it."""
+        if known >= total:
+            return lambda amount: None
+        bar: Any = tqdm(
+            desc=name, total=total, initial=known, dynamic_ncols=True,
+            bar_format='{l_bar}{bar}| {n:.0f}/{total:.0f} [{elapsed}<{remaining}]',
+        )  # fmt: skip
+
+        def advance(amount: float) -> None:
+            bar.update(amount)
+            if bar.n >= total - 1e-6:
+                bar.close()
+
+        return advance
+
+
+def _print(table: Table, out: Path) -> None:
+    """A line for each row, and where the files are."""
+    for row in table['rows']:
+        found = row['open']['all']
+        best, lane = found[f'min_ade_m_{LONGEST}s'], found['off_lane']
+        text = f'minADE {_with_interval(best, 2)} m, off the lane {100 * lane["mean"]:.1f} %'
+        for latency, figures in row['closed'].items():
+            text += f', {latency} s late {100 * figures["clean"]["mean"]:.0f} % clean'
+        print(f'{row["name"]}: {text}')
+    for note in table['notes']:
+        print(f'note: {note}')
+    print(f'report: {out / "evaluation.html"}')
+
+
+def _with_interval(figure: dict[str, Any] | None, digits: int) -> str:
+    if figure is None:
+        return 'unknown'
+    low, high = (f'{figure[x]:.{digits}f}' for x in ('low', 'high'))
+    return f'{figure["mean"]:.{digits}f} ({low} to {high})'
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value) if not isinstance(value, str) else value
+
+
+if __name__ == '__main__':
+    sys.exit(main())
