@@ -6,6 +6,7 @@ tokenizer, no device.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ class Drives(Dataset[Drive]):
         self, split: str, settings: Settings, space: UnicycleAccelCurvatureActionSpace
     ) -> None:
         self._split, self._settings = split, settings
-        self._space = space
+        self._space = copy.deepcopy(space)  # stays on the CPU when the model moves
 
     def __getitem__(self, number: int) -> Drive:
         data, image = self._settings.data, self._settings.image
