@@ -330,8 +330,10 @@ def _soak(run, seconds, rng, tell):
         if fault.__name__ == 'clock_begins_again':
             run._hear(GRACE_S / 2)
             at_ns = START_NS
-            rules.jump()
+            rules.begin_again()
         elif fault.__name__ == 'clock_leaps':
+            run._hear(GRACE_S / 2)
+            rules.leap()
             at_ns += LEAP_NS
         length_s = FAULT_S * RATE
         rate = BURST_RATE if fault.__name__ == 'burst' else RATE

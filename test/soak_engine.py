@@ -17,7 +17,7 @@ from alpamayo_ros import images
 from alpamayo_ros.ros import node
 from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
 
-SLOW_S, LATE_S = 0.3, 2.0
+SLOW_S, LATE_S = 0.3, 3.0
 NAMES = {value: name for name, value in ACTS.items()}
 
 

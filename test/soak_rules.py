@@ -14,7 +14,7 @@ from alpamayo_ros.ros.anchors import FATES
 from alpamayo_ros.ros.outputs import HORIZON_NS
 
 GRID_NS = 100 * MS
-GRACE_S = 0.5  # of real time, for what is under way
+GRACE_S = 1.0  # of real time, for what is under way
 MIN_REMAINING_S = 1.0  # the default of the node
 
 
@@ -35,7 +35,7 @@ class Rules:
         self.broken, self.trims, self.rate = [], trims, rate
         self.sent, self.newest_ns, self.last_ns = set(), 0, 0
         self.halts = []
-        self.old_pass_until_s = 0.0
+        self.before_jump_ns, self.jumped_until_s = 0, 0.0
         self.paths = 0
 
     def breach(self, text):
@@ -43,11 +43,16 @@ class Rules:
         if len(self.broken) < 20:
             self.broken.append(text)
 
-    def jump(self):
+    def begin_again(self):
         """The clock is set back: what was sent before may still bring a path."""
-        self.halts.clear()
+        self.leap()
         self.newest_ns = self.last_ns = 0
-        self.old_pass_until_s = time.monotonic() + GRACE_S
+
+    def leap(self):
+        """The clock jumps: a path that was published before may still be heard."""
+        self.halts.clear()
+        self.before_jump_ns = self.newest_ns
+        self.jumped_until_s = time.monotonic() + GRACE_S
 
     def sending(self, t0_ns):
         """An anchor frame is sent."""
@@ -61,7 +66,8 @@ class Rules:
         if t0_ns not in self.sent:
             self.breach(f'{t0_ns} is no anchor frame that was sent')
         self._check_poses(message, t0_ns)
-        if t0_ns > self.newest_ns and time.monotonic() < self.old_pass_until_s:
+        is_old = self.before_jump_ns - HORIZON_NS < t0_ns <= self.before_jump_ns
+        if is_old and time.monotonic() < self.jumped_until_s:
             return
         if t0_ns < self.last_ns:
             self.breach(f'{t0_ns} is published after {self.last_ns}')
