@@ -14,6 +14,7 @@ from cyclonedds.builtin import (
 from cyclonedds.core import InstanceState, ReadCondition, SampleState, ViewState
 
 from rosless.callback_groups import ReentrantCallbackGroup
+from rosless.held_signals import held
 from rosless.messages import deserialize
 from rosless.participant import DISCOVERY_TYPE, Participant, delete
 from rosless.wire import ros_type_name
@@ -90,6 +91,7 @@ class Graph:
         # a reader for each look, since one that stays would keep what is long gone
         reader = BuiltinDataReader(self._participant.dds, topic)
         try:
-            return reader.read(MAX_ENDPOINTS, ReadCondition(reader, ALIVE))
+            with held():
+                return reader.read(MAX_ENDPOINTS, ReadCondition(reader, ALIVE))
         finally:
             delete(reader)

@@ -27,6 +27,7 @@ import numpy as np
 from rosless.definitions import type_hash
 from rosless.discovery import configured
 from rosless.exceptions import InvalidHandle
+from rosless.held_signals import held
 from rosless.messages import message_class, serialize
 from rosless.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, dds_qos
 from rosless.rcl_error import RCLError
@@ -100,7 +101,11 @@ class Reader:
     def take(self) -> Any:
         """Next sample: `.data` and `.sample_info`; None when there is none."""
         with self._lock:
-            while not self._closed and (samples := self.dds.take(1)):
+            while not self._closed:
+                with held():
+                    samples = self.dds.take(1)
+                if not samples:
+                    break
                 if not isinstance(samples[0], InvalidSample):
                     return samples[0]
         return None

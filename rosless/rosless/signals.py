@@ -6,11 +6,13 @@ thread end that wait.
 """
 
 from enum import IntFlag
+from functools import partial
 import os
 import signal
 import threading
 
 from rosless.context import started_contexts
+from rosless.held_signals import is_put_off
 
 
 class SignalHandlerOptions(IntFlag):
@@ -72,6 +74,8 @@ def get_current_signal_handlers_options() -> SignalHandlerOptions:
 
 
 def _on_signal(number, frame) -> None:
+    if is_put_off(partial(_on_signal, number, frame)):
+        return
     previous = _previous[number]
     for context in started_contexts():
         context.interrupt()

@@ -175,6 +175,27 @@ def ignoring() -> int:
     return robot()
 
 
+def looking() -> int:
+    """Read the graph, and take messages, until SIGINT."""
+    rclpy.init()
+    node = Node('looking')
+    publisher = node.create_publisher(String, 'said', 100)
+    node.create_subscription(String, 'said', lambda message: None, 100)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    print('ready', flush=True)
+    try:
+        while True:
+            node.get_topic_names_and_types()
+            for _ in range(50):
+                publisher.publish(String())
+                executor.spin_once(timeout_sec=0)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        print('interrupted', flush=True)
+    rclpy.try_shutdown()
+    return 0
+
+
 def compiling() -> int:
     """Catch a SIGINT that comes while code is compiled, as at the first message of a type."""
     rclpy.init()

@@ -89,10 +89,13 @@ def test_sigint_interrupts_a_callback(program):
     assert blocked.end(signal.SIGINT) == -2
 
 
-def test_a_sigint_that_was_caught_is_no_death_by_signal(program):
-    compiling = program('compiling')
-    compiling.line('interrupted')
-    assert compiling.process.wait(5) == 0
+@pytest.mark.parametrize('tenths', range(5))
+def test_sigint_interrupts_a_look_at_the_graph_and_a_message_that_is_taken(program, tenths):
+    looking = program('looking')
+    looking.line('ready')
+    time.sleep(0.1 * tenths)
+    assert looking.end(signal.SIGINT) == 0, looking.rest()
+    assert any('interrupted' in line for line in looking.rest())
 
 
 def test_an_ignored_sigint_ends_the_context_only(program):

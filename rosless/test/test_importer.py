@@ -16,7 +16,7 @@ def run(*arguments, **options):
 def test_rclpy_and_message_packages_are_importable():
     rclpy = importlib.import_module('rclpy')
     for module in ('executors', 'qos', 'callback_groups', 'parameter', 'time', 'task', 'logging'):
-        assert getattr(rclpy, module) is importlib.import_module(f'rclpy.{module}')
+        assert importlib.import_module(f'rclpy.{module}') is getattr(rclpy, module)
     messages = importlib.import_module('sensor_msgs.msg')
     assert messages.CompressedImage.__module__ == 'sensor_msgs.msg'
     services = importlib.import_module('std_srvs.srv')
@@ -70,3 +70,9 @@ def test_receiving_four_cameras_costs_less_than_15_percent_of_a_core():
     assert figures['streams'] == 4 and figures['kilobytes'] == 250
     assert figures['received_hz'] > 100
     assert figures['cpu_percent_of_a_core'] < 15
+
+
+def test_a_sigint_that_was_caught_is_no_death_by_signal(program):
+    compiling = program('compiling')
+    compiling.line('interrupted')
+    assert compiling.process.wait(5) == 0
