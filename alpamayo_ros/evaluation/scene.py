@@ -134,8 +134,10 @@ def _drawn_on_cpu(scenes: Sequence[Scene]) -> list[Pictures]:
 
 
 def _drawn(scenes: Sequence[Scene], device: str) -> Pictures:
-    """Pictures (B, C, F, 3, H, W) by the same formulas, all scenes at once."""
+    """Pictures (B, C, F, 3, H, W) by the same formulas, all scenes at once, painted by kernels."""
     import torch
+
+    from ..kernels.paint import covered, painted
 
     moments = [frame_moments(scene.simulation, scene.t0_s) for scene in scenes]
     stages = [scene.drive.stage for scene in scenes]
@@ -143,7 +145,7 @@ def _drawn(scenes: Sequence[Scene], device: str) -> Pictures:
     parts = stack([stage.scene(shown) for stage, shown in pairs])
     noise = np.stack([stage.noise(shown) for stage, shown in pairs])
     on_device = parts.map(lambda array: torch.from_numpy(array).to(device))
-    drawn = render(torch, on_device, torch.from_numpy(noise).to(device))
+    drawn = render(torch, on_device, torch.from_numpy(noise).to(device), covered, painted)
     return np.asarray(drawn.cpu().numpy())
 
 

@@ -32,6 +32,7 @@ def errors_by_horizon(rows: Rows) -> bytes:
                 _line(axes, [float(x) for x in HORIZONS], figures, row['name'], rows)
         axes.set(xlabel='horizon [s]', ylabel='minADE_K [m]', yscale='log')
         axes.legend(fontsize=6, loc='lower right')
+        canvas.subplots_adjust(left=0.14)  # exponents are wide
         return png(canvas)
 
 
@@ -39,7 +40,8 @@ def errors_by_group(rows: Rows, group: str) -> bytes:
     """minADE_K at the longest horizon of some rows, by cause or by weather."""
     names = list(rows[0]['open'][group])
     places, width = np.arange(len(names)), 0.8 / len(rows)
-    with drawing(4.9, 0.9 + 0.13 * len(names) * max(len(rows), 2), 1) as (canvas, (axes,)):
+    height = 0.9 + 0.13 * len(names) * max(len(rows), 2)
+    with drawing(4.9, height, 1) as (canvas, (axes,)):
         for number, row in enumerate(rows):
             found = [row['open'][group][name][f'min_ade_m_{LONGEST}s'] for name in names]
             known = [k for k, x in enumerate(found) if x]
@@ -53,7 +55,7 @@ def errors_by_group(rows: Rows, group: str) -> bytes:
         axes.set_yticks(places, [label.replace('_', ' ') for label in labels])
         axes.set(xlabel=f'minADE_K at {float(LONGEST):g} s [m]')
         axes.invert_yaxis()
-        axes.legend(fontsize=6)
+        axes.legend(fontsize=6, ncols=3, loc='lower right', bbox_to_anchor=(1, 1))
         canvas.subplots_adjust(left=0.3)
         return png(canvas)
 

@@ -1,0 +1,221 @@
+"""Evaluation in the world: the expert as planner is perfect, baselines are not, late is worse."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from alpamayo_ros.evaluation import closed_loop, open_loop
+from alpamayo_ros.evaluation.closed_loop import ClosedLoop
+from alpamayo_ros.evaluation.follower import GRID_S, follow, path_from
+from alpamayo_ros.evaluation.open_loop import OpenLoop, comfort
+from alpamayo_ros.evaluation.planners import Blind, Expert
+from alpamayo_ros.evaluation.scene import START_NS, black, shuffled, truth
+from alpamayo_ros.ros.policy import Policies
+from alpamayo_ros.runtime.constant_turn_rate import ConstantTurnRateEngine
+from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
+from alpamayo_ros.world.moments import STEP_S, State
+from alpamayo_ros.world.samples import sample
+
+SIZE = (64, 160)
+OPEN = OpenLoop('test', 24, 40.0, 6, 0)
+CURVES = ('curve_left', 'curve_right', 'turn_left', 'turn_right')
+
+
+class Spoilt:
+    """The expert, with one thing of its predictions changed."""
+
+    def __init__(self, **changes):
+        self.expert, self.changes = Expert(), changes
+
+    def plan(self, scenes, seed):
+        """Change every prediction."""
+        made = self.expert.plan(scenes, seed)
+        return [
+            replace(one, **{name: change(one) for name, change in self.changes.items()})
+            for one in made
+        ]
+
+
+def driven(planner, latency_s, drives, seconds=30.0, policies=None):
+    loop = ClosedLoop('test', 24, seconds, latency_s, policies or Policies(), 0)
+    return closed_loop.measure(planner, loop, drives, SIZE, lambda amount: None)
+
+
+def opened(planner, drives=range(24)):
+    return open_loop.measure(planner, OPEN, drives, SIZE, lambda amount: None)
+
+
+@pytest.fixture(scope='module')
+def by_expert():
+    return opened(Expert(samples=2))
+
+
+@pytest.fixture(scope='module')
+def by_constant_velocity():
+    return opened(Blind(ConstantVelocityEngine()))
+
+
+def test_the_expert_is_where_it_says_it_will_be(by_expert):
+    for record in by_expert:
+        assert record['ade_m_6.4s'] < 1e-4 and record['min_ade_1_m_3.0s'] < 1e-4
+        assert (record['off_lane'], record['collision'], record['finite']) == (0.0, 0.0, 1.0)
+        assert (record['text'], record['marker']) == (1.0, 1.0)
+
+
+def test_constant_velocity_is_wrong_in_curves_and_says_nothing(by_constant_velocity):
+    bent = [record for record in by_constant_velocity if record['cause'] in CURVES]
+    assert len(bent) > 5
+    assert np.mean([record['ade_m_6.4s'] for record in bent]) > 3.0
+    assert np.mean([record['off_lane'] for record in bent]) > 0.9
+    assert {(record['text'], record['marker']) for record in bent} == {(None, None)}
+
+
+def test_constant_turn_rate_knows_more_of_curves_than_constant_velocity(by_constant_velocity):
+    turning = opened(Blind(ConstantTurnRateEngine()))
+    pairs = [
+        (mine['ade_m_3.0s'], other['ade_m_3.0s'])
+        for mine, other in zip(turning, by_constant_velocity, strict=True)
+        if mine['cause'] in CURVES
+    ]
+    mine, other = np.mean(pairs, axis=0)
+    assert mine < 0.8 * other
+
+
+def test_moments_are_of_the_seed_and_spread_over_the_drive():
+    first, again = (OPEN.scenes(3, SIZE) for _ in range(2))
+    assert [scene.t0_s for scene in first] == [scene.t0_s for scene in again]
+    other = replace(OPEN, seed=1).scenes(3, SIZE)
+    assert [scene.t0_s for scene in other] != [scene.t0_s for scene in first]
+    assert (np.diff([scene.t0_s for scene in first]) > 0).all()
+    assert first[0].t0_s < 8.0 and first[-1].t0_s > 25.0
+
+
+def test_a_context_is_the_sample_that_training_sees():
+    scene = OPEN.scenes(5, SIZE)[2]
+    context = scene.context()
+    found = sample(scene.simulation.trace, scene.t0_s, np.random.default_rng(0))
+    assert np.array_equal(context.history_xyz_m, found.history_xyz)
+    assert np.array_equal(context.history_rot, found.history_rot)
+    assert truth(scene, scene.simulation)[:, :2] == pytest.approx(
+        found.future_xyz[:, :2], abs=1e-4
+    )
+    assert context.v0_mps == pytest.approx(context.odom_from_t0.speed_mps, abs=0.1)
+    assert context.t0_ns == START_NS + round(scene.t0_s * 1e9)
+
+
+def test_a_sentence_must_name_the_true_cause_and_no_other():
+    wrong = Spoilt(texts=lambda one: ('The light is red. Stop at the line.',))
+    both = Spoilt(texts=lambda one: (one.texts[0] + ' The light is red. A pedestrian.',))
+    at_lights = []
+    for scene in [scene for number in range(6) for scene in OPEN.scenes(number, SIZE)]:
+        (prediction,) = wrong.plan([scene], 0)
+        at_lights.append('red_light' in scene.simulation.trace.causes(scene.t0_s))
+        assert open_loop.record(scene, prediction)['text'] == float(at_lights[-1])
+    assert len(set(at_lights)) == 2
+    assert {record['text'] for record in opened(both, range(6))} == {0.0}
+
+
+def test_a_prediction_that_is_not_finite_counts_and_has_no_distance():
+    nothing = Spoilt(samples=lambda one: np.full_like(one.samples, np.nan))
+    for record in opened(nothing, range(2)):
+        assert (record['finite'], record['off_lane']) == (0.0, 1.0)
+        assert 'ade_m_6.4s' not in record
+
+
+def test_comfort_of_known_actions():
+    seconds = GRID_S * np.arange(64)
+    found = comfort(np.stack([2.0 * seconds, np.where(seconds < 3.0, 0.01, 0.01)], axis=1))
+    assert found['jerk_mps3'] == pytest.approx(2.0, abs=1e-6)
+    assert found['acceleration_mps2'] == pytest.approx(2.0 * np.sqrt(np.mean(seconds**2)))
+    assert found['curvature_rate'] == 0.0
+
+
+def test_no_camera_keeps_its_pictures_when_they_are_shuffled():
+    pictures = np.arange(4, dtype=np.uint8)[:, None, None, None, None] * np.ones(
+        (4, 4, 3, 2, 2), np.uint8
+    )
+    for seed in range(20):
+        found = shuffled(pictures, np.random.default_rng(seed))[:, 0, 0, 0, 0]
+        assert sorted(found) == [0, 1, 2, 3] and (found != np.arange(4)).all()
+    assert not black(pictures, np.random.default_rng(0)).any()
+
+
+def test_the_expert_drives_to_the_end_without_latency():
+    for record in driven(Expert(), 0.0, range(6)):
+        assert (record['end'], record['time_s'], record['clean']) == ('done', 30.0, 1.0)
+        assert record['distance_m'] == pytest.approx(record['expert_m'], abs=3.0)
+        assert record['plans'] == 60 and record['without_path'] == 0.0
+
+
+def test_constant_velocity_leaves_the_road_soon():
+    ends = driven(Blind(ConstantVelocityEngine()), 0.0, range(6), 60.0)
+    assert {record['end'] for record in ends} == {'off_lane', 'collision'}
+    assert np.mean([record['time_s'] for record in ends]) < 20.0
+
+
+def test_a_path_that_comes_late_is_over_before_the_next_one():
+    for record in driven(Expert(), 5.0, range(4)):
+        assert record['plans'] <= 7
+        assert record['without_path'] > 0.3  # 1.4 s of every 5 s are left of a path
+        assert record['distance_m'] < 0.5 * record['expert_m']
+
+
+def test_plans_that_the_node_holds_back_are_not_driven():
+    unhealthy = Spoilt(checks=lambda one: ('marker_missing',))
+    (held,) = driven(unhealthy, 0.0, [0])
+    assert held['without_path'] == 1.0 and held['distance_m'] < 30.0
+    assert held['held_back']['marker_missing'] == held['plans']
+    kept = Policies(on_unhealthy_reasoning='keep')
+    (driving,) = driven(unhealthy, 0.0, [0], policies=kept)
+    assert driving['end'] == 'done' and driving['without_path'] == 0.0
+
+
+def test_drives_do_not_depend_on_their_company():
+    planner = Blind(ConstantTurnRateEngine())
+    assert driven(planner, 0.5, [0, 1, 2, 3])[2] == driven(planner, 0.5, [2])[0]
+
+
+def straight_path(speed=10.0):
+    seconds = GRID_S * np.arange(1, 65)
+    sample = np.zeros((64, 4))
+    sample[:, 0], sample[:, 3] = speed * seconds, speed
+    return path_from(state(speed=speed), 0.0, sample, np.zeros((64, 2)))
+
+
+def state(x=0.0, y=0.0, yaw=0.0, speed=10.0):
+    return State(x, x, y, yaw, speed, 0.0, 0.0)
+
+
+def steered(start, path, seconds):
+    at = start
+    for number in range(round(seconds / STEP_S)):
+        at = follow(at, number * STEP_S, path).after(STEP_S)
+    return at
+
+
+def test_a_vehicle_on_its_path_is_where_the_plan_is():
+    found = steered(state(), straight_path(), 6.0)
+    assert (found.x_m, found.y_m, found.speed_mps) == pytest.approx((60.0, 0.0, 10.0), abs=1e-6)
+
+
+def test_a_vehicle_beside_its_path_comes_back_without_swinging():
+    path, at, offsets = straight_path(), state(y=1.0, yaw=0.05), []
+    for number in range(120):
+        at = follow(at, number * STEP_S, path).after(STEP_S)
+        offsets.append(at.y_m)
+    assert abs(offsets[-1]) < 0.05 and min(offsets) > -0.05
+
+
+def test_a_vehicle_behind_its_plan_catches_up_gently():
+    found = steered(state(x=-4.0), straight_path(), 6.0)
+    assert -1.5 < found.x_m - 60.0 < 0.0 and found.speed_mps < 11.01
+
+
+def test_without_a_path_the_vehicle_brakes_to_rest():
+    found = steered(state(speed=9.0), None, 2.0)
+    assert found.speed_mps == pytest.approx(3.0, abs=1e-9)
+    rest = steered(state(speed=9.0), None, 5.0)
+    assert rest.speed_mps == 0.0 and rest.x_m == pytest.approx(13.5, abs=0.3)
+    over = follow(state(), 6.5, straight_path())
+    assert over.acceleration_mps2 == -3.0
