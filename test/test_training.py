@@ -168,16 +168,16 @@ def test_the_losses_fall_on_a_few_samples(run, config):
     def cost():
         with torch.no_grad():
             found = losses(trainer.model, batch, 8, torch.Generator().manual_seed(5))
-        return float(found.language), float(found.flow)
+        return float(found.language), float(found.flow), float(found.path)
 
     before = cost()
     for step in range(120):
         found = losses(trainer.model, batch, 2, generator('cpu', step))
-        (found.flow + found.language).backward()
+        found.total(settings).backward()
         trainer.optimizer.update(step)
     after = cost()
     assert after[0] < 0.1 * before[0]
-    assert after[1] < 0.6 * before[1]
+    assert after[1] < 0.6 * before[1] and after[2] < 0.6 * before[2]
 
 
 def test_a_run_that_was_interrupted_ends_with_the_same_weights(run, config):

@@ -14,6 +14,7 @@ _LIMITS = (
     'Not for a vehicle: it is there to test and to demonstrate software.',
 )
 Row = Mapping[str, Any]
+LOSSES = ('language', 'flow', 'path')  # see losses.py
 
 
 def card(settings: Settings, step: int, rows: Sequence[Row], parameters: int) -> dict[str, Any]:
@@ -32,10 +33,7 @@ def card(settings: Settings, step: int, rows: Sequence[Row], parameters: int) ->
         },
         'steps': step,
         'scenes_seen': step * settings.batch,
-        'losses': {
-            name: round(sum(row[name] for row in last) / len(last), 5)
-            for name in ('language', 'flow')
-        },
+        'losses': {name: round(sum(row[name] for row in last) / len(last), 5) for name in LOSSES},
         'devices': sorted({row['device'] for row in rows}),
         'settings': asdict(settings),
     }
@@ -45,10 +43,10 @@ def draw_losses(rows: Sequence[Row], file: Path) -> None:
     """Loss curves as a PNG."""
     from matplotlib.figure import Figure  # where a run is trained there may be none
 
-    figure = Figure(figsize=(8, 4), layout='constrained')
+    figure = Figure(figsize=(11, 3.5), layout='constrained')
     steps = [row['step'] for row in rows]
-    for place, name in enumerate(('language', 'flow')):
-        axes = figure.add_subplot(1, 2, place + 1)
+    for place, name in enumerate(LOSSES):
+        axes = figure.add_subplot(1, len(LOSSES), place + 1)
         axes.plot(steps, [row[name] for row in rows], linewidth=1)
         axes.set(title=f'{name} loss', xlabel='step', yscale='log')
         axes.grid(alpha=0.3)

@@ -1,7 +1,9 @@
 """What a batch costs: the reasoning's tokens, and the velocity field.
 
 Flow matching as the alpamayo-r1 specification has it (section 8): t = 0.999 * (1 - Beta(1.5, 1)),
-input t * x1 + (1 - t) * noise, target x1 - noise.
+input t * x1 + (1 - t) * noise, target x1 - noise. Beside the plain squared error stands that of
+the running sums over the waypoints: the best field is the same one, but an error that lasts, which
+is what moves a path aside, weighs more than one that changes its sign.
 """
 
 from __future__ import annotations
@@ -16,16 +18,26 @@ from alpamayo_ros.model.alpamayo import AlpamayoR1
 from alpamayo_ros.model.flow_matching import training_pair
 
 from .forward import Batch, read, velocities
+from .settings import Settings
 
 _LATEST, _BETA = 0.999, 1.5
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Means over the batch: cross-entropy per token, squared error per action value."""
+    """Means over the batch: cross-entropy per token, squared error per action value.
+
+    path: squared running sum of the errors, per waypoint in the sum; like `flow` for white errors.
+    """
 
     language: Tensor
     flow: Tensor
+    path: Tensor
+
+    def total(self, settings: Settings) -> Tensor:
+        """What is minimised."""
+        flow = self.flow + settings.path_weight * self.path
+        return flow + settings.language_weight * self.language
 
 
 def flow_times(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -42,8 +54,10 @@ def losses(model: AlpamayoR1, batch: Batch, draws: int, generator: torch.Generat
     noise = torch.randn(shape, generator=generator, device=generator.device)
     t = flow_times((scenes, draws), generator)
     x, target = training_pair(batch.actions.unsqueeze(1), noise, t[..., None, None])
-    flow = F.mse_loss(velocities(model, prefix, x, t), target)
-    return Losses(language_loss(logits, batch), flow)
+    error = velocities(model, prefix, x, t) - target
+    count = torch.arange(1, waypoints + 1, device=error.device).unsqueeze(-1)
+    path = (error.cumsum(-2).square() / count).mean()
+    return Losses(language_loss(logits, batch), error.square().mean(), path)
 
 
 def language_loss(logits: Tensor, batch: Batch) -> Tensor:

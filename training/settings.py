@@ -25,6 +25,7 @@ class Settings:
     batch: int
     flow_draws: int
     language_weight: float
+    path_weight: float
     steps: int
     warmup: int
     learning_rate: float

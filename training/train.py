@@ -64,7 +64,7 @@ class Trainer:
         """
         start = time.monotonic()
         first = since = self.step
-        sums = torch.zeros(3, device=self.device)
+        sums = torch.zeros(4, device=self.device)
         progress = tqdm(total=self.settings.steps, initial=self.step, dynamic_ncols=True)
         for batch in self._batches.since(self.step):
             if self.step == self.settings.steps or time.monotonic() - start > seconds:
@@ -72,9 +72,9 @@ class Trainer:
             random = generator(self.device, self.settings.seed, _FLOW, self.step)
             with torch.autocast(torch.device(self.device).type, torch.bfloat16, self._mixed):
                 found = losses(self.model, batch, self.settings.flow_draws, random)
-            (found.flow + self.settings.language_weight * found.language).backward()
+            found.total(self.settings).backward()
             norm = self.optimizer.update(self.step)
-            sums += torch.stack([found.language.detach(), found.flow.detach(), norm])
+            sums += torch.stack([found.language, found.flow, found.path, norm]).detach()
             self.step += 1
             progress.update()
             if self.step % self.settings.log_every == 0 or self.step == self.settings.steps:
@@ -102,11 +102,12 @@ class Trainer:
         return {'weights': found.weights, 'first': found.first, 'second': found.second}
 
     def _log(self, means: torch.Tensor, seconds: float) -> None:
-        language, flow, norm = means.tolist()
+        language, flow, path, norm = means.tolist()
         row = {
             'step': self.step,
             'language': round(language, 5),
             'flow': round(flow, 5),
+            'path': round(path, 5),
             'gradient_norm': round(norm, 4),
             'learning_rate': self.optimizer.learning_rate(self.step - 1),
             'seconds': round(seconds, 2),
