@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 import json
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from alpamayo_ros.data_types import Context, EgoPose, Frame, SamplingOptions
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.model.alpamayo import Reasoning
 from alpamayo_ros.runtime.engine import AlpamayoEngine
-from training.architecture import new_model
+from training.architecture import checkpoint_folder, new_model
 from training.batches import Batches, Words, generator
 from training.drives import Drives
 from training.export import export
@@ -60,11 +61,10 @@ def run(tmp_path, config):
 @pytest.fixture(scope='module')
 def parts(tmp_path_factory, config):
     """Settings, model, words and the first batches of a run."""
-    run = tmp_path_factory.mktemp('parts') / 'run'
-    new_run(run, config)
     settings = load_settings(config)
-    model = new_model(run / 'checkpoint', settings.seed)
-    words = Words(run / 'checkpoint', settings, [(0, 1, 2, 6), (1, 6), (1,)])
+    checkpoint = checkpoint_folder(tmp_path_factory.mktemp('parts'), settings)
+    model = new_model(checkpoint, settings.seed)
+    words = Words(checkpoint, settings, [(0, 1, 2, 6), (1, 6), (1,)])
     return settings, model, words, Drives('train', settings, model.action_space)
 
 
@@ -227,6 +227,7 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path):
 def test_an_exported_checkpoint_infers_with_the_engine(tmp_path, config):
     run = tmp_path / 'run'
     assert main([str(run), '--config', str(config), '--steps', '2']) == 0
+    shutil.rmtree(run / 'checkpoint')  # what travels is settings, state and losses
     export(run, tmp_path / 'small')
     card = json.loads((tmp_path / 'small/card.json').read_text())
     assert card['steps'] == 2 and card['data']['split'] == 'train'

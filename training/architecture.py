@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from alpamayo_ros.folders import new_folder
 from alpamayo_ros.model.alpamayo import AlpamayoR1
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.small import config_json
@@ -35,8 +36,16 @@ _GAINS = {  # what adds to a residual stream starts small
 }
 
 
-def write_folder(folder: Path, settings: Settings) -> None:
-    """Make `folder` with config.json and vlm/; it has no weights yet."""
+def checkpoint_folder(run: Path, settings: Settings) -> Path:
+    """Folder with config.json and vlm/ of a run, without weights; made when it is not there."""
+    folder = run / 'checkpoint'
+    if not folder.is_dir():
+        with new_folder(folder) as place:
+            _write(place, settings)
+    return folder
+
+
+def _write(folder: Path, settings: Settings) -> None:
     folder.mkdir()
     wordings = '\n'.join(wording for reason in REASONS.values() for wording in reason.wordings)
     words = f'{wordings}\n{SYSTEM}\n{INSTRUCTION}\nsystem\nuser\nassistant'

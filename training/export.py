@@ -21,7 +21,7 @@ from alpamayo_ros.folders import new_folder
 from alpamayo_ros.model.checkpoint import SINGLE, checkpoint_sha256
 from alpamayo_ros.model.small_vlm import write_json
 
-from .architecture import new_model
+from .architecture import checkpoint_folder, new_model
 from .card import card, draw_losses
 from .optimizer import AdamW
 from .settings import load_settings
@@ -33,13 +33,14 @@ def export(run: Path, folder: Path) -> None:
     settings = load_settings(run / 'settings.yaml')
     if not has_state(run / 'state'):
         raise BadInput(f'{run}: nothing was trained here yet')
-    model = new_model(run / 'checkpoint', settings.seed)
+    empty = checkpoint_folder(run, settings)
+    model = new_model(empty, settings.seed)
     step = load_state(run / 'state', {'weights': AdamW(model, settings).weights})
     tensors = {name: t.to(torch.bfloat16).contiguous() for name, t in model.state_dict().items()}
     with (run / 'losses.jsonl').open(encoding='utf-8') as file:
         rows = [json.loads(line) for line in file]
     with new_folder(folder) as place:
-        shutil.copytree(run / 'checkpoint', place)
+        shutil.copytree(empty, place)
         (place / SINGLE).write_bytes(save(tensors))
         count = sum(parameter.numel() for parameter in model.parameters())
         facts = card(settings, step, rows, count) | {'sha256': checkpoint_sha256(place)}

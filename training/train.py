@@ -1,7 +1,7 @@
 """Train the small Alpamayo: `python -m training.train RUN`, again and again until it is done.
 
-A run is a folder: settings.yaml, the checkpoint folder without weights, the state in shards and
-the losses. Each call goes on where the last one ended, for as long as it is told to.
+A run is a folder: settings.yaml, the state in shards, the losses; everything else in it can be
+made anew. Each call goes on where the last one ended, for as long as it is told to.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from alpamayo_ros.cli.entry import command
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.folders import new_folder
 
-from .architecture import new_model, write_folder
+from .architecture import checkpoint_folder, new_model
 from .batches import Batches, Words, camera_sets, generator
 from .drives import Drives
 from .losses import losses
@@ -35,11 +35,10 @@ DEFAULT = Path(__file__).with_name('small.yaml')
 
 def new_run(run: Path, config: Path) -> None:
     """Make the folder of a run; BadInput when a setting is wrong."""
-    settings = load_settings(config)
+    load_settings(config)
     with new_folder(run) as place:
         place.mkdir()
         shutil.copy(config, place / 'settings.yaml')
-        write_folder(place / 'checkpoint', settings)
 
 
 class Trainer:
@@ -47,9 +46,10 @@ class Trainer:
 
     def __init__(self, run: Path, settings: Settings, device: str, workers: int) -> None:
         self.run, self.settings, self.device = run, settings, device
-        self.model = new_model(run / 'checkpoint', settings.seed)
+        checkpoint = checkpoint_folder(run, settings)
+        self.model = new_model(checkpoint, settings.seed)
         drives = Drives('train', settings, self.model.action_space)
-        words = Words(run / 'checkpoint', settings, camera_sets(settings))
+        words = Words(checkpoint, settings, camera_sets(settings))
         self._batches = Batches(words, drives, settings, device, workers)
         self.model = self.model.to(device)
         self.optimizer = AdamW(self.model, settings)
