@@ -1,15 +1,19 @@
 """alpamayo_benchmark: what it prints; no test looks at how fast it was."""
 
 import json
+import sys
 
 import small_bag
 import torch
 
+from alpamayo_ros import kernels
+from alpamayo_ros.cli import benchmark_engine
 from alpamayo_ros.cli.benchmark import main
-from alpamayo_ros.evaluation import engine_benchmark
-from alpamayo_ros.evaluation.full_size import RELEASE
+from alpamayo_ros.evaluation import engine_benchmark, stock_quanto
+from alpamayo_ros.evaluation.full_size import RELEASE, make_scene, random_model
 from alpamayo_ros.evaluation.roofline import work
-from alpamayo_ros.model.config import parse_config
+from alpamayo_ros.model.config import load_config, parse_config
+from alpamayo_ros.model.small import write_small_checkpoint
 from alpamayo_ros.runtime.load import build_on_meta
 
 
@@ -43,6 +47,7 @@ def test_replay_ends_with_one_line_of_json(tmp_path, capsys):
 def test_engine_measures_every_stage_of_every_way(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(engine_benchmark, 'WARM_UP', 0)
     monkeypatch.setattr(engine_benchmark, 'RUNS', 1)
+    monkeypatch.setattr(benchmark_engine, 'SLOW_RUNS', 1)
     kept = tmp_path / 'figures.json'
     more = ['--bits', '2', '--compare', '--samples', '1', '--out', str(kept)]
     assert main(['engine', *more]) == 0
@@ -62,6 +67,39 @@ def test_engine_measures_every_stage_of_every_way(tmp_path, capsys, monkeypatch)
     assert {'vision and prefill over 16 bits eager', 'token_linears of 16 bits over it'} <= set(
         document['ratios']
     )
+
+
+def test_a_way_that_fails_is_named_and_the_others_are_measured(tmp_path, capsys, monkeypatch):
+    def fail(config, device, dtype):
+        raise RuntimeError('no kernel\nfor this')
+
+    monkeypatch.setattr(engine_benchmark, 'WARM_UP', 0)
+    monkeypatch.setattr(engine_benchmark, 'RUNS', 1)
+    monkeypatch.setattr(stock_quanto, 'stock_model', fail)
+    monkeypatch.setattr(engine_benchmark, 'linear_layers', lambda model, graphs: fail(0, 0, 0))
+    kept = tmp_path / 'figures.json'
+    more = ['--bits', '2', '--compare', '--samples', '1', '--out', str(kept)]
+    assert main(['engine', *more]) == 1
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    said = 'RuntimeError: no kernel for this'
+    assert document['failed'] == json.loads(kept.read_text())['failed']
+    assert document['failed'] == {
+        '2 bits mixed, linears': said,
+        '16 bits, linears': said,
+        'optimum-quanto qint2, model': said,
+    }
+    assert document['2 bits mixed']['eager K=1']['end_to_end'] > 0
+    assert document['ratios']['16 bits eager over it, sum_of_stages'] > 0
+
+
+def test_the_sum_of_stages_is_an_inference(tmp_path, monkeypatch):
+    stages = iter([7.0, 11.0, 2.0, 3.0, 100.0])  # vision, prefill, token, flow step, end to end
+    monkeypatch.setattr(engine_benchmark, 'median_ms', lambda *given: next(stages))
+    write_small_checkpoint(tmp_path / 'small', seed=0)
+    config = load_config(tmp_path / 'small')
+    model = random_model(config, 'cpu', torch.float32)
+    found = engine_benchmark.measure(model, make_scene(config, 'cpu', torch.float32), 1, False)
+    assert found['sum_of_stages'] == 7 + 11 + 32 * 2 + 10 * 3
 
 
 def test_work_of_the_release_is_that_of_its_shapes():
@@ -88,6 +126,15 @@ def test_kernels_compile_for_an_orin_without_one(capsys):
     found = document['single, M = 1, 2 bits']
     assert found['spilled_bytes'] == 0
     assert 0 < found['instructions_per_weight'] < 2.9  # what an Orin can issue at full bandwidth
+
+
+def test_kernels_without_triton_are_refused_in_one_line(capsys, monkeypatch):
+    monkeypatch.delattr(kernels, 'compiled', raising=False)
+    monkeypatch.setitem(sys.modules, 'alpamayo_ros.kernels.compiled', None)
+    assert main(['kernels']) == 2
+    assert capsys.readouterr().err == (
+        'alpamayo_benchmark: error: triton is not installed: pip install triton\n'
+    )
 
 
 def test_full_size_has_the_parameters_of_the_release(root):

@@ -51,8 +51,10 @@ def main(argv: list[str] | None = None) -> int:
     add_kernels(parts)
     add_node(parts)
     arguments = parser.parse_args(argv)
-    report(arguments.part, arguments.packages, arguments.run(arguments))
-    return 0
+    arguments.card = {'benchmark': arguments.part, **_card(arguments.packages)}
+    figures = arguments.run(arguments)
+    report({**arguments.card, **figures})
+    return 1 if figures.get('failed') else 0
 
 
 def _add_context(parts: Any) -> None:
@@ -180,9 +182,8 @@ def spread(values_ms: Iterable[float]) -> dict[str, float]:
     return {'p50': float(p50), 'p90': float(p90), 'max': float(highest)}
 
 
-def report(part: str, packages: Iterable[str], figures: dict[str, Any]) -> None:
+def report(document: dict[str, Any]) -> None:
     """Print the card of this machine, a table of the figures, and everything as one JSON line."""
-    document = {'benchmark': part, **_card(packages), **figures}
     document['peak_rss_mb'] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
     for key, value in document.items():
         shown = value.items() if isinstance(value, dict) else [('', value)]
@@ -200,7 +201,8 @@ def _card(packages: Iterable[str]) -> dict[str, Any]:
     if cpuinfo.is_file():
         rows = (line.partition(':') for line in cpuinfo.read_text(encoding='utf-8').splitlines())
         model = next((v.strip() for key, _, v in rows if key.strip() == 'model name'), model)
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    installed = {entry.metadata['Name'] for entry in importlib.metadata.distributions()}
+    versions = {x: importlib.metadata.version(x) for x in packages if x in installed}
     return {
         'machine': model,
         'cores': os.cpu_count(),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 import json
 from pathlib import Path
 import sys
@@ -17,7 +18,7 @@ from ..errors import BadInput
 STAGES = ('vision', 'prefill', 'token', 'flow_step', 'end_to_end', 'weights_gb', 'peak_gb')
 PLAIN, STOCK = '16 bits', 'optimum-quanto qint2'
 PLAIN_BITS = 16.0
-SLOW_RUNS = 1  # of what takes seconds
+SLOW_RUNS = 3  # of what takes seconds
 CAPABILITY = 87  # of Orin
 
 
@@ -40,11 +41,15 @@ def add_engine(parts: Any) -> None:
         '--samples', type=int, nargs='+', default=[1, 6], metavar='K', help='default: 1 6'
     )
     part.add_argument('--out', type=Path, metavar='FILE', help='JSON, written after every case')
-    part.set_defaults(run=benchmark_engine, packages=('numpy', 'torch', 'transformers'))
+    packages = ('numpy', 'torch', 'triton', 'transformers', 'optimum-quanto')
+    part.set_defaults(run=benchmark_engine, packages=packages)
 
 
 def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Eager, and on a GPU with recorded CUDA graphs; milliseconds and GB per case."""
+    """Eager, and on a GPU with recorded CUDA graphs; milliseconds and GB per case.
+
+    What fails is named under 'failed' with a line of its error, and the rest is measured.
+    """
     import torch  # takes seconds to import
 
     from ..evaluation import full_size
@@ -69,8 +74,8 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
             config = load_config(Path(folder) / 'small')
 
     name = f'{bits:g} bits {arguments.recipe}' if rules else PLAIN
-    main = [(samples, gpu) for samples in arguments.samples]
     first = arguments.samples[0]
+    main = [(samples, gpu) for samples in arguments.samples] + [(first, False)] * gpu
     ways: list[tuple[str, Callable[[], Any], list[tuple[int, bool]]]] = [
         (name, lambda: full_size.random_model(config, device, dtype, rules, host), main)
     ]
@@ -84,6 +89,7 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
             (STOCK, lambda: stock_model(config, device, dtype), [(first, False)]),
         ]
     found: dict[str, Any] = {
+        **arguments.card,
         'size': arguments.size,
         'device': torch.cuda.get_device_name(device) if gpu else 'cpu',
         'dtype': str(dtype).removeprefix('torch.'),
@@ -94,35 +100,47 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, make, cases in ways:
             bar.set_description(name)
             found[name] = {}
-            for figures in _measure_way(make(), scene, cases, slow=name == STOCK):
-                found[name] |= figures
-                bar.update('samples' in next(iter(figures.values()), {}))
-                if arguments.out is not None:
-                    arguments.out.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
-            if gpu:
-                torch.cuda.empty_cache()
+            for section, figures, error in _measure_way(make, scene, cases, slow=name == STOCK):
+                bar.update(section in _titles(cases))
+                if error:
+                    found.setdefault('failed', {})[f'{name}, {section}'] = error
+                else:
+                    found[name][section] = figures
+                _keep(found, arguments.out)
     _conclude(found, [way[0] for way in ways], arguments.samples, gpu)
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
+    _keep(found, arguments.out)
     _show(found, [way[0] for way in ways])
     return found
 
 
+def _titles(cases: Iterable[tuple[int, bool]]) -> list[str]:
+    return [f'{"recorded" if graphs else "eager"} K={samples}' for samples, graphs in cases]
+
+
+def _keep(found: Mapping[str, Any], out: Path | None) -> None:
+    if out is not None:
+        out.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
+
+
 def _measure_way(
-    model: Any, scene: Any, cases: Iterable[tuple[int, bool]], slow: bool
-) -> Iterable[dict[str, Any]]:
-    """Figures of one model by name, as they come."""
+    make: Callable[[], Any], scene: Any, cases: list[tuple[int, bool]], slow: bool
+) -> Iterator[tuple[str, Any, str]]:
+    """Section, figures and error ('' if there is none) of one model, as they come."""
     from ..evaluation import engine_benchmark, full_size, roofline
 
-    yield {'bytes': full_size.module_bytes(model)}
+    model, error = engine_benchmark.attempt(make)
+    if error:
+        yield 'model', None, error
+        return
+    yield 'bytes', full_size.module_bytes(model), ''
     runs = SLOW_RUNS if slow else engine_benchmark.RUNS
-    for samples, graphs in cases:
-        key = f'{"recorded" if graphs else "eager"} K={samples}'
-        yield {key: engine_benchmark.measure(model, scene, samples, graphs, runs)}
+    for title, (samples, graphs) in zip(_titles(cases), cases, strict=True):
+        measure = partial(engine_benchmark.measure, model, scene, samples, graphs, runs)
+        yield title, *engine_benchmark.attempt(measure)
     if not slow:
-        yield {'work': roofline.work(model)}
-        gpu = scene.input_ids.is_cuda
-        yield {'linears': engine_benchmark.linear_layers(model, graphs=gpu)}
+        yield 'work', roofline.work(model), ''
+        linears = partial(engine_benchmark.linear_layers, model, graphs=scene.input_ids.is_cuda)
+        yield 'linears', *engine_benchmark.attempt(linears)
 
 
 def _conclude(found: dict[str, Any], names: list[str], samples: list[int], gpu: bool) -> None:
@@ -131,25 +149,23 @@ def _conclude(found: dict[str, Any], names: list[str], samples: list[int], gpu: 
 
     kind = 'recorded' if gpu else 'eager'
     main = found[names[0]]
-    base = main[f'{kind} K={samples[0]}']
+    base = main.get(f'{kind} K={samples[0]}')
+    if base is None:
+        return
     ratios = {
-        f'K={k} over K={samples[0]}': round(
-            main[f'{kind} K={k}']['end_to_end'] / base['end_to_end'], 3
-        )
+        f'K={k} over K={samples[0]}': round(more['end_to_end'] / base['end_to_end'], 3)
         for k in samples[1:]
+        if (more := main.get(f'{kind} K={k}'))
     }
     for other in names[1:]:
-        eager = found[other][f'eager K={samples[0]}']
-        ratios[f'{other} eager over it, end to end'] = round(
-            eager['end_to_end'] / base['end_to_end'], 2
-        )
-        before = (case['vision'] + case['prefill'] for case in (base, eager))
-        ratios[f'vision and prefill over {other} eager'] = round(next(before) / next(before), 3)
-        if 'linears' in found[other]:
-            for stage, ms in main['linears'].items():
-                ratios[f'{stage} of {other} over it'] = round(
-                    found[other]['linears'][stage] / ms, 2
-                )
+        if eager := found[other].get(f'eager K={samples[0]}'):
+            for key in ('end_to_end', 'sum_of_stages'):
+                ratios[f'{other} eager over it, {key}'] = round(eager[key] / base[key], 2)
+            before = [case['vision'] + case['prefill'] for case in (base, eager)]
+            ratios[f'vision and prefill over {other} eager'] = round(before[0] / before[1], 3)
+        if 'linears' in main:
+            for stage, ms in found[other].get('linears', {}).items():
+                ratios[f'{stage} of {other} over it'] = round(ms / main['linears'][stage], 2)
     found['ratios'] = ratios
     if found['device'] in roofline.PEAKS:
         peak = roofline.PEAKS[found['device']]
@@ -164,15 +180,17 @@ def _show(found: Mapping[str, Any], names: list[str]) -> None:
     """Print bytes by part, the table of cases, and what was concluded."""
     for name in names:
         parts = ', '.join(
-            f'{part} {size / 1e9:.3f}' for part, size in found[name]['bytes'].items()
+            f'{part} {size / 1e9:.3f}' for part, size in found[name].get('bytes', {}).items()
         )
         print(f'{name}: GB of {parts}')
-    print(f'\n{"":34}' + ''.join(f'{stage:>12}' for stage in STAGES))
+    columns = (*STAGES, 'largest_gb')
+    print(f'\n{"":34}' + ''.join(f'{column:>12}' for column in columns))
     for name in names:
         for case, figures in found[name].items():
             if 'samples' in figures:
-                cells = ''.join(f'{figures[stage]:12.3f}' for stage in STAGES)
-                print(f'{name + ", " + case:34}{cells}')
+                cells = (figures[column] for column in columns)
+                row = ''.join(f'{"-":>12}' if x is None else f'{x:12.3f}' for x in cells)
+                print(f'{name + ", " + case:34}{row}')
     for name in names:
         for stage, ms in found[name].get('linears', {}).items():
             print(f'{name + ", " + stage:34}{ms:12.3f}')
@@ -227,7 +245,7 @@ def add_kernels(parts: Any) -> None:
     """Arguments of `kernels`."""
     text = 'what the packed kernels compile to for an Orin (sm_87), which need not be there'
     part = parts.add_parser('kernels', help=text, description=text)
-    part.set_defaults(run=benchmark_kernels, packages=('torch',))
+    part.set_defaults(run=benchmark_kernels, packages=('torch', 'triton'))
 
 
 def benchmark_kernels(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -7,7 +7,6 @@ tokens and 10 flow steps. Knows no command line.
 from __future__ import annotations
 
 from collections.abc import Callable
-import math
 import time
 from typing import Any
 
@@ -16,17 +15,25 @@ import torch
 from torch import Tensor
 
 from ..data_types import SamplingOptions
+from ..errors import BadInput
 from ..model.alpamayo import AlpamayoR1, Prompt, Reasoning
 from ..model.flow_matching import VelocityField
 from ..model.text import KVCache, products
 from ..model.tokens import TokenIds
 from ..runtime.graphs import RecordedVision, StaticSteps, record, recorded
+from ..runtime.memory import release_cached
 from .full_size import PROMPT_TOKENS, Scene, device_bytes
+
+try:
+    from triton.errors import TritonError
+except ImportError:  # then nothing of it is compiled
+    TritonError = RuntimeError
 
 REASONING_TOKENS = 32
 FLOW_STEPS = 10
 CAMERAS = 4
-WARM_UP, RUNS = 2, 5
+WARM_UP, RUNS = 3, 10
+LONGEST_ERROR = 300  # characters
 
 Figures = dict[str, Any]
 Features = tuple[Tensor, list[Tensor]]
@@ -36,12 +43,15 @@ Features = tuple[Tensor, list[Tensor]]
 def measure(
     model: AlpamayoR1, scene: Scene, samples: int, graphs: bool, runs: int = RUNS
 ) -> Figures:
-    """Milliseconds per stage (median after two warm-ups), end to end, and GB of memory.
+    """Milliseconds per stage (median of runs), end to end, and GB of memory.
 
     graphs: decode step, flow step and vision are recorded, as in the engine. end_to_end: vision,
-    prefill, 32 tokens and 10 flow steps. weights_gb: on the device, without a mapped embedding.
+    prefill, 32 tokens and 10 flow steps; sum_of_stages: the same from the stages, as a check of
+    both. weights_gb: on the device, without a mapped embedding. largest_gb: the largest piece that
+    the allocator took from a GPU. The last two and peak_gb are None on a CPU.
     """
     device = scene.input_ids.device
+    release_cached()
     cache = model.new_cache(1, PROMPT_TOKENS, samples, REASONING_TOKENS)
     weights_gb = device_bytes(model, device) / 1e9
     _reset_peak(device)
@@ -54,8 +64,15 @@ def measure(
         'end_to_end': run.whole,
     }
     times = {name: median_ms(stage, device, runs) for name, stage in stages.items()}
-    peak = {'weights_gb': round(weights_gb, 3), 'peak_gb': _peak_gb(device)}
-    return {'samples': samples, **times, **peak}
+    steps = REASONING_TOKENS * times['token'] + FLOW_STEPS * times['flow_step']
+    return {
+        'samples': samples,
+        'runs': runs,
+        **times,
+        'sum_of_stages': round(times['vision'] + times['prefill'] + steps, 3),
+        'weights_gb': round(weights_gb, 3),
+        **_gpu_memory(device),
+    }
 
 
 @torch.no_grad()
@@ -173,10 +190,18 @@ class _Inference:
         return self.model.act(self.noise, field, FLOW_STEPS)
 
 
+def attempt(work: Callable[[], Any]) -> tuple[Any, str]:
+    """What some work returns, and '' or its error in one line: of torch, quanto, Triton, ours."""
+    try:
+        return work(), ''
+    except (BadInput, RuntimeError, TypeError, TritonError) as error:
+        return None, ' '.join(f'{type(error).__name__}: {error}'.split())[:LONGEST_ERROR]
+
+
 def median_ms(run: Callable[[], Any], device: torch.device, runs: int) -> float:
-    """Median of so many runs after some more (two, or one of slow ones), each waited for."""
+    """Median of so many runs, each waited for, after three more (fewer where runs are few)."""
     times = []
-    warm_up = min(WARM_UP, runs)
+    warm_up = min(WARM_UP, runs // 2)
     for _ in range(warm_up + runs):
         _synchronize(device)
         start = time.perf_counter()
@@ -196,9 +221,11 @@ def _reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _peak_gb(device: torch.device) -> float:
-    return (
-        round(torch.cuda.max_memory_allocated(device) / 1e9, 3)
-        if device.type == 'cuda'
-        else math.nan
-    )
+def _gpu_memory(device: torch.device) -> dict[str, float | None]:
+    if device.type != 'cuda':
+        return {'peak_gb': None, 'largest_gb': None}
+    own = (s for s in torch.cuda.memory_snapshot() if s['device'] == device.index)
+    return {
+        'peak_gb': round(torch.cuda.max_memory_allocated(device) / 1e9, 3),
+        'largest_gb': round(max(segment['total_size'] for segment in own) / 1e9, 3),
+    }
