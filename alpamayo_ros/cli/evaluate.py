@@ -29,15 +29,14 @@ from ..evaluation.table import LONGEST, Table
 from .entry import command
 
 _CONFIG = 'evaluate'
+_BESIDES = ('full_key:', 'object_type=', 'To append', 'See https:')  # lines of hydra's errors
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     """Evaluate a checkpoint: 0 done, 2 bad input. What is in `out` already is not done again."""
     arguments = _parse(argv)
-    jobs = [settings for settings in map(_compose, _jobs(arguments.override, arguments.multirun))]
-    for settings in jobs:
-        study.check(settings)
+    jobs = [_compose(job) for job in _jobs(arguments.override, arguments.multirun)]
     planned = [(settings, study.rows_of(settings)) for settings in jobs]
     table: Table = {}
     for settings, rows in planned:
@@ -76,7 +75,7 @@ def _jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise BadInput(_first_line(error)) from None
+        raise BadInput(_one_line(error)) from None
     choices = [
         [f'{x.get_key_element()}={value}' for value in x.sweep_string_iterator()]
         if x.is_sweep_override()
@@ -92,18 +91,19 @@ def _compose(overrides: list[str]) -> Settings:
         with initialize(version_base='1.3', config_path=None):
             composed = OmegaConf.to_object(compose(_CONFIG, overrides=overrides))
     except HydraException as error:
-        raise BadInput(_first_line(error.__cause__ or error)) from None
+        raise BadInput(_one_line(error.__cause__ or error)) from None
     assert isinstance(composed, Settings)
+    study.check(composed)
     return composed
 
 
-def _first_line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     """What hydra says, in one line, with the name of the setting where that is told apart."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines()]
     where = next((x.split(':', 1)[1].strip() for x in lines if x.startswith('full_key:')), '')
-    said = lines[0] if lines else type(error).__name__
-    known = ', '.join(x.name for x in fields(Settings))
-    return f'{where}: {said}' if where in known.split(', ') else f'{said}: expected one of {known}'
+    said = ' '.join(x for x in lines if not x.startswith(_BESIDES))
+    known = [x.name for x in fields(Settings)]
+    return f'{where}: {said}' if where in known else f'{said}: settings are {", ".join(known)}'
 
 
 class _Bar:

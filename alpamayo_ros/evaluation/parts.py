@@ -39,23 +39,14 @@ def complete(
     group: int,
     measure: Callable[[Sequence[int]], list[Record]],
 ) -> None:
-    """Measure what is missing of a part, `group` drives at a time, and write it down.
-
-    Raises BadInput when the file there is made from something else.
-    """
-    path = folder / FOLDER / f'{_name(made_from)}.jsonl'
-    wanted = json.loads(json.dumps(made_from))
-    drives, records = int(wanted['loop']['drives']), []
-    if path.exists():
-        found = _read(path)
-        _compare(path, found.made_from, wanted)
-        records = found.records
-    done = _done(records)
-    if path.exists() and done == drives:
+    """Measure what is missing of a part, `group` drives at a time, and write it down."""
+    path, drives = _path(folder, made_from), int(made_from['loop']['drives'])
+    done = known_drives(folder, made_from)
+    if done == drives:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if not done:
-        write_whole(path, _line(wanted))
+        write_whole(path, _line(made_from))
     with path.open('a', encoding='utf-8') as file:
         for start in range(done, drives, group):
             file.write(_line(measure(range(start, min(start + group, drives)))))
@@ -72,8 +63,31 @@ def read_all(folder: Path) -> Iterator[Part]:
 
 def known_drives(folder: Path, made_from: Mapping[str, Any]) -> int:
     """How many drives of a part are on disk."""
-    path = folder / FOLDER / f'{_name(made_from)}.jsonl'
+    path = _path(folder, made_from)
     return _done(_read(path).records) if path.exists() else 0
+
+
+def require_fitting(folder: Path, wanted: Sequence[Mapping[str, Any]]) -> None:
+    """Raise BadInput unless the parts in a folder and the wanted ones belong into one table.
+
+    A row is made from one thing, and all rows of a loop are of the same drives of one world.
+    """
+    known: dict[str, tuple[str, Any]] = {}
+    paths = sorted((folder / FOLDER).glob('*.jsonl'))
+    found = [(str(path), _read(path).made_from) for path in paths]
+    for where, made_from in [*found, *(('wanted', _plain(own)) for own in wanted)]:
+        loop = {**made_from['loop'], 'latency_s': None}
+        for what, value in (
+            ('world', made_from['world']),
+            (f'{loop["kind"]} loop', loop),
+            (f'row {made_from["row"]!r}', made_from['planner']),
+        ):
+            there, first = known.setdefault(what, (where, value))
+            if value != first:
+                raise BadInput(
+                    f'{there}: made from {what} with {_difference(first, value)}: expected a new '
+                    f'folder, or the same settings'
+                )
 
 
 def _read(path: Path) -> Part:
@@ -94,24 +108,24 @@ def _done(records: Sequence[Record]) -> int:
     return int(records[-1]['drive']) + 1 if records else 0
 
 
-def _compare(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for what in sorted({*found, *wanted}):
-        if found.get(what) != wanted.get(what):
-            raise BadInput(
-                f'{path}: made from {what} {_short(found.get(what))}, not '
-                f'{_short(wanted.get(what))}: expected a new folder, or the same settings'
-            )
+def _difference(first: Any, other: Any) -> str:
+    """What two descriptions do not share, as the first and the other have it."""
+    if not (isinstance(first, dict) and isinstance(other, dict)):
+        return f'{first}, not {other}'
+    keys = [key for key in {**first, **other} if first.get(key) != other.get(key)]
+    return ', '.join(f'{key}={first.get(key)}, not {other.get(key)}' for key in keys)
 
 
-def _name(made_from: Mapping[str, Any]) -> str:
+def _path(folder: Path, made_from: Mapping[str, Any]) -> Path:
     loop = made_from['loop']
     late = f'-{loop["latency_s"]:g}s' if 'latency_s' in loop else ''
-    return f'{made_from["row"].replace(" ", "_").replace(",", "")}-{loop["kind"]}{late}'
+    row = made_from['row'].replace(' ', '_').replace(',', '')
+    return folder / FOLDER / f'{row}-{loop["kind"]}{late}.jsonl'
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 300 else f'{text[:300]}...'
+def _plain(made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """What it is when it is read again."""
+    return dict(json.loads(_line(made_from)))
 
 
 def _line(content: Mapping[str, Any] | Sequence[Record]) -> str:

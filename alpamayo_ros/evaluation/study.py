@@ -195,13 +195,14 @@ class _Model:
 
 
 def run(settings: Settings, rows: list[Row], progress: Progress) -> None:
-    """Measure every part of the rows that is not yet in the folder `out`.
+    """Measure every part of the rows that is not yet in the folder `out`; BadInput if others are.
 
     progress: name of a part, its amount of work and what of it is known to a function that is
     called with what has been done since.
     """
-    folder = Path(settings.out)
-    for row, loop, made_from in _parts(settings, rows):
+    folder, wanted = Path(settings.out), list(_parts(settings, rows))
+    parts.require_fitting(folder, [made_from for _, _, made_from in wanted])
+    for row, loop, made_from in wanted:
         if isinstance(loop, OpenLoop):
             group, each = max(settings.batch // settings.moments, 1), float(settings.moments)
             name = f'{row.name}, open loop'

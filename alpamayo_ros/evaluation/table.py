@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 import io
 from typing import Any
 
-from ..errors import BadInput
 from .bootstrap import Bootstrap, Interval
 from .open_loop import SHOWN_S
 from .parts import Part, Record
@@ -71,10 +70,9 @@ def tabulate(parts: Iterable[Part], rounds: int, seed: int) -> Table:
     """The table of all parts: rows by kind, figures as {mean, low, high, n} or None.
 
     open: `all`, by `cause` and by `weather`; `ratio`: to the reference, on equal moments. closed:
-    by latency. Raises BadInput when two parts are of different drives.
+    by latency. The parts fit together: parts.require_fitting.
     """
     found = list(parts)
-    _same_drives(found)
     opened = {p.made_from['row']: p for p in found if p.made_from['loop']['kind'] == 'open'}
     reference = next(
         (p.records for p in opened.values() if p.made_from['kind'] == 'reference'), None
@@ -188,20 +186,6 @@ def _closed(part: Part, rounds: int, seed: int) -> dict[str, Any]:
         'held_back': dict(sorted(held.items())),
         'faults': dict(faults.most_common()),
     }
-
-
-def _same_drives(parts: Sequence[Part]) -> None:
-    """Raise BadInput unless all parts of a loop are of the same drives of the same world."""
-    first: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        own = {'world': part.made_from['world'], **part.made_from['loop'], 'latency_s': None}
-        known = first.setdefault(own['kind'], own)
-        if own != known:
-            wrong = next(key for key in own if own[key] != known.get(key))
-            raise BadInput(
-                f'row {part.made_from["row"]!r}: {wrong} is {own[wrong]}, that of other rows in '
-                f'the folder is {known.get(wrong)}: expected a new folder, or the same settings'
-            )
 
 
 def _order(part: Part) -> tuple[int, float, str]:

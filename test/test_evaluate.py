@@ -1,0 +1,192 @@
+"""alpamayo_evaluate: rows, reruns, what is refused, and the files it writes."""
+
+import csv
+import json
+import re
+import shutil
+
+import pytest
+
+from alpamayo_ros.cli.evaluate import main
+from alpamayo_ros.evaluation import parts
+from alpamayo_ros.evaluation.study_page import render
+from alpamayo_ros.evaluation.table import CLOSED, OPEN
+from alpamayo_ros.model.small import write_small_checkpoint
+
+SMALL = ('drives=2', 'moments=1', 'seconds=10', 'samples=2', 'rounds=50')
+ROWS = ['16 bits', '2 bits mixed', '2 bits mixed, black images', '2 bits mixed, cameras shuffled',
+        'constant turn rate', 'constant velocity', 'expert']  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('evaluate') / 'checkpoint'
+    write_small_checkpoint(folder, seed=0)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def job(checkpoint):
+    """Return a function: out and further settings to arguments."""
+    return lambda out, *more: [f'checkpoint={checkpoint}', f'out={out}', *SMALL, *more]
+
+
+@pytest.fixture(scope='module')
+def out(job, tmp_path_factory):
+    """A folder with 2 bits beside 16 and a closed loop of one drive."""
+    folder = tmp_path_factory.mktemp('out') / 'evaluation'
+    two_bits = ('bits=2', 'recipe=mixed', 'latencies_s=[5]', 'closed_drives=1')
+    assert main(job(folder, *two_bits)) == 0
+    return folder
+
+
+@pytest.fixture(scope='module')
+def table(out):
+    return json.loads((out / 'evaluation.json').read_text(encoding='utf-8'))
+
+
+def refused(arguments, capsys):
+    """The one line of an error."""
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith('alpamayo_evaluate: error: ')
+    return lines[0]
+
+
+def test_the_table_holds_the_model_sixteen_bits_ablations_and_baselines(table):
+    assert [row['name'] for row in table['rows']] == ROWS
+    for row in table['rows']:
+        assert set(row['open']['all']) == {metric.key for metric in OPEN}
+        assert row['open']['all']['off_lane']['n'] == 2
+        assert bool(row['closed']) == (row['kind'] != 'ablation')
+    closed = table['rows'][1]['closed']['5']
+    assert {metric.key for metric in CLOSED} < set(closed)
+    assert any('untrained' in note for note in table['notes'])
+
+
+def test_figures_are_those_of_the_records(out, table):
+    for part in parts.read_all(out):
+        loop, row = part.made_from['loop'], part.made_from['row']
+        if loop['kind'] == 'open':
+            own = next(x for x in table['rows'] if x['name'] == row)
+            values = [record['fde_m_6.4s'] for record in part.records]
+            assert own['open']['all']['fde_m_6.4s']['mean'] == pytest.approx(sum(values) / 2)
+
+
+def test_the_untrained_checkpoint_says_no_cause_and_ends_with_its_marker(table):
+    found = table['rows'][0]['open']['all']
+    assert (found['text']['mean'], found['marker']['mean']) == (0.0, 1.0)
+
+
+def test_the_ratio_to_sixteen_bits_is_one_for_itself(table):
+    ratio = table['rows'][0]['open']['ratio']['min_ade_m_6.4s']
+    assert (ratio['mean'], ratio['low'], ratio['high']) == (1.0, 1.0, 1.0)
+    assert table['rows'][-1]['open']['ratio']['min_ade_m_6.4s']['mean'] < 0.01  # the expert
+
+
+def test_csv_has_a_line_for_each_figure(out, table):
+    with (out / 'evaluation.csv').open(encoding='utf-8') as file:
+        lines = list(csv.DictReader(file))
+    (line,) = [
+        line for line in lines
+        if (line['row'], line['loop'], line['group'], line['metric'])
+        == ('expert', 'closed', 'latency_s', 'distance_m')
+    ]  # fmt: skip
+    expected = table['rows'][-1]['closed']['5']['distance_m']
+    assert float(line['mean']) == expected['mean'] and line['name'] == '5'
+    open_lines = [x for x in lines if (x['row'], x['group']) == ('expert', 'all')]
+    assert {x['metric'] for x in open_lines} == {metric.key for metric in OPEN}
+
+
+def test_the_page_stands_alone_and_escapes(out, table):
+    page = (out / 'evaluation.html').read_text(encoding='utf-8')
+    assert not re.findall(r'<script|(?:src|href)="(?!data:)', page)
+    assert page.count('data:image/png') >= 5
+    table['notes'] = ['<b>from a file</b>']
+    assert '&lt;b&gt;from a file' in render(table, {}) and '<b>from' not in render(table, {})
+
+
+def test_the_same_seeds_give_the_same_figures(job, out, tmp_path):
+    """A rerun in another folder, and one that was interrupted within a part."""
+    arguments = ('bits=2', 'recipe=mixed', 'latencies_s=[5]', 'closed_drives=1')
+    again = tmp_path / 'again'
+    shutil.copytree(out, again)
+    shutil.rmtree(again / parts.FOLDER)
+    assert main(job(again, *arguments)) == 0
+    for name in ('evaluation.json', 'evaluation.csv'):
+        assert (again / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_an_interrupted_part_goes_on_where_it_was(job, checkpoint, tmp_path, capsys):
+    baseline = ('ablations=false', 'latencies_s=[]', 'batch=1', 'drives=3')
+    whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+    assert main(job(whole, *baseline)) == 0
+    shutil.copytree(whole, stopped)
+    part = stopped / parts.FOLDER / '16_bits-open.jsonl'
+    lines = part.read_text(encoding='utf-8').splitlines(keepends=True)
+    part.write_text(''.join(lines[:2]) + lines[2][:40], encoding='utf-8')
+    assert main(job(stopped, *baseline)) == 0
+    assert part.read_text(encoding='utf-8') == ''.join(lines)
+    assert '16 bits, open loop' in capsys.readouterr().err
+
+
+def test_what_is_there_is_not_measured_again(job, out, capsys):
+    arguments = ('bits=2', 'recipe=mixed', 'latencies_s=[5]', 'closed_drives=1')
+    before = {path.name: path.stat().st_mtime_ns for path in (out / parts.FOLDER).iterdir()}
+    capsys.readouterr()
+    assert main([*job(out, *arguments), '--json']) == 0
+    said = capsys.readouterr()
+    assert said.err == ''
+    assert json.loads(said.out.splitlines()[-1])['rows'][-1]['name'] == 'expert'
+    assert {p.name: p.stat().st_mtime_ns for p in (out / parts.FOLDER).iterdir()} == before
+
+
+def test_widths_one_after_the_other_share_a_table(job, tmp_path, capsys):
+    sweep = job(tmp_path / 'widths', 'bits=16,4', 'ablations=false', 'latencies_s=[]')
+    assert main(['--multirun', *sweep, '--json']) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])['rows']
+    assert [row['name'] for row in rows[:2]] == ['16 bits', '4 bits mixed']
+    plain, packed = (row['planner']['weight_bytes'] for row in rows[:2])
+    assert packed < plain
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        (['drives=3'], 'made from open loop with drives=2, not 3: expected a new folder'),
+        (['bits=2', 'batch=4'], "made from row '16 bits' with batch=16, not 4"),
+    ],
+)
+def test_a_folder_of_other_drives_is_refused(job, out, capsys, change, said):
+    assert said in refused(job(out, 'latencies_s=[]', *change), capsys)
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        (['bits=abc'], 'bits: '),
+        (['bit=2'], 'settings are checkpoint, bits'),
+        (['bits'], "'bits'"),
+        (['bits=2,4'], 'multirun'),
+        (['bits=3'], 'bits=3 is not one of'),
+        (['recipe=none', 'bits=2'], "recipe 'none'"),
+        (['drives=0'], 'drives=0: expected 1 or more'),
+        (['seconds=5'], 'seconds=5.0: expected 8.4 to 600'),
+        (['split=holdout'], 'split=holdout: expected one of train, validation, test'),
+        (['expired_path=never'], 'expired_path=never: expected one of'),
+        (['latencies_s=[0.33]'], 'latencies_s=0.33: expected 0 to 10 in steps of 0.05'),
+        (['closed_drives=9'], 'closed_drives=9: expected 1 to drives'),
+        (['checkpoint=nowhere/at_all'], 'nowhere/at_all'),
+        (['device=tpu'], "device 'tpu'"),
+    ],
+)
+def test_bad_input_is_one_line(job, tmp_path, capsys, change, said):
+    assert said in refused(job(tmp_path / 'out', *change), capsys)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_folder_with_something_else_in_it_is_refused(job, tmp_path, capsys):
+    (tmp_path / parts.FOLDER).mkdir()
+    (tmp_path / parts.FOLDER / 'expert-open.jsonl').write_text('nothing\n', encoding='utf-8')
+    line = refused(job(tmp_path, 'latencies_s=[]'), capsys)
+    assert 'expert-open.jsonl: not a part of an evaluation' in line
