@@ -1,6 +1,7 @@
 """Context in, prediction out: the reference's trajectory from its images, and the health of it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 import weakref
 
 import golden_scene
@@ -194,7 +195,7 @@ def test_after_out_of_memory_the_engine_goes_on(context, monkeypatch, stage, err
         held.append(weakref.ref(cache.keys))
         return cache
 
-    def fail(*arguments):
+    def fail(*arguments, **named):
         raise error
 
     with monkeypatch.context() as patch:
@@ -222,7 +223,7 @@ def test_after_out_of_memory_the_engine_goes_on(context, monkeypatch, stage, err
 
 
 def test_other_errors_stay_what_they_are(engine, context, monkeypatch):
-    def fail(*arguments):
+    def fail(*arguments, **named):
         raise RuntimeError('a kernel is broken')
 
     monkeypatch.setattr(engine.model, 'prefill', fail)
@@ -259,9 +260,11 @@ def test_embedding_stays_in_its_file_where_asked_for_or_memory_is_unified(contex
 def test_another_number_of_samples_or_a_longer_prompt_is_recorded_anew(monkeypatch):
     """Steps that were recorded for six samples served a single one."""
     engine = AlpamayoEngine(MODEL, options=SamplingOptions(num_samples=6, max_tokens=8))
-    made = []
-    monkeypatch.setattr(engine_module, 'record', lambda steps: made.append(steps) or steps)
-    engine.device = torch.device('cuda')
+    made, make = [], engine_module.StaticSteps
+    monkeypatch.setattr(
+        engine_module, 'StaticSteps', lambda *parts: made.append(make(*parts)) or made[-1]
+    )
+    engine._recorder = SimpleNamespace(record=lambda step: step)
     for samples, length in ((6, 100), (6, 90), (1, 100), (1, 400), (1, 100)):
         engine.options = SamplingOptions(num_samples=samples, max_tokens=8)
         cache, steps = engine._prepare(length)

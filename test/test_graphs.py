@@ -8,7 +8,7 @@ import torch
 
 from alpamayo_ros.model.alpamayo import summarise
 from alpamayo_ros.model.processor import Processor
-from alpamayo_ros.runtime.graphs import RecordedVision, StaticSteps, record
+from alpamayo_ros.runtime.graphs import RecordedVision, Recorder, StaticSteps
 from alpamayo_ros.runtime.load import load_model
 
 MODEL = Path(__file__).parent / 'golden/model'
@@ -29,21 +29,21 @@ def run(model, steps, cache, tokens, noise):
     """Logits of each decode step and the action behind them."""
     ids, patches, grids = scene(tokens.device)
     vision = model.encode_images(patches, grids)
-    prompt = model.prefill(ids, vision, grids, cache)
+    prompt = model.prefill(ids, vision, grids, cache, chunk=100, read=steps.read)
     logits = [steps.decode_step(prompt, tokens[..., i]).clone() for i in range(tokens.shape[-1])]
     reasoning = summarise(tokens, ids_of(model), prompt.length, complete=True)
     return torch.stack(logits), model.act(noise, steps.velocity_field(prompt, reasoning))
 
 
 @torch.inference_mode()
-def both(device, recorder):
+def both(device, **recording):
     model = load_model(MODEL, device)
     case = np.load(MODEL / 'case_sampled.npz')
     tokens = torch.from_numpy(case['raw_sequences'][None, :, 223:-1]).long().to(device)
     noise = torch.from_numpy(case['noise']).to(device)
     plain = run(model, model, model.new_cache(1, 223, 2, 40), tokens, noise)
     cache = model.new_cache(1, 223 + 50, 2, 40)  # more room than needed
-    steps = recorder(StaticSteps(model, cache, 2))
+    steps = StaticSteps(model, cache, 2, **recording)
     run(model, steps, cache, tokens.roll(3, -1), noise)  # leaves other values in the cache
     cache.clear()
     return plain, run(model, steps, cache, tokens, noise), torch.from_numpy(case['action'])
@@ -56,19 +56,19 @@ def check(plain, static, reference):
 
 
 def test_static_steps_equal_the_plain_ones():
-    check(*both('cpu', lambda steps: steps))
+    check(*both('cpu'))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 def test_recorded_graphs_equal_the_plain_steps():
-    check(*both('cuda', record))
+    check(*both('cuda', record=Recorder().record))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @torch.inference_mode()
 def test_recorded_vision_equals_the_plain_one_for_every_size():
     model = load_model(MODEL, 'cuda')
-    recorded = RecordedVision(model.encode_images)
+    recorded = RecordedVision(model.encode_images, Recorder())
     for grids in ([(4, 8)], [(8, 4)] * 2, [(4, 8)], [(4, 8), (4, 4)]):
         patches = torch.randn(sum(h * w for h, w in grids), 1536, device='cuda')
         plain, fast = model.encode_images(patches, grids), recorded(patches, grids)

@@ -116,7 +116,7 @@ def run_ours(ours, theirs, patches, ids, chunk, extra=()):
         rows = slice(seen, seen + count)
         x[where] = embeds[rows]
         window = prompt_window(x.shape[1], cache.length, 'cpu')
-        deepstack = (where, [level[rows] for level in levels])
+        deepstack = [torch.zeros_like(x).masked_scatter(where[..., None], v[rows]) for v in levels]
         hidden.append(language(x, positions[:, :, part], cache, window, deepstack))
         cache.length += x.shape[1]
         seen += count

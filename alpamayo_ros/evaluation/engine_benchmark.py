@@ -20,7 +20,7 @@ from ..model.alpamayo import AlpamayoR1, Prompt, Reasoning
 from ..model.flow_matching import VelocityField
 from ..model.text import KVCache, products
 from ..model.tokens import TokenIds
-from ..runtime.graphs import RecordedVision, StaticSteps, record, recorded
+from ..runtime.graphs import RecordedVision, Recorder, StaticSteps
 from ..runtime.memory import release_cached
 from .full_size import PROMPT_TOKENS, Scene, device_bytes
 
@@ -45,7 +45,7 @@ def measure(
 ) -> Figures:
     """Milliseconds per stage (median of runs), end to end, and GB of memory.
 
-    graphs: decode step, flow step and vision are recorded, as in the engine. end_to_end: vision,
+    graphs: all four stages are recorded, as in the engine. end_to_end: vision,
     prefill, 32 tokens and 10 flow steps; sum_of_stages: the same from the stages, as a check of
     both. weights_gb: on the device, without a mapped embedding. largest_gb: the largest piece that
     the allocator took from a GPU. The last two and peak_gb are None on a CPU.
@@ -109,7 +109,7 @@ def linear_layers(model: AlpamayoR1, graphs: bool) -> Figures:
                 out: Tensor = mlp.down_proj(inner)
             return out if rows > 1 else head(hidden)
 
-        found[name] = median_ms(recorded(run) if graphs else run, device, 20)
+        found[name] = median_ms(Recorder().record(run) if graphs else run, device, 20)
     return found
 
 
@@ -128,14 +128,14 @@ class _Inference:
         self.ids = TokenIds(0, 0, -1, -1, 0, start, start + model.config.traj_vocab_size, 0)
         self.noise = torch.randn(samples, model.waypoints, 2, device=device)
         self.generator = torch.Generator(device).manual_seed(2)
-        self.encode = RecordedVision(model.encode_images) if graphs else None
+        recorder = Recorder() if graphs else None
+        self.encode = RecordedVision(model.encode_images, recorder) if recorder else None
         self.features: Features | None = None
         self.vision()
         self.steps: AlpamayoR1 | StaticSteps = model
+        if recorder:
+            self.steps = StaticSteps(model, cache, samples, recorder.record)
         self.prompt = self.prefill()
-        if graphs:
-            self.steps = record(StaticSteps(model, cache, samples))
-            self.prompt = self.prefill()
         self.velocity = self.field()
 
     def vision(self) -> None:
@@ -158,7 +158,8 @@ class _Inference:
         self.cache.length = 0
         scene, features = self.scene, self.features
         assert features is not None
-        return self.model.prefill(scene.input_ids, features, scene.grids, self.cache)
+        read = self.steps.read
+        return self.model.prefill(scene.input_ids, features, scene.grids, self.cache, read=read)
 
     def token(self) -> Tensor:
         """One token behind the prompt and half of the reasoning."""

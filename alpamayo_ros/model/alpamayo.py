@@ -6,7 +6,7 @@ scenes of equal length share a batch; K samples of a scene share its prompt in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from .tokens import TokenIds
 from .vision import CHUNK_IMAGES, VisionTower
 
 Generators = torch.Generator | Sequence[torch.Generator]
+Read = Callable[[Tensor, Tensor, Iterable[Tensor], KVCache], Tensor]
 PREFILL_CHUNK = 1536  # tokens; bounds the MLP activations, and how often weights are unpacked
 
 
@@ -118,11 +119,14 @@ class AlpamayoR1(nn.Module):
         grids: Sequence[tuple[int, int]],
         cache: KVCache,
         chunk: int = PREFILL_CHUNK,
+        read: Read | None = None,
     ) -> Prompt:
         """Run ids (B, P) with history written in; vision and grids hold all scenes' images.
 
         The prompt goes through in chunks, so activations stay bounded; results do not change.
+        read: a recorded form of the method of that name.
         """
+        read = read or self.read
         language = self.vlm.model.language_model
         is_image = input_ids == self.config.image_token_id
         merge = self.config.vision.spatial_merge_size
@@ -136,12 +140,21 @@ class AlpamayoR1(nn.Module):
             where = is_image[:, part]
             rows = start_image[:, part][where] - 1  # which image token each position is
             x[where] = embeds[rows].to(x.dtype)
-            window = prompt_window(x.shape[1], cache.length, x.device)
-            deepstack = (where, [level[rows] for level in levels])
-            hidden = language(x, positions[:, :, part], cache, window, deepstack)
+            added = (_placed(level[rows], where, x) for level in levels)  # one at a time
+            hidden = read(x, positions[:, :, part], added, cache)
             cache.length += x.shape[1]
-        logits = self._logits(hidden[:, -1])
-        return Prompt(cache, input_ids.shape[1], rope_delta, logits)
+        return Prompt(cache, input_ids.shape[1], rope_delta, self._logits(hidden))
+
+    def read(
+        self, x: Tensor, positions: Tensor, deepstack: Iterable[Tensor], cache: KVCache
+    ) -> Tensor:
+        """Last hidden state (B, H) of the next prompt embeddings x (B, L, H), not normalised.
+
+        positions (3, B, L); deepstack: as in Decoder. The caller advances `cache.length`.
+        """
+        window = prompt_window(x.shape[1], cache.length, x.device)
+        language = self.vlm.model.language_model
+        return language(x, positions, cache, window, tuple(deepstack))[:, -1]
 
     def decode_step(self, prompt: Prompt, tokens: Tensor) -> Tensor:
         """Logits (B, K, vocab) float32 behind one more token (B, K) of each sample."""
@@ -249,6 +262,13 @@ class AlpamayoR1(nn.Module):
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.vlm.lm_head(self.vlm.model.language_model.norm(hidden)).to(torch.float32)
+
+
+def _placed(features: Tensor, where: Tensor, like: Tensor) -> Tensor:
+    """Features (n, H) where bool (B, L) is true, zeros elsewhere, as `like` (B, L, H)."""
+    placed = torch.zeros_like(like)
+    placed[where] = features.to(like.dtype)
+    return placed
 
 
 def prompt_positions(

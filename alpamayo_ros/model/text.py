@@ -7,6 +7,7 @@ copy. Which slots a query may see is a mask; see `KVCache`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -206,19 +207,19 @@ class Decoder(nn.Module):
         positions: Tensor,
         cache: KVCache,
         window: Window,
-        deepstack: tuple[Tensor, list[Tensor]] | None = None,
+        deepstack: Sequence[Tensor] = (),
     ) -> Tensor:
         """Hidden states (B, L, hidden) of inputs x at positions (3, B, L), not yet normalised.
 
-        deepstack: bool (B, L) where image tokens are, and per early layer the features that are
-        added there after it. The caller advances `cache.length` by L to keep the new tokens.
+        deepstack: per early layer what is added after it, of the shape and dtype of x: features
+        where image tokens are, zeros elsewhere. The caller advances `cache.length` by L to keep
+        the new tokens.
         """
         cos, sin = rotary(positions, self.config, x.dtype)
         for i, layer in enumerate(self.layers):
             x = layer(x, cos, sin, cache, i, window)
-            if deepstack is not None and i < len(deepstack[1]):
-                where, features = deepstack
-                x[where] = x[where] + features[i].to(x.dtype)
+            if i < len(deepstack):
+                x = x + deepstack[i]
         return x
 
 

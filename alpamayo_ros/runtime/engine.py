@@ -29,7 +29,7 @@ from ..model.processor import (
 )
 from ..model.text import KVCache
 from .budget import needed_bytes, working_bytes
-from .graphs import RecordedVision, StaticSteps, record
+from .graphs import RecordedVision, Recorder, StaticSteps
 from .load import check_device, load, plan_load
 from .memory import (
     OutOfMemory,
@@ -74,7 +74,8 @@ class AlpamayoEngine:
         limit_allocator(device)
         self.model = guard(lambda: load(self.plan), self._tell_load)
         encode = self.model.encode_images
-        self._encode = RecordedVision(encode) if self.device.type == 'cuda' else encode
+        self._recorder = Recorder() if self.device.type == 'cuda' else None
+        self._encode = RecordedVision(encode, self._recorder) if self._recorder else encode
         self._vision = VisionCache(self._read, self._encode)
         self._recorded: StaticSteps | None = None
 
@@ -116,7 +117,9 @@ class AlpamayoEngine:
             vision = self._vision.features(slots)
         with watch.stage('prefill'):
             cache, steps = self._prepare(input_ids.shape[1])
-            prompt = model.prefill(input_ids.to(self.device), vision, grids, cache)
+            prompt = model.prefill(
+                input_ids.to(self.device), vision, grids, cache, read=steps.read
+            )
         with watch.stage('reasoning'):
             reasoning = model.reason(
                 prompt, self.processor.ids, self.options, generator, steps.decode_step
@@ -142,7 +145,7 @@ class AlpamayoEngine:
         makes new ones.
         """
         model, options = self.model, self.options
-        if self.device.type != 'cuda':
+        if self._recorder is None:
             return model.new_cache(1, length, options.num_samples, options.max_tokens), model
         needed = model.cache_capacity(length, options.num_samples, options.max_tokens)
         recorded = self._recorded
@@ -153,7 +156,8 @@ class AlpamayoEngine:
         ):
             recorded = self._recorded = None  # frees the old cache before the new one is there
             cache = model.new_cache(1, length, options.num_samples, options.max_tokens)
-            recorded = self._recorded = record(StaticSteps(model, cache, options.num_samples))
+            record = self._recorder.record
+            recorded = self._recorded = StaticSteps(model, cache, options.num_samples, record)
         recorded.cache.clear()
         return recorded.cache, recorded
 

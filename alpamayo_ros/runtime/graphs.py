@@ -1,38 +1,48 @@
-"""Decode step, flow step and vision as CUDA graphs: recorded once, replayed per token and image.
+"""Vision, prefill, decode and flow step as CUDA graphs: recorded once, replayed ever after.
 
 Launching some 1,500 kernels per token from Python takes longer than running them. The recorded
-steps are the model's own methods with offsets on the device, so one recording serves every
-prompt. Knows no sampling and no files.
+steps are the model's own methods. Those of token and flow have their offsets on the device, so
+one recording serves every prompt; the prompt's chunks are recorded for every length that comes.
+Knows no sampling and no files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from ..model.alpamayo import AlpamayoR1, Prompt, Reasoning
+from ..model.alpamayo import PREFILL_CHUNK, AlpamayoR1, Prompt, Reasoning
 from ..model.flow_matching import VelocityField
 from ..model.text import KVCache, Window
 
 WARM_UP_RUNS = 2  # kernels are compiled and workspaces allocated before a recording
-SIZES = 2  # sets of them recorded at a time: a rig has one
+SIZES = 2  # sets of image sizes recorded at a time: a rig has one
+CHUNKS = 8  # places and lengths of prompt chunks recorded at a time: a rig has three
 
 Grid = tuple[int, int]
 Features = tuple[Tensor, list[Tensor]]
 Result = TypeVar('Result')
+Record = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 
 
 class StaticSteps:
-    """The two steps over a whole cache with offsets in tensors: what the graphs record.
+    """The model's steps over one cache with inputs in fixed places: what the graphs record.
 
-    Runs on any device; tests compare it with the plain steps on a CPU.
+    record: makes a recording of a step. Without one they run as they are, on any device; tests
+    compare that with the plain steps on a CPU.
     """
 
-    def __init__(self, model: AlpamayoR1, cache: KVCache, samples: int) -> None:
+    def __init__(
+        self,
+        model: AlpamayoR1,
+        cache: KVCache,
+        samples: int,
+        record: Record = lambda step: step,
+    ) -> None:
         self.model, self.cache, self.samples = model, cache, samples
         device = cache.keys.device
         scenes = cache.keys.shape[1]
@@ -53,8 +63,32 @@ class StaticSteps:
             scenes, 1, samples * points, cache.capacity, dtype=torch.bool, device=device
         )
         self.window = Window(slots, cache.capacity, self.mask)
-        self.run_decode: Callable[[], Tensor] = self._decode
-        self.run_velocity: Callable[[], Tensor] = self._velocity
+        levels = 1 + len(model.config.vision.deepstack_visual_indexes)
+        # embeddings and deepstack features of a chunk of the prompt
+        length = min(PREFILL_CHUNK, cache.capacity)
+        self.chunk = self.embedded.new_zeros(levels, scenes, length, width)
+        self.chunk_positions = whole(3, scenes, length)
+        self._record = record
+        self._run_chunk: dict[tuple[int, int], Callable[[], Tensor]] = {}
+        self._run_decode = record(self._decode)
+        self._run_velocity = record(self._velocity)
+
+    def read(
+        self, x: Tensor, positions: Tensor, deepstack: Iterable[Tensor], cache: KVCache
+    ) -> Tensor:
+        """As AlpamayoR1.read over the own cache; the result is overwritten by the next call."""
+        length = x.shape[1]
+        inputs = self.chunk[:, :, :length], self.chunk_positions[:, :, :length]
+        inputs[0][0].copy_(x)
+        for place, part in zip(inputs[0][1:], deepstack, strict=True):
+            place.copy_(part)
+        inputs[1].copy_(positions)
+        key = cache.length, length
+        if key not in self._run_chunk:
+            if len(self._run_chunk) == CHUNKS:
+                self._run_chunk.clear()
+            self._run_chunk[key] = self._record(lambda: self._read(*inputs))
+        return self._run_chunk[key]()
 
     def decode_step(self, prompt: Prompt, tokens: Tensor) -> Tensor:
         """As AlpamayoR1.decode_step; the result is overwritten by the next call."""
@@ -62,7 +96,7 @@ class StaticSteps:
         self.rope_delta.copy_(prompt.rope_delta)
         self.prompt.fill_(prompt.length)
         self.used.fill_(prompt.cache.length)
-        logits = self.run_decode()
+        logits = self._run_decode()
         prompt.cache.length += tokens.shape[1]
         return logits
 
@@ -76,9 +110,12 @@ class StaticSteps:
         def field(x: Tensor, t: Tensor) -> Tensor:
             self.x.copy_(x)
             self.t.copy_(t)
-            return self.run_velocity()
+            return self._run_velocity()
 
         return field
+
+    def _read(self, chunk: Tensor, positions: Tensor) -> Tensor:
+        return self.model.read(chunk[0], positions, chunk[1:], self.cache)
 
     def _decode(self) -> Tensor:
         return self.model.decode(
@@ -94,21 +131,16 @@ class StaticSteps:
         return self.model.velocity(self.x, self.t, self.cache, self.window, self.positions)
 
 
-def record(steps: StaticSteps) -> StaticSteps:
-    """Replace both steps by recorded CUDA graphs of themselves."""
-    steps.run_decode = recorded(steps.run_decode)
-    steps.run_velocity = recorded(steps.run_velocity)
-    return steps
-
-
 class RecordedVision:
     """AlpamayoR1.encode_images for a few images, recorded for every set of sizes that comes.
 
     The result is overwritten by the next call.
     """
 
-    def __init__(self, encode: Callable[[Tensor, Sequence[Grid]], Features]) -> None:
-        self._encode = encode
+    def __init__(
+        self, encode: Callable[[Tensor, Sequence[Grid]], Features], recorder: Recorder
+    ) -> None:
+        self._encode, self._record = encode, recorder.record
         self._recorded: dict[tuple[Grid, ...], tuple[Tensor, Callable[[], Features]]] = {}
 
     def __call__(self, patches: Tensor, grids: Sequence[Grid]) -> Features:
@@ -118,7 +150,7 @@ class RecordedVision:
             if len(self._recorded) == SIZES:
                 self.clear()
             own = patches.clone()
-            self._recorded[key] = own, recorded(lambda: self._encode(own, key))
+            self._recorded[key] = own, self._record(lambda: self._encode(own, key))
         own, replay = self._recorded[key]
         own.copy_(patches)
         return replay()
@@ -128,26 +160,42 @@ class RecordedVision:
         self._recorded.clear()
 
 
+class Recorder:
+    """Makes CUDA graphs that share one pool of memory, since they never run at the same time.
+
+    A replay may overwrite the results of all others: they are to be used or copied at once.
+    """
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+        # keeps the pool when all other recordings are gone: one without any cannot be used again
+        self._keeper = self._capture(lambda: torch.zeros(1, device='cuda'))[0]
+        self._pool = self._keeper.pool()
+
+    def record(self, run: Callable[[], Result]) -> Callable[[], Result]:
+        """A function as a CUDA graph: what replays it, with the same result tensors every time."""
+        stream = _stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_RUNS):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph, result = self._capture(run)
+
+        def replay() -> Result:
+            graph.replay()
+            return result
+
+        return replay
+
+    def _capture(self, run: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=_stream()):
+            result = run()
+        return graph, result
+
+
 @cache
 def _stream() -> torch.cuda.Stream:
     """One for all recordings: cuBLAS keeps a workspace of 32 MB for every stream."""
     return torch.cuda.Stream()
-
-
-def recorded(run: Callable[[], Result]) -> Callable[[], Result]:
-    """A function as a CUDA graph: what replays it, with the same result tensors every time."""
-    stream = _stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP_RUNS):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        result = run()
-
-    def replay() -> Result:
-        graph.replay()
-        return result
-
-    return replay
