@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.solver,
             arguments.device,
             lambda what, read: bar.update(read),
+            arguments.importance,
         )
     with _bar('quantize', sum(step.read_bytes for part in job.parts for step in part)) as bar:
 
@@ -58,7 +59,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add('target', metavar='DST', type=Path, help='new folder')
     add('--bits', type=float, required=True, help='16, 8, 4, 2 or 1.58: of most layers')
     add('--recipe', default='mixed', help='uniform, mixed (default) or mixed_expert4')
-    add('--solver', default='mse', help='mse (default), hqq or minmax')
+    add('--solver', default='mse', help='mse (default), hqq, minmax or feedback')
+    add('--importance', metavar='FILE', type=Path, help='input statistics that weigh errors')
     add('--device', default='cpu', help='cpu (default), cuda or cuda:N: where scales are fitted')
     add('--vlm', metavar='DIR_OR_ID', help='whose tokenizer, templates and config go to DST/vlm')
     return parser.parse_args(argv)

@@ -16,12 +16,16 @@ PLAIN_BITS = 16.0
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a checkpoint was quantized, and from what."""
+    """How a checkpoint was quantized, and from what.
+
+    importance_sha256: of the statistics of inputs that weighed errors, '' without.
+    """
 
     recipe: str
     rules: Rules
     solver: str
     source_sha256: str
+    importance_sha256: str = ''
 
     @property
     def bits(self) -> float:
@@ -30,13 +34,15 @@ class Quantization:
 
     def entry(self) -> dict[str, Any]:
         """The object under KEY in config.json."""
-        return {
+        entry = {
             'format_version': FORMAT_VERSION,
             'recipe': self.recipe,
             'modules': {rule.pattern: rule.entry() for rule in self.rules},
             'solver': self.solver,
             'source_sha256': self.source_sha256,
         }
+        weighed = {'importance_sha256': self.importance_sha256}
+        return entry | (weighed if self.importance_sha256 else {})
 
 
 def quantization_of(config: Mapping[str, Any], where: str) -> Quantization | None:
@@ -50,6 +56,7 @@ def quantization_of(config: Mapping[str, Any], where: str) -> Quantization | Non
     try:
         version, recipe, modules = raw['format_version'], raw['recipe'], raw['modules']
         solver, source = str(raw['solver']), str(raw['source_sha256'])
+        importance = str(raw.get('importance_sha256', ''))
         rules = rules_from_config(modules, where)
     except (AttributeError, KeyError, TypeError):
         raise BadInput(f'{where}: {KEY} is not one that alpamayo_quantize writes') from None
@@ -57,7 +64,7 @@ def quantization_of(config: Mapping[str, Any], where: str) -> Quantization | Non
         raise BadInput(f'{where}: format_version {version!r}, expected {FORMAT_VERSION}')
     if not any(rules_of(recipe, bits) == rules for bits in SCHEMES):
         raise BadInput(f'{where}: its modules are not those of the recipe {recipe!r}')
-    return Quantization(recipe, rules, solver, source)
+    return Quantization(recipe, rules, solver, source, importance)
 
 
 def check_asked(

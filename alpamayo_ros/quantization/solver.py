@@ -52,7 +52,7 @@ def solve(
     scale, shift = scale.to(dtype), shift.to(dtype)
     if not scheme.shifted:
         shift = scale * _middle(scheme)
-    codes = _round(x, scale.to(torch.float32), shift.to(torch.float32), scheme)
+    codes = nearest_codes(x, scale.to(torch.float32), shift.to(torch.float32), scheme)
     rest = x - (scale.to(torch.float32) * codes - shift.to(torch.float32))
     error = torch.stack([rest.square().sum(), x.square().sum()]).double()
     signed = scheme.levels == 256
@@ -78,7 +78,7 @@ def hqq(x: Tensor, scheme: QuantScheme, importance: Tensor | None = None) -> tup
     best, beta = shift, HQQ_BETA
     least = (x - _snap(x, scale, shift, scheme)).abs().mean()
     for _ in range(HQQ_ROUNDS):
-        codes = _round(x, scale, shift, scheme)
+        codes = nearest_codes(x, scale, shift, scheme)
         error = x - (scale * codes - shift)
         size = error.abs()
         kept = error.sign() * (size - size.clamp(min=1e-12).pow(HQQ_NORM - 1) / beta).clamp(min=0)
@@ -104,7 +104,7 @@ def mse(x: Tensor, scheme: QuantScheme, importance: Tensor | None = None) -> tup
     for clip in CLIPS:
         scale, shift = _span(x, scheme, clip)
         for _ in range(REFITS):
-            scale, shift = _fit(x, _round(x, scale, shift, scheme), scheme, weight, scale)
+            scale, shift = _fit(x, nearest_codes(x, scale, shift, scheme), scheme, weight, scale)
         error = x - _snap(x, scale, shift, scheme)
         loss = torch.linalg.vecdot(error * weight, error).unsqueeze(-1)
         if best is None:
@@ -141,14 +141,14 @@ def _positive(scale: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
-def _round(x: Tensor, scale: Tensor, shift: Tensor, scheme: QuantScheme) -> Tensor:
+def nearest_codes(x: Tensor, scale: Tensor, shift: Tensor, scheme: QuantScheme) -> Tensor:
     """Nearest codes, as floats."""
     lowest = 1 if scheme.levels == 256 else 0  # -127 to 127
     return ((x + shift) * (1 / scale)).round_().clamp_(lowest, scheme.levels - 1)
 
 
 def _snap(x: Tensor, scale: Tensor, shift: Tensor, scheme: QuantScheme) -> Tensor:
-    return scale * _round(x, scale, shift, scheme) - shift
+    return scale * nearest_codes(x, scale, shift, scheme) - shift
 
 
 def _fit(

@@ -7,7 +7,7 @@ zero-points become shifts). Knows no inference.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import json
 from pathlib import Path
 import shutil
@@ -29,11 +29,13 @@ from ..model.checkpoint import (
 )
 from ..model.config import load_config, read_json, vlm_folder
 from ..model.hub import TOKENIZER_FILES
+from ..quantization import feedback
 from ..quantization.linear import UNUSED, replace_linears
 from ..quantization.matrix import quantize_matrix
 from ..quantization.record import KEY, Quantization
 from ..quantization.scheme import Rule, rule_of, rule_of_tensor, rules_of
 from ..quantization.solver import SOLVERS
+from .input_statistics import InputStatistics, read_input_statistics
 from .load import build_on_meta, check_device
 
 REPORT = 'quantization_report.json'
@@ -65,6 +67,7 @@ class Job:
     device: str
     files: Mapping[str, Path]
     parts: tuple[tuple[Step, ...], ...]
+    statistics: InputStatistics | None = None
 
     @property
     def unfinished(self) -> Path:
@@ -116,21 +119,27 @@ def plan_job(
     solver: str = 'mse',
     device: str = 'cpu',
     progress: Progress = lambda what, size: None,
+    importance: Path | None = None,
 ) -> Job:
     """Check everything that can be checked beforehand; nothing is written.
 
-    Raises BadInput for arguments, a source that is not whole or not a release, too little space.
+    importance: a file of input statistics, by which errors are weighed. Raises BadInput for
+    arguments, a source that is not whole or not a release, too little space.
     """
     refuse_existing(target)
     rules = rules_of(recipe, bits)
-    if solver not in SOLVERS:
-        raise BadInput(f'solver {solver!r} is not one of: {", ".join(SOLVERS)}')
+    _check_solver(solver, importance)
     check_device(device)
     if KEY in read_json(source / 'config.json'):
         raise BadInput(f'{source}: quantized already, expected a release in full precision')
     found = tensor_shapes(source)
     files = {name: file for name, (file, _) in found.items()}
-    job = Job(source, target, Quantization(recipe, rules, solver, ''), device, files, ())
+    statistics, weighed_by = None, ''
+    if importance is not None:
+        statistics = read_input_statistics(importance, build_on_meta(load_config(source)))
+        weighed_by = statistics.sha256
+    quantization = Quantization(recipe, rules, solver, '', weighed_by)
+    job = Job(source, target, quantization, device, files, (), statistics)
     steps = [_step(job, name, shape) for name, (_, shape) in found.items()]
     _check_steps(job, steps)
     needed = sum(step.stored_bytes for step in steps)
@@ -138,8 +147,19 @@ def plan_job(
     if needed > free:
         raise BadInput(f'{target}: needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free')
     digest = checkpoint_sha256(source, lambda size: progress('sha256 of the source', size))
-    quantization = Quantization(recipe, rules, solver, digest)
-    return Job(source, target, quantization, device, files, tuple(_parts(steps)))
+    quantization = replace(quantization, source_sha256=digest)
+    return replace(job, quantization=quantization, parts=tuple(_parts(steps)))
+
+
+def _check_solver(solver: str, importance: Path | None) -> None:
+    """Raise BadInput for a solver that is not there, or does not do with or without weighing."""
+    known = (*SOLVERS, feedback.NAME)
+    if solver not in known:
+        raise BadInput(f'solver {solver!r} is not one of: {", ".join(known)}')
+    if importance is None and solver == feedback.NAME:
+        raise BadInput(f'solver {solver!r} needs input statistics (--importance FILE)')
+    if importance is not None and solver not in (feedback.NAME, 'mse'):
+        raise BadInput(f'solver {solver!r} weighs no errors: no importance was expected')
 
 
 def _step(job: Job, name: str, shape: tuple[int, ...]) -> Step:
@@ -170,6 +190,8 @@ def _check_steps(job: Job, steps: list[Step]) -> None:
         shapes = {step.source: tuple(job.read(step.source).shape) for step in steps}
         check_names(model, shapes, str(job.source))
     replace_linears(model, job.quantization.rules)
+    for step in steps if job.quantization.solver == feedback.NAME else ():
+        _second_moments(job, step)
     stored = {name: shape for step in steps for name, shape in step.shapes.items()}
     where = f'{job.source} as {job.quantization.recipe} of {job.quantization.bits:g} bits'
     check_names(model, stored, where)
@@ -225,10 +247,31 @@ def _make(job: Job, step: Step) -> tuple[dict[str, Tensor], float | None]:
         return {name: shift.to(scale.dtype)}, None
     if list(step.shapes) == [step.source]:
         return {step.source: tensor.contiguous()}, None
-    stored, error = quantize_matrix(tensor, step.rule, job.quantization.solver, job.device)
+    stored, error = _quantize(job, step, tensor)
     if error != error:
         raise BadInput(f'{job.files[step.source]}: {step.source} holds values that are not finite')
     return {step.source + ending: part.cpu() for ending, part in stored.items()}, error
+
+
+def _quantize(job: Job, step: Step, tensor: Tensor) -> tuple[dict[str, Tensor], float]:
+    """Stored tensors of a matrix and its error; tables have no inputs, so nothing weighs there."""
+    solver = job.quantization.solver
+    if solver == feedback.NAME:
+        moments = _second_moments(job, step)
+        if moments is not None:
+            return feedback.quantize_with_feedback(tensor, step.rule, moments, job.device)
+        solver = 'mse'
+    importance = None
+    if job.statistics is not None:
+        importance = job.statistics.mean_square(step.source.removesuffix('.weight'))
+    return quantize_matrix(tensor, step.rule, solver, job.device, importance=importance)
+
+
+def _second_moments(job: Job, step: Step) -> Tensor | None:
+    assert job.statistics is not None
+    if not step.rule.scheme.levels:
+        return None
+    return job.statistics.second_moments(step.source.removesuffix('.weight'))
 
 
 def _summary(job: Job, done: list[dict[str, Any]]) -> dict[str, Any]:
