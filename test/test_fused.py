@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from alpamayo_ros.kernels import fused
+from alpamayo_ros.kernels import fused, rotary
 
 DTYPES = {'float32': 2e-6, 'float16': 2e-3, 'bfloat16': 2e-2}  # relative to the largest value
 
@@ -39,7 +39,14 @@ def rotate_case(generator):
     return *names, arguments, [8, 9]
 
 
-CASES = [norm_case, swiglu_case, rotate_case]
+def heads_case(generator):
+    qkv = draw(generator, 2, 5, 3 * 3, 12)  # heads of query, key and value of 2 images
+    angle = draw(generator, 5, 6).repeat(1, 2)
+    names = rotary.rotate_heads, rotary.rotate_heads_plain, rotary.rotate_heads_triton
+    return *names, [qkv[:, :, :6], angle.cos(), angle.sin()], []
+
+
+CASES = [norm_case, swiglu_case, rotate_case, heads_case]
 
 
 def run(function, arguments, written, dtype, device='cpu'):
@@ -94,6 +101,17 @@ def test_rotation_keeps_the_length_of_a_head():
     arguments[3] = torch.ones(16)
     q = run(fused.rotate_into_cache, arguments, written, torch.float32)[0]
     assert torch.allclose(q.norm(dim=-1), torch.full(q.shape[:-1], 4.0), atol=1e-4)
+
+
+def test_gradient_of_rotated_heads_is_that_of_torch():
+    *_, (x, cos, sin), _ = heads_case(torch.Generator().manual_seed(0))
+    weight = draw(torch.Generator().manual_seed(1), *x.shape)
+    found = []
+    for function in (rotary.rotate_heads, rotary.rotate_heads_plain):
+        leaf = x.clone().requires_grad_()
+        (function(leaf, cos, sin) * weight).sum().backward()
+        found.append(leaf.grad)
+    assert torch.allclose(*found, atol=1e-6)
 
 
 @pytest.mark.parametrize('case', CASES)

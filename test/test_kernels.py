@@ -79,6 +79,19 @@ def test_product_is_the_same_in_pieces(scheme, monkeypatch):
     whole = packed_ops.packed_linear(x, *stored, [len(matrix)])
     monkeypatch.setattr(packed_ops, 'SCRATCH_BYTES', 7 * 304 * 4)
     assert torch.allclose(packed_ops.packed_linear(x, *stored, [len(matrix)]), whole, atol=1e-5)
+    bias = draw(1, len(matrix), torch.float32)[0]
+    with_bias = packed_ops.packed_linear(x, *stored, [len(matrix)], bias)
+    assert torch.allclose(with_bias, whole + bias, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('count', 'limit', 'sizes'),
+    [(12288, 4101, [4096] * 3), (4096, 1365, [1024] * 4), (300, 1365, [300]), (20, 7, [7, 7, 6])],
+)
+def test_pieces_are_whole_blocks_of_128_rows_where_they_can_be(count, limit, sizes):
+    # cuBLAS took twice as long for pieces of 4101 rows
+    size = packed_ops._even(count, limit)
+    assert [min(size, count - at) for at in range(0, count, size)] == sizes
 
 
 @pytest.mark.parametrize('scheme', WIDTHS, ids=lambda s: f'{s.bits:g}')
@@ -174,3 +187,6 @@ def test_op_on_the_gpu_at_the_models_own_sizes(dtype, shape, scheme):
         x = draw(rows, shape[1], getattr(torch, dtype))
         y = packed_ops.packed_linear(x.cuda(), *stored, [len(matrix)])
         assert relative(y, x.double() @ matrix.T) < ERRORS[dtype], rows
+        bias = draw(1, len(matrix), getattr(torch, dtype))[0]
+        y = packed_ops.packed_linear(x.cuda(), *stored, [len(matrix)], bias.cuda())
+        assert relative(y, x.double() @ matrix.T + bias.double()) < ERRORS[dtype], rows

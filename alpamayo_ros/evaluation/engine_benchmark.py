@@ -142,12 +142,14 @@ class _Inference:
         """All images; recorded ones four at a time, as the engine encodes a grid time."""
         scene, self.features = self.scene, None  # frees the memory of the last ones
         if self.encode is None:
-            self.features = self.model.encode_images(scene.patches, scene.grids)
+            patches = scene.patches.to(self.noise.device)
+            self.features = self.model.encode_images(patches, scene.grids)
             return
         slots = len(scene.grids) // CAMERAS
         joined: list[Tensor] = []
         for at, patches in enumerate(scene.patches.chunk(slots)):
-            embeddings, levels = self.encode(patches, scene.grids[:CAMERAS])
+            there = patches.to(self.noise.device, non_blocking=True)
+            embeddings, levels = self.encode(there, scene.grids[:CAMERAS])
             found = [embeddings, *levels]
             joined = joined or [x.new_empty(slots, *x.shape) for x in found]
             for whole, part in zip(joined, found, strict=True):

@@ -53,7 +53,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """Inputs of the size that the release sees, random inside."""
+    """Inputs of the size that the release sees, random inside; patches wait on the host."""
 
     input_ids: Tensor
     patches: Tensor
@@ -124,9 +124,10 @@ def make_scene(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> Scene
     for _ in range(IMAGES):
         ids += [1, *[config.image_token_id] * tokens, 2]
     ids += [3] * (PROMPT_TOKENS - len(ids))
-    generator = torch.Generator(device).manual_seed(1)
     shape = (IMAGES * GRID[0] * GRID[1], 3 * 2 * 16 * 16)
-    patches = torch.randn(shape, generator=generator, device=device, dtype=dtype)
+    patches = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    if device != 'cpu':
+        patches = patches.pin_memory()
     return Scene(torch.tensor([ids], device=device), patches, [GRID] * IMAGES)
 
 

@@ -25,32 +25,51 @@ Dense = Callable[[Tensor, Tensor, Tensor | None, int, int, int, int], Tensor]
 
 @torch.library.custom_op('alpamayo_ros::packed_linear', mutates_args=())
 def packed_linear(
-    x: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, rows: Sequence[int]
+    x: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Sequence[int],
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """Product (..., sum of rows) of x (..., K) with the transposes of packed matrices.
+    """Product (..., sum of rows) of x (..., K) with the transposes of packed matrices, plus bias.
 
     rows: the heights N of the matrices; several may be joined in one tensor, one after another.
     data: bytes (P, g) or (sum of N / digits, K); scale and shift: one value a group row, N first.
     """
-    return packed_linear_plain(x, data, scale, shift, levels, rows)
+    return packed_linear_plain(x, data, scale, shift, levels, rows, bias)
 
 
 @packed_linear.register_fake
 def _(
-    x: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, rows: Sequence[int]
+    x: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Sequence[int],
+    bias: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty(*x.shape[:-1], sum(rows))
 
 
 def packed_linear_plain(
-    x: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, rows: Sequence[int]
+    x: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Sequence[int],
+    bias: Tensor | None = None,
 ) -> Tensor:
     """The op in torch."""
-    return _unpacked_product(x, data, scale, shift, levels, rows, _dense_plain)
+    return _unpacked_product(x, data, scale, shift, levels, rows, bias, _dense_plain)
 
 
 def _even(count: int, limit: int) -> int:
     """Size of equal pieces of `count` rows, whole blocks of 128: odd ones are slow to multiply."""
+    limit = max(limit // 128 * 128, min(limit, 128))
     size = -(-count // -(-count // limit))
     return min(limit, -(-size // 128) * 128)
 
@@ -75,6 +94,7 @@ def _unpacked_product(
     shift: Tensor | None,
     levels: int,
     rows: Sequence[int],
+    bias: Tensor | None,
     dense: Dense,
 ) -> Tensor:
     """Unpack as many rows as the scratch holds, multiply, and so on."""
@@ -88,7 +108,11 @@ def _unpacked_product(
         for start in range(0, count, chunk):
             stop = min(start + chunk, count)
             weight = dense(own_data, own_scale, own_shift, levels, columns, start, stop)
-            torch.mm(flat, weight.to(x.dtype).t(), out=out[:, at + start : at + stop])
+            weight, place = weight.to(x.dtype).t(), slice(at + start, at + stop)
+            if bias is None:
+                torch.mm(flat, weight, out=out[:, place])
+            else:  # in the product's own kernel
+                torch.addmm(bias[place], flat, weight, out=out[:, place])
         at += count
     return out.view(*x.shape[:-1], -1)
 
@@ -110,18 +134,23 @@ def _(
 
 
 def packed_linear_cuda(
-    x: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, rows: Sequence[int]
+    x: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Sequence[int],
+    bias: Tensor | None = None,
 ) -> Tensor:
     """The fastest path for the number of rows of x."""
     count = x.numel() // x.shape[-1]
     whole = all(height % digits(levels) == 0 for height in rows)
     # float32 is there for comparisons: its tiles would not fit the shared memory
     if not whole or count > MAX_BLOCK_ROWS or x.dtype == torch.float32:
-        return _unpacked_product(x, data, scale, shift, levels, rows, unpack.dense_triton)
+        return _unpacked_product(x, data, scale, shift, levels, rows, bias, unpack.dense_triton)
     flat = x.reshape(count, -1)
-    return packed_matmul.path(count)(flat, data, scale, shift, levels, rows).view(
-        *x.shape[:-1], -1
-    )
+    y = packed_matmul.path(count)(flat, data, scale, shift, levels, rows)
+    return (y if bias is None else y.add_(bias)).view(*x.shape[:-1], -1)
 
 
 if packed_matmul is not None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-SCRATCH_BYTES = 100_000_000  # of dense weights at a time, where many rows are multiplied
+SCRATCH_BYTES = 32 << 20  # of dense weights at a time, where many rows are multiplied
 
 
 def digits(levels: int) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from ..kernels.rotary import rotate_heads
 from .config import VisionConfig
 
 NORM_EPS = 1e-6
@@ -45,17 +46,12 @@ class VisionAttention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """(images, patches, hidden) to the same; cos and sin (patches, head_dim) float32."""
-        # (images, patches, 3 * heads * d) -> 3 x (images, heads, patches, d)
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-        out = F.scaled_dot_product_attention(q, k, v)
+        heads = self.qkv(x).unflatten(-1, (3 * self.num_heads, -1))
+        turned = rotate_heads(heads[:, :, : 2 * self.num_heads], cos, sin)
+        parts = (*turned.chunk(2, 2), heads[:, :, 2 * self.num_heads :])
+        # views (images, heads, patches, d): attention keeps the layout in memory
+        out = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))
         return self.proj(out.transpose(1, 2).flatten(2))  # (images, heads, P, d) -> (images, P, V)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    wide = x.to(torch.float32)
-    first, second = wide.chunk(2, -1)
-    return (wide * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
 
 
 class VisionMLP(nn.Module):

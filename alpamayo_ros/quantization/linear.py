@@ -98,9 +98,11 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        y = packed_linear(x, *self.weight.stored, [self.weight.rows])
+        padded = self.weight.rows > self.out_features
+        bias = None if padded else self.bias
+        y = packed_linear(x, *self.weight.stored, [self.weight.rows], bias)
         y = y[..., : self.out_features]
-        return y if self.bias is None else y + self.bias
+        return y + self.bias if padded and self.bias is not None else y
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
         """Moving or casting makes tensors of its own, which a joint product does not see."""

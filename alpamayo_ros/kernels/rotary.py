@@ -1,0 +1,107 @@
+"""Rotation of query and key heads of the vision tower: one op, plain or in Triton.
+
+In torch it is ten kernels a layer over float32 copies, which take as long as the tower's
+products. It has a gradient, since training runs the tower as it is. Knows no model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # CPU builds of torch come without it: the plain path serves
+    triton = None
+
+
+@torch.library.custom_op('alpamayo_ros::rotate_heads', mutates_args=())
+def rotate_heads(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Heads x (images, patches, heads, d) turned by cos and sin (patches, d) float32.
+
+    x may be part of a wider tensor, the result is contiguous. Computed in float32, rounded once.
+    """
+    return rotate_heads_plain(x, cos, sin)
+
+
+@rotate_heads.register_fake
+def _(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def rotate_heads_plain(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The op in torch."""
+    wide, cos, sin = x.to(torch.float32), cos.unsqueeze(1), sin.unsqueeze(1)
+    first, second = wide.chunk(2, -1)
+    return (wide * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _back(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    cos, sin = ctx.saved_tensors
+    return rotate_heads(gradient, cos, -sin), None, None  # halves of a frequency turn alike
+
+
+rotate_heads.register_autograd(_back, setup_context=_keep)
+
+
+def rotate_heads_triton(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The op in Triton: one block a patch, all of its heads."""
+    images, patches, heads, dim = x.shape
+    if x.stride(3) != 1 or x.stride(0) != patches * x.stride(1):
+        x = x.contiguous()
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    _rotate_heads_kernel[(images * patches,)](
+        x,
+        cos,
+        sin,
+        out,
+        patches,
+        heads,
+        dim,
+        x.stride(1),
+        x.stride(2),
+        HEADS=triton.next_power_of_2(heads),
+        DIM=triton.next_power_of_2(dim),
+    )
+    return out
+
+
+if triton is not None:
+
+    @triton.jit
+    def _rotate_heads_kernel(
+        x_ptr,
+        cos_ptr,
+        sin_ptr,
+        out_ptr,
+        patches,
+        heads,
+        dim,
+        x_patch,
+        x_head,
+        HEADS: tl.constexpr,
+        DIM: tl.constexpr,
+    ):
+        patch = tl.program_id(0).to(tl.int64)
+        head, at = tl.arange(0, HEADS)[:, None], tl.arange(0, DIM)[None, :]
+        half = dim // 2
+        across = tl.where(at < half, at + half, at - half)
+        inside = (head < heads) & (at < dim)
+        place = patch * x_patch + head * x_head
+        x = tl.load(x_ptr + place + at, inside, other=0.0)
+        other = tl.load(x_ptr + place + across, inside, other=0.0).to(tl.float32)
+        other = tl.where(at < half, -other, other)
+        turn = (patch % patches) * dim + at
+        cos = tl.load(cos_ptr + turn, at < dim, other=0.0)
+        sin = tl.load(sin_ptr + turn, at < dim, other=0.0)
+        turned = x.to(tl.float32) * cos + other * sin
+        tl.store(out_ptr + (patch * heads + head) * dim + at, turned.to(x.dtype), inside)
+
+    rotate_heads.register_kernel('cuda')(rotate_heads_triton)
