@@ -34,6 +34,8 @@ IMPORTS = {
     'rclpy.try_shutdown': 'context',
     'rclpy.clock.Clock': 'clock_type',
     'rclpy.clock.ClockType': '',
+    'rclpy.event_handler.PublisherEventCallbacks': 'use_default_callbacks',  # of Jazzy
+    'rclpy.qos_event.PublisherEventCallbacks': 'use_default_callbacks',  # the same in Humble
     'rclpy.exceptions.ParameterException': '',
     'rclpy.executors.ExternalShutdownException': '',
     'rclpy.executors.SingleThreadedExecutor': 'context',

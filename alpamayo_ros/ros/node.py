@@ -20,6 +20,11 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
+try:
+    from rclpy.event_handler import PublisherEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks
+
 from ..errors import BadInput
 from ..rig import CameraRig, load_rig
 from ..runtime.start import start_engine
@@ -69,11 +74,15 @@ class AlpamayoNode(Node):
         self.pipeline.load()
 
     def _create_outputs(self, outputs: tuple[Output, ...]) -> dict[Output, Any]:
+        # rclpy's executor waits anew for every event of a publisher with every message that comes,
+        # which was a third of the node's work; subscribers still tell of QoS that does not fit
+        silent = PublisherEventCallbacks(use_default_callbacks=False)
         return {
             output: self.create_publisher(
                 interface(output.type_name),
                 f'~/{output.topic}',
                 QoSProfile(depth=1),
+                event_callbacks=silent,
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
             for output in outputs
