@@ -20,6 +20,12 @@ def norm_case(generator):
     return fused.rms_norm, fused.rms_norm_plain, fused.rms_norm_triton, [x, weight, 1e-6], []
 
 
+def add_norm_case(generator):
+    x, y, weight = draw(generator, 3, 5, 96), draw(generator, 3, 5, 96), draw(generator, 96)
+    names = fused.add_rms_norm, fused.add_rms_norm_plain, fused.add_rms_norm_triton
+    return *names, [x, y, weight, 1e-6], []
+
+
 def swiglu_case(generator):
     gate, up = (3 * draw(generator, 7, 1300)).split([600, 700], -1)  # as a joined product has them
     gate, up = gate[:, :600], up[:, :600]
@@ -46,7 +52,7 @@ def heads_case(generator):
     return *names, [qkv[:, :, :6], angle.cos(), angle.sin()], []
 
 
-CASES = [norm_case, swiglu_case, rotate_case, heads_case]
+CASES = [norm_case, add_norm_case, swiglu_case, rotate_case, heads_case]
 
 
 def run(function, arguments, written, dtype, device='cpu'):
@@ -58,7 +64,8 @@ def run(function, arguments, written, dtype, device='cpu'):
             own = torch.empty_strided(value.shape, value.stride(), dtype=kind, device=device)
             value = own.copy_(value)
         copies.append(value)
-    return [function(*copies), *(copies[i] for i in written)]
+    found = function(*copies)
+    return [*(found if isinstance(found, tuple) else [found]), *(copies[i] for i in written)]
 
 
 def compare(case, fast, dtype, device='cpu'):

@@ -119,11 +119,12 @@ def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
         DIM=dim,
         num_warps=4,
     )
-    out = torch.empty_like(q)
+    # token by token in memory, as the product behind it reads it
+    out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device=q.device)
     _merge_kernel[(batch * kv_heads * rows,)](
-        partial, peak, total, out, SPLITS=splits, DIM=dim, num_warps=1
+        partial, peak, total, out, length, heads, SPLITS=splits, DIM=dim, num_warps=1
     )
-    return out.view(batch, heads, length, dim)
+    return out.transpose(1, 2)
 
 
 if triton is not None:
@@ -207,7 +208,14 @@ if triton is not None:
 
     @triton.jit
     def _merge_kernel(
-        partial_ptr, peak_ptr, total_ptr, out_ptr, SPLITS: tl.constexpr, DIM: tl.constexpr
+        partial_ptr,
+        peak_ptr,
+        total_ptr,
+        out_ptr,
+        length,
+        heads,
+        SPLITS: tl.constexpr,
+        DIM: tl.constexpr,
     ):
         """One row: partial results weighted by their share of the softmax."""
         row = tl.program_id(0)
@@ -218,6 +226,9 @@ if triton is not None:
         total = tl.sum(share * tl.load(total_ptr + row * SPLITS + split), 0)
         where = partial_ptr + (row * SPLITS + split[:, None]) * DIM + at[None, :]
         result = tl.sum(tl.load(where) * share[:, None], 0) / total
-        tl.store(out_ptr + row * DIM + at, result.to(out_ptr.dtype.element_ty))
+        # rows are (scene, head, token), the result is (scene, token, head)
+        head, token = row // length % heads, row % length
+        place = (row // (length * heads) * length + token) * heads + head
+        tl.store(out_ptr + place * DIM + at, result.to(out_ptr.dtype.element_ty))
 
     attend.register_kernel('cuda')(attend_cuda)

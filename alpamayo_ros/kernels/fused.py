@@ -40,6 +40,23 @@ def rms_norm_plain(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * wide.to(x.dtype)
 
 
+@torch.library.custom_op('alpamayo_ros::add_rms_norm', mutates_args=())
+def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The sum of x and y (..., n), in their dtype, and its `rms_norm`."""
+    return add_rms_norm_plain(x, y, weight, eps)
+
+
+@add_rms_norm.register_fake
+def _(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(x)
+
+
+def add_rms_norm_plain(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The op in torch."""
+    total = x + y
+    return total, rms_norm_plain(total, weight, eps)
+
+
 @torch.library.custom_op('alpamayo_ros::swiglu', mutates_args=())
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """Product of silu(gate) and up, same shape."""
@@ -127,13 +144,23 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def rms_norm_triton(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The op in Triton: one block a row."""
-    x = x.contiguous()
+    return _norm_triton(x.contiguous(), None, weight, eps)[1]
+
+
+def add_rms_norm_triton(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The op in Triton: one block a row."""
+    return _norm_triton(x.contiguous(), y.contiguous(), weight, eps)
+
+
+def _norm_triton(x: Tensor, y: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The sum, x itself where there is no y, and its norm."""
     out, size = torch.empty_like(x), x.shape[-1]
+    total = x if y is None else torch.empty_like(x)
     block = triton.next_power_of_2(size)
     _rms_norm_kernel[(x.numel() // size,)](
-        x, weight, out, size, eps, BLOCK=block, num_warps=8 if block >= 2048 else 4
+        x, y, weight, total, out, size, eps, BLOCK=block, num_warps=8 if block >= 2048 else 4
     )
-    return out
+    return total, out
 
 
 def swiglu_triton(gate: Tensor, up: Tensor) -> Tensor:
@@ -202,11 +229,16 @@ def rotate_into_cache_triton(
 if triton is not None:
 
     @triton.jit
-    def _rms_norm_kernel(x_ptr, weight_ptr, out_ptr, size, eps, BLOCK: tl.constexpr):
+    def _rms_norm_kernel(
+        x_ptr, y_ptr, weight_ptr, total_ptr, out_ptr, size, eps, BLOCK: tl.constexpr
+    ):
         row = tl.program_id(0).to(tl.int64)
         at = tl.arange(0, BLOCK)
         inside = at < size
         x = tl.load(x_ptr + row * size + at, inside, other=0.0)
+        if y_ptr is not None:
+            x += tl.load(y_ptr + row * size + at, inside, other=0.0)
+            tl.store(total_ptr + row * size + at, x, inside)
         wide = x.to(tl.float32)
         wide = wide * tl.rsqrt(tl.sum(wide * wide, 0) / size + eps)
         weight = tl.load(weight_ptr + at, inside, other=0.0)
@@ -287,5 +319,6 @@ if triton is not None:
                 tl.store(values_ptr + target + at, tl.load(source + at))
 
     rms_norm.register_kernel('cuda')(rms_norm_triton)
+    add_rms_norm.register_kernel('cuda')(add_rms_norm_triton)
     swiglu.register_kernel('cuda')(swiglu_triton)
     rotate_into_cache.register_kernel('cuda')(rotate_into_cache_triton)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.attention import attend, attend_causal
-from ..kernels.fused import rms_norm, rotate_into_cache, swiglu
+from ..kernels.fused import add_rms_norm, rms_norm, rotate_into_cache, swiglu
 from .config import TextConfig
 
 
@@ -188,8 +188,10 @@ class DecoderLayer(nn.Module):
         window: Window,
     ) -> Tensor:
         """(B, L, hidden) to the same; writes this layer's keys and values to the cache."""
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, cache, layer, window)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        norm = self.post_attention_layernorm
+        seen = self.self_attn(self.input_layernorm(x), cos, sin, cache, layer, window)
+        x, normed = add_rms_norm(x, seen, norm.weight, norm.eps)
+        return x + self.mlp(normed)
 
 
 class Decoder(nn.Module):
