@@ -157,6 +157,9 @@ def check_paths(dtype, device, widths=WIDTHS):
         if len(rows) == 1:
             dense = unpack.dense_triton(*stored, columns, 3, len(matrix) - 1)
             assert relative(dense, matrix[3:-1]) < limit, (scheme, shape)
+            chosen = torch.tensor([2, 0, len(matrix) - 1, 2])
+            dense = unpack.rows_triton(*stored, columns, chosen.to(device))
+            assert relative(dense, matrix[chosen]) < limit, (scheme, shape)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'float16'])

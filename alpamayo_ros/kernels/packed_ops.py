@@ -122,6 +122,13 @@ def packed_embedding(
     ids: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, columns: int
 ) -> Tensor:
     """Rows (..., columns) of a packed matrix at ids (...) int64."""
+    return packed_embedding_plain(ids, data, scale, shift, levels, columns)
+
+
+def packed_embedding_plain(
+    ids: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, columns: int
+) -> Tensor:
+    """The op in torch."""
     rows = dense_rows(data, scale, shift, levels, columns, ids.flatten())
     return rows.view(*ids.shape, columns)
 
@@ -153,5 +160,14 @@ def packed_linear_cuda(
     return (y if bias is None else y.add_(bias)).view(*x.shape[:-1], -1)
 
 
+def packed_embedding_cuda(
+    ids: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, columns: int
+) -> Tensor:
+    """The op as one kernel."""
+    rows = unpack.rows_triton(data, scale, shift, levels, columns, ids.flatten())
+    return rows.view(*ids.shape, columns)
+
+
 if packed_matmul is not None:
     packed_linear.register_kernel('cuda')(packed_linear_cuda)
+    packed_embedding.register_kernel('cuda')(packed_embedding_cuda)

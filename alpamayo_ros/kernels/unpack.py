@@ -29,17 +29,42 @@ def dense_triton(
 ) -> Tensor:
     """Rows (stop - start, columns) as packing.dense_rows; the next call overwrites them."""
     out = _scratch(scale, (stop - start) * columns).view(stop - start, columns)
+    _unpack(data, scale, shift, levels, None, start, out)
+    return out
+
+
+def rows_triton(
+    data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, columns: int, rows: Tensor
+) -> Tensor:
+    """As packing.dense_rows, rows (R) int64."""
+    out = scale.new_empty(len(rows), columns)
+    _unpack(data, scale, shift, levels, rows.contiguous(), 0, out)
+    return out
+
+
+def _unpack(
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Tensor | None,
+    start: int,
+    out: Tensor,
+) -> None:
+    """Fill out (R, columns) with the rows from `start` on, or those that are listed."""
+    count, columns = out.shape
     group = group_size(data, scale, levels)
     step = min(MAX_STEP, triton.next_power_of_2(group))
     steps_per_group = triton.cdiv(group, step)
-    grid = (triton.cdiv(stop - start, ROWS), columns // group * steps_per_group)
+    grid = (triton.cdiv(count, ROWS), columns // group * steps_per_group)
     _unpack_kernel[grid](
         data,
         scale,
         shift,
+        rows,
         out,
         start,
-        stop,
+        count,
         columns,
         -(-scale.numel() // digits(levels)),
         LEVELS=levels,
@@ -49,7 +74,6 @@ def dense_triton(
         STEPS_PER_GROUP=steps_per_group,
         ROWS=ROWS,
     )
-    return out
 
 
 def _scratch(like: Tensor, size: int) -> Tensor:
@@ -61,13 +85,20 @@ def _scratch(like: Tensor, size: int) -> Tensor:
 
 
 @triton.jit
+def _to_float(code):
+    """Codes from 0 to 255 as float32: in the mantissa of 2**23, as conversions are slow."""
+    return (code | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0
+
+
+@triton.jit
 def _unpack_kernel(
     data_ptr,
     scale_ptr,
     shift_ptr,
+    rows_ptr,
     out_ptr,
     start,
-    stop,
+    count,
     columns,
     byte_rows,
     LEVELS: tl.constexpr,
@@ -79,27 +110,30 @@ def _unpack_kernel(
 ):
     group = tl.program_id(1) // STEPS_PER_GROUP
     within = (tl.program_id(1) % STEPS_PER_GROUP) * STEP + tl.arange(0, STEP)
-    row = start + tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = row < stop
+    place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = place < count
+    row = start + place
+    if rows_ptr is not None:
+        row = tl.load(rows_ptr + place, mask=inside, other=0).to(tl.int32)
     group_row = row * (columns // GROUP) + group
     at = (group_row % byte_rows).to(tl.int64) * GROUP
     mask = inside[:, None] & (within < GROUP)[None, :]
     code = tl.load(data_ptr + at[:, None] + within[None, :], mask=mask, other=0)
     scale = tl.load(scale_ptr + group_row, mask=inside, other=0.0).to(tl.float32)
     if LEVELS == 256:
-        wide = code.to(tl.float32)
+        wide = _to_float(code.to(tl.int32) + 128) - 128.0
     else:
         digit = group_row // byte_rows
-        place = tl.full((ROWS,), 1, tl.int32)
+        power = tl.full((ROWS,), 1, tl.int32)
         for i in tl.static_range(1, DIGITS):
-            place = tl.where(digit == i, LEVELS**i, place)
+            power = tl.where(digit == i, LEVELS**i, power)
         if LEVELS == 3:
-            wide = (code.to(tl.int32) // place[:, None] % LEVELS).to(tl.float32)
+            wide = _to_float(code.to(tl.int32) // power[:, None] % LEVELS)
         else:
             bits: tl.constexpr = 8 // DIGITS
-            wide = ((code.to(tl.int32) >> (bits * digit)[:, None]) % LEVELS).to(tl.float32)
+            wide = _to_float((code.to(tl.int32) >> (bits * digit)[:, None]) & (LEVELS - 1))
     wide *= scale[:, None]
     if shift_ptr is not None:
         wide -= tl.load(shift_ptr + group_row, mask=inside, other=0.0).to(tl.float32)[:, None]
-    at = (row - start).to(tl.int64)[:, None] * columns + group * GROUP + within[None, :]
+    at = place.to(tl.int64)[:, None] * columns + group * GROUP + within[None, :]
     tl.store(out_ptr + at, wide.to(out_ptr.dtype.element_ty), mask=mask)

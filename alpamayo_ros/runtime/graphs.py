@@ -52,7 +52,10 @@ class StaticSteps:
         def whole(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.int64, device=device)
 
+        self.tokens = whole(scenes, samples)
         self.embedded = torch.zeros(scenes, samples, width, dtype=cache.keys.dtype, device=device)
+        self._embed = model.vlm.model.language_model.embed_tokens
+        self._embeds_inside = self._embed.weight.device == device  # else it is on the host
         self.rope_delta, self.prompt, self.used = whole(scenes), whole(), whole()
         self.x = torch.zeros(rows, points, 2, device=device)
         self.t = torch.zeros(rows, 1, 1, device=device)
@@ -92,7 +95,10 @@ class StaticSteps:
 
     def decode_step(self, prompt: Prompt, tokens: Tensor) -> Tensor:
         """As AlpamayoR1.decode_step; the result is overwritten by the next call."""
-        self.embedded.copy_(self.model.vlm.model.language_model.embed_tokens(tokens))
+        if self._embeds_inside:
+            self.tokens.copy_(tokens)
+        else:
+            self.embedded.copy_(self._embed(tokens))
         self.rope_delta.copy_(prompt.rope_delta)
         self.prompt.fill_(prompt.length)
         self.used.fill_(prompt.cache.length)
@@ -119,7 +125,7 @@ class StaticSteps:
 
     def _decode(self) -> Tensor:
         return self.model.decode(
-            self.embedded,
+            self._embed(self.tokens) if self._embeds_inside else self.embedded,
             self.rope_delta,
             self.prompt,
             self.used,
