@@ -21,6 +21,7 @@ from training.drives import Drives
 from training.export import export
 from training.forward import read, velocities
 from training.losses import flow_times, losses
+from training.optimizer import AdamW
 from training.settings import load_settings
 from training.state import FILE_BYTES, TOTAL_BYTES, load_state, save_state
 from training.train import DEFAULT, Trainer, main, new_run
@@ -178,6 +179,26 @@ def test_the_losses_fall_on_a_few_samples(run, config):
     after = cost()
     assert after[0] < 0.1 * before[0]
     assert after[1] < 0.6 * before[1] and after[2] < 0.6 * before[2]
+
+
+def test_computing_in_bfloat16_learns_the_same_weights(run, config):
+    """The weights that are learned stay in float32; what the model computes with is rounded."""
+    settings = load_settings(config)
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        trainer = Trainer(run, settings, 'cpu', workers=0)
+        trainer.optimizer = AdamW(trainer.model, settings, dtype)
+        batch = next(trainer._batches.since(0))
+        start = trainer.optimizer.weights.clone()
+        cost = losses(trainer.model, batch, 2, generator('cpu', 0)).total(settings)
+        cost.backward()
+        trainer.optimizer.update(0)
+        assert trainer.optimizer.weights.dtype == torch.float32
+        working = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+        assert working.dtype == dtype
+        found.append((float(cost.detach()), trainer.optimizer.weights - start))
+    assert found[0][0] == pytest.approx(found[1][0], rel=0.02)
+    assert torch.cosine_similarity(found[0][1], found[1][1], 0) > 0.8
 
 
 def test_a_run_that_was_interrupted_ends_with_the_same_weights(run, config):

@@ -7,6 +7,7 @@ drives is painted once, kept on the device and gone through a few times. Knows n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -119,10 +120,18 @@ class Batches:
             prefetch_factor=4 if self._workers else None,
         )
         arriving = iter(loader)
-        for chunk in range(first, last):
-            samples = self._paint([next(arriving) for _ in range(count)], chunk)
-            for at in range(max(chunk * per_chunk, step), (chunk + 1) * per_chunk):
-                yield self._batch(samples, at)
+
+        def prepared(chunk: int) -> Samples:
+            return self._paint([next(arriving) for _ in range(count)], chunk)
+
+        with ThreadPoolExecutor(1) as ahead:  # while a chunk is learned from, the next is painted
+            coming = ahead.submit(prepared, first)
+            for chunk in range(first, last):
+                samples = coming.result()
+                if chunk + 1 < last:
+                    coming = ahead.submit(prepared, chunk + 1)
+                for at in range(max(chunk * per_chunk, step), (chunk + 1) * per_chunk):
+                    yield self._batch(samples, at)
 
     def _paint(self, drives: list[Drive], chunk: int) -> Samples:
         random = generator(self._device, self._settings.seed, _PAINT, chunk)

@@ -147,7 +147,7 @@ def _decode(
     deepstack: tuple[Tensor, list[Tensor]] | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Hidden states, and each layer's keys (post-rotary) and values of the new tokens."""
-    cos, sin = rotary(positions, decoder.config, torch.float32)
+    cos, sin = rotary(positions, decoder.config, x.dtype)
     keys, values = [], []
     for i, look in enumerate(looks):
         layer: Any = decoder.layers[i]
@@ -171,8 +171,8 @@ def _attention(
         layer(x).unflatten(-1, (-1, dim)).transpose(1, 2)
         for layer in (part.q_proj, part.k_proj, part.v_proj)
     )
-    q = _rotate(_norm(part.q_norm, q), cos, sin).to(v.dtype)
-    k = _rotate(_norm(part.k_norm, k), cos, sin).to(v.dtype)
+    q = _rotate(_norm(part.q_norm, q), cos, sin)
+    k = _rotate(_norm(part.k_norm, k), cos, sin)
     return part.o_proj(look(q, k, v).transpose(1, 2).flatten(2)), k, v
 
 
@@ -180,14 +180,14 @@ def _action_in(part: PerWaypointActionInProjV2, x: Tensor, t: Tensor) -> Tensor:
     """What PerWaypointActionInProjV2 computes."""
     features = [encode(x[..., i]) for i, encode in enumerate(part.sinus)]
     features.append(part.timestep_fourier_encoder(t.expand(*x.shape[:2], 1)[..., 0]))
-    y = torch.cat(features, -1)
+    y = torch.cat(features, -1).to(part.norm.weight.dtype)
     for layer in part.encoder.trunk:
         y = _norm(layer, y) if isinstance(layer, RMSNorm) else layer(y)
     return part.norm(y)
 
 
 def _norm(part: RMSNorm, x: Tensor) -> Tensor:
-    return F.rms_norm(x.to(torch.float32), part.weight.shape, part.weight, part.eps)
+    return F.rms_norm(x, part.weight.shape, part.weight, part.eps)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
