@@ -157,7 +157,8 @@ def teach(
         loss.backward()
         optimizer.step()
         schedule.step()
-        advance({'velocity': float(velocity), 'path': float(path), 'kl': float(kl)})
+        parts = {'velocity': velocity, 'path': path, 'kl': kl}
+        advance({name: float(part.detach()) for name, part in parts.items()})
 
 
 def write(student: Student, quantized: Path, target: Path, solver: str) -> None:

@@ -175,7 +175,7 @@ def test_every_layer_of_the_release_is_in_one_group_and_padded_as_mixed_is(root)
         if len(about['shape']) == 2 and name != module and 'pos_embed' not in name:
             groups = [x for x, pattern in search.GROUPS.items() if fnmatchcase(module, pattern)]
             assert len(groups) == 1, name
-    for name in ("vlm.lm_head', 'vlm.model.language_model.embed_tokens'):
+    for name in ('vlm.lm_head', 'vlm.model.language_model.embed_tokens'):
         wanted = rule_of(name, rules_of('mixed', 2))
         assert rule_of(name, rules).entry() == wanted.entry()
 
