@@ -20,10 +20,11 @@ from training.batches import Batches, Words, generator
 from training.drives import Drives
 from training.export import export
 from training.forward import read, velocities
-from training.losses import flow_times, losses
-from training.optimizer import AdamW
+from training.losses import draws, flow_times, losses
+from training.optimizer import Optimizer
 from training.settings import load_settings
 from training.state import FILE_BYTES, TOTAL_BYTES, load_state, save_state
+from training.step import plain_step, recorded_step
 from training.train import DEFAULT, Trainer, main, new_run
 
 HEIGHT, WIDTH = 32, 64
@@ -39,7 +40,8 @@ TINY = {
         'future_bins': 16, 'history_bins': 1000, 'flow_steps': 4,
     },
     'image': {'height': HEIGHT, 'width': WIDTH, 'min_pixels': 1024, 'max_pixels': 4096},
-    'data': {'seconds': 12.0, 'samples_per_drive': 3, 'drives_per_chunk': 2, 'passes': 2},
+    'data': {'seconds': 12.0, 'samples_per_drive': 3, 'drives_per_chunk': 2, 'kept_chunks': 2,
+             'passes': 2},
     'batch': 3, 'steps': 8, 'warmup': 2, 'learning_rate': 0.003, 'log_every': 2,
 }  # fmt: skip
 
@@ -168,12 +170,12 @@ def test_the_losses_fall_on_a_few_samples(run, config):
 
     def cost():
         with torch.no_grad():
-            found = losses(trainer.model, batch, 8, torch.Generator().manual_seed(5))
+            found = losses(trainer.model, batch, *draws(batch, 8, generator('cpu', 5)))
         return float(found.language), float(found.flow), float(found.path)
 
     before = cost()
     for step in range(120):
-        found = losses(trainer.model, batch, 2, generator('cpu', step))
+        found = losses(trainer.model, batch, *draws(batch, 2, generator('cpu', step)))
         found.total(settings).backward()
         trainer.optimizer.update(step)
     after = cost()
@@ -187,10 +189,11 @@ def test_computing_in_bfloat16_learns_the_same_weights(run, config):
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         trainer = Trainer(run, settings, 'cpu', workers=0)
-        trainer.optimizer = AdamW(trainer.model, settings, dtype)
+        trainer.optimizer = Optimizer(trainer.model, settings, dtype)
         batch = next(trainer._batches.since(0))
         start = trainer.optimizer.weights.clone()
-        cost = losses(trainer.model, batch, 2, generator('cpu', 0)).total(settings)
+        drawn = draws(batch, 2, generator('cpu', 0))
+        cost = losses(trainer.model, batch, *drawn).total(settings)
         cost.backward()
         trainer.optimizer.update(0)
         assert trainer.optimizer.weights.dtype == torch.float32
@@ -199,6 +202,46 @@ def test_computing_in_bfloat16_learns_the_same_weights(run, config):
         found.append((float(cost.detach()), trainer.optimizer.weights - start))
     assert found[0][0] == pytest.approx(found[1][0], rel=0.02)
     assert torch.cosine_similarity(found[0][1], found[1][1], 0) > 0.8
+
+
+def test_a_hidden_matrix_is_turned_and_other_weights_are_scaled(run, config):
+    """Muon: all singular values of a step alike, of the length that AdamW's steps have."""
+    settings = replace(load_settings(config), weight_decay=0.0, warmup=1)
+    trainer = Trainer(run, settings, 'cpu', workers=0)
+    model, optimizer = trainer.model, trainer.optimizer
+    matrix = model.expert.layers[0].mlp.gate_proj.weight
+    head, norm = model.vlm.lm_head.weight, model.expert.norm.weight
+    before = [parameter.detach().clone() for parameter in (matrix, head, norm)]
+    random = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        parameter.grad.copy_(torch.randn(parameter.shape, generator=random))
+    optimizer.update(0)
+    steps = [
+        (parameter.detach() - start) / settings.learning_rate
+        for parameter, start in zip((matrix, head, norm), before, strict=True)
+    ]
+    values = torch.linalg.svdvals(steps[0]) / (0.2 * max(matrix.shape) ** 0.5)
+    assert values.min() > 0.6 and values.max() < 1.25
+    assert steps[0].square().mean().sqrt() == pytest.approx(0.2, rel=0.3)
+    for step in steps[1:]:  # the first step of AdamW is one learning rate for almost every weight
+        assert ((step.abs() - 1).abs() < 0.02).float().mean() > 0.99
+    assert not optimizer.gradient.any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_recorded_steps_give_the_losses_and_gradients_of_plain_ones(run, config):
+    settings = load_settings(config)
+    trainer = Trainer(run, settings, 'cuda', workers=0)
+    step, gradient = plain_step(trainer.model, settings), trainer.optimizer.gradient
+    recorded = recorded_step(step, gradient)
+    for number, batch in zip(range(6), trainer._batches.since(0), strict=False):
+        drawn = draws(batch, 2, generator('cuda', number))
+        found = []
+        for way in (step, recorded):
+            gradient.zero_()
+            found.append((way(batch, *drawn).clone(), gradient.clone()))
+        assert torch.allclose(found[0][0], found[1][0], rtol=1e-3)
+        assert torch.cosine_similarity(found[0][1].float(), found[1][1].float(), 0) > 0.999
 
 
 def test_a_run_that_was_interrupted_ends_with_the_same_weights(run, config):

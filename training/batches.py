@@ -1,13 +1,15 @@
 """Batches from drives: painted, tokenised as the inference path does it, shuffled.
 
 Everything is a function of the settings and the step, so a run can begin anywhere. A chunk of
-drives is painted once, kept on the device and gone through a few times. Knows no losses.
+drives is painted once and stays on the device for a while; batches are drawn from all that is
+there. Knows no losses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -85,13 +87,30 @@ class Words:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples on a device; pictures (S, C, F, 3, H, W) uint8, the rest on the CPU."""
+    """S samples on a device: pictures (S, C, F, 3, H, W) uint8, actions (S, T, 2).
+
+    prompts: ids (S, P) for each set of cameras. reasoning (S, N) and marker (S): as in Batch.
+    """
 
     pictures: Tensor
-    history_xyz: Tensor
-    history_rot: Tensor
     actions: Tensor
-    texts: tuple[str, ...]
+    prompts: Mapping[tuple[int, ...], Tensor]
+    reasoning: Tensor
+    marker: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Samples:
+        """The same with every tensor changed."""
+        return Samples(
+            change(self.pictures),
+            change(self.actions),
+            {cameras: change(ids) for cameras, ids in self.prompts.items()},
+            change(self.reasoning),
+            change(self.marker),
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in a fixed order."""
+        return [self.pictures, self.actions, *self.prompts.values(), self.reasoning, self.marker]
 
 
 class Batches:
@@ -106,76 +125,89 @@ class Batches:
             cameras: Layout(*(part.to(device) for part in vars(layout).values()))
             for cameras, layout in words.layouts.items()
         }
+        # what is painted meanwhile must not wait behind the steps that are on their way
+        self._beside = torch.cuda.Stream() if self._on_gpu else None
 
     def since(self, step: int) -> Iterator[Batch]:
         """The batch of each step from `step` to the last."""
         settings = self._settings
         per_chunk, count = settings.chunk_steps, settings.data['drives_per_chunk']
-        first, last = step // per_chunk, -(-settings.steps // per_chunk)
+        kept = settings.data['kept_chunks']
+        chunk, end = step // per_chunk, -(-settings.steps // per_chunk)
+        first = max(chunk - kept + 1, 0)
         loader = DataLoader(
             self._drives,
             batch_size=None,
-            sampler=range(first * count, last * count),
+            sampler=range(first * count, end * count),
             num_workers=self._workers,
             prefetch_factor=4 if self._workers else None,
         )
         arriving = iter(loader)
 
-        def prepared(chunk: int) -> Samples:
-            return self._paint([next(arriving) for _ in range(count)], chunk)
+        def prepared(number: int) -> Samples:
+            return self._prepared([next(arriving) for _ in range(count)], number)
 
+        kept_samples: Samples | None = None
         with ThreadPoolExecutor(1) as ahead:  # while a chunk is learned from, the next is painted
             coming = ahead.submit(prepared, first)
-            for chunk in range(first, last):
-                samples = coming.result()
-                if chunk + 1 < last:
-                    coming = ahead.submit(prepared, chunk + 1)
-                for at in range(max(chunk * per_chunk, step), (chunk + 1) * per_chunk):
-                    yield self._batch(samples, at)
+            for number in range(first, end):
+                newest = coming.result()
+                if number + 1 < end:
+                    coming = ahead.submit(prepared, number + 1)
+                kept_samples = _put(kept_samples, newest, number % kept, kept)
+                there = min(number + 1, kept) * len(newest.marker)
+                for at in range(max(number * per_chunk, step), (number + 1) * per_chunk):
+                    yield self._batch(kept_samples, there, at)
 
-    def _paint(self, drives: list[Drive], chunk: int) -> Samples:
+    @property
+    def _on_gpu(self) -> bool:
+        return torch.device(self._device).type == 'cuda'
+
+    def _prepared(self, drives: list[Drive], chunk: int) -> Samples:
         random = generator(self._device, self._settings.seed, _PAINT, chunk)
-        return Samples(
-            torch.cat(
-                [
-                    pictures(drives[start : start + _TOGETHER], self._device, random)
-                    for start in range(0, len(drives), _TOGETHER)
-                ]
-            ),
-            torch.cat([drive.history_xyz for drive in drives]),
-            torch.cat([drive.history_rot for drive in drives]),
-            torch.cat([drive.actions for drive in drives]),
-            tuple(text for drive in drives for text in drive.texts),
-        )
+        history = [
+            torch.cat([getattr(drive, name) for drive in drives])
+            for name in ('history_xyz', 'history_rot')
+        ]
+        reasoning = self._words.reasonings([text for drive in drives for text in drive.texts])
+        aside: AbstractContextManager[object] = nullcontext()
+        if self._beside is not None:
+            aside = torch.cuda.stream(self._beside)
+        with aside:
+            painted_so = [
+                pictures(drives[start : start + _TOGETHER], self._device, random)
+                for start in range(0, len(drives), _TOGETHER)
+            ]
+            samples = Samples(
+                torch.cat(painted_so),
+                torch.cat([drive.actions for drive in drives]),
+                {x: self._words.prompts(x, *history) for x in self._layouts},
+                *reasoning,
+            ).map(lambda tensor: tensor.to(self._device))
+            if self._beside is not None:
+                self._beside.synchronize()
+        return samples
 
-    def _batch(self, samples: Samples, step: int) -> Batch:
+    def _batch(self, samples: Samples, there: int, step: int) -> Batch:
+        """The batch of a step, from the first `there` samples."""
         settings = self._settings
-        size, count = settings.batch, len(samples.texts)
-        in_pass = count // size
-        turn, place = divmod(step, in_pass)
-        shuffle = generator('cpu', settings.seed, _SHUFFLE, turn)
-        rows = torch.randperm(count, generator=shuffle)[place * size : (place + 1) * size]
+        random = generator('cpu', settings.seed, _SHUFFLE, step)
+        rows = torch.randint(there, (settings.batch,), generator=random)
+        if self._on_gpu:  # without waiting for what the device still has to do
+            rows = rows.pin_memory().to(self._device, non_blocking=True)
         cameras = self._cameras(step)
-        places = [i for i, camera in enumerate(CAMERAS) if camera.index in cameras]
-        histories = samples.history_xyz[rows], samples.history_rot[rows]
-        texts = [samples.texts[row] for row in rows.tolist()]
-        places_there = self._there(torch.tensor(places))
-        pictures = samples.pictures[self._there(rows).unsqueeze(-1), places_there]
-        reasoning, marker = self._words.reasonings(texts)
+        pictures = samples.pictures.index_select(0, rows)
+        if len(cameras) < len(CAMERAS):
+            places = [i for i, camera in enumerate(CAMERAS) if camera.index in cameras]
+            pictures = torch.stack([pictures[:, place] for place in places], 1)
         return Batch(
             layout=self._layouts[cameras],
             images=pictures.flatten(1, 2),  # (B, C, F, 3, H, W) -> (B, C * F, 3, H, W)
-            prompt=self._there(self._words.prompts(cameras, *histories)),
-            reasoning=self._there(reasoning),
-            marker=self._there(marker),
-            actions=self._there(samples.actions[rows]),
+            prompt=samples.prompts[cameras][rows],
+            reasoning=samples.reasoning[rows],
+            marker=samples.marker[rows],
+            actions=samples.actions[rows],
         )
-
-    def _there(self, tensor: Tensor) -> Tensor:
-        """The tensor on the device, without waiting for what the device still has to do."""
-        if torch.device(self._device).type == 'cpu':
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def _cameras(self, step: int) -> tuple[int, ...]:
         sets = self._settings.cameras
@@ -187,6 +219,18 @@ class Batches:
 def camera_sets(settings: Settings) -> list[tuple[int, ...]]:
     """Model indices of the cameras that batches may have, as the settings list them."""
     return [tuple(chosen['indices']) for chosen in settings.cameras]
+
+
+def _put(kept: Samples | None, newest: Samples, place: int, places: int) -> Samples:
+    """The samples that are kept, with the newest chunk at one of their places."""
+    if kept is None:
+        kept = newest.map(lambda x: x.new_empty((places * len(x), *x.shape[1:])))
+    count = len(newest.marker)
+    for own, tensor in zip(kept.tensors(), newest.tensors(), strict=True):
+        own[place * count : (place + 1) * count].copy_(tensor)
+        if tensor.is_cuda:  # it was made on another stream, which must not have its memory yet
+            tensor.record_stream(torch.cuda.current_stream())
+    return kept
 
 
 def pictures(drives: Sequence[Drive], device: str, random: torch.Generator) -> Tensor:

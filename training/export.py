@@ -23,7 +23,7 @@ from alpamayo_ros.model.small_vlm import write_json
 
 from .architecture import checkpoint_folder, new_model
 from .card import card, draw_losses
-from .optimizer import AdamW
+from .optimizer import Optimizer
 from .settings import load_settings
 from .state import has_state, load_state
 
@@ -35,7 +35,7 @@ def export(run: Path, folder: Path) -> None:
         raise BadInput(f'{run}: nothing was trained here yet')
     empty = checkpoint_folder(run, settings)
     model = new_model(empty, settings.seed)
-    step = load_state(run / 'state', {'weights': AdamW(model, settings).weights})
+    step = load_state(run / 'state', {'weights': Optimizer(model, settings).weights})
     tensors = {name: t.to(torch.bfloat16).contiguous() for name, t in model.state_dict().items()}
     with (run / 'losses.jsonl').open(encoding='utf-8') as file:
         rows = [json.loads(line) for line in file]

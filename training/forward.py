@@ -147,7 +147,7 @@ def _decode(
     deepstack: tuple[Tensor, list[Tensor]] | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Hidden states, and each layer's keys (post-rotary) and values of the new tokens."""
-    cos, sin = rotary(positions, decoder.config, x.dtype)
+    cos, sin = (part.transpose(1, 2) for part in rotary(positions, decoder.config, x.dtype))
     keys, values = [], []
     for i, look in enumerate(looks):
         layer: Any = decoder.layers[i]
@@ -166,13 +166,13 @@ def _attention(
     part: Attention, x: Tensor, cos: Tensor, sin: Tensor, look: Look
 ) -> tuple[Tensor, Tensor, Tensor]:
     dim = part.q_norm.weight.shape[0]
-    # (B, L, heads * d) -> (B, heads, L, d)
+    # (B, L, heads * d) -> (B, L, heads, d): norms read rows, attention takes any strides
     q, k, v = (
-        layer(x).unflatten(-1, (-1, dim)).transpose(1, 2)
-        for layer in (part.q_proj, part.k_proj, part.v_proj)
+        layer(x).unflatten(-1, (-1, dim)) for layer in (part.q_proj, part.k_proj, part.v_proj)
     )
-    q = _rotate(_norm(part.q_norm, q), cos, sin)
-    k = _rotate(_norm(part.k_norm, k), cos, sin)
+    q = _rotate(_norm(part.q_norm, q), cos, sin).transpose(1, 2)
+    k = _rotate(_norm(part.k_norm, k), cos, sin).transpose(1, 2)
+    v = v.transpose(1, 2)  # (B, heads, L, d)
     return part.o_proj(look(q, k, v).transpose(1, 2).flatten(2)), k, v
 
 

@@ -46,16 +46,20 @@ def flow_times(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return _LATEST * (1 - uniform ** (1 / _BETA))
 
 
-def losses(model: AlpamayoR1, batch: Batch, draws: int, generator: torch.Generator) -> Losses:
-    """Both losses of a batch, with `draws` noises and times for each scene."""
+def draws(batch: Batch, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Noises (B, K, T, 2) and times (B, K), `count` for each scene of a batch."""
+    shape = (len(batch.actions), count)
+    waypoints = batch.actions.shape[1:]
+    noise = torch.randn((*shape, *waypoints), generator=generator, device=generator.device)
+    return noise, flow_times(shape, generator)
+
+
+def losses(model: AlpamayoR1, batch: Batch, noise: Tensor, t: Tensor) -> Losses:
+    """Losses of a batch with the noises and times of `draws`."""
     logits, prefix = read(model, batch)
-    scenes, waypoints, channels = batch.actions.shape
-    shape = (scenes, draws, waypoints, channels)
-    noise = torch.randn(shape, generator=generator, device=generator.device)
-    t = flow_times((scenes, draws), generator)
     x, target = training_pair(batch.actions.unsqueeze(1), noise, t[..., None, None])
     error = velocities(model, prefix, x, t) - target
-    count = torch.arange(1, waypoints + 1, device=error.device).unsqueeze(-1)
+    count = torch.arange(1, error.shape[-2] + 1, device=error.device).unsqueeze(-1)
     path = (error.cumsum(-2).square() / count).mean()
     return Losses(language_loss(logits, batch), error.square().mean(), path)
 

@@ -1,12 +1,16 @@
-"""AdamW over all parameters as one vector, with moments in bfloat16.
+"""The optimizer over all parameters as one vector: Muon for hidden matrices, AdamW for the rest.
 
 One vector makes a step a few operations and a saved state a few files. Moments of 16 bits halve
 that state; beta2 is 0.95 because a smaller change of the second moment would be lost in them. The
-model may compute in fewer bits than the weights that are learned have.
+model may compute in fewer bits than the weights that are learned have. Muon (Jordan et al. 2024)
+replaces the step of a matrix by the nearest one with equal singular values; its length is that of
+AdamW's steps (Liu et al. 2025, "Muon is scalable for LLM training"), so both share a rate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
 import math
 
 import torch
@@ -15,32 +19,42 @@ from torch import Tensor, nn
 from .settings import Settings
 
 _BETA1, _BETA2, _EPS = 0.9, 0.95, 1e-8
+_MOMENTUM = 0.95  # of Muon
+_STEP_RMS = 0.2  # root mean square of AdamW's steps, in learning rates
+_QUINTIC = (3.4445, -4.775, 2.0315)  # takes singular values of 0.01 to 1 to 0.7 to 1.2
+_ITERATIONS = 5
 _LOWEST = 0.01  # of the learning rate, at the end
+_HIDDEN = ('.layers.', '.blocks.', 'merger')
 
 
-class AdamW:
+class Optimizer:
     """The model's parameters become views of one vector of `dtype`, their gradients of another.
 
     weights float32, first and second bfloat16, all (parameters,): the whole state beside `step`.
+    The vector begins with the hidden matrices, equal shapes together, then come other matrices,
+    then what is not decayed.
     """
 
     def __init__(
         self, model: nn.Module, settings: Settings, dtype: torch.dtype = torch.float32
     ) -> None:
         self.settings = settings
-        named = sorted(model.named_parameters(), key=lambda item: (item[1].dim() == 1, item[0]))
+        named = sorted(model.named_parameters(), key=_place)
         parameters = [parameter for _, parameter in named]
         self.weights = torch.cat([p.detach().flatten() for p in parameters])
         self._working = self.weights.to(dtype)  # the weights themselves for float32
-        self._gradient = torch.zeros_like(self._working)
+        self.gradient = torch.zeros_like(self._working)
         self.first = torch.zeros_like(self.weights, dtype=torch.bfloat16)
         self.second = torch.zeros_like(self.first)
-        self._matrices = sum(p.numel() for p in parameters if p.dim() > 1)  # these come first
+        self._matrices = sum(p.numel() for p in parameters if p.dim() > 1)
+        shapes = [tuple(p.shape) for name, p in named if _is_hidden(name, p)]
+        self._groups = [(len(list(same)), *shape) for shape, same in groupby(shapes)]
+        self._hidden = sum(math.prod(group) for group in self._groups)
         start = 0
         for parameter in parameters:
             end = start + parameter.numel()
             parameter.data = self._working[start:end].view_as(parameter)
-            parameter.grad = self._gradient[start:end].view_as(parameter)
+            parameter.grad = self.gradient[start:end].view_as(parameter)
             start = end
 
     def learning_rate(self, step: int) -> float:
@@ -60,16 +74,65 @@ class AdamW:
     @torch.no_grad()
     def update(self, step: int) -> Tensor:
         """One step with the gradients at hand, which are zero again afterwards; their norm."""
-        rate, gradient = self.learning_rate(step), self._gradient.to(torch.float32)
+        rate, gradient = self.learning_rate(step), self.gradient.to(torch.float32)
         norm = gradient.norm()
         gradient.mul_((self.settings.clip / (norm + 1e-6)).clamp(max=1.0))
-        first = self.first.to(torch.float32).lerp_(gradient, 1 - _BETA1)
-        second = self.second.to(torch.float32).lerp_(gradient.square(), 1 - _BETA2)
-        self.first.copy_(first)
-        self.second.copy_(second)
-        root = second.div_(1 - _BETA2 ** (step + 1)).sqrt_().add_(_EPS)
         self.weights[: self._matrices].mul_(1 - rate * self.settings.weight_decay)
-        self.weights.addcdiv_(first, root, value=-rate / (1 - _BETA1 ** (step + 1)))
-        self._gradient.zero_()
+        self._turn(rate, gradient[: self._hidden])
+        self._scale(rate, gradient[self._hidden :], step)
+        self.gradient.zero_()
         self.spread()
         return norm
+
+    def _turn(self, rate: float, gradient: Tensor) -> None:
+        """Muon, with Nesterov's momentum; the gradient is used up."""
+        first = self.first[: self._hidden]
+        momentum = first.to(torch.float32).lerp_(gradient, 1 - _MOMENTUM)
+        first.copy_(momentum)
+        ahead = gradient.lerp_(momentum, _MOMENTUM)
+        for weights, step in zip(self._split(self.weights), self._split(ahead), strict=True):
+            length = _STEP_RMS * max(step.shape[1:]) ** 0.5
+            weights.add_(orthogonal(step), alpha=-rate * length)
+
+    def _scale(self, rate: float, gradient: Tensor, step: int) -> None:
+        """AdamW for what is behind the hidden matrices."""
+        behind = slice(self._hidden, None)
+        first = self.first[behind].to(torch.float32).lerp_(gradient, 1 - _BETA1)
+        second = self.second[behind].to(torch.float32).lerp_(gradient.square(), 1 - _BETA2)
+        self.first[behind].copy_(first)
+        self.second[behind].copy_(second)
+        root = second.div_(1 - _BETA2 ** (step + 1)).sqrt_().add_(_EPS)
+        self.weights[behind].addcdiv_(first, root, value=-rate / (1 - _BETA1 ** (step + 1)))
+
+    def _split(self, vector: Tensor) -> Iterator[Tensor]:
+        """Views (n, rows, columns) of the hidden matrices, n of one shape."""
+        start = 0
+        for group in self._groups:
+            end = start + math.prod(group)
+            yield vector[start:end].view(group)
+            start = end
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Matrices (n, rows, columns) with their singular values near one, in bfloat16.
+
+    A polynomial in X X^T, iterated: it is applied to all singular values alike.
+    """
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = matrices.to(torch.bfloat16) if wide else matrices.mT.to(torch.bfloat16)
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    a, b, c = _QUINTIC
+    for _ in range(_ITERATIONS):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return x if wide else x.mT
+
+
+def _is_hidden(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.dim() == 2 and any(part in name for part in _HIDDEN)
+
+
+def _place(item: tuple[str, nn.Parameter]) -> tuple[int, tuple[int, ...], str]:
+    name, parameter = item
+    kind = 0 if _is_hidden(name, parameter) else 1 if parameter.dim() > 1 else 2
+    return kind, tuple(parameter.shape) if kind == 0 else (), name

@@ -24,10 +24,11 @@ from alpamayo_ros.folders import new_folder
 from .architecture import checkpoint_folder, new_model
 from .batches import Batches, Words, camera_sets, generator
 from .drives import Drives
-from .losses import losses
-from .optimizer import AdamW
+from .losses import draws
+from .optimizer import Optimizer
 from .settings import Settings, load_settings
 from .state import has_state, load_state, save_state
+from .step import plain_step, recorded_step
 
 _FLOW = 10  # what random numbers are for, beside those of batches.py
 DEFAULT = Path(__file__).with_name('small.yaml')
@@ -52,20 +53,25 @@ class Trainer:
         words = Words(checkpoint, settings, camera_sets(settings))
         self._batches = Batches(words, drives, settings, device, workers)
         self.model = self.model.to(device)
+        on_gpu = torch.device(device).type == 'cuda'
         # a GPU is bound by its memory here: half the bytes are nearly half the time
-        dtype = torch.float32 if torch.device(device).type == 'cpu' else torch.bfloat16
-        self.optimizer = AdamW(self.model, settings, dtype)
+        dtype = torch.bfloat16 if on_gpu else torch.float32
+        self.optimizer = Optimizer(self.model, settings, dtype)
+        step = plain_step(self.model, settings)
+        self._step = recorded_step(step, self.optimizer.gradient) if on_gpu else step
         self.step = 0
         if has_state(run / 'state'):
             self.step = load_state(run / 'state', self._vectors())
             self.optimizer.spread()
 
-    def train(self, seconds: float, finish: bool = False) -> None:
+    def train(
+        self, seconds: float, finish: bool = False, save_every_s: float = float('inf')
+    ) -> None:
         """Train until the last step or until the time is over.
 
         finish: the learning rate comes to its end with the time, whatever steps that takes.
         """
-        start = time.monotonic()
+        start = saved = time.monotonic()
         first = since = self.step
         sums = torch.zeros(4, device=self.device)
         progress = tqdm(total=self.settings.steps, initial=self.step, dynamic_ncols=True)
@@ -73,10 +79,9 @@ class Trainer:
             if self.step == self.settings.steps or time.monotonic() - start > seconds:
                 break
             random = generator(self.device, self.settings.seed, _FLOW, self.step)
-            found = losses(self.model, batch, self.settings.flow_draws, random)
-            found.total(self.settings).backward()
-            norm = self.optimizer.update(self.step)
-            sums += torch.stack([found.language, found.flow, found.path, norm]).detach()
+            found = self._step(batch, *draws(batch, self.settings.flow_draws, random))
+            sums[:3] += found
+            sums[3] += self.optimizer.update(self.step)
             self.step += 1
             progress.update()
             if self.step % self.settings.log_every == 0 or self.step == self.settings.steps:
@@ -85,6 +90,9 @@ class Trainer:
                 if finish:
                     left = (seconds - spent) * (self.step - first) / spent
                     self._end_at(self.step + max(int(left), 1))
+                if time.monotonic() - saved > save_every_s:
+                    self.save()
+                    saved = time.monotonic()
                 sums, since = torch.zeros_like(sums), self.step
         progress.close()
 
@@ -125,6 +133,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         '--finish', action='store_true', help='let the learning rate end with --seconds'
     )
+    parser.add_argument(
+        '--save-every', type=float, default=60.0, help='seconds between states on disk'
+    )
     parser.add_argument('--steps', type=int, help='last step, in place of the one in the settings')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--workers', type=int, default=0, help='processes that make drives')
@@ -139,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     # one file for each tensor that a worker sends would be more than a process may open
     torch.multiprocessing.set_sharing_strategy('file_system')
     trainer = Trainer(arguments.run, settings, arguments.device, arguments.workers)
-    trainer.train(arguments.seconds, arguments.finish)
+    trainer.train(arguments.seconds, arguments.finish, arguments.save_every)
     trainer.save()
     print(json.dumps({'step': trainer.step, 'of': trainer.settings.steps}))
     return 0
