@@ -12,6 +12,7 @@ MAINTAINER = PACKAGE.find('maintainer')
 assert MAINTAINER is not None, 'package.xml: no maintainer'
 SHARE = f'share/{NAME}'
 
+NUMBA = 'numba>=0.60,<1'
 TRITON = "triton>=3.1; platform_system == 'Linux'"
 COMMANDS = ('node', 'replay', 'drive', 'verify', 'quantize', 'benchmark', 'evaluate')
 
@@ -66,10 +67,13 @@ setup(
         'transformers>=4.57,<6',
     ],
     extras_require={
+        # the fast path of world/: small pictures on a CPU
+        'numba': [NUMBA],
         # the fast paths of kernels/; a CUDA build of torch brings its own
         'triton': [TRITON],
         'test': [
             'mypy',
+            NUMBA,
             'optimum-quanto==0.2.7',  # reads what alpamayo_quantize writes
             'pytest>=8,<9',
             'ruff',

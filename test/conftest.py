@@ -17,10 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def pytest_report_header():
     """Say what these tests run on, as some need more than every machine has."""
-    ros = find_spec('rclpy')
+    ros, numba = find_spec('rclpy'), find_spec('numba')
     return [
         f'ROS 2: {ros.origin if ros else "not sourced, tests over the wire run on rosless"}',
         f'GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else "none, skipped"}',
+        f'Numba: {numba.origin if numba else "none, skipped"}',
     ]
 
 

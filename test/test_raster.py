@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from alpamayo_ros.world import raster
+from alpamayo_ros.world import raster, raster_compiled
 from alpamayo_ros.world.camera import CAMERAS
 from alpamayo_ros.world.raster import render, stack
 from alpamayo_ros.world.render import Renderer, make_world
@@ -56,6 +56,35 @@ def test_numpy_and_torch_give_equal_pictures(device):
     difference = np.abs(ours.astype(int) - theirs.numpy())
     assert difference.max() <= 1  # rounding to whole numbers
     assert (difference > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize('seed, kind', [
+    (2, 'day'), (4, 'dusk'), (1, 'night'), (36, 'rain'), (13, 'wet_night'),
+])  # fmt: skip
+def test_compiled_loops_paint_what_numpy_paints(seed, kind):
+    """To the bit; two scenes, so that one has faces which are none."""
+    pytest.importorskip('numba', reason='numba is not installed')
+    scenario = make_scenario('train', seed, 8.0)
+    assert scenario.weather.kind == kind
+    batch = stack([scene_of(scenario), scene_of(make_scenario('train', 40, 8.0))])
+    ways = raster_compiled.covered, raster_compiled.painted, raster_compiled.blended
+    ours, theirs = render(np, batch, noise(2)), render(np, batch, noise(2), *ways)
+    assert theirs.shape == ours.shape and theirs.dtype == np.uint8
+    assert (theirs != ours).sum() == 0
+    assert np.array_equal(raster_compiled.render_on_cpu(batch, noise(2)), ours)
+
+
+def test_numpy_paints_where_numba_is_not_installed(clear, pictures, monkeypatch):
+    monkeypatch.setattr(raster_compiled, 'numba', None)
+    monkeypatch.delattr(raster_compiled, 'painted')
+    drawn = raster_compiled.render_on_cpu(stack([scene_of(clear)]), noise(1))
+    assert np.array_equal(drawn[0], pictures)
+
+
+def test_loops_compile_where_there_is_no_folder_to_keep_them_in():
+    """As for code that has no file."""
+    pytest.importorskip('numba', reason='numba is not installed')
+    assert raster_compiled._compiled(eval('lambda number: number + 1'))(1) == 2
 
 
 def test_a_scene_looks_the_same_alone_and_in_a_batch(clear, pictures):

@@ -20,6 +20,9 @@ from .weather import ASPHALT, HAZE, MEADOW, VERGE, WHITE, ZENITH, grain, illumin
 _NEAR_M = 0.05
 _LEAST_PX2 = 0.1  # what is smaller is left out
 _HILLS = np.array([150.0, 152.0, 128.0])
+_COLOURS = np.stack(  # rows are channels, as `blended` takes them
+    [MEADOW, VERGE, ASPHALT, WHITE, HAZE, ZENITH, _HILLS, HAZE * 0.9], axis=1
+).tolist()
 _SHADE = 0.41  # of the light that a shadow takes away at noon
 
 
@@ -106,24 +109,46 @@ def painted(
     return canvas
 
 
+def blended(xp: Any, colours: Any, shares: Sequence[Any], ambient: Any, cloudy: Any) -> Any:
+    """Sky and ground (B, C, F, 3, H, W) of colours (3, 8), one row for each channel.
+
+    shares, nine of (B, C, F, H, W): where which colour is seen, and in what light; ambient, cloudy
+    (B, 1, 1, 1, 1): see `_background`.
+    """
+    pattern, verge, asphalt, white, lit, clear, thin, hills, below = shares
+    channels = []
+    for meadow, gravel, tar, paint, haze, zenith, ridge, cloud in colours:
+        colour = meadow * (1.0 + pattern)
+        colour = colour + verge * (gravel - colour)
+        colour = colour + asphalt * (tar - colour)
+        colour = colour + white * (paint - colour)
+        colour = colour * lit + haze * ambient * (1.0 - clear)
+        sky = haze * thin + zenith * (1.0 - thin)
+        sky = sky + hills * (ridge - sky)
+        sky = (sky * (1.0 - cloudy) + cloud * cloudy) * ambient
+        channels.append(sky + below * (colour - sky))
+    return xp.stack(channels, -3)
+
+
 def render(
     xp: Any,
     scenes: Scene,
     noise: Any,
     covered: Callable[..., Any] = covered,
     painted: Callable[..., Any] = painted,
+    blended: Callable[..., Any] = blended,
 ) -> Any:
     """Pictures (B, C, F, 3, H, W) uint8 RGB of stacked scenes.
 
-    noise: (B, C, F, H, W) float32 of deviation 1. covered, painted: the functions of these names,
-    or kernels of a device in their place.
+    noise: (B, C, F, H, W) float32 of deviation 1. covered, painted, blended: the functions of
+    these names, or faster ones in their place.
     """
     u, v = scenes.columns[0], scenes.rows[0][:, None]
     layers = [
         covered(xp, *_edges(xp, scenes, quads, two_sided=True), u, v)
         for quads in (scenes.verge, scenes.asphalt, scenes.white, scenes.dark)
     ]
-    canvas = _background(xp, scenes, layers, u, v)
+    canvas = blended(xp, _COLOURS, *_background(xp, scenes, layers, u, v))
     lines, seen, box = _edges(xp, scenes, scenes.faces, two_sided=False)
     colours = xp.broadcast_to(scenes.colours[:, None], (*seen.shape, 3))
     canvas = painted(xp, canvas, lines, seen, box, colours, u, v)
@@ -137,8 +162,10 @@ def _weather(scenes: Scene) -> tuple[Any, ...]:
     return tuple(scenes.weather[:, i, None, None, None, None] for i in range(6))
 
 
-def _background(xp: Any, scenes: Scene, layers: list[Any], u: Any, v: Any) -> Any:
-    """Sky, and the ground with its layers: (B, C, F, 3, H, W)."""
+def _background(
+    xp: Any, scenes: Scene, layers: list[Any], u: Any, v: Any
+) -> tuple[tuple[Any, ...], Any, Any]:
+    """Shares (B, C, F, H, W) of what sky and ground consist of, daylight and cloudiness."""
     verge, asphalt, white, dark = layers
     ambient, haze_m, rain, _, _, sun = _weather(scenes)
     rx, ry, rz = _rays(scenes, u, v)
@@ -157,18 +184,8 @@ def _background(xp: Any, scenes: Scene, layers: list[Any], u: Any, v: Any) -> An
     thin = (1.0 - (elevation / 1.1).clip(0.0, 1.0)) ** 3
     hills = 0.6 * (1.2 - abs(elevation) / 0.02).clip(0.0, 1.0)
     cloudy = 0.8 * xp.sign(rain)
-    channels = []
-    for i in range(3):
-        colour = float(MEADOW[i]) * (1.0 + pattern)
-        colour = colour + verge * (float(VERGE[i]) - colour)
-        colour = colour + asphalt * (float(ASPHALT[i]) - colour)
-        colour = colour + white * (float(WHITE[i]) - colour)
-        colour = colour * lit + float(HAZE[i]) * ambient * (1.0 - clear)
-        sky = float(HAZE[i]) * thin + float(ZENITH[i]) * (1.0 - thin)
-        sky = sky + hills * (float(_HILLS[i]) - sky)
-        sky = (sky * (1.0 - cloudy) + float(HAZE[i]) * 0.9 * cloudy) * ambient
-        channels.append(sky + below * (colour - sky))
-    return xp.stack(channels, -3)
+    shares = (pattern, verge, asphalt, white, lit, clear, thin, hills, below)
+    return shares, ambient, cloudy
 
 
 def _rays(scenes: Scene, u: Any, v: Any) -> tuple[Any, Any, Any]:

@@ -16,7 +16,8 @@ from .camera import CAMERAS, Camera
 from .markings import MARGIN_M, VERGE_M, arms, lane_surface, white
 from .moments import Moment, State
 from .movers import movers
-from .raster import Scene, render, stack
+from .raster import Scene, stack
+from .raster_compiled import render_on_cpu
 from .road import BEHIND_M, Array
 from .scenario import Scenario
 from .scenery import Scenery, collect, make_scenery
@@ -80,7 +81,7 @@ class Stage:
 
     def pictures(self, moments: Sequence[Moment]) -> NDArray[np.uint8]:
         """Pictures (C, F, 3, H, W) RGB at these moments, each the same in whatever company."""
-        return np.asarray(render(np, stack([self.scene(moments)]), self.noise(moments)[None])[0])
+        return render_on_cpu(stack([self.scene(moments)]), self.noise(moments)[None])[0]
 
     def _rng(self, purpose: int, moment: Moment) -> np.random.Generator:
         return self._scenario.rng(purpose, round((moment.t_s + 100.0) * 1e3))
