@@ -24,6 +24,12 @@ def files(folder: str, pattern: str = '*') -> list[str]:
     )
 
 
+def folders(folder: str) -> list[str]:
+    """Folders below a folder, as paths relative to setup.py."""
+    found = (HERE / folder).rglob('*')
+    return sorted(str(path.relative_to(HERE)) for path in found if path.is_dir())
+
+
 setup(
     name=NAME,
     version=PACKAGE.findtext('version'),
@@ -35,7 +41,7 @@ setup(
     maintainer=MAINTAINER.text,
     maintainer_email=MAINTAINER.get('email'),
     python_requires='>=3.10',
-    # config/ is also a folder of the installed package: a wheel has no share/ to look into
+    # config/ is also a folder of the installed package: an unpacked wheel has no share/
     packages=[*find_packages(include=[NAME, f'{NAME}.*']), f'{NAME}.config'],
     package_dir={f'{NAME}.config': 'config'},
     package_data={f'{NAME}.config': ['*.yaml', 'rigs/*.yaml']},
@@ -45,6 +51,7 @@ setup(
         (f'{SHARE}/launch', files('launch')),
         (f'{SHARE}/config', files('config')),
         (f'{SHARE}/config/rigs', files('config/rigs', '*.yaml')),
+        *((f'{SHARE}/{folder}', files(folder)) for folder in folders('checkpoints')),
     ],
     # lower bounds are the oldest versions that the tests were run with
     install_requires=[

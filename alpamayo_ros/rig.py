@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from .errors import BadInput
+from .shipped import shipped
 
 CAMERA_INDEX = {  # model index of each camera: alpamayo-r1.md section 5
     'cross_left': 0,
@@ -27,8 +28,6 @@ CAMERA_INDEX = {  # model index of each camera: alpamayo-r1.md section 5
 R1_CAMERAS = ('cross_left', 'front_wide', 'cross_right', 'front_tele')
 MAX_TOLERANCE_S = 0.1  # one grid step; above half of it the buffer's check of repeats decides
 DISTORTION_LENGTHS = (0, 4, 5, 8, 12, 14)  # OpenCV's distortion models
-PACKAGE = Path(__file__).resolve().parent
-RIG_FOLDERS = (PACKAGE / 'config' / 'rigs', PACKAGE.parent / 'config' / 'rigs')
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class CameraRig:
 
 def known_rigs() -> tuple[str, ...]:
     """Names of the rigs that come with the package."""
-    return tuple(sorted({path.stem for folder in RIG_FOLDERS for path in folder.glob('*.yaml')}))
+    return tuple(sorted(_rig_files()))
 
 
 def load_rig(name_or_path: str | Path) -> CameraRig:
@@ -89,10 +88,10 @@ def load_rig(name_or_path: str | Path) -> CameraRig:
     if '/' in text or text.endswith('.yaml'):
         path = Path(text)
     else:
-        found = [f / f'{text}.yaml' for f in RIG_FOLDERS if (f / f'{text}.yaml').is_file()]
-        if not found:
+        files = _rig_files()
+        if text not in files:
             raise BadInput(f"rig '{text}' is not one of {', '.join(known_rigs())}")
-        path = found[0]
+        path = files[text]
     try:
         document = yaml.load(path.read_text(encoding='utf-8'), _Loader)  # noqa: S506 safe loader
     except OSError as error:
@@ -100,6 +99,10 @@ def load_rig(name_or_path: str | Path) -> CameraRig:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadInput(f'{path}: not YAML: {" ".join(str(error).split())}') from error
     return _rig(_Section(document, path, ''), path.stem)
+
+
+def _rig_files() -> dict[str, Path]:
+    return shipped('config/rigs', '.yaml')
 
 
 class _Loader(yaml.SafeLoader):

@@ -2,6 +2,7 @@
 
 from importlib.metadata import entry_points, requires, version
 import json
+import os
 import re
 import subprocess
 import sys
@@ -150,6 +151,9 @@ def test_a_wheel_holds_the_rigs_and_the_files_that_ros_looks_for(root, tmp_path)
         if (root / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             (copy / name).write_bytes((root / name).read_bytes())
+    for name in ('config.json', 'vlm/config.json'):
+        (copy / 'checkpoints/any' / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / 'checkpoints/any' / name).write_text('{}')
     build = 'import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])'
     run = subprocess.run(
         [sys.executable, '-c', build, str(tmp_path)], cwd=copy, capture_output=True, text=True
@@ -162,4 +166,21 @@ def test_a_wheel_holds_the_rigs_and_the_files_that_ros_looks_for(root, tmp_path)
     share = {name.split('.data/data/share/')[1] for name in held if '.data/data/share/' in name}
     assert 'ament_index/resource_index/packages/alpamayo_ros' in share
     assert {'alpamayo_ros/package.xml', f'alpamayo_ros/config/rigs/{rigs[0]}'} <= share
+    assert {f'alpamayo_ros/checkpoints/any/{x}config.json' for x in ('', 'vlm/')} <= share
     assert not [name for name in held if name.startswith('test')]
+    library = installed(wheel, tmp_path / 'prefix')
+    code = (
+        'from alpamayo_ros import shipped; print(*shipped.shipped("checkpoints", "/config.json"))'
+    )
+    environment = {**os.environ, 'PYTHONPATH': str(library)}
+    run = [sys.executable, '-c', code]
+    said = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert 'any' in said.stdout.split(), said.stderr
+
+
+def installed(wheel, prefix):
+    """Install a wheel; returns the folder to import it from."""
+    pip = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-index', '--no-deps']
+    subprocess.run([*pip, '--ignore-installed', '--prefix', prefix, wheel], check=True)
+    (package,) = prefix.rglob('alpamayo_ros/shipped.py')
+    return package.parents[1]

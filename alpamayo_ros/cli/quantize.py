@@ -20,11 +20,11 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = _parse(argv)
     # imported here: --help should not wait for torch
-    from ..model.hub import TOKENIZER_FILES, resolve
+    from ..model.hub import resolve, resolve_vlm
     from ..runtime.quantize import REPORT, plan_job, quantize_checkpoint
 
     source = resolve(arguments.source)
-    vlm = resolve(arguments.vlm, TOKENIZER_FILES) if arguments.vlm else None
+    vlm = resolve_vlm(arguments.vlm) if arguments.vlm else None
     size = sum(file.stat().st_size for file in source.glob('*.safetensors'))
     with _bar('check', size) as bar:
         job = plan_job(
@@ -55,7 +55,11 @@ def main(argv: list[str] | None = None) -> int:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='alpamayo_quantize', description=main.__doc__)
     add = parser.add_argument
-    add('source', metavar='SRC', help='folder or hub id of a release, or of a quanto checkpoint')
+    add(
+        'source',
+        metavar='SRC',
+        help='folder, name or hub id of a release, or of a quanto checkpoint',
+    )
     add('target', metavar='DST', type=Path, help='new folder')
     add('--bits', type=float, required=True, help='16, 8, 4, 2 or 1.58: of most layers')
     add('--recipe', default='mixed', help='uniform, mixed (default) or mixed_expert4')

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         'folder',
         type=Path,
         metavar='DIR',
-        help='a folder laid out as test/golden (reference tensors), or a checkpoint folder',
+        help='a folder laid out as test/golden (reference tensors), or a checkpoint',
     )
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     arguments = parser.parse_args(argv)
@@ -59,9 +59,11 @@ def _rows(folder: Path, device: str) -> Iterator[Row]:
     from ..evaluation.golden import STAGES, rows_of
     from ..evaluation.golden_model import model_rows
     from ..evaluation.self_check import self_check
+    from ..model.hub import resolve
     from ..runtime.load import check_device
 
     check_device(device)
+    folder = resolve(folder)
     if (folder / 'config.json').is_file():
         yield from self_check(folder, device)
         return

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
-from .hub import TOKENIZER_FILES, resolve
+from .hub import resolve_vlm
 
 MODEL_TYPES = ('alpamayo_r1', 'alpamayo1_5')
 
@@ -247,7 +247,7 @@ def _vlm_config(name: str, folder: Path | None) -> Mapping[str, Any]:
         return read_json(vlm / 'config.json')
     if name in KNOWN_VLMS:
         return KNOWN_VLMS[name]
-    return read_json(resolve(name, TOKENIZER_FILES) / 'config.json')
+    return read_json(resolve_vlm(name) / 'config.json')
 
 
 def _text_config(raw: Mapping[str, Any]) -> TextConfig:

@@ -1,6 +1,7 @@
-"""Names to folders: a path as it stands, or a hub id, the only thing that needs a network.
+"""Names to folders: a path as it stands, a checkpoint that comes with the package, or a hub id.
 
-Only data files are fetched: safetensors, JSON, text and templates; never code or pickles.
+A hub id is the only thing that needs a network. Only data files are fetched: safetensors, JSON,
+text and templates; never code or pickles.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 import re
 
 from ..errors import BadInput
+from ..shipped import shipped
 
 TOKENIZER_FILES = (
     'config.json',
@@ -23,17 +25,29 @@ CHECKPOINT_FILES = ('*.safetensors', '*.json', 'merges.txt', 'chat_template.*', 
 _HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 
 
-def resolve(name: str | Path, files: Sequence[str] = CHECKPOINT_FILES) -> Path:
-    """Folder of a checkpoint or VLM given by path or by hub id ('organisation/name').
+def resolve(name: str | Path) -> Path:
+    """Folder of a checkpoint by path, by its name in checkpoints/, or by hub id.
 
-    A folder wins over a hub id of the same spelling. Raises BadInput when the name is neither, or
+    A folder wins over a name, a name over a hub id. Raises BadInput when it is none of them, or
     when the hub cannot be reached and its cache does not hold the files.
     """
+    own = shipped('checkpoints', '/config.json')
+    if str(name) in own and not Path(name).is_dir():
+        return own[str(name)].parent
+    return _folder_or_hub(name, CHECKPOINT_FILES, f'not one of {", ".join(own)}, ' if own else '')
+
+
+def resolve_vlm(name: str | Path) -> Path:
+    """Folder of a VLM's tokenizer, templates and config by path or by hub id; else BadInput."""
+    return _folder_or_hub(name, TOKENIZER_FILES)
+
+
+def _folder_or_hub(name: str | Path, files: Sequence[str], also: str = '') -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
     if not _HUB_ID.fullmatch(str(name)):
-        raise BadInput(f'{name}: no such folder, and not a hub id (organisation/name)')
+        raise BadInput(f'{name}: no such folder, {also}and not a hub id (organisation/name)')
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 

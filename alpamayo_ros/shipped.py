@@ -1,0 +1,27 @@
+"""Where files lie that come with the package and are no code: rigs, checkpoints.
+
+Beside the package in a source tree, inside of it or in share/ once it is installed. Knows nothing
+of what is in them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+_LIBRARY = PACKAGE.parent  # site-packages, or the source tree
+PLACES = (
+    PACKAGE,
+    _LIBRARY,
+    # share/ of PREFIX/lib/pythonX.Y/site-packages, and of pip's --target
+    *(base / 'share' / PACKAGE.name for base in (*_LIBRARY.parents[2:3], _LIBRARY)),
+)
+
+
+def shipped(folder: str, ending: str) -> dict[str, Path]:
+    """Files `folder`/NAME`ending` that come with the package, by NAME; the first place wins."""
+    found: dict[str, Path] = {}
+    for base in (place / folder for place in PLACES):
+        for path in sorted(base.glob(f'*{ending}')):
+            found.setdefault(path.relative_to(base).as_posix().removesuffix(ending), path)
+    return found
