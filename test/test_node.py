@@ -97,8 +97,9 @@ def test_every_output_arrives_stamped_with_t0_and_the_path_is_where_the_vehicle_
 
 def test_live_and_offline_give_bit_equal_poses_on_a_cpu(peer, start, rig_file, tmp_path):
     write_small_checkpoint(tmp_path / 'small', seed=0)
+    (tmp_path / 'small/card.json').write_text('{"limits": ["Not for a vehicle."]}')
     threads = torch.get_num_threads()
-    start(
+    process = start(
         engine='alpamayo',
         checkpoint=tmp_path / 'small',
         device='cpu',
@@ -109,6 +110,7 @@ def test_live_and_offline_give_bit_equal_poses_on_a_cpu(peer, start, rig_file, t
         on_unhealthy_reasoning='keep',
         environment={'OMP_NUM_THREADS': str(threads)},
     )
+    process.said('Not for a vehicle.')
     messages = drive(seconds=2.5, curvature=0.02)
     peer.play(messages, rate=1.0)
     peer.settled(seen=20)

@@ -4,8 +4,10 @@ from pathlib import Path
 import shutil
 
 import pytest
+import small_bag
 
 from alpamayo_ros import shipped
+from alpamayo_ros.cli.replay import main as replay
 from alpamayo_ros.cli.verify import main as verify
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.model.hub import resolve, resolve_vlm
@@ -60,3 +62,13 @@ def test_a_rig_is_found_in_any_place(tree):
     (tree / 'config/rigs').mkdir(parents=True)
     shutil.copy(shipped.shipped('config/rigs', '.yaml')['r1'], tree / 'config/rigs/mine.v2.yaml')
     assert load_rig('mine.v2').odometry_topic == load_rig('r1').odometry_topic
+
+
+def test_limits_of_the_card_go_with_every_result(tree, tmp_path):
+    assert 'limits' not in AlpamayoEngine('small').provenance()
+    (tree / 'checkpoints/small/card.json').write_text('{"limits": ["Not for a car.", "Nor you."]}')
+    assert AlpamayoEngine('small').provenance()['limits'] == 'Not for a car. Nor you.'
+    bag, rig = small_bag.write(tmp_path / 'bag', small_bag.drive(3)), small_bag.write_rig(tmp_path)
+    arguments = [bag, '--rig', rig, '--out', tmp_path / 'out', '--checkpoint', 'small']
+    assert replay([*map(str, arguments), '--max-tokens', '4']) in (0, 1)
+    assert 'Not for a car. Nor you.</p>' in (tmp_path / 'out/report.html').read_text()

@@ -130,6 +130,8 @@ def _notes(result: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
             'The checkpoint is untrained: its weights are random, so the predicted path and its '
             'metrics mean nothing. They show that the chain works.'
         )
+    if run['engine'].get('limits'):
+        notes.append(f'The card of the checkpoint: {run["engine"]["limits"]}')
     if 'camera_subset' in result['checks']:
         absent = ', '.join(run['rig']['absent'])
         notes.append(

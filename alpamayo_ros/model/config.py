@@ -195,6 +195,13 @@ def parse_config(
         raise BadInput(f'{where}: {error}') from None
 
 
+def card_limits(folder: Path) -> str:
+    """What the card of a checkpoint says that it is not for; '' when it has none."""
+    card = folder / 'card.json'
+    limits = read_json(card).get('limits') if card.is_file() else None
+    return ' '.join(map(str, limits)) if isinstance(limits, list) else ''
+
+
 def vlm_folder(vlm_name: str, folder: Path | None) -> Path | None:
     """Folder of tokenizer and VLM config: the checkpoint's vlm/ first, then the name as a path."""
     if folder is not None and (folder / 'vlm').is_dir():

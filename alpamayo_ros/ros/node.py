@@ -123,6 +123,8 @@ class AlpamayoNode(Node):
                 self.get_logger().error(f'model {state}')
             else:
                 self.get_logger().info(f'model {state}')
+                if limits := worker.provenance.get('limits'):
+                    self.get_logger().warning(limits)
         if self._diagnostics.get_subscription_count():
             now_ns = self._now_ns()
             silent = self.pipeline.has_silent_inputs  # the graph takes milliseconds to read

@@ -19,6 +19,7 @@ from ..data_types import Context, Frame, Prediction, SamplingOptions
 from ..errors import BadInput
 from ..model.alpamayo import AlpamayoR1, Reasoning
 from ..model.checkpoint import checkpoint_sha256
+from ..model.config import card_limits
 from ..model.hub import resolve
 from ..model.processor import (
     Processor,
@@ -47,9 +48,9 @@ from .vision_cache import VisionCache, camera_by_camera
 class AlpamayoEngine:
     """Alpamayo behind the interface that replay and the node use.
 
-    checkpoint: a folder or a hub id. bits, recipe and host_embedding: see load.plan_load; on a
-    GPU that shares the machine's memory the embedding stays in its file anyhow. Raises BadInput
-    for what cannot be loaded, and before loading when memory is too small.
+    checkpoint: see hub.resolve. bits, recipe and host_embedding: see load.plan_load; on a GPU that
+    shares the machine's memory the embedding stays in its file anyhow. Raises BadInput for what
+    cannot be loaded, and before loading when memory is too small.
     """
 
     name = 'alpamayo'
@@ -81,6 +82,7 @@ class AlpamayoEngine:
 
     def provenance(self) -> dict[str, Any]:
         """Which weights and numerics made a result."""
+        limits = card_limits(self.checkpoint)
         return {
             'engine': self.name,
             'checkpoint': self.checkpoint.resolve().name,
@@ -93,6 +95,7 @@ class AlpamayoEngine:
             'threads': torch.get_num_threads(),
             'torch': torch.__version__,
             'untrained': self.config.untrained,
+            **({'limits': limits} if limits else {}),
         }
 
     @torch.inference_mode()
