@@ -1,11 +1,23 @@
-"""What is said of a trained checkpoint: card and picture of the losses. Knows no weights."""
+"""What is said of a trained checkpoint: card and picture of the losses. Knows no tensors.
+
+`python -m training.card CHECKPOINT EVALUATION_JSON` adds how well it drives to its card.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+import json
 from pathlib import Path
+import sys
 from typing import Any
+
+from alpamayo_ros.cli.entry import command
+from alpamayo_ros.errors import BadInput
+from alpamayo_ros.model.checkpoint import checkpoint_sha256
+from alpamayo_ros.model.config import read_json
+from alpamayo_ros.model.small_vlm import write_json
 
 from .settings import Settings
 
@@ -14,6 +26,7 @@ _LIMITS = (
     'Not for a vehicle: it is there to test and to demonstrate software.',
 )
 Row = Mapping[str, Any]
+CARD = 'card.json'
 LOSSES = ('language', 'flow', 'path')  # see losses.py
 
 
@@ -39,6 +52,58 @@ def card(settings: Settings, step: int, rows: Sequence[Row], parameters: int) ->
     }
 
 
+_MIN_ADE, _LATENCY_S = 'min_ade_m_6.4s', '0.5'  # keys of the table of alpamayo_evaluate
+_CLOSED = ('clean', 'off_lane', 'collision', 'time_s', 'distance_m', 'progress', 'without_path')
+
+
+def metrics(table: Mapping[str, Any], sha256: str) -> dict[str, Any]:
+    """The main figures of evaluation.json, of the checkpoint of that hash in 16 bits.
+
+    Raises BadInput when it has no such row, no baseline or no closed loop 0.5 s late.
+    """
+    try:
+        own = [r for r in table['rows'] if r['planner'].get('checkpoint_sha256') == sha256]
+        row = next((r for r in own if r['kind'] == 'reference'), None)
+        turning = next((r for r in table['rows'] if r['name'] == 'constant turn rate'), None)
+        if row is None or turning is None or _LATENCY_S not in row['closed']:
+            raise BadInput(
+                f'expected rows of 16 bits for sha256 {sha256[:12]}... and of constant turn rate, '
+                f'and a closed loop {_LATENCY_S} s late'
+            )
+        opened, closed = table['loops']['open'], table['loops']['closed']
+        found, late = row['open']['all'], row['closed'][_LATENCY_S]
+        inverse = turning['open']['ratio'][_MIN_ADE]  # of the baseline to the checkpoint
+        return {
+            'split': opened['split'],
+            'drives': opened['drives'],
+            'seeds': [0, opened['drives'] - 1],
+            'seconds': opened['seconds'],
+            'moments_per_drive': opened['moments'],
+            'sampling_seed': opened['seed'],
+            'world_sha256': table['world_sha256'],
+            f'min_ade_{opened["samples"]}_m': _rounded(found[_MIN_ADE]),
+            'ratio_to_constant_turn_rate': _rounded(
+                inverse
+                | {'mean': 1 / inverse['mean']}
+                | {'low': 1 / inverse['high'], 'high': 1 / inverse['low']}
+            ),
+            'marker': _rounded(found['marker']),
+            'cause': _rounded(found['text']),
+            'closed_loop': {
+                'latency_s': float(_LATENCY_S),
+                'drives': closed['drives'],
+                'samples': closed['samples'],
+                **{key: _rounded(late[key]) for key in _CLOSED},
+            },
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f'not a table of alpamayo_evaluate: {error!r}') from None
+
+
+def _rounded(figure: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: round(v, 5) if isinstance(v, float) else v for k, v in figure.items()}
+
+
 def draw_losses(rows: Sequence[Row], file: Path) -> None:
     """Loss curves as a PNG."""
     from matplotlib.figure import Figure  # where a run is trained there may be none
@@ -51,3 +116,25 @@ def draw_losses(rows: Sequence[Row], file: Path) -> None:
         axes.set(title=f'{name} loss', xlabel='step', yscale='log')
         axes.grid(alpha=0.3)
     figure.savefig(file, dpi=110)
+
+
+@command
+def main(argv: list[str] | None = None) -> int:
+    """Add the main figures of an evaluation to the card of a checkpoint."""
+    parser = argparse.ArgumentParser(description=main.__doc__, prog='python -m training.card')
+    parser.add_argument('checkpoint', type=Path, help='folder with a card.json')
+    parser.add_argument('evaluation', type=Path, help='evaluation.json of alpamayo_evaluate')
+    arguments = parser.parse_args(argv)
+    card_file = arguments.checkpoint / CARD
+    facts, table = read_json(card_file), read_json(arguments.evaluation)
+    try:
+        found = metrics(table, checkpoint_sha256(arguments.checkpoint))
+    except BadInput as error:
+        raise BadInput(f'{arguments.evaluation}: {error}') from None
+    write_json(card_file, facts | {'metrics': found})
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

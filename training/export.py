@@ -22,7 +22,7 @@ from alpamayo_ros.model.checkpoint import SINGLE, checkpoint_sha256
 from alpamayo_ros.model.small_vlm import write_json
 
 from .architecture import checkpoint_folder, new_model
-from .card import card, draw_losses
+from .card import CARD, card, draw_losses
 from .optimizer import Optimizer
 from .settings import load_settings
 from .state import has_state, load_state
@@ -44,7 +44,7 @@ def export(run: Path, folder: Path) -> None:
         (place / SINGLE).write_bytes(save(tensors))
         count = sum(parameter.numel() for parameter in model.parameters())
         facts = card(settings, step, rows, count) | {'sha256': checkpoint_sha256(place)}
-        write_json(place / 'card.json', facts)
+        write_json(place / CARD, facts)
         draw_losses(rows, place / 'losses.png')
 
 
