@@ -8,7 +8,7 @@ DEMO := out/demo
 DRIVE := $(DEMO)/drive/metadata.yaml
 
 export HF_HUB_OFFLINE := 1
-# Threads that wait for each other in loops stall on a busy machine: a context of the small checkpoint
+# Threads that wait for each other in loops stall on a busy machine: a context of a small checkpoint
 # then took seconds instead of 0.2 s. One thread costs a quarter of its speed on an idle one.
 export OMP_NUM_THREADS := 1
 
@@ -16,7 +16,7 @@ export OMP_NUM_THREADS := 1
 .PHONY: help setup demo replay test soak clean
 
 help:
-	@echo 'make demo    a synthetic drive played to the live node, with a small checkpoint: $(DEMO)/live'
+	@echo 'make demo    a synthetic drive played to the live node, with a small trained checkpoint: $(DEMO)/live'
 	@echo 'make replay  the same drive offline: $(DEMO)/replay'
 	@echo 'make test    unit, golden and lint tests'
 	@echo 'make soak    ten minutes of the node at five times real time, with a fault in every second'
@@ -33,10 +33,11 @@ $(STAMP): setup.py package.xml constraints.txt rosless/pyproject.toml
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]' --editable ./rosless
 	@touch $@
 
-# One command writes both the drive and the small checkpoint.
+# A drive that no training has seen: behind a slower car, right at a junction, a stop behind the car,
+# and on again.
 $(DRIVE): $(wildcard alpamayo_ros/world/*.py) | $(STAMP)
 	@rm -rf $(DEMO)
-	$(BIN)/alpamayo_drive $(DEMO)/drive --seed 105 --seconds 20 --checkpoint $(DEMO)/checkpoint
+	$(BIN)/alpamayo_drive $(DEMO)/drive --seed 105 --seconds 25
 
 # The real graph: player, node and recorder as processes of their own, for this machine only. They
 # run on the ROS 2 that is sourced; without one, on rosless.
@@ -48,12 +49,12 @@ endif
 demo: $(STAMP) $(DRIVE)
 	@rm -rf $(DEMO)/live
 	$(BIN)/python -m rosless alpamayo_ros.cli.live $(DEMO)/drive --rig synthetic --out $(DEMO)/live \
-	    checkpoint:=$(DEMO)/checkpoint bits:=16 device:=cpu num_samples:=3 \
+	    checkpoint:=small bits:=16 device:=cpu num_samples:=3 \
 	    on_invalid:=flag expired_path:=publish
 
 replay: $(STAMP) $(DRIVE)
 	@rm -rf $(DEMO)/replay
-	$(BIN)/alpamayo_replay $(DEMO)/drive --checkpoint $(DEMO)/checkpoint --rig synthetic \
+	$(BIN)/alpamayo_replay $(DEMO)/drive --checkpoint small --rig synthetic \
 	    --device cpu --samples 3 --period 0.5 --out $(DEMO)/replay
 
 # Where ROS 2 is sourced the first runs on it; the tests of its stand-in never do.

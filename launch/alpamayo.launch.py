@@ -41,7 +41,8 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 'checkpoint',
                 default_value='',
-                description='Folder or hub id. Required for the engine alpamayo.',
+                description='Folder, hub id, or small, which knows a synthetic world only. '
+                'Required for the engine alpamayo.',
             ),
             DeclareLaunchArgument(
                 'bits',

@@ -177,6 +177,7 @@ def test_a_folder_of_other_drives_is_refused(job, out, capsys, change, said):
         (['latencies_s=[0.33]'], 'latencies_s=0.33: expected 0 to 10 in steps of 0.05'),
         (['closed_drives=9'], 'closed_drives=9: expected 1 to drives'),
         (['checkpoint=nowhere/at_all'], 'nowhere/at_all'),
+        (["checkpoint=''"], 'checkpoint=: expected a folder, small or a hub id'),
         (['device=tpu'], "device 'tpu'"),
     ],
 )

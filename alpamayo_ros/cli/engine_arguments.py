@@ -14,7 +14,12 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments that choose the engine and how it samples."""
     engine = parser.add_argument_group('engine')
     engine.add_argument('--engine', choices=('alpamayo', 'constant_velocity'), default='alpamayo')
-    engine.add_argument('--checkpoint', type=Path, metavar='DIR', help='needed by alpamayo')
+    engine.add_argument(
+        '--checkpoint',
+        type=Path,
+        metavar='DIR',
+        help='needed by alpamayo: folder, hub id, or small, which knows a synthetic world only',
+    )
     engine.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     engine.add_argument(
         '--bits',
@@ -43,7 +48,7 @@ def check_engine_arguments(arguments: argparse.Namespace) -> None:
     require(arguments.max_tokens >= 1, '--max-tokens', arguments.max_tokens, '1 or more')
     require(steps is None or steps >= 1, '--flow-steps', steps, '1 or more')
     if arguments.engine == 'alpamayo' and arguments.checkpoint is None:
-        raise BadInput('--checkpoint: expected the folder of a checkpoint for --engine alpamayo')
+        raise BadInput('--checkpoint: expected a folder, small or a hub id for --engine alpamayo')
 
 
 def make_engine(arguments: argparse.Namespace) -> Any:

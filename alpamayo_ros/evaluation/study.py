@@ -42,7 +42,7 @@ class Settings:
     loop. batch: scenes that share a forward pass. rounds: of the bootstrap.
     """
 
-    checkpoint: str = ''
+    checkpoint: str = 'small'
     bits: float | None = None
     recipe: str | None = None
     reference: str | None = None
@@ -82,7 +82,9 @@ class Row:
 
 def check(settings: Settings) -> None:
     """Raise BadInput for values that make no evaluation."""
-    _require(bool(settings.checkpoint), 'checkpoint', settings.checkpoint, 'a folder or a hub id')
+    _require(
+        bool(settings.checkpoint), 'checkpoint', settings.checkpoint, 'a folder, small or a hub id'
+    )
     for name in ('drives', 'moments', 'samples', 'closed_samples', 'batch', 'rounds'):
         _require(getattr(settings, name) >= 1, name, getattr(settings, name), '1 or more')
     _require(settings.seed >= 0, 'seed', settings.seed, '0 or more')

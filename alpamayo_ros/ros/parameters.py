@@ -41,7 +41,11 @@ class NodeParameters:
 
     rig: str = parameter('', 'Cameras and topics: a name in config/rigs or a path. Required.')
     engine: str = parameter('alpamayo', 'What predicts.', choices=ENGINES)
-    checkpoint: str = parameter('', 'Folder or hub id. Required for the engine alpamayo.')
+    checkpoint: str = parameter(
+        '',
+        'Folder, hub id, or small, which knows a synthetic world only. '
+        'Required for the engine alpamayo.',
+    )
     bits: float = parameter(
         2.0,
         'Width of the weights; a plain checkpoint is quantized while it is loaded.',
@@ -106,7 +110,7 @@ class NodeParameters:
         if not self.rig:
             raise BadInput('rig: required, a name in config/rigs or a path')
         if self.engine == 'alpamayo' and not self.checkpoint:
-            raise BadInput('checkpoint: required for engine=alpamayo, a folder or hub id')
+            raise BadInput('checkpoint: required for engine=alpamayo, a folder, small or a hub id')
         kind, _, number = self.device.partition(':')
         if kind not in ('cpu', 'cuda') or (kind == 'cpu' and number) or ':' in number:
             raise BadInput(f"device: '{self.device}' is not one of cpu, cuda, cuda:N")
