@@ -62,20 +62,34 @@ def test_words_name_the_cause(drive):
         assert reasons.named(found.text) == {found.cause} and found.cause in found.causes
 
 
-def test_a_disturbed_drive_is_smooth_around_every_time_it_offers():
-    scenario = make_scenario('train', 5, 40.0)
+def test_a_disturbed_drive_shows_how_to_find_back():
+    """At t0 the ego is off its path and not along it; what follows is smooth and ends on it."""
+    scenario = make_scenario('train', 5, 60.0)
     simulation, times = training_drive(scenario)
-    assert len(times) > 20 and training_drive(scenario)[1] == times
-    jumps = [
-        abs(after.ego.x_m - before.ego.after(0.05).x_m)
-        for before, after in pairwise(simulation.trace.steps)
-    ]
-    assert max(jumps) > 0.01  # there are disturbances, but no sample shows one
+    assert len(times) >= 32 and training_drive(scenario)[1] == times
+    road, aside = scenario.route.road, []
     for t0 in times:
         found = sample(simulation.trace, t0, np.random.default_rng(0))
         path = np.concatenate([found.history_xyz, found.future_xyz])[:, :2]
         assert np.abs(np.diff(path, n=2, axis=0)).max() < 0.09  # 9 m/s^2
+        states = simulation.trace.ego(t0), simulation.trace.ego(t0 + 4.0)
+        offsets = [
+            road.locate(e.x_m, e.y_m, e.s_m)[1] - simulation.plan.path_at(e.s_m)[0] for e in states
+        ]
+        aside.append(np.abs(offsets))
+    aside = np.array(aside)
+    assert 0.1 < aside[:, 0].mean() and aside[:, 0].max() < 0.9
+    assert aside[:, 1].mean() < 0.3 * aside[:, 0].mean()
     assert simulation.trace.steps != scenario.expert.steps
+
+
+def test_every_fourth_drive_is_the_undisturbed_expert():
+    found = [training_drive(make_scenario('train', seed, 30.0))[0] for seed in (4, 5, 6, 7)]
+    undisturbed = [
+        simulation.trace.steps == make_scenario('train', seed, 30.0).expert.steps
+        for seed, simulation in zip((4, 5, 6, 7), found, strict=True)
+    ]
+    assert undisturbed == [True, False, False, False]
 
 
 def test_frames_are_those_of_the_history(drive):

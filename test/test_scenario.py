@@ -97,15 +97,17 @@ def test_everything_that_the_world_can_do_happens(drives):
     assert causes == set(reasons.CAUSES)
 
 
-def test_a_displaced_ego_finds_back_to_its_lane():
+def test_a_pushed_ego_finds_back_to_its_lane():
     drive = make_scenario('train', 1)
     simulation = drive.simulate()
     simulation.run(1.0)
-    simulation.displace(0.8, -0.05, 1.0)
-    trace = simulation.run(8.0)
-    offsets = [drive.route.road.locate(e.x_m, e.y_m, e.s_m)[1]
-               for e in (trace.ego(1.0), trace.ego(7.0))]  # fmt: skip
-    assert offsets[0] == pytest.approx(0.8, abs=0.1) and abs(offsets[1]) < 0.1
+    while simulation.time_s < 3.0:
+        simulation.step(push=(0.0, 0.004))
+    aside = simulation.aside_m()
+    trace = simulation.run(10.0)
+    assert aside > 0.3 and abs(simulation.aside_m()) < 0.1
+    ego = trace.ego(3.0)
+    assert drive.route.road.locate(ego.x_m, ego.y_m, ego.s_m)[1] == pytest.approx(aside, abs=0.3)
 
 
 def test_a_pedestrian_waits_until_somebody_stops(drives):

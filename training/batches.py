@@ -25,6 +25,7 @@ from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.tokens import special
 from alpamayo_ros.world.camera import CAMERAS
 from alpamayo_ros.world.raster import Scene, render
+from alpamayo_ros.world.raster_compiled import render_on_cpu
 from alpamayo_ros.world.reasons import REASONS
 from alpamayo_ros.world.samples import FRAMES
 
@@ -239,7 +240,7 @@ def pictures(drives: Sequence[Drive], device: str, random: torch.Generator) -> T
     shape = (*scenes.to_optical.shape[:3], scenes.rows.shape[1], scenes.columns.shape[1])
     noise = torch.randn(shape, generator=random, device=device)
     if torch.device(device).type == 'cpu':
-        return torch.from_numpy(render(np, scenes.map(Tensor.numpy), noise.numpy()))
+        return torch.from_numpy(render_on_cpu(scenes.map(Tensor.numpy), noise.numpy()))
     there = scenes.map(lambda array: array.to(device, non_blocking=True))
     return render(torch, there, noise, covered, painted)
 

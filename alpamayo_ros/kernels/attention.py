@@ -41,8 +41,12 @@ def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 def attend_plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """The op in torch's own attention.
 
-    The query heads of one kv head become extra query rows, so keys are never repeated in memory.
+    On a GPU the query heads of one kv head become extra query rows, so that its kernels repeat
+    no keys; a CPU's need no such help, and masks would have to be repeated for it.
     """
+    if not q.is_cuda:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        return out.contiguous()
     batch, heads, length, dim = q.shape
     group = heads // k.shape[1]
     rows = q.reshape(batch, k.shape[1], group * length, dim)

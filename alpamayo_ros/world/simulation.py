@@ -72,10 +72,13 @@ class Simulation:
         """Time of the newest step."""
         return self.trace.end_s
 
-    def step(self, ego: State | None = None) -> None:
-        """STEP_S further; the expert drives, or the ego is put where the caller says."""
+    def step(self, ego: State | None = None, push: tuple[float, float] = (0.0, 0.0)) -> None:
+        """STEP_S further; the expert drives, or the ego is put where the caller says.
+
+        push: acceleration m/s^2 and curvature 1/m on top of what the expert wants.
+        """
         now, t_s = self.trace.steps[-1], self.time_s
-        state, why = self._decide(now, t_s)
+        state, why = self._decide(now, t_s, push)
         following = state.after(STEP_S) if ego is None else ego
         s, _, _ = self.route.road.locate(following.x_m, following.y_m, following.s_m)
         following = replace(following, s_m=s)
@@ -91,19 +94,11 @@ class Simulation:
             self.step()
         return self.trace
 
-    def displace(self, offset_m: float, yaw_rad: float, speed_mps: float) -> None:
-        """Put the ego aside of where it is, so that the expert has to find back."""
-        step = self.trace.steps[-1]
-        ego = step.ego
-        _, _, road_yaw = self.route.road.locate(ego.x_m, ego.y_m, ego.s_m)
-        state = replace(
-            ego,
-            x_m=ego.x_m - offset_m * math.sin(road_yaw),
-            y_m=ego.y_m + offset_m * math.cos(road_yaw),
-            yaw_rad=ego.yaw_rad + yaw_rad,
-            speed_mps=max(ego.speed_mps + speed_mps, 0.0),
-        )
-        self.trace.steps[-1] = Step(state, step.lead, step.walked_m, step.cause)
+    def aside_m(self) -> float:
+        """How far the ego is left of the path that the expert wants."""
+        ego = self.trace.steps[-1].ego
+        s, offset, _ = self.route.road.locate(ego.x_m, ego.y_m, ego.s_m)
+        return float(offset - self.plan.path_at(s)[0])
 
     def moment(self, t_s: float) -> Moment:
         """Everything that moves, at a time up to now."""
@@ -147,7 +142,7 @@ class Simulation:
         ]
         return any(overlap(body, other) for other in others)
 
-    def _decide(self, now: Step, t_s: float) -> tuple[State, str]:
+    def _decide(self, now: Step, t_s: float, push: tuple[float, float]) -> tuple[State, str]:
         """The ego's state with the expert's acceleration and curvature, and the cause."""
         ego = now.ego
         s, offset, road_yaw = self.route.road.locate(ego.x_m, ego.y_m, ego.s_m)
@@ -160,9 +155,10 @@ class Simulation:
             else:
                 lead = None
         wanted, setter = accelerate(self.plan, s, ego.speed_mps, 1.0, ahead)
-        acceleration = smoothed(ego.acceleration_mps2, wanted, ego.speed_mps, STEP_S)
+        acceleration = smoothed(ego.acceleration_mps2, wanted + push[0], ego.speed_mps, STEP_S)
         heading = math.remainder(ego.yaw_rad - road_yaw, 2 * math.pi)
         curvature = steer(self.plan, s, offset, heading, ego.speed_mps, self.route.road.at(s)[3])
+        curvature += push[1]
         state = replace(ego, s_m=s, acceleration_mps2=acceleration, curvature=curvature)
         if ego.speed_mps == 0.0 and acceleration == 0.0 and not setter:
             setter = _setter_at_rest(ahead)
