@@ -294,7 +294,7 @@ def test_an_exported_checkpoint_infers_with_the_engine(tmp_path, config):
     shutil.rmtree(run / 'checkpoint')  # what travels is settings, state and losses
     export(run, tmp_path / 'small')
     card = json.loads((tmp_path / 'small/card.json').read_text())
-    assert card['steps'] == 2 and card['data']['split'] == 'train'
+    assert card['runs'][0]['steps'] == 2 and card['runs'][0]['data']['split'] == 'train'
     assert (tmp_path / 'small/losses.png').stat().st_size > 1000
     options = SamplingOptions(num_samples=2, max_tokens=12)
     engine = AlpamayoEngine(tmp_path / 'small', options=options)
@@ -302,6 +302,32 @@ def test_an_exported_checkpoint_infers_with_the_engine(tmp_path, config):
     prediction = engine.infer(context(), seed=3)
     assert prediction.samples.shape == (2, 64, 4) and np.isfinite(prediction.samples).all()
     assert AlpamayoEngine(tmp_path / 'small', bits=4, options=options).infer(context(), 3).end
+
+
+def test_a_run_goes_on_from_the_weights_of_an_earlier_one(tmp_path, config):
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    assert main([str(first), '--config', str(config), '--steps', '2']) == 0
+    arguments = [str(second), '--config', str(config), '--earlier', str(first)]
+    arguments += ['--set', 'learning_rate=0.002', '--set', 'data.passes=4']
+    assert main([*arguments, '--seconds', '0']) == 0
+    settings = load_settings(second / 'settings.yaml')
+    assert settings.learning_rate == 0.002 and settings.data['passes'] == 4
+    found = [Trainer(run, settings, 'cpu', workers=0) for run in (first, second)]
+    assert found[1].step == 0
+    assert torch.equal(found[0].optimizer.weights, found[1].optimizer.weights)
+    assert not found[1].optimizer.first.any()
+    assert main([str(second), '--steps', '3']) == 0
+    export(second, tmp_path / 'small')
+    card = json.loads((tmp_path / 'small/card.json').read_text())
+    assert [run['steps'] for run in card['runs']] == [2, 3]
+    assert card['scenes_seen'] == 5 * settings.batch
+
+
+def test_another_setting_must_be_one_that_there_is(tmp_path, config):
+    with pytest.raises(BadInput, match="--set learning=1: Key 'learning'"):
+        new_run(tmp_path / 'run', config, ['learning=1'])
+    with pytest.raises(BadInput, match='nothing was trained there yet'):
+        new_run(tmp_path / 'run', config, earlier=tmp_path)
 
 
 def context():

@@ -30,14 +30,21 @@ CARD = 'card.json'
 LOSSES = ('language', 'flow', 'path')  # see losses.py
 
 
-def card(settings: Settings, step: int, rows: Sequence[Row], parameters: int) -> dict[str, Any]:
-    """Facts of a run that ended at `step`; rows: its losses."""
-    chunks = -(-step // settings.chunk_steps)
-    drives = chunks * settings.data['drives_per_chunk']
-    last = rows[-10:]
+def card(runs: Sequence[tuple[Settings, Sequence[Row]]], parameters: int) -> dict[str, Any]:
+    """Facts of a checkpoint; runs: settings and losses, each went on from the one before."""
     return {
         'parameters': parameters,
         'limits': list(_LIMITS),
+        'scenes_seen': sum(rows[-1]['step'] * settings.batch for settings, rows in runs),
+        'runs': [_run(settings, rows) for settings, rows in runs],
+    }
+
+
+def _run(settings: Settings, rows: Sequence[Row]) -> dict[str, Any]:
+    step, last = rows[-1]['step'], rows[-10:]
+    chunks = -(-step // settings.chunk_steps)
+    drives = chunks * settings.data['drives_per_chunk']
+    return {
         'data': {
             'split': 'train',
             'drives': drives,
@@ -104,16 +111,19 @@ def _rounded(figure: Mapping[str, Any]) -> dict[str, Any]:
     return {k: round(v, 5) if isinstance(v, float) else v for k, v in figure.items()}
 
 
-def draw_losses(rows: Sequence[Row], file: Path) -> None:
-    """Loss curves as a PNG."""
+def draw_losses(runs: Sequence[tuple[Settings, Sequence[Row]]], file: Path) -> None:
+    """Loss curves over the scenes that were learned from, as a PNG."""
     from matplotlib.figure import Figure  # where a run is trained there may be none
 
     figure = Figure(figsize=(11, 3.5), layout='constrained')
-    steps = [row['step'] for row in rows]
     for place, name in enumerate(LOSSES):
         axes = figure.add_subplot(1, len(LOSSES), place + 1)
-        axes.plot(steps, [row[name] for row in rows], linewidth=1)
-        axes.set(title=f'{name} loss', xlabel='step', yscale='log')
+        seen = 0
+        for settings, rows in runs:
+            scenes = [seen + row['step'] * settings.batch for row in rows]
+            axes.plot(scenes, [row[name] for row in rows], linewidth=1)
+            seen = scenes[-1]
+        axes.set(title=f'{name} loss', xlabel='scenes', yscale='log')
         axes.grid(alpha=0.3)
     figure.savefig(file, dpi=110)
 

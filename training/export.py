@@ -7,6 +7,7 @@ asks for float32 at run time, which CPUs are faster in.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 import json
 from pathlib import Path
 import shutil
@@ -22,9 +23,9 @@ from alpamayo_ros.model.checkpoint import SINGLE, checkpoint_sha256
 from alpamayo_ros.model.small_vlm import write_json
 
 from .architecture import checkpoint_folder, new_model
-from .card import CARD, card, draw_losses
+from .card import CARD, Row, card, draw_losses
 from .optimizer import Optimizer
-from .settings import load_settings
+from .settings import EARLIER, Settings, load_settings
 from .state import has_state, load_state
 
 
@@ -35,17 +36,24 @@ def export(run: Path, folder: Path) -> None:
         raise BadInput(f'{run}: nothing was trained here yet')
     empty = checkpoint_folder(run, settings)
     model = new_model(empty, settings.seed)
-    step = load_state(run / 'state', {'weights': Optimizer(model, settings).weights})
+    load_state(run / 'state', {'weights': Optimizer(model, settings).weights})
     tensors = {name: t.to(torch.bfloat16).contiguous() for name, t in model.state_dict().items()}
-    with (run / 'losses.jsonl').open(encoding='utf-8') as file:
-        rows = [json.loads(line) for line in file]
+    runs = list(_phases(run))
     with new_folder(folder) as place:
         shutil.copytree(empty, place)
         (place / SINGLE).write_bytes(save(tensors))
         count = sum(parameter.numel() for parameter in model.parameters())
-        facts = card(settings, step, rows, count) | {'sha256': checkpoint_sha256(place)}
+        facts = card(runs, count) | {'sha256': checkpoint_sha256(place)}
         write_json(place / CARD, facts)
-        draw_losses(rows, place / 'losses.png')
+        draw_losses(runs, place / 'losses.png')
+
+
+def _phases(run: Path) -> Iterator[tuple[Settings, list[Row]]]:
+    """Settings and losses of a run, behind those of the run that it went on from."""
+    if (run / EARLIER).is_dir():
+        yield from _phases(run / EARLIER)
+    with (run / 'losses.jsonl').open(encoding='utf-8') as file:
+        yield load_settings(run / 'settings.yaml'), [json.loads(line) for line in file]
 
 
 @command

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 import yaml
 
 from alpamayo_ros.errors import BadInput
+
+EARLIER = 'earlier'  # folder in a run: the run whose weights it began with
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,14 @@ def load_settings(path: Path) -> Settings:
     if settings.chunk_steps < 1:
         raise BadInput(f'{path}: batch {settings.batch} is larger than a chunk of drives')
     return settings
+
+
+def change_settings(path: Path, changes: Sequence[str]) -> None:
+    """Write other values, as KEY=VALUE, into a file of settings; BadInput for an unknown key."""
+    raw = OmegaConf.load(path)
+    OmegaConf.set_struct(raw, True)
+    try:
+        raw.merge_with_dotlist(list(changes))
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise BadInput(f'--set {" ".join(changes)}: {str(error).splitlines()[0]}') from None
+    OmegaConf.save(raw, path)

@@ -7,6 +7,7 @@ made anew. Each call goes on where the last one ended, for as long as it is told
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 import json
 from pathlib import Path
@@ -26,7 +27,7 @@ from .batches import Batches, Words, camera_sets, generator
 from .drives import Drives
 from .losses import draws
 from .optimizer import Optimizer
-from .settings import Settings, load_settings
+from .settings import EARLIER, Settings, change_settings, load_settings
 from .state import has_state, load_state, save_state
 from .step import plain_step, recorded_step
 
@@ -34,12 +35,26 @@ _FLOW = 10  # what random numbers are for, beside those of batches.py
 DEFAULT = Path(__file__).with_name('small.yaml')
 
 
-def new_run(run: Path, config: Path) -> None:
-    """Make the folder of a run; BadInput when a setting is wrong."""
-    load_settings(config)
+def new_run(
+    run: Path, config: Path, changes: Sequence[str] = (), earlier: Path | None = None
+) -> None:
+    """Make the folder of a run; BadInput when a setting is wrong.
+
+    changes: KEY=VALUE, with dots for what is inside. earlier: the run that it goes on from.
+    """
     with new_folder(run) as place:
         place.mkdir()
         shutil.copy(config, place / 'settings.yaml')
+        if changes:
+            change_settings(place / 'settings.yaml', changes)
+        load_settings(place / 'settings.yaml')
+        if earlier is not None:
+            if not has_state(earlier / 'state'):
+                raise BadInput(f'{earlier}: nothing was trained there yet')
+            (place / EARLIER).mkdir()
+            for name in ('settings.yaml', 'losses.jsonl'):
+                shutil.copy(earlier / name, place / EARLIER)
+            shutil.copytree(earlier / 'state', place / EARLIER / 'state')
 
 
 class Trainer:
@@ -62,7 +77,9 @@ class Trainer:
         self.step = 0
         if has_state(run / 'state'):
             self.step = load_state(run / 'state', self._vectors())
-            self.optimizer.spread()
+        elif (run / EARLIER).is_dir():
+            load_state(run / EARLIER / 'state', {'weights': self.optimizer.weights})
+        self.optimizer.spread()
 
     def train(
         self, seconds: float, finish: bool = False, save_every_s: float = float('inf')
@@ -129,6 +146,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=main.__doc__, prog='python -m training.train')
     parser.add_argument('run', type=Path, help='folder of the run')
     parser.add_argument('--config', type=Path, default=DEFAULT, help='settings of a new run')
+    parser.add_argument(
+        '--set',
+        action='append',
+        default=[],
+        metavar='KEY=VALUE',
+        help='another setting, as data.passes=3',
+    )
+    parser.add_argument(
+        '--earlier', type=Path, metavar='RUN', help='begin with the weights of that run'
+    )
     parser.add_argument('--seconds', type=float, default=float('inf'), help='stop after so long')
     parser.add_argument(
         '--finish', action='store_true', help='let the learning rate end with --seconds'
@@ -141,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--workers', type=int, default=0, help='processes that make drives')
     arguments = parser.parse_args(argv)
     if not arguments.run.is_dir():
-        new_run(arguments.run, arguments.config)
+        new_run(arguments.run, arguments.config, arguments.set, arguments.earlier)
     settings = load_settings(arguments.run / 'settings.yaml')
     if arguments.steps:
         settings = replace(settings, steps=arguments.steps)
