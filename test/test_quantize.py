@@ -172,6 +172,16 @@ def test_tokenizer_comes_from_where_vlm_says(tmp_path):
     assert copied == {path.name for path in (MODEL / 'vlm').iterdir()}
 
 
+def test_what_a_checkpoint_is_not_for_travels_without_its_figures(tmp_path):
+    source = tmp_path / 'source'
+    shutil.copytree(MODEL, source, ignore=shutil.ignore_patterns('*.npz'))
+    card = {'limits': ['Not for a vehicle.', 'Synthetic.'], 'metrics': {'marker': 1.0}}
+    (source / 'card.json').write_text(json.dumps(card))
+    assert run(tmp_path / 'q', source=source) == 0
+    found = json.loads((tmp_path / 'q/card.json').read_text())
+    assert found == {'limits': ['Not for a vehicle. Synthetic.']}
+
+
 def test_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch, mixed):
     monkeypatch.setattr(quantize, 'PART_BYTES', 100_000)
     made = []

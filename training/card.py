@@ -16,7 +16,7 @@ from typing import Any
 from alpamayo_ros.cli.entry import command
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.model.checkpoint import checkpoint_sha256
-from alpamayo_ros.model.config import read_json
+from alpamayo_ros.model.config import CARD, read_json
 from alpamayo_ros.model.small_vlm import write_json
 
 from .settings import Settings
@@ -26,7 +26,6 @@ _LIMITS = (
     'Not for a vehicle: it is there to test and to demonstrate software.',
 )
 Row = Mapping[str, Any]
-CARD = 'card.json'
 LOSSES = ('language', 'flow', 'path')  # see losses.py
 
 

@@ -20,10 +20,11 @@ from alpamayo_ros.cli.entry import command
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.folders import new_folder
 from alpamayo_ros.model.checkpoint import SINGLE, checkpoint_sha256
+from alpamayo_ros.model.config import CARD
 from alpamayo_ros.model.small_vlm import write_json
 
 from .architecture import checkpoint_folder, new_model
-from .card import CARD, Row, card, draw_losses
+from .card import Row, card, draw_losses
 from .optimizer import Optimizer
 from .settings import EARLIER, Settings, load_settings
 from .state import has_state, load_state

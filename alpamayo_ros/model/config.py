@@ -195,9 +195,12 @@ def parse_config(
         raise BadInput(f'{where}: {error}') from None
 
 
+CARD = 'card.json'
+
+
 def card_limits(folder: Path) -> str:
     """What the card of a checkpoint says that it is not for; '' when it has none."""
-    card = folder / 'card.json'
+    card = folder / CARD
     limits = read_json(card).get('limits') if card.is_file() else None
     return ' '.join(map(str, limits)) if isinstance(limits, list) else ''
 

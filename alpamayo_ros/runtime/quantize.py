@@ -27,7 +27,7 @@ from ..model.checkpoint import (
     file_sha256,
     tensor_shapes,
 )
-from ..model.config import load_config, read_json, vlm_folder
+from ..model.config import CARD, card_limits, load_config, read_json, vlm_folder
 from ..model.hub import TOKENIZER_FILES
 from ..quantization import feedback
 from ..quantization.linear import UNUSED, replace_linears
@@ -99,6 +99,8 @@ def quantize_checkpoint(job: Job, vlm: Path | None, progress: Progress) -> dict[
     elif read_json(folder / _PLAN) != plan:
         raise BadInput(f'{folder}: left by a run with other arguments; remove it to start anew')
     _copy_vlm(job.source, vlm, folder)
+    if limits := card_limits(job.source):  # its figures are those of other weights
+        _write_json(folder / CARD, {'limits': [limits]})
     config = read_json(job.source / 'config.json')
     _write_json(folder / 'config.json', config | {KEY: job.quantization.entry()})
     done = [_write_part(job, part, progress) for part in range(len(job.parts))]
