@@ -6,7 +6,7 @@ unpacked first, so figures are those of the weights and not of a kernel. Knows n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,11 @@ class Bench:
         parts.require_fitting(folder, [made_from])
         advance(parts.known_drives(folder, made_from) * self.loop.moments)
 
-        def measure(drives: Sequence[int]) -> list[Record]:
-            found = self._measure(engine, drives)
-            advance(len(found))
-            return found
+        def measure(groups: Iterable[Sequence[int]]) -> Iterator[list[Record]]:
+            for drives in groups:
+                found = self._measure(engine, drives)
+                advance(len(found))
+                yield found
 
         parts.complete(folder, made_from, max(SCENES // self.loop.moments, 1), measure)
         row = made_from['row']

@@ -130,6 +130,17 @@ def test_an_interrupted_part_goes_on_where_it_was(job, checkpoint, tmp_path, cap
     assert '16 bits, open loop' in capsys.readouterr().err
 
 
+def test_two_workers_write_what_one_does(job, tmp_path):
+    settings = ('ablations=false', 'latencies_s=[5]', 'batch=1', 'drives=3', 'closed_drives=2')
+    found = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        assert main(job(out, *settings, f'workers={workers}')) == 0
+        folder = out / parts.FOLDER
+        found.append({path.name: path.read_text(encoding='utf-8') for path in folder.iterdir()})
+    assert found[0] == found[1] and len(found[0]) == 8
+
+
 def test_what_is_there_is_not_measured_again(job, out, capsys):
     arguments = ('bits=2', 'recipe=mixed', 'latencies_s=[5]', 'closed_drives=1')
     before = {path.name: path.stat().st_mtime_ns for path in (out / parts.FOLDER).iterdir()}

@@ -7,7 +7,7 @@ was not. Knows no metric and no planner.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import json
 from pathlib import Path
@@ -37,9 +37,12 @@ def complete(
     folder: Path,
     made_from: Mapping[str, Any],
     group: int,
-    measure: Callable[[Sequence[int]], list[Record]],
+    measure: Callable[[list[range]], Iterable[list[Record]]],
 ) -> None:
-    """Measure what is missing of a part, `group` drives at a time, and write it down."""
+    """Measure what is missing of a part and write it down, `group` drives at a time.
+
+    measure: groups of drives to their records, in this order.
+    """
     path, drives = _path(folder, made_from), int(made_from['loop']['drives'])
     done = known_drives(folder, made_from)
     if done == drives:
@@ -47,9 +50,10 @@ def complete(
     path.parent.mkdir(parents=True, exist_ok=True)
     if not done:
         write_whole(path, _line(made_from))
+    groups = [range(start, min(start + group, drives)) for start in range(done, drives, group)]
     with path.open('a', encoding='utf-8') as file:
-        for start in range(done, drives, group):
-            file.write(_line(measure(range(start, min(start + group, drives)))))
+        for records in measure(groups):
+            file.write(_line(records))
             file.flush()
 
 

@@ -7,10 +7,14 @@ the rows of all. Knows no table and no page.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 import functools
 import hashlib
+import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ from .scene import as_they_are, black, shuffled
 
 REFERENCE_BITS = 16
 Progress = Callable[[str, float, float], Callable[[float], object]]
+Record = dict[str, Any]
 
 
 @dataclass
@@ -39,7 +44,8 @@ class Settings:
 
     reference: the checkpoint of the 16-bit row, the asked one if that is not packed. moments: t0s
     of each drive in the open loop. closed_drives: None for all. latencies_s: [] for no closed
-    loop. batch: scenes that share a forward pass. rounds: of the bootstrap.
+    loop. batch: scenes that share a forward pass. workers: processes that share the drives; with
+    one core each that is faster on a CPU. rounds: of the bootstrap.
     """
 
     checkpoint: str = 'small'
@@ -61,6 +67,7 @@ class Settings:
     expired_path: str = 'drop'
     on_invalid: str = 'stop'
     batch: int = 16
+    workers: int = 1
     rounds: int = 2000
 
 
@@ -85,7 +92,7 @@ def check(settings: Settings) -> None:
     _require(
         bool(settings.checkpoint), 'checkpoint', settings.checkpoint, 'a folder, small or a hub id'
     )
-    for name in ('drives', 'moments', 'samples', 'closed_samples', 'batch', 'rounds'):
+    for name in ('drives', 'moments', 'samples', 'closed_samples', 'batch', 'workers', 'rounds'):
         _require(getattr(settings, name) >= 1, name, getattr(settings, name), '1 or more')
     _require(settings.seed >= 0, 'seed', settings.seed, '0 or more')
     shortest = HORIZON_S + 2.0
@@ -204,28 +211,76 @@ def run(settings: Settings, rows: list[Row], progress: Progress) -> None:
     """
     folder, wanted = Path(settings.out), list(_parts(settings, rows))
     parts.require_fitting(folder, [made_from for _, _, made_from in wanted])
-    for row, loop, made_from in wanted:
-        if isinstance(loop, OpenLoop):
-            group, each = max(settings.batch // settings.moments, 1), float(settings.moments)
-            name = f'{row.name}, open loop'
-        else:
-            group, each = settings.batch, loop.seconds
-            name = f'{row.name}, {loop.latency_s:g} s late'
-        known = parts.known_drives(folder, made_from)
-        advance = progress(name, each * loop.drives, each * known)
-        parts.complete(folder, made_from, group, _measure(row, loop, advance))
+    with _workers(settings) as pool:
+        for row, loop, made_from in wanted:
+            if isinstance(loop, OpenLoop):
+                group, each = max(settings.batch // settings.moments, 1), float(settings.moments)
+                name = f'{row.name}, open loop'
+            else:
+                group, each = settings.batch, loop.seconds
+                name = f'{row.name}, {loop.latency_s:g} s late'
+            known = parts.known_drives(folder, made_from)
+            advance = progress(name, each * loop.drives, each * known)
+            measure = _measure if pool is None else functools.partial(_shared, pool, each)
+            parts.complete(
+                folder, made_from, group, functools.partial(measure, row, loop, advance)
+            )
 
 
 def _measure(
-    row: Row, loop: OpenLoop | ClosedLoop, advance: Callable[[float], object]
-) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
-    def measure(drives: Sequence[int]) -> list[dict[str, Any]]:
+    row: Row,
+    loop: OpenLoop | ClosedLoop,
+    advance: Callable[[float], object],
+    groups: Iterable[Sequence[int]],
+) -> Iterator[list[Record]]:
+    for drives in groups:
         if isinstance(loop, OpenLoop):
-            return open_loop.measure(row.planner, loop, drives, row.size, advance)
-        assert row.closed is not None
-        return closed_loop.measure(row.closed, loop, drives, row.size, advance)
+            yield open_loop.measure(row.planner, loop, drives, row.size, advance)
+        else:
+            assert row.closed is not None
+            yield closed_loop.measure(row.closed, loop, drives, row.size, advance)
 
-    return measure
+
+def _workers(settings: Settings) -> AbstractContextManager[ProcessPoolExecutor | None]:
+    """Processes that measure groups of drives, or None where there is to be one alone."""
+    if settings.workers == 1:
+        return nullcontext()
+    # torch's threads do not survive a fork
+    context = multiprocessing.get_context('spawn')
+    return ProcessPoolExecutor(settings.workers, context, _begin_worker, (settings,))
+
+
+_rows_of_worker: dict[str, Row] = {}
+
+
+def _begin_worker(settings: Settings) -> None:
+    import torch
+
+    torch.set_num_threads(max((os.cpu_count() or 1) // settings.workers, 1))
+    _rows_of_worker.update({row.name: row for row in rows_of(settings)})
+
+
+def _measure_group(name: str, loop: OpenLoop | ClosedLoop, drives: Sequence[int]) -> list[Record]:
+    return next(_measure(_rows_of_worker[name], loop, lambda amount: None, [drives]))
+
+
+def _shared(
+    pool: ProcessPoolExecutor,
+    each: float,
+    row: Row,
+    loop: OpenLoop | ClosedLoop,
+    advance: Callable[[float], object],
+    groups: list[range],
+) -> Iterator[list[Record]]:
+    """As _measure, by workers; each: the work of a drive."""
+    coming = [pool.submit(_measure_group, row.name, loop, drives) for drives in groups]
+    try:
+        for drives, found in zip(groups, coming, strict=True):
+            yield found.result()
+            advance(each * len(drives))
+    finally:
+        for future in coming:
+            future.cancel()
 
 
 def _parts(
