@@ -6,7 +6,7 @@ through in one pass, and the expert reads its keys and values. Knows no losses a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from alpamayo_ros.model.config import AlpamayoConfig
 from alpamayo_ros.model.image_processor import to_patches
 from alpamayo_ros.model.text import Attention, Decoder, RMSNorm, rotary
 
-Look = Callable[[Tensor, Tensor, Tensor], Tensor]
+Deepstack = tuple[Tensor, list[Tensor]]  # columns, and what each early layer adds there
 Grid = tuple[int, int]  # height and width in patches
 
 
@@ -59,13 +59,37 @@ class Batch:
 class Prefix:
     """Prompt and reasoning as the expert reads them: per layer keys and values (B, kv, S, d).
 
-    offset (B): index of the first waypoint, behind the marker; rope_delta (B).
+    offset (B): index of the first waypoint, behind the marker; nothing from there on is seen, so
+    padding may follow. rope_delta (B).
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     offset: Tensor
     rope_delta: Tensor
+
+
+@dataclass(frozen=True)
+class Past:
+    """What new tokens see: per layer earlier keys and values (B, kv, S, d), and themselves.
+
+    mask: bool (B, 1, L, S + L), True where visible.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The two passes that take the time: `encode` and `decode` of this module, or faster ones."""
+
+    encode: Callable[[AlpamayoR1, Tensor], tuple[Tensor, list[Tensor]]]
+    decode: Callable[
+        [Decoder, Tensor, Tensor, Past | None, Deepstack | None],
+        tuple[Tensor, list[Tensor], list[Tensor]],
+    ]
 
 
 def layout_of(config: AlpamayoConfig, prompt: Tensor, grid: Grid, tokens: int) -> Layout:
@@ -79,16 +103,16 @@ def layout_of(config: AlpamayoConfig, prompt: Tensor, grid: Grid, tokens: int) -
     return Layout(is_image.nonzero()[:, 0], positions, delta)
 
 
-def read(model: AlpamayoR1, batch: Batch) -> tuple[Tensor, Prefix]:
+def read(model: AlpamayoR1, batch: Batch, passes: Passes | None = None) -> tuple[Tensor, Prefix]:
     """Logits (B, N, vocab) of the reasoning's tokens, and what the expert reads."""
-    embeds, levels = encode(model, batch.images)
+    run = passes or _PLAIN
+    embeds, levels = run.encode(model, batch.images)
     language, layout = model.vlm.model.language_model, batch.layout
     where, length = layout.image_columns, batch.prompt.shape[1]
     x = language.embed_tokens(torch.cat([batch.prompt, batch.reasoning], 1))
     x = x.index_copy(1, where, _by_scene(embeds, x))
     deepstack = (where, [_by_scene(level, x) for level in levels])
-    looks = [attend_causal] * len(language.layers)
-    x, keys, values = _decode(language, x, layout.positions, looks, deepstack)
+    x, keys, values = run.decode(language, x, layout.positions, None, deepstack)
     logits = model.vlm.lm_head(_norm(language.norm, x[:, length - 1 : -1]))
     offset = length + batch.marker + 1
     rope_delta = layout.rope_delta.expand(len(x))
@@ -107,23 +131,16 @@ def encode(model: AlpamayoR1, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     return model.encode_images(patches, [grid] * count, chunk_images=count)
 
 
-def velocities(model: AlpamayoR1, prefix: Prefix, x: Tensor, t: Tensor) -> Tensor:
+def velocities(
+    model: AlpamayoR1, prefix: Prefix, x: Tensor, t: Tensor, passes: Passes | None = None
+) -> Tensor:
     """Velocity (B, K, T, 2) of K noisy actions x (B, K, T, 2) of each scene at times t (B, K)."""
     scenes, draws, waypoints = x.shape[:3]
     embeds = _action_in(model.action_in_proj, x.flatten(0, 1), t.reshape(-1, 1, 1))
     embeds = embeds.reshape(scenes, draws * waypoints, -1)
     positions = expert_positions(prefix.rope_delta, prefix.offset, waypoints).repeat(1, 1, draws)
-    mask = _mask(prefix, draws, waypoints)
-
-    def over(past_keys: Tensor, past_values: Tensor) -> Look:
-        def look(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            k, v = torch.cat([past_keys, k], 2), torch.cat([past_values, v], 2)
-            return attend_plain(q, k, v, mask)
-
-        return look
-
-    looks = [over(k, v) for k, v in zip(prefix.keys, prefix.values, strict=True)]
-    hidden, _, _ = _decode(model.expert, embeds, positions, looks)
+    past = Past(prefix.keys, prefix.values, _mask(prefix, draws, waypoints))
+    hidden, _, _ = (passes or _PLAIN).decode(model.expert, embeds, positions, past, None)
     v = model.action_out_proj(_norm(model.expert.norm, hidden))
     return v.reshape(x.shape).to(torch.float32)
 
@@ -139,19 +156,23 @@ def _mask(prefix: Prefix, draws: int, waypoints: int) -> Tensor:
     return torch.cat(parts, -1).unsqueeze(1)
 
 
-def _decode(
+def decode(
     decoder: Decoder,
     x: Tensor,
     positions: Tensor,
-    looks: Sequence[Look],
-    deepstack: tuple[Tensor, list[Tensor]] | None = None,
+    past: Past | None,
+    deepstack: Deepstack | None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Hidden states, and each layer's keys (post-rotary) and values of the new tokens."""
+    """Hidden states (B, L, H), and each layer's keys (post-rotary) and values of the new tokens.
+
+    x (B, L, H) at positions (3, B or 1, L). Without a past each token sees those before it.
+    """
     cos, sin = (part.transpose(1, 2) for part in rotary(positions, decoder.config, x.dtype))
     keys, values = [], []
-    for i, look in enumerate(looks):
+    for i in range(len(decoder.layers)):
         layer: Any = decoder.layers[i]
-        out, k, v = _attention(layer.self_attn, _norm(layer.input_layernorm, x), cos, sin, look)
+        seen = None if past is None else (past.keys[i], past.values[i], past.mask)
+        out, k, v = _attention(layer.self_attn, _norm(layer.input_layernorm, x), cos, sin, seen)
         x = x + out
         y, mlp = _norm(layer.post_attention_layernorm, x), layer.mlp
         x = x + mlp.down_proj(F.silu(mlp.gate_proj(y)) * mlp.up_proj(y))
@@ -162,8 +183,15 @@ def _decode(
     return x, keys, values
 
 
+_PLAIN = Passes(encode, decode)
+
+
 def _attention(
-    part: Attention, x: Tensor, cos: Tensor, sin: Tensor, look: Look
+    part: Attention,
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    past: tuple[Tensor, Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dim = part.q_norm.weight.shape[0]
     # (B, L, heads * d) -> (B, L, heads, d): norms read rows, attention takes any strides
@@ -173,7 +201,12 @@ def _attention(
     q = _rotate(_norm(part.q_norm, q), cos, sin).transpose(1, 2)
     k = _rotate(_norm(part.k_norm, k), cos, sin).transpose(1, 2)
     v = v.transpose(1, 2)  # (B, heads, L, d)
-    return part.o_proj(look(q, k, v).transpose(1, 2).flatten(2)), k, v
+    if past is None:
+        out = attend_causal(q, k, v)
+    else:
+        keys, values = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        out = attend_plain(q, keys, values, past[2])
+    return part.o_proj(out.transpose(1, 2).flatten(2)), k, v
 
 
 def _action_in(part: PerWaypointActionInProjV2, x: Tensor, t: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from alpamayo_ros.model.alpamayo import AlpamayoR1
 from alpamayo_ros.model.flow_matching import training_pair
 
-from .forward import Batch, read, velocities
+from .forward import Batch, Passes, read, velocities
 from .settings import Settings
 
 _LATEST, _BETA = 0.999, 1.5
@@ -54,11 +54,13 @@ def draws(batch: Batch, count: int, generator: torch.Generator) -> tuple[Tensor,
     return noise, flow_times(shape, generator)
 
 
-def losses(model: AlpamayoR1, batch: Batch, noise: Tensor, t: Tensor) -> Losses:
+def losses(
+    model: AlpamayoR1, batch: Batch, noise: Tensor, t: Tensor, passes: Passes | None = None
+) -> Losses:
     """Losses of a batch with the noises and times of `draws`."""
-    logits, prefix = read(model, batch)
+    logits, prefix = read(model, batch, passes)
     x, target = training_pair(batch.actions.unsqueeze(1), noise, t[..., None, None])
-    error = velocities(model, prefix, x, t) - target
+    error = velocities(model, prefix, x, t, passes) - target
     count = torch.arange(1, error.shape[-2] + 1, device=error.device).unsqueeze(-1)
     path = (error.cumsum(-2).square() / count).mean()
     return Losses(language_loss(logits, batch), error.square().mean(), path)

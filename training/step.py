@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alpamayo_ros.model.alpamayo import AlpamayoR1
 
-from .forward import Batch
+from .forward import Batch, Passes
 from .losses import losses
 from .settings import Settings
 
@@ -24,14 +24,14 @@ _INPUTS = ('images', 'prompt', 'reasoning', 'marker', 'actions')
 Step = Callable[[Batch, Tensor, Tensor], Tensor]
 
 
-def plain_step(model: AlpamayoR1, settings: Settings) -> Step:
+def plain_step(model: AlpamayoR1, settings: Settings, passes: Passes | None = None) -> Step:
     """A function of a batch, noises and times: adds the gradients, returns (3,) losses.
 
     The losses are those of language, flow and path; settings weigh them.
     """
 
     def step(batch: Batch, noise: Tensor, t: Tensor) -> Tensor:
-        found = losses(model, batch, noise, t)
+        found = losses(model, batch, noise, t, passes)
         found.total(settings).backward()
         return torch.stack([found.language, found.flow, found.path]).detach()
 

@@ -146,8 +146,8 @@ class VisionTower(nn.Module):
     def _encode(self, patches: Tensor, grid: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
         """One chunk (images, h * w, 1536) of equal grids."""
         x = self.patch_embed(patches)
-        x = x + self._positions(grid).to(x.dtype)
-        cos, sin = self._rotary(grid, x.device)
+        positions, cos, sin = self.places(grid)
+        x = x + positions.to(x.dtype)
         levels: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             x = block(x, cos, sin)
@@ -155,6 +155,12 @@ class VisionTower(nn.Module):
                 merger = self.deepstack_merger_list[len(levels)]
                 levels.append(merger(x).flatten(0, 1))
         return self.merger(x).flatten(0, 1), levels
+
+    def places(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a grid's patches, in merge order: what is added to their embeddings (h * w, V), and
+        cosine and sine (h * w, head_dim) float32 of the rotation in every block.
+        """
+        return self._positions(grid), *self._rotary(grid, self.pos_embed.weight.device)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """The learned square table sampled bilinearly at h x w points; (h * w, V), merge order."""
