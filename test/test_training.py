@@ -1,6 +1,7 @@
 """Training: the same computation as inference, runs that go on, checkpoints that load."""
 
 from dataclasses import replace
+from functools import partial
 import json
 import shutil
 import subprocess
@@ -9,14 +10,17 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 
 from alpamayo_ros.data_types import Context, EgoPose, Frame, SamplingOptions
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.model.alpamayo import Reasoning
 from alpamayo_ros.runtime.engine import AlpamayoEngine
+from training import compiled, train
 from training.architecture import checkpoint_folder, new_model
 from training.batches import Batches, Words, generator
+from training.compiled import Attend, compiled_step
 from training.drives import Drives
 from training.export import export
 from training.forward import read, velocities
@@ -228,6 +232,62 @@ def test_a_hidden_matrix_is_turned_and_other_weights_are_scaled(run, config):
     assert not optimizer.gradient.any()
 
 
+def found_by(step, model, batch, drawn):
+    """Losses and gradients, one tensor for each parameter."""
+    model.zero_grad()
+    losses_of = step(batch, *drawn)
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    return losses_of, gradients
+
+
+@pytest.mark.parametrize('traced', [False, True], ids=['eager', 'traced'])
+def test_the_step_for_cpus_equals_the_plain_one(parts, monkeypatch, traced):
+    """Cameras change from step to step, markers stand at different places.
+
+    Traced: one graph serves all layers of a shape.
+    """
+    graphs = []
+
+    def kept(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    settings, model, _, _ = parts
+    sets = [(0, 1, 2, 6), (1,), (0, 1, 2, 6)]
+    monkeypatch.setattr(torch.compiler.config, 'recompile_limit', 8)
+    monkeypatch.setattr(compiled, 'COMPILE', compiled.COMPILE | {'options': {}, 'backend': kept})
+    ours = compiled_step(model, settings, compiled=traced)
+    for number, cameras in enumerate(sets):
+        only = ({'indices': list(cameras), 'share': 1.0},)
+        batch = next(batches(parts, cameras=only).since(0))
+        assert len(set(batch.marker.tolist())) > 1
+        drawn = draws(batch, 2, generator('cpu', number))
+        plain = found_by(plain_step(model, settings), model, batch, drawn)
+        found = found_by(ours, model, batch, drawn)
+        assert torch.allclose(found[0], plain[0], rtol=1e-5)
+        for name, gradient in plain[1].items():
+            error = (found[1][name] - gradient).norm()
+            assert error <= 2e-5 * gradient.norm() + 1e-8, (name, cameras)
+    # two sets of cameras: the pictures' embedding, a block, two mergers, layers of two decoders
+    assert len(graphs) == (2 * (1 + 1 + 2 + 2) if traced else 0)
+    torch.compiler.reset()
+
+
+def test_a_large_score_behind_the_mask_changes_nothing():
+    random = torch.Generator().manual_seed(0)
+    q = torch.randn((2, 2, 3, 4, 8), generator=random).requires_grad_()
+    k, v = (torch.randn((2, 2, 5, 8), generator=random) for _ in range(2))
+    k[:, :, 4] = 1e4 * q.detach()[:, :, 0, 0]
+    seen = torch.arange(5).expand(4, -1) < 4
+    mask = torch.zeros(4, 5).masked_fill_(~seen, -1e30)
+    found = Attend.apply(q, k, v, mask)
+    wanted = F.scaled_dot_product_attention(q, k.unsqueeze(2), v.unsqueeze(2), attn_mask=seen)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    gradients = [torch.autograd.grad(y.square().sum(), q)[0] for y in (found, wanted)]
+    assert torch.allclose(*gradients, atol=1e-5)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 def test_recorded_steps_give_the_losses_and_gradients_of_plain_ones(run, config):
     settings = load_settings(config)
@@ -244,16 +304,18 @@ def test_recorded_steps_give_the_losses_and_gradients_of_plain_ones(run, config)
         assert torch.cosine_similarity(found[0][1].float(), found[1][1].float(), 0) > 0.999
 
 
-def test_a_run_that_was_interrupted_ends_with_the_same_weights(run, config):
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
+def test_a_run_that_was_interrupted_ends_with_the_same_weights(run, config, monkeypatch, dtype):
+    monkeypatch.setattr(train, 'compiled_step', partial(compiled_step, compiled=False))
     settings = load_settings(config)
-    whole = Trainer(run, settings, 'cpu', workers=0)
+    whole = Trainer(run, settings, 'cpu', 0, dtype)
     start = whole.optimizer.weights.clone()
     whole.train(float('inf'))
-    half = Trainer(run, replace(settings, steps=3), 'cpu', workers=0)
+    half = Trainer(run, replace(settings, steps=3), 'cpu', 0, dtype)
     half.optimizer.settings = settings  # the schedule of the whole
     half.train(float('inf'))
     half.save()
-    rest = Trainer(run, settings, 'cpu', workers=0)
+    rest = Trainer(run, settings, 'cpu', 0, dtype)
     assert (half.step, rest.step) == (3, 3)
     rest.train(float('inf'))
     assert rest.step == whole.step == settings.steps

@@ -24,6 +24,7 @@ from alpamayo_ros.folders import new_folder
 
 from .architecture import checkpoint_folder, new_model
 from .batches import Batches, Words, camera_sets, generator
+from .compiled import compiled_step
 from .drives import Drives
 from .losses import draws
 from .optimizer import Optimizer
@@ -32,6 +33,7 @@ from .state import has_state, load_state, save_state
 from .step import plain_step, recorded_step
 
 _FLOW = 10  # what random numbers are for, beside those of batches.py
+_DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}  # what a model computes in
 DEFAULT = Path(__file__).with_name('small.yaml')
 
 
@@ -58,9 +60,20 @@ def new_run(
 
 
 class Trainer:
-    """A run on a device: model, optimizer and the step that comes next."""
+    """A run on a device: model, optimizer and the step that comes next.
 
-    def __init__(self, run: Path, settings: Settings, device: str, workers: int) -> None:
+    dtype: what the model computes in, None for bfloat16 on a GPU and float32 on a CPU. Not by what
+    the CPU can: bfloat16 is compiled there, which short runs do not wait for.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        settings: Settings,
+        device: str,
+        workers: int,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         self.run, self.settings, self.device = run, settings, device
         checkpoint = checkpoint_folder(run, settings)
         self.model = new_model(checkpoint, settings.seed)
@@ -70,9 +83,12 @@ class Trainer:
         self.model = self.model.to(device)
         on_gpu = torch.device(device).type == 'cuda'
         # a GPU is bound by its memory here: half the bytes are nearly half the time
-        dtype = torch.bfloat16 if on_gpu else torch.float32
+        dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
         self.optimizer = Optimizer(self.model, settings, dtype)
-        step = plain_step(self.model, settings)
+        if dtype == torch.bfloat16 and not on_gpu:
+            step = compiled_step(self.model, settings)
+        else:
+            step = plain_step(self.model, settings)
         self._step = recorded_step(step, self.optimizer.gradient) if on_gpu else step
         self.step = 0
         if has_state(run / 'state'):
@@ -165,6 +181,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument('--steps', type=int, help='last step, in place of the one in the settings')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument(
+        '--dtype',
+        choices=_DTYPES,
+        help='what the model computes in (default: bfloat16 on a GPU, float32 on a CPU); '
+        'bfloat16 on a CPU is compiled first, and fast where there is AMX',
+    )
     parser.add_argument('--workers', type=int, default=0, help='processes that make drives')
     arguments = parser.parse_args(argv)
     if not arguments.run.is_dir():
@@ -176,7 +198,8 @@ def main(argv: list[str] | None = None) -> int:
         raise BadInput('--device cuda: there is none')
     # one file for each tensor that a worker sends would be more than a process may open
     torch.multiprocessing.set_sharing_strategy('file_system')
-    trainer = Trainer(arguments.run, settings, arguments.device, arguments.workers)
+    dtype = _DTYPES.get(arguments.dtype)
+    trainer = Trainer(arguments.run, settings, arguments.device, arguments.workers, dtype)
     trainer.train(arguments.seconds, arguments.finish, arguments.save_every)
     trainer.save()
     print(json.dumps({'step': trainer.step, 'of': trainer.settings.steps}))
