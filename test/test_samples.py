@@ -1,6 +1,5 @@
 """Samples of synthetic drives: frames, rates, disturbances and words."""
 
-
 import numpy as np
 import pytest
 import torch
