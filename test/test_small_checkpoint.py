@@ -1,0 +1,83 @@
+"""The checkpoint that ships as `small`: its hash, its size, its words, its card."""
+
+import json
+
+import pytest
+
+from alpamayo_ros.model.checkpoint import checkpoint_sha256, tensor_shapes
+from alpamayo_ros.model.config import load_config
+from alpamayo_ros.model.hub import resolve
+from alpamayo_ros.model.processor import Processor
+from alpamayo_ros.model.small_vlm import ADDED_TOKENS
+from alpamayo_ros.model.tokens import IMAGE_PAD, SPECIAL_NAMES, special
+from alpamayo_ros.runtime.load import load_model
+
+BYTES = 16 * 2**20
+
+
+@pytest.fixture(scope='module')
+def folder(root):
+    """Return the folder of the repository."""
+    return root / 'checkpoints/small'
+
+
+@pytest.fixture(scope='module')
+def card(folder):
+    return json.loads((folder / 'card.json').read_text(encoding='utf-8'))
+
+
+def test_its_name_leads_to_it(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve('small') == folder
+
+
+def test_its_hash_is_that_of_its_card(folder, card):
+    assert checkpoint_sha256(folder) == card['sha256']
+
+
+def test_it_is_small(folder):
+    files = [file for file in folder.rglob('*') if file.is_file()]
+    assert sum(file.stat().st_size for file in files if file.suffix == '.safetensors') <= BYTES
+    assert sum(file.stat().st_size for file in files) <= BYTES
+    assert {file.suffix for file in files} == {'.json', '.png', '.safetensors'}
+
+
+def test_it_loads_strictly_and_is_trained(folder, card):
+    model = load_model(folder, 'cpu')
+    assert not model.config.untrained
+    assert sum(parameter.numel() for parameter in model.parameters()) == card['parameters']
+    assert set(model.state_dict()) == set(tensor_shapes(folder))
+
+
+def test_special_tokens_have_the_order_of_the_release(folder):
+    """Qwen's added tokens, the discrete ones of trajectories, then Alpamayo's special tokens."""
+    config = load_config(folder)
+    tokenizer = Processor(config, folder).tokenizer
+    added = tokenizer.convert_tokens_to_ids(list(ADDED_TOKENS))
+    first = added[0]
+    assert added == list(range(first, config.traj_token_start_idx))
+    assert tokenizer.convert_tokens_to_ids(IMAGE_PAD) == config.image_token_id
+    discrete = range(
+        config.traj_token_start_idx, config.traj_token_start_idx + config.traj_vocab_size
+    )
+    assert tokenizer.convert_tokens_to_ids([f'<i{i}>' for i in (0, len(discrete) - 1)]) == [
+        discrete[0],
+        discrete[-1],
+    ]
+    new = [special(name) for name in SPECIAL_NAMES if special(name) != IMAGE_PAD]
+    ids = tokenizer.convert_tokens_to_ids(new)
+    assert ids == list(range(discrete[-1] + 1, config.vocab_size))
+
+
+def test_its_card_says_where_it_comes_from_how_well_it_drives_and_what_it_is_not_for(card):
+    for run in card['runs']:
+        assert run['data']['split'] == 'train' and run['data']['drives'] > 0 and run['steps'] > 0
+        assert set(run['losses']) == {'language', 'flow', 'path'}
+    assert any('Not for a vehicle' in limit for limit in card['limits'])
+    assert any('synthetic world only' in limit for limit in card['limits'])
+    metrics = card['metrics']
+    assert metrics['split'] == 'test'
+    for key in ('min_ade_6_m', 'ratio_to_constant_turn_rate', 'marker', 'cause'):
+        assert metrics[key]['low'] <= metrics[key]['mean'] <= metrics[key]['high']
+    assert metrics['closed_loop']['latency_s'] == 0.5
+    assert 0 <= metrics['closed_loop']['clean']['mean'] <= 1
