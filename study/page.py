@@ -19,6 +19,7 @@ from alpamayo_ros.model.config import read_json
 DOCUMENT = Path('docs/two-bit-study.md')
 TABLE = Path('docs/results/small-study.json')
 SENSITIVITY = Path('docs/results/small-sensitivity.json')
+_UNKNOWN = 'Groups of layers have not been quantized alone on this checkpoint yet.'
 BEGIN, END = '<!-- figures: python -m study.page -->', '<!-- end of figures -->'
 _COLUMNS = (
     'bits', 'recipe', 'method', 'bits per weight, full size', 'small model, MB', 'weight error',
@@ -26,10 +27,10 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def render(table: Mapping[str, Any], sensitivity: Mapping[str, Any]) -> str:
-    """Both tables, and what they were made from."""
-    return '\n'.join([*_made_from(table['made_from']), '', *_rows(table), '',
-                      *_groups(sensitivity), ''])  # fmt: skip
+def render(table: Mapping[str, Any], sensitivity: Mapping[str, Any] | None) -> str:
+    """Both tables, the second where it is known, and what they were made from."""
+    groups = [_UNKNOWN] if sensitivity is None else _groups(sensitivity)
+    return '\n'.join([*_made_from(table['made_from']), '', *_rows(table), '', *groups, ''])
 
 
 def insert(document: str, figures: str, where: Path) -> str:
@@ -103,7 +104,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--table', type=Path, default=TABLE)
     parser.add_argument('--sensitivity', type=Path, default=SENSITIVITY)
     arguments = parser.parse_args(argv)
-    figures = render(read_json(arguments.table), read_json(arguments.sensitivity))
+    known = arguments.sensitivity.is_file()
+    sensitivity = read_json(arguments.sensitivity) if known else None
+    figures = render(read_json(arguments.table), sensitivity)
     try:
         document = arguments.document.read_text(encoding='utf-8')
     except OSError as error:
