@@ -198,7 +198,7 @@ def distill(
     teacher = load_model(source, device, 16)
     student = Student(quantized, teacher, device, move_codes)
     settings = settings_for(teacher, batch, steps, passes, _PER_DRIVE, _DRIVES)
-    name = 'trained codes' if move_codes else 'distilled'
+    name = 'distilled with codes' if move_codes else 'distilled'
     with tqdm(desc=name, total=steps, dynamic_ncols=True) as bar:
 
         def advance(losses: dict[str, float]) -> None:

@@ -102,7 +102,7 @@ def test_a_taught_checkpoint_answers_better_and_is_an_ordinary_one(
     assert better['velocity_error'] < 0.9 * worse['velocity_error']
     assert compare(teacher, given) == {'kl': 0.0, 'velocity_error': 0.0}
     config = json.loads((tmp_path / 'new/config.json').read_text())['quantization_config']
-    assert config['solver'] == 'minmax, distilled with codes' if moves else 'minmax, distilled'
+    assert config['solver'] == ('minmax, distilled with codes' if moves else 'minmax, distilled')
 
 
 def test_a_student_begins_as_the_quantized_checkpoint(tiny, quantized):
