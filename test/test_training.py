@@ -392,6 +392,14 @@ def test_another_setting_must_be_one_that_there_is(tmp_path, config):
         new_run(tmp_path / 'run', config, earlier=tmp_path)
 
 
+def test_a_run_that_has_logged_nothing_is_not_exported(tmp_path, config):
+    run = tmp_path / 'run'
+    assert main([str(run), '--config', str(config), '--seconds', '0']) == 0
+    with pytest.raises(BadInput, match='no losses yet'):
+        export(run, tmp_path / 'small')
+    assert not (tmp_path / 'small').exists()
+
+
 def context():
     """Two cameras of noise at a size that is resized, and a straight drive."""
     pixels = np.random.default_rng(0).integers(0, 256, (2, 72, 128, 3), np.uint8)

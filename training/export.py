@@ -53,7 +53,10 @@ def _phases(run: Path) -> Iterator[tuple[Settings, list[Row]]]:
     """Settings and losses of a run, behind those of the run that it went on from."""
     if (run / EARLIER).is_dir():
         yield from _phases(run / EARLIER)
-    with (run / 'losses.jsonl').open(encoding='utf-8') as file:
+    losses = run / 'losses.jsonl'
+    if not losses.is_file():
+        raise BadInput(f'{run}: no losses yet, expected `log_every` steps or more')
+    with losses.open(encoding='utf-8') as file:
         yield load_settings(run / 'settings.yaml'), [json.loads(line) for line in file]
 
 
