@@ -59,7 +59,7 @@ replay: $(STAMP) $(DRIVE)
 
 # Where ROS 2 is sourced the first runs on it; the tests of its stand-in never do.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 	cd rosless && env -u PYTHONPATH -u LD_LIBRARY_PATH ../$(BIN)/python -m pytest
 
 # For this machine only; on the ROS 2 that is sourced, else on rosless. SOAK='--seconds 60 --seed 1' changes it.

@@ -83,6 +83,7 @@ setup(
             NUMBA,
             'optimum-quanto==0.2.7',  # reads what alpamayo_quantize writes
             'pytest>=8,<9',
+            'pytest-xdist>=3.5',
             'ruff',
             'setuptools>=64',
             TRITON,

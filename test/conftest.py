@@ -13,6 +13,17 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['MPLBACKEND'] = 'Agg'
 
 ROOT = Path(__file__).resolve().parents[1]
+# Processes that talk to each other in real time: never two of these tests at once, and first, as
+# they mostly wait.
+WIRE = ('test_node', 'test_soak', 'test_demo', 'test_node_benchmark', 'test_launch_files')
+
+
+def pytest_collection_modifyitems(items):
+    """Keep the tests of a file in one process when `pytest -n 2` shares them out."""
+    items.sort(key=lambda item: item.path.stem not in WIRE)
+    for item in items:
+        together = 'wire' if item.path.stem in WIRE else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(together))
 
 
 def pytest_report_header():

@@ -37,6 +37,7 @@ from alpamayo_ros.ros.messages import interface, make  # noqa: E402
 from alpamayo_ros.ros.outputs import OUTPUTS  # noqa: E402
 
 LIMIT_S = 60.0  # of what takes a second on an idle machine
+ATTEMPTS = 3  # a busy machine may lose a message, or all but the newest context
 PEER_SETUP = os.environ.get('PEER_SETUP', '')
 FOLDER = Path(__file__).parent
 NODE = 'alpamayo_ros.ros.node'
@@ -214,6 +215,15 @@ class Peer:
             payload = TYPESTORE.serialize_cdr(message, self.types[topic])
             self.inputs[topic].publish(bytes(payload))
         self.spin(0.2)
+
+    def play_until(self, condition, messages, rate=5.0, seen=0):
+        """Play, and again more slowly, until a condition of the counts holds; returns them."""
+        for attempt in range(1, ATTEMPTS + 1):
+            self.play(messages, rate / attempt)
+            counts = self.settled(seen)
+            if condition(counts):
+                break
+        return counts
 
     def settled(self, seen):
         """Wait until so many anchors have arrived and all have a fate; returns the counts.
