@@ -16,7 +16,14 @@ from torch.utils.data import Dataset
 
 from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace
 from alpamayo_ros.world.raster import Scene, stack
-from alpamayo_ros.world.samples import Sample, chosen, frame_moments, sample, training_drive
+from alpamayo_ros.world.samples import (
+    Sample,
+    chosen,
+    displaced,
+    frame_moments,
+    sample,
+    training_drive,
+)
 from alpamayo_ros.world.scenario import make_scenario
 from alpamayo_ros.world.stage import Stage
 
@@ -57,11 +64,13 @@ class Drives(Dataset[Drive]):
         scenario = make_scenario(self._split, number, data['seconds'])
         simulation, times = training_drive(scenario)
         rng = scenario.rng(20)
-        trace = simulation.trace
-        times = chosen(trace, times, data['samples_per_drive'], rng)
-        samples = [sample(trace, t0_s, rng) for t0_s in times]
+        times = chosen(simulation.trace, times, data['samples_per_drive'], rng)
+        driven = [displaced(simulation, t0_s, rng) for t0_s in times]
+        samples = [sample(d.trace, t0_s, rng) for d, t0_s in zip(driven, times, strict=True)]
         stage = Stage(scenario, image['height'], image['width'])
-        scenes = stack([stage.scene(frame_moments(simulation, t0_s)) for t0_s in times])
+        scenes = stack(
+            [stage.scene(frame_moments(d, t0_s)) for d, t0_s in zip(driven, times, strict=True)]
+        )
         return Drive(
             scenes=scenes.map(torch.from_numpy),
             history_xyz=_stacked(samples, 'history_xyz'),

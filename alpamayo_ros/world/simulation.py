@@ -6,6 +6,7 @@ pictures.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 import math
 
@@ -93,6 +94,30 @@ class Simulation:
         while self.time_s < until_s - 1e-9:
             self.step()
         return self.trace
+
+    def branch(self, t_s: float) -> Simulation:
+        """A copy that ends at t_s, a step's time, and can go on otherwise."""
+        other, trace = copy.copy(self), self.trace
+        count = round((t_s - trace.start_s) / STEP_S) + 1
+        other.trace = Trace(trace.route, trace.start_s, trace.steps[:count])
+        return other
+
+    def displace(self, beside_m: float, turned_rad: float, seconds: float) -> None:
+        """Move the ego's last seconds as a whole: to the left, and about where it is."""
+        steps = self.trace.steps
+        now = steps[-1].ego
+        yaw = self.route.road.at(now.s_m)[2]
+        x, y = now.x_m - beside_m * math.sin(yaw), now.y_m + beside_m * math.cos(yaw)
+        cos, sin = math.cos(turned_rad), math.sin(turned_rad)
+        for i in range(max(len(steps) - 1 - round(seconds / STEP_S), 0), len(steps)):
+            ego = steps[i].ego
+            east, north = ego.x_m - now.x_m, ego.y_m - now.y_m
+            there = x + cos * east - sin * north, y + sin * east + cos * north
+            s, _, _ = self.route.road.locate(*there, ego.s_m)
+            moved = replace(
+                ego, s_m=s, x_m=there[0], y_m=there[1], yaw_rad=ego.yaw_rad + turned_rad
+            )
+            steps[i] = replace(steps[i], ego=moved)
 
     def aside_m(self) -> float:
         """How far the ego is left of the path that the expert wants."""
