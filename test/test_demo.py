@@ -77,7 +77,9 @@ def test_a_drive_is_played_predicted_recorded_and_reported(tmp_path):
     assert len(served) == summary['ok']
     assert all(line['seed'] == seed_at(7, line['t0_ns']) for line in served)
     assert {check for line in served for check in line['checks']} == set()
-    assert (tmp_path / 'out/report.html').stat().st_size > 10_000
+    page, fates = (tmp_path / 'out/report.html').read_text(), summary['provenance']['anchors']
+    assert '<h1>Live run of drive</h1>' in page
+    assert f'; {fates["dropped"]} dropped, {fates["rejected"]} rejected, ' in page
     with Bag(tmp_path / 'out/recording') as bag:
         assert bag.count('/diagnostics') >= 3
         topic = '/alpamayo/output/path'

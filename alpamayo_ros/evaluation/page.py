@@ -74,7 +74,7 @@ def render(
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>Replay of {escape(run["bag"]["name"])}</title><style>{STYLE}</style></head>'
+        f'<title>{escape(_title(run))}</title><style>{STYLE}</style></head>'
         f'<body><main>{"".join(parts)}</main></body></html>\n'
     )
 
@@ -91,9 +91,20 @@ def _head(summary: Summary, run: Mapping[str, Any]) -> str:
         f'K = {run["parameters"]["samples"]} · seed {run["parameters"]["seed"]}'
     )
     return (
-        f'<div class="head"><h1>Replay of {escape(run["bag"]["name"])}</h1>{badge}</div>'
+        f'<div class="head"><h1>{escape(_title(run))}</h1>{badge}</div>'
         f'<p class="soft">{escape(line)}</p>'
     )
+
+
+def _title(run: Mapping[str, Any]) -> str:
+    return f'{"Live run" if "anchors" in run else "Replay"} of {run["bag"]["name"]}'
+
+
+def _others(summary: Summary) -> str:
+    """What became of the anchors that were not served: a live node has counted that itself."""
+    found = summary['provenance'].get('anchors', summary)
+    names = ('dropped', 'rejected', 'discarded', 'failed')
+    return ', '.join(f'{found[name]} {name}' for name in names if name in found)
 
 
 def _tiles(summary: Summary) -> str:
@@ -102,8 +113,7 @@ def _tiles(summary: Summary) -> str:
         (
             'anchors served',
             f'{100 * summary["valid_share"]:.1f}<small> %</small>',
-            f'{summary["ok"]} of {summary["anchors"]}; {summary["rejected"]} rejected, '
-            f'{summary["failed"]} failed',
+            f'{summary["ok"]} of {summary["anchors"]}; {_others(summary)}',
         )
     ]
     if longest is not None:
