@@ -383,6 +383,11 @@ def test_a_run_goes_on_from_the_weights_of_an_earlier_one(tmp_path, config):
     card = json.loads((tmp_path / 'small/card.json').read_text())
     assert [run['steps'] for run in card['runs']] == [2, 3]
     assert card['scenes_seen'] == 5 * settings.batch
+    third = [str(tmp_path / 'third'), '--config', str(config), '--earlier', str(second)]
+    assert main([*third, '--steps', '1']) == 0
+    export(tmp_path / 'third', tmp_path / 'smaller')
+    card = json.loads((tmp_path / 'smaller/card.json').read_text())
+    assert [run['steps'] for run in card['runs']] == [2, 3, 1]
 
 
 def test_another_setting_must_be_one_that_there_is(tmp_path, config):

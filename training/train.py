@@ -53,10 +53,17 @@ def new_run(
         if earlier is not None:
             if not has_state(earlier / 'state'):
                 raise BadInput(f'{earlier}: nothing was trained there yet')
-            (place / EARLIER).mkdir()
-            for name in ('settings.yaml', 'losses.jsonl'):
-                shutil.copy(earlier / name, place / EARLIER)
+            _remember(earlier, place / EARLIER)
             shutil.copytree(earlier / 'state', place / EARLIER / 'state')
+
+
+def _remember(earlier: Path, place: Path) -> None:
+    """Copy what cards tell of a run, and of the run that it went on from itself."""
+    place.mkdir()
+    for name in ('settings.yaml', 'losses.jsonl'):
+        shutil.copy(earlier / name, place)
+    if (earlier / EARLIER).is_dir():
+        _remember(earlier / EARLIER, place / EARLIER)
 
 
 class Trainer:

@@ -31,7 +31,7 @@ _SHARPEST = 0.02  # 1/m, of a push at low speed
 _ASIDE_M = 0.7  # where a push ends early: a lane leaves a car 0.8 m
 _DISPLACED = 0.6  # share of samples
 _TRIES = 4  # at a displacement that stays in the lane
-_BESIDE_M, _TURNED_RAD = 0.35, 0.035  # deviations of a displacement
+_BESIDE_M, _TURNED_RAD = 0.35, 0.04  # of a displacement: deviation, and mean of what is turned
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ def displaced(simulation: Simulation, t0_s: float, rng: np.random.Generator) -> 
     following = simulation.branch(t0_s)
     if rng.random() < _DISPLACED:
         for _ in range(_TRIES):
-            beside_m, turned_rad = rng.normal(0.0, (_BESIDE_M, _TURNED_RAD)).tolist()
+            beside_m = float(rng.normal(0.0, _BESIDE_M))
+            turned_rad = float(rng.laplace(0.0, _TURNED_RAD))  # now and then by a lot
             moved = simulation.branch(t0_s)
             moved.displace(beside_m, turned_rad, _BACK_S + STEP_S)
             ego = moved.trace.steps[-1].ego
