@@ -14,6 +14,7 @@ from rosless.rcl_error import RCLError
 URI = 'CYCLONEDDS_URI'
 RANGES = ('SUBNET', 'LOCALHOST', 'SYSTEM_DEFAULT')
 MAX_PARTICIPANTS = 32
+LOOPBACK = '<Interfaces><NetworkInterface address="127.0.0.1"/></Interfaces>'
 # A writer that is deleted waits for readers that do not answer, one writer after the other. With
 # the default of 1 s a node of 8 publishers took 8.8 s to end after a subscriber had been killed.
 LINGER = '<Internal><WriterLingerDuration>50ms</WriterLingerDuration></Internal>'
@@ -27,8 +28,7 @@ def configuration(environment: dict[str, str]) -> str:
     """
     if distro() == 'humble':
         local = environment.get('ROS_LOCALHOST_ONLY') == '1'
-        general = '<Interfaces><NetworkInterface address="127.0.0.1"/></Interfaces>'
-        return _domain(f'<General>{general}</General>' if local else '')
+        return _domain(f'<General>{LOOPBACK}</General>' if local else '')
     wanted = environment.get('ROS_AUTOMATIC_DISCOVERY_RANGE') or 'SUBNET'
     if wanted not in RANGES:
         raise RCLError(f'ROS_AUTOMATIC_DISCOVERY_RANGE={wanted} is not one of {", ".join(RANGES)}')
@@ -37,8 +37,13 @@ def configuration(environment: dict[str, str]) -> str:
     peers = [peer for peer in environment.get('ROS_STATIC_PEERS', '').split(';') if peer]
     general = ''
     if wanted == 'LOCALHOST':
+        general = '<AllowMulticast>false</AllowMulticast>'
+        # What nodes of Jazzy send to localhost arrives on the loopback interface, and Cyclone DDS
+        # 11 hears on its own ones only. Naming one twice is an error.
+        if not peers and not environment.get(URI):
+            general += LOOPBACK
+        general = f'<General>{general}</General>'
         peers.insert(0, 'localhost')
-        general = '<General><AllowMulticast>false</AllowMulticast></General>'
     listed = ''.join(f'<Peer Address={quoteattr(peer)}/>' for peer in peers)
     return _domain(
         f'{general}<Discovery><ParticipantIndex>auto</ParticipantIndex>'

@@ -22,22 +22,36 @@ def settings(**environment):
         'multicast': domain.findtext('General/AllowMulticast'),
         'index': domain.findtext('Discovery/ParticipantIndex'),
         'peers': [peer.get('Address') for peer in domain.iterfind('Discovery/Peers/Peer')],
+        'interfaces': [x.get('address') for x in domain.iterfind('General/Interfaces/*')],
     }
 
 
 def test_the_subnet_is_the_default_range():
-    assert settings() == {'multicast': None, 'index': 'auto', 'peers': []}
+    assert settings() == {'multicast': None, 'index': 'auto', 'peers': [], 'interfaces': []}
     assert settings() == settings(ROS_AUTOMATIC_DISCOVERY_RANGE='SUBNET')
 
 
 def test_localhost_asks_this_machine_without_multicast():
     found = settings(ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST', ROS_STATIC_PEERS='a;b')
-    assert found == {'multicast': 'false', 'index': 'auto', 'peers': ['localhost', 'a', 'b']}
+    assert (found['multicast'], found['peers']) == ('false', ['localhost', 'a', 'b'])
+
+
+@pytest.mark.parametrize(
+    'others, interfaces',
+    [
+        ({}, ['127.0.0.1']),
+        ({'ROS_STATIC_PEERS': 'a'}, []),
+        ({'CYCLONEDDS_URI': '<CycloneDDS/>'}, []),
+    ],
+)
+def test_localhost_hears_on_loopback_unless_others_are_named(others, interfaces):
+    found = settings(ROS_AUTOMATIC_DISCOVERY_RANGE='LOCALHOST', **others)
+    assert found['interfaces'] == interfaces
 
 
 def test_the_system_default_sets_nothing():
     found = settings(ROS_AUTOMATIC_DISCOVERY_RANGE='SYSTEM_DEFAULT')
-    assert found == {'multicast': None, 'index': None, 'peers': []}
+    assert found == {'multicast': None, 'index': None, 'peers': [], 'interfaces': []}
 
 
 def test_another_range_is_refused(monkeypatch):
@@ -54,11 +68,9 @@ def test_a_domain_that_is_none_is_refused(monkeypatch, wrong):
         rclpy.init(args=[])
 
 
-def test_processes_find_each_other_without_multicast(program):
-    environment = {
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        'CYCLONEDDS_URI': LOOPBACK_WITHOUT_MULTICAST,
-    }
+@pytest.mark.parametrize('own', ['', LOOPBACK_WITHOUT_MULTICAST])
+def test_processes_find_each_other_without_multicast(program, own):
+    environment = {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'CYCLONEDDS_URI': own}
     program('robot', **environment).line('ready')
     caller = program('caller', CALLS='1', **environment)
     assert caller.process.wait(15) == 0
