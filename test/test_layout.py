@@ -1,7 +1,9 @@
 """The map of docs/design.md is complete, and the repository names nothing of one machine."""
 
+import os
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -53,3 +55,19 @@ def test_every_link_of_the_documents_leads_to_a_file(root, tracked):
                 if not ((root / name).parent / target).exists():
                     broken.append(f'{name}: {target}')
     assert broken == []
+
+
+@pytest.mark.parametrize('plugin', ['launch_testing', 'launch_ros', 'launch_pytest'])
+def test_pytest_starts_without_what_plugins_of_ros_2_need(root, tmp_path, plugin):
+    facts = tmp_path / f'{plugin}-1.0.dist-info'
+    facts.mkdir()
+    (facts / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {plugin}\nVersion: 1.0\n')
+    (facts / 'entry_points.txt').write_text(f'[pytest11]\n{plugin} = needs_what_is_not_there\n')
+    run = subprocess.run(
+        [sys.executable, '-m', 'pytest', '--noconftest', '--markers'],
+        cwd=root,
+        env=os.environ | {'PYTHONPATH': str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
