@@ -289,7 +289,7 @@ def test_memory_that_runs_out_stops_inference_until_the_model_is_loaded_again(pe
     level, text, _ = peer.status('model')
     assert level == 2 and text.startswith('2 failures in a row: RuntimeError: NVML_SUCCESS == r')
     counts = peer.settled(seen=20)
-    assert counts['failed'] == 2 and counts['discarded'] >= 5
+    assert counts['failed'] == 2 and counts['discarded'] > 0
     assert peer.call('std_srvs/srv/SetBool', 'load', data=True).success
     peer.until(lambda: peer.statuses['model'][1] == 'ready', 'not loaded again')
 
@@ -298,7 +298,7 @@ def test_a_failed_load_is_told_and_the_node_goes_on_serving(peer, start):
     start('wire_engines:unloadable', state='the checkpoint is gone')
     assert peer.status('model')[0] == 2
     peer.play(drive(seconds=2.0))
-    assert peer.settled(seen=15)['discarded'] >= 5
+    assert peer.settled(seen=15)['discarded'] > 0
     assert peer.call('std_srvs/srv/SetBool', 'load', data=True).message == 'loading'
     peer.wait_for_node('ready')
     paths = peer.heard['output/path']
