@@ -144,6 +144,6 @@ def steer(
 ) -> float:
     """Curvature 1/m of the next step; offset and heading against a road of this curvature."""
     aim, slope, bend = plan.path_at(s_m)
-    length = max(4.5, 0.9 * speed)  # of the way back, critically damped
+    length = max(5.0, 1.1 * speed)  # of the way back, critically damped
     back = (offset_m - aim) / length**2 + 2 * (heading_rad - slope) / length
     return max(-0.18, min(0.18, curvature / max(1 - curvature * offset_m, 0.3) + bend - back))
