@@ -54,7 +54,7 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 'recipe',
                 default_value='',
-                description='Recipe of the weights; empty: any, mixed for a plain one.',
+                description='Recipe of the weights; empty: any, or that of alpamayo_quantize.',
             ),
             DeclareLaunchArgument(
                 'device',

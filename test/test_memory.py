@@ -57,7 +57,8 @@ def test_no_tensor_of_the_release_on_a_gpu_is_above_500_mb(recipe, bits):
 
 
 @pytest.mark.parametrize(
-    ('recipe', 'device_gb', 'host_gb'), [('mixed', 3.864, 3.525), ('mixed_expert4', 4.434, 4.095)]
+    ('recipe', 'device_gb', 'host_gb'),
+    [('mixed', 3.864, 3.525), ('mixed_expert4', 4.434, 4.095), ('mixed_attention4', 4.149, 3.810)],
 )
 def test_weights_of_the_release_take_what_the_format_says(recipe, device_gb, host_gb):
     model, on_host = release(recipe, 2)

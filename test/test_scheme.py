@@ -13,6 +13,7 @@ from alpamayo_ros.quantization.scheme import (
     SCHEMES,
     Rule,
     bytes_of,
+    default_recipe,
     rule_of,
     rules_from_config,
     rules_of,
@@ -66,7 +67,12 @@ def test_padded_heights_of_the_vocabulary():
 
 
 @pytest.mark.parametrize(
-    ('recipe', 'total'), [('mixed', 3_863_950_856), ('mixed_expert4', 4_433_720_840)]
+    ('recipe', 'total'),
+    [
+        ('mixed', 3_863_950_856),
+        ('mixed_expert4', 4_433_720_840),
+        ('mixed_attention4', 4_148_994_024),
+    ],
 )
 def test_bytes_of_the_release(recipe, total, release):
     rules = rules_of(recipe, 2)
@@ -91,8 +97,21 @@ def test_mixed_keeps_what_few_bits_hurt_most():
     assert bits('expert.layers.0.mlp.down_proj', 'mixed_expert4') == 4
     assert bits('vlm.lm_head') == bits('vlm.model.language_model.embed_tokens') == 4
     assert bits('vlm.model.visual.blocks.0.mlp.linear_fc2') == 8
+    assert bits(LAYER + 'self_attn.o_proj') == 2
     kept = ['vlm.model.visual.pos_embed', 'action_out_proj', 'action_in_proj.encoder.trunk.0']
     assert [bits(name) for name in kept] == [16, 16, 16]
+
+
+def test_at_two_bits_the_default_recipe_pays_for_attention_with_the_vision_tower():
+    def bits(module):
+        return rule_of(module, rules_of(default_recipe(2), 2)).bits
+
+    assert bits(LAYER + 'self_attn.q_proj') == bits('expert.layers.0.self_attn.o_proj') == 4
+    assert bits(LAYER + 'mlp.down_proj') == bits('expert.layers.0.mlp.down_proj') == 2
+    assert bits('vlm.model.visual.blocks.0.mlp.linear_fc1') == 4
+    assert bits('vlm.model.visual.blocks.0.mlp.linear_fc2') == 8  # one scale for 4304 inputs
+    assert bits('vlm.model.visual.merger.linear_fc2') == bits('vlm.lm_head') == 4
+    assert default_recipe(4) == default_recipe(1.58) == 'mixed'
 
 
 @pytest.mark.parametrize('bits', SCHEMES)

@@ -13,7 +13,7 @@ from alpamayo_ros.cli.replay import main as replay
 from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.quantization.linear import QuantLinear
-from alpamayo_ros.quantization.scheme import SCHEMES
+from alpamayo_ros.quantization.scheme import SCHEMES, default_recipe
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.runtime import memory
 from alpamayo_ros.runtime.start import EngineChoice, start_engine
@@ -24,7 +24,8 @@ OPTIONS = SamplingOptions(greedy=True, max_tokens=8)
 @pytest.fixture(scope='module')
 def mixed(tmp_path_factory):
     folder = tmp_path_factory.mktemp('mixed') / 'checkpoint'
-    assert quantize([str(MODEL), str(folder), '--bits', '2', '--solver', 'minmax']) == 0
+    arguments = ['--bits', '2', '--recipe', 'mixed', '--solver', 'minmax']
+    assert quantize([str(MODEL), str(folder), *arguments]) == 0
     return folder
 
 
@@ -47,7 +48,7 @@ def test_plain_checkpoint_is_brought_to_the_width_that_the_node_asks_for(bits):
         assert layer.weight.levels == SCHEMES[bits].levels
     assert (engine.provenance()['bits'], engine.provenance()['recipe']) == (
         bits,
-        'mixed' if bits < 16 else '',
+        default_recipe(bits) if bits < 16 else '',
     )
 
 
@@ -86,7 +87,7 @@ def refused(drive, out, checkpoint, *more):
     [
         (('--bits', '3'), 'bits=3 is not one of: 16, 8, 4, 2, 1.58'),
         (('--bits', '4'), 'quantized to 2 bits, bits=4 was asked for'),
-        (('--recipe', 'best'), "recipe 'best' is not one of: uniform, mixed, mixed_expert4"),
+        (('--recipe', 'best'), "recipe 'best' is not one of: uniform, mixed, mixed_expert4, "),
         (('--recipe', 'uniform'), "its recipe is 'mixed', 'uniform' was asked for"),
         (('--device', 'tpu'), "device 'tpu' is not one of: cpu, cuda, cuda:N"),
         pytest.param(
@@ -139,4 +140,4 @@ def test_replay_brings_a_plain_checkpoint_to_a_width(drive, tmp_path):
     arguments += ['--bits', '2', '--host-embedding', '--max-tokens', '4', '--greedy']
     assert replay([str(argument) for argument in arguments]) in (0, 1)
     run = json.loads((tmp_path / 'out/run.json').read_text())
-    assert (run['engine']['bits'], run['engine']['recipe']) == (2, 'mixed')
+    assert (run['engine']['bits'], run['engine']['recipe']) == (2, 'mixed_attention4')

@@ -75,7 +75,8 @@ def test_unpacked_layers_are_the_packed_ones(recipe, bits):
 @pytest.fixture(scope='module')
 def quantized(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp('quantized') / 'checkpoint'
-    assert quantize([str(tiny), str(folder), '--bits', '2', '--solver', 'minmax']) == 0
+    arguments = ['--bits', '2', '--recipe', 'mixed', '--solver', 'minmax']
+    assert quantize([str(tiny), str(folder), *arguments]) == 0
     return folder
 
 
@@ -150,7 +151,8 @@ def test_table_has_the_figures_of_an_evaluation_and_goes_on(tiny, tmp_path, few,
 
 
 @pytest.mark.parametrize(
-    ('recipe', 'bits'), [('mixed', 2.79), ('mixed_expert4', 3.20), ('uniform', 3.05)]
+    ('recipe', 'bits'),
+    [('mixed', 2.79), ('mixed_expert4', 3.20), ('mixed_attention4', 3.00), ('uniform', 3.05)],
 )
 def test_bits_of_the_full_size_count_everything(recipe, bits):
     assert bits_per_weight(rules_of(recipe, 2)) == pytest.approx(bits, abs=0.005)

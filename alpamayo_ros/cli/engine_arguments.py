@@ -26,7 +26,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help='expected of a quantized checkpoint; a plain one is quantized while it is loaded',
     )
-    engine.add_argument('--recipe', help='likewise (default for a plain one: mixed)')
+    engine.add_argument(
+        '--recipe', help='likewise (default for a plain one: as alpamayo_quantize)'
+    )
     engine.add_argument(
         '--host-embedding', action='store_true', help='leave the embedding in its file'
     )

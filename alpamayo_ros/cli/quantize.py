@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
     # imported here: --help should not wait for torch
     from ..model.hub import resolve, resolve_vlm
+    from ..quantization.scheme import default_recipe
     from ..runtime.quantize import REPORT, plan_job, quantize_checkpoint
 
     source = resolve(arguments.source)
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         job = plan_job(
             source,
             arguments.target,
-            arguments.recipe,
+            arguments.recipe or default_recipe(arguments.bits),
             arguments.bits,
             arguments.solver,
             arguments.device,
@@ -62,7 +63,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add('target', metavar='DST', type=Path, help='new folder')
     add('--bits', type=float, required=True, help='16, 8, 4, 2 or 1.58: of most layers')
-    add('--recipe', default='mixed', help='uniform, mixed (default) or mixed_expert4')
+    add(
+        '--recipe',
+        help='uniform, mixed, mixed_expert4 or mixed_attention4 (default: '
+        'the last at 2 bits, else mixed)',
+    )
     add('--solver', default='mse', help='mse (default), hqq, minmax or feedback')
     add('--importance', metavar='FILE', type=Path, help='input statistics that weigh errors')
     add('--device', default='cpu', help='cpu (default), cuda or cuda:N: where scales are fitted')

@@ -51,7 +51,7 @@ class NodeParameters:
         'Width of the weights; a plain checkpoint is quantized while it is loaded.',
         choices=BITS,
     )
-    recipe: str = parameter('', 'Recipe of the weights; empty: any, mixed for a plain one.')
+    recipe: str = parameter('', 'Recipe of the weights; empty: any, or that of alpamayo_quantize.')
     device: str = parameter('cuda', 'cuda, cuda:N or cpu.')
     output_frame: str = parameter('odometry', 'Frame of the path.', choices=FRAMES)
     on_invalid: str = parameter(

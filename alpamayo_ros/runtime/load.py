@@ -30,7 +30,7 @@ from ..model.config import AlpamayoConfig, load_config, read_json
 from ..quantization.linear import HostEmbedding, RowParts, join, replace_linears
 from ..quantization.matrix import quantize_matrix
 from ..quantization.record import PLAIN_BITS, check_asked, quantization_of
-from ..quantization.scheme import Rules, rule_of, rule_of_tensor, rules_of
+from ..quantization.scheme import Rules, default_recipe, rule_of, rule_of_tensor, rules_of
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 EMBEDDING = 'vlm.model.language_model.embed_tokens'
@@ -93,7 +93,7 @@ def plan_load(
     """Check a checkpoint folder and how it shall be loaded, in the checkpoint's dtype.
 
     bits and recipe: expected of a quantized checkpoint; a plain one is quantized to them while it
-    is loaded ('mixed' if no recipe is given, 16 bits alone are plain). host_embedding: the
+    is loaded (by default_recipe if none is given, 16 bits alone are plain). host_embedding: the
     embedding stays mapped from its file, as one larger than LARGEST_BYTES always does with few
     bits. Raises BadInput for a device that is absent, a config or tensors that do not fit.
     """
@@ -112,7 +112,7 @@ def plan_load(
     rebuilt = check_names(model, shapes, str(folder))
     on_the_fly = found is None and bits is not None and (bits != PLAIN_BITS or bool(recipe))
     if on_the_fly and bits is not None:
-        recipe = recipe or 'mixed'
+        recipe = recipe or default_recipe(bits)
         rules = rules_of(recipe, bits)
         replace_linears(model, rules)
     if rules:
