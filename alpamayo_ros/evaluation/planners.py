@@ -7,7 +7,6 @@ to come and so shows what the measure itself costs. Knows no metric and no file.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,7 +21,6 @@ from ..data_types import (
     SamplingOptions,
     seed_at,
 )
-from ..world.moments import Trace
 from ..world.reasons import sentence
 from ..world.simulation import Simulation
 from .scene import Look, Scene, as_they_are, contexts, truth
@@ -121,8 +119,6 @@ def driven_on(simulation: Simulation, until_s: float) -> Simulation:
     """The world with the expert at the wheel until then: a copy where it is not known so far."""
     if simulation.time_s >= until_s - 1e-9:
         return simulation
-    following = copy.copy(simulation)
-    trace = simulation.trace
-    following.trace = Trace(trace.route, trace.start_s, list(trace.steps))
+    following = simulation.branch(simulation.time_s)
     following.run(until_s)
     return following
