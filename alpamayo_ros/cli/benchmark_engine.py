@@ -139,7 +139,7 @@ def _measure_way(
         yield title, *engine_benchmark.attempt(measure)
     if not slow:
         yield 'work', roofline.work(model), ''
-        linears = partial(engine_benchmark.linear_layers, model, graphs=scene.input_ids.is_cuda)
+        linears = partial(engine_benchmark.linear_layers, model, graphs=scene.patches.is_pinned())
         yield 'linears', *engine_benchmark.attempt(linears)
 
 

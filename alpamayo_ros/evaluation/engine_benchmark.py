@@ -50,7 +50,7 @@ def measure(
     both. weights_gb: on the device, without a mapped embedding. largest_gb: the largest piece that
     the allocator took from a GPU. The last two and peak_gb are None on a CPU.
     """
-    device = scene.input_ids.device
+    device = model.action_space.accel_mean.device
     release_cached()
     cache = model.new_cache(1, PROMPT_TOKENS, samples, REASONING_TOKENS)
     weights_gb = device_bytes(model, device) / 1e9
@@ -120,7 +120,7 @@ class _Inference:
         self, model: AlpamayoR1, scene: Scene, cache: KVCache, samples: int, graphs: bool
     ) -> None:
         self.model, self.scene, self.cache = model, scene, cache
-        device = scene.input_ids.device
+        device = model.action_space.accel_mean.device
         self.tokens = torch.full((1, samples), 3, device=device)
         self.options = SamplingOptions(num_samples=samples, max_tokens=REASONING_TOKENS)
         start = model.config.traj_token_start_idx

@@ -53,7 +53,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """Inputs of the size that the release sees, random inside; patches wait on the host."""
+    """Inputs of the size that the release sees, random inside; they wait on the host."""
 
     input_ids: Tensor
     patches: Tensor
@@ -128,7 +128,7 @@ def make_scene(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> Scene
     patches = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     if device != 'cpu':
         patches = patches.pin_memory()
-    return Scene(torch.tensor([ids], device=device), patches, [GRID] * IMAGES)
+    return Scene(torch.tensor([ids]), patches, [GRID] * IMAGES)
 
 
 def _packed_weight(model: AlpamayoR1, name: str) -> PackedWeight | None:

@@ -126,20 +126,25 @@ class AlpamayoR1(nn.Module):
         The prompt goes through in chunks, so activations stay bounded; results do not change.
         read: a recorded form of the method of that name.
         """
-        read = read or self.read
+        read, device = read or self.read, cache.keys.device
         language = self.vlm.model.language_model
-        is_image = input_ids == self.config.image_token_id
+        # where everything goes is found out on the host, while the device still encodes images
+        is_image = input_ids.cpu() == self.config.image_token_id
         merge = self.config.vision.spatial_merge_size
         positions, rope_delta = prompt_positions(is_image, grids, merge)
+        input_ids, positions, rope_delta = (
+            _sent(x, device) for x in (input_ids, positions, rope_delta)
+        )
+        number = is_image.flatten().cumsum(0).view_as(is_image) - 1  # of each image token
         embeds, levels = vision
         hidden = torch.empty(0)
-        start_image = torch.cumsum(is_image.flatten(), 0).view_as(is_image)
         for start in range(0, input_ids.shape[1], chunk):
             part = slice(start, start + chunk)
+            own = is_image[:, part]
+            where = _sent(own.flatten().nonzero()[:, 0], device)
+            rows = _sent(number[:, part][own], device)
             x = language.embed_tokens(input_ids[:, part])
-            where = is_image[:, part]
-            rows = start_image[:, part][where] - 1  # which image token each position is
-            x[where] = embeds[rows].to(x.dtype)
+            x.flatten(0, 1).index_copy_(0, where, embeds[rows].to(x.dtype))
             added = (_placed(level[rows], where, x) for level in levels)  # one at a time
             hidden = read(x, positions[:, :, part], added, cache)
             cache.length += x.shape[1]
@@ -265,10 +270,17 @@ class AlpamayoR1(nn.Module):
 
 
 def _placed(features: Tensor, where: Tensor, like: Tensor) -> Tensor:
-    """Features (n, H) where bool (B, L) is true, zeros elsewhere, as `like` (B, L, H)."""
+    """Features (n, H) at rows `where` (n) of all the batch's, zeros elsewhere, as `like`."""
     placed = torch.zeros_like(like)
-    placed[where] = features.to(like.dtype)
+    placed.flatten(0, 1).index_copy_(0, where, features.to(like.dtype))
     return placed
+
+
+def _sent(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device, without waiting for what that still has to do."""
+    if device.type == 'cuda' and not x.is_cuda:
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
 
 
 def prompt_positions(
@@ -281,24 +293,23 @@ def prompt_positions(
     """
     scenes, length = is_image.shape
     positions = torch.empty(3, scenes, length, dtype=torch.int64)
-    deltas = torch.empty(scenes, dtype=torch.int64)
     remaining = iter(grids)
-    for scene, row in enumerate(is_image.tolist()):
-        at, i = 0, 0
-        while i < length:
-            if row[i]:
-                h, w = (n // merge for n in next(remaining))
-                image = torch.stack(
-                    torch.meshgrid(
-                        torch.tensor([0]), torch.arange(h), torch.arange(w), indexing='ij'
-                    )
-                ).flatten(1)
-                positions[:, scene, i : i + h * w] = image + at
-                i, at = i + h * w, at + max(h, w)
-            else:
-                positions[:, scene, i] = at
-                i, at = i + 1, at + 1
-        deltas[scene] = int(positions[:, scene].max()) + 1 - length
+    for scene, row in enumerate(is_image.cpu()):
+        images, at, end = row.nonzero()[:, 0].tolist(), 0, 0  # the next position, and its index
+        seen = 0
+        while seen < len(images):
+            h, w = (n // merge for n in next(remaining))
+            first = images[seen]
+            at += first - end
+            positions[:, scene, end:first] = torch.arange(at - (first - end), at)
+            places = torch.arange(h).repeat_interleave(w), torch.arange(w).repeat(h)
+            end, seen = first + h * w, seen + h * w
+            positions[0, scene, first:end] = at
+            for axis, place in enumerate(places, 1):
+                positions[axis, scene, first:end] = place + at
+            at += max(h, w)
+        positions[:, scene, end:] = torch.arange(at, at + length - end)
+    deltas = positions.amax((0, 2)) + 1 - length
     return positions.to(is_image.device), deltas.to(is_image.device)
 
 
