@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from alpamayo_ros.model.alpamayo import AlpamayoR1
+from alpamayo_ros.world.samples import FRAMES
 
 from .forward import Batch, Passes
 from .losses import losses
@@ -34,6 +35,21 @@ def plain_step(model: AlpamayoR1, settings: Settings, passes: Passes | None = No
         found = losses(model, batch, noise, t, passes)
         found.total(settings).backward()
         return torch.stack([found.language, found.flow, found.path]).detach()
+
+    return step
+
+
+def by_cameras(settings: Settings, common: Step, rare: Step, often: float) -> Step:
+    """One step for sets of cameras that at least a share `often` of the batches has, or another."""
+    total = sum(chosen['share'] for chosen in settings.cameras)
+    counts = {
+        len(chosen['indices']) * FRAMES
+        for chosen in settings.cameras
+        if chosen['share'] >= often * total
+    }
+
+    def step(batch: Batch, noise: Tensor, t: Tensor) -> Tensor:
+        return (common if batch.images.shape[1] in counts else rare)(batch, noise, t)
 
     return step
 
