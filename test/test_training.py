@@ -44,8 +44,8 @@ TINY = {
         'future_bins': 16, 'history_bins': 1000, 'flow_steps': 4,
     },
     'image': {'height': HEIGHT, 'width': WIDTH, 'min_pixels': 1024, 'max_pixels': 4096},
-    'data': {'seconds': 12.0, 'samples_per_drive': 3, 'drives_per_chunk': 2, 'kept_chunks': 2,
-             'passes': 2},
+    'data': {'seconds': 12.0, 'first_drive': 0, 'samples_per_drive': 3, 'drives_per_chunk': 2,
+             'kept_chunks': 2, 'passes': 2},
     'batch': 3, 'steps': 8, 'warmup': 2, 'learning_rate': 0.003, 'log_every': 2,
 }  # fmt: skip
 
@@ -302,6 +302,27 @@ def test_recorded_steps_give_the_losses_and_gradients_of_plain_ones(run, config)
             found.append((way(batch, *drawn).clone(), gradient.clone()))
         assert torch.allclose(found[0][0], found[1][0], rtol=1e-3)
         assert torch.cosine_similarity(found[0][1].float(), found[1][1].float(), 0) > 0.999
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_recorded_updates_change_the_weights_as_plain_ones(run, config):
+    trainer = Trainer(run, load_settings(config), 'cuda', workers=0)
+    ours = trainer.optimizer
+    start = ours.weights.clone()
+    random = torch.Generator('cuda').manual_seed(1)
+    gradients = torch.randn((4, *ours.gradient.shape), generator=random, device='cuda')
+    found = []
+    for recorded in (True, False):
+        for vector, value in ((ours.weights, start), (ours.first, 0), (ours.second, 0)):
+            vector.copy_(torch.as_tensor(value))
+        for step, gradient in enumerate(gradients):
+            ours.gradient.copy_(gradient)
+            if not recorded:
+                ours._norm = ours._recorded = None
+            ours.update(step)
+        found.append(ours.weights - start)
+    assert torch.allclose(*found, rtol=1e-3, atol=1e-6)
+    assert found[0].abs().mean() > 1e-4
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)

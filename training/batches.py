@@ -135,11 +135,11 @@ class Batches:
         per_chunk, count = settings.chunk_steps, settings.data['drives_per_chunk']
         kept = settings.data['kept_chunks']
         chunk, end = step // per_chunk, -(-settings.steps // per_chunk)
-        first = max(chunk - kept + 1, 0)
+        first, start = max(chunk - kept + 1, 0), settings.data['first_drive']
         loader = DataLoader(
             self._drives,
             batch_size=None,
-            sampler=range(first * count, end * count),
+            sampler=range(start + first * count, start + end * count),
             num_workers=self._workers,
             prefetch_factor=4 if self._workers else None,
         )

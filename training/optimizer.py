@@ -50,6 +50,10 @@ class Optimizer:
         shapes = [tuple(p.shape) for name, p in named if _is_hidden(name, p)]
         self._groups = [(len(list(same)), *shape) for shape, same in groupby(shapes)]
         self._hidden = sum(math.prod(group) for group in self._groups)
+        # learning rate and both corrections for the first steps, where a recording reads them
+        self._numbers = torch.zeros(3, device=self.weights.device)
+        self._recorded: torch.cuda.CUDAGraph | None = None
+        self._norm: Tensor | None = None
         start = 0
         for parameter in parameters:
             end = start + parameter.numel()
@@ -71,20 +75,43 @@ class Optimizer:
         if self._working is not self.weights:
             self._working.copy_(self.weights)
 
-    @torch.no_grad()
     def update(self, step: int) -> Tensor:
-        """One step with the gradients at hand, which are zero again afterwards; their norm."""
-        rate, gradient = self.learning_rate(step), self.gradient.to(torch.float32)
+        """One step with the gradients at hand, which are zero again afterwards; their norm.
+
+        On a GPU the second one is recorded: hundreds of small kernels otherwise wait for Python.
+        """
+        corrections = 1 - _BETA1 ** (step + 1), 1 - _BETA2 ** (step + 1)
+        numbers = torch.tensor([self.learning_rate(step), *corrections])
+        if not self._numbers.is_cuda:
+            self._numbers.copy_(numbers)
+            return self._update()
+        self._numbers.copy_(numbers.pin_memory(), non_blocking=True)
+        if self._recorded is not None:
+            self._recorded.replay()
+        elif self._norm is None:
+            self._norm = self._update()
+        else:
+            self._recorded = torch.cuda.CUDAGraph()
+            # another thread paints meanwhile: its calls must not break the recording
+            with torch.cuda.graph(self._recorded, capture_error_mode='thread_local'):
+                self._norm = self._update()
+            self._recorded.replay()
+        return self._norm
+
+    @torch.no_grad()
+    def _update(self) -> Tensor:
+        """One step; what changes from step to step is read from _numbers."""
+        rate, gradient = self._numbers[0], self.gradient.to(torch.float32)
         norm = gradient.norm()
         gradient.mul_((self.settings.clip / (norm + 1e-6)).clamp(max=1.0))
         self.weights[: self._matrices].mul_(1 - rate * self.settings.weight_decay)
         self._turn(rate, gradient[: self._hidden])
-        self._scale(rate, gradient[self._hidden :], step)
+        self._scale(rate, gradient[self._hidden :])
         self.gradient.zero_()
         self.spread()
         return norm
 
-    def _turn(self, rate: float, gradient: Tensor) -> None:
+    def _turn(self, rate: Tensor, gradient: Tensor) -> None:
         """Muon, with Nesterov's momentum; the gradient is used up."""
         first = self.first[: self._hidden]
         momentum = first.to(torch.float32).lerp_(gradient, 1 - _MOMENTUM)
@@ -92,17 +119,17 @@ class Optimizer:
         ahead = gradient.lerp_(momentum, _MOMENTUM)
         for weights, step in zip(self._split(self.weights), self._split(ahead), strict=True):
             length = _STEP_RMS * max(step.shape[1:]) ** 0.5
-            weights.add_(orthogonal(step), alpha=-rate * length)
+            weights.sub_(orthogonal(step) * (rate * length))
 
-    def _scale(self, rate: float, gradient: Tensor, step: int) -> None:
+    def _scale(self, rate: Tensor, gradient: Tensor) -> None:
         """AdamW for what is behind the hidden matrices."""
         behind = slice(self._hidden, None)
         first = self.first[behind].to(torch.float32).lerp_(gradient, 1 - _BETA1)
         second = self.second[behind].to(torch.float32).lerp_(gradient.square(), 1 - _BETA2)
         self.first[behind].copy_(first)
         self.second[behind].copy_(second)
-        root = second.div_(1 - _BETA2 ** (step + 1)).sqrt_().add_(_EPS)
-        self.weights[behind].addcdiv_(first, root, value=-rate / (1 - _BETA1 ** (step + 1)))
+        root = second.div_(self._numbers[2]).sqrt_().add_(_EPS)
+        self.weights[behind].sub_(first.div_(root).mul_(rate / self._numbers[1]))
 
     def _split(self, vector: Tensor) -> Iterator[Tensor]:
         """Views (n, rows, columns) of the hidden matrices, n of one shape."""

@@ -40,7 +40,7 @@ def plain_step(model: AlpamayoR1, settings: Settings, passes: Passes | None = No
 
 
 def by_cameras(settings: Settings, common: Step, rare: Step, often: float) -> Step:
-    """One step for sets of cameras that at least a share `often` of the batches has, or another."""
+    """One step for sets of cameras that a share `often` of the batches has, another for others."""
     total = sum(chosen['share'] for chosen in settings.cameras)
     counts = {
         len(chosen['indices']) * FRAMES
