@@ -83,14 +83,16 @@ def test_a_disturbed_drive_shows_how_to_find_back():
 
 
 def test_a_displaced_sample_has_the_same_history_and_shows_how_to_find_back(drive):
-    """Only the pictures can tell: what the ego did up to t0 is equal in its own frame."""
-    rng, road, aside = np.random.default_rng(0), drive.route.road, []
+    """Only pictures tell where: up to t0 the ego did the same in its own frame, but for a pace."""
+    rng, road, aside, ahead = np.random.default_rng(0), drive.route.road, [], []
     for t0 in sample_times(drive.expert, 0.5):
         moved = displaced(drive.driven, t0, rng)
         there, here = (
             sample(trace, t0, np.random.default_rng(0)) for trace in (moved.trace, drive.expert)
         )
-        assert there.history_xyz == pytest.approx(here.history_xyz, abs=1e-5)
+        pace = there.history_xyz[0, 0] / min(here.history_xyz[0, 0], -1e-6)
+        assert 0.7 < pace < 1.4 or here.history_xyz[0, 0] > -0.1
+        assert there.history_xyz == pytest.approx(pace * here.history_xyz, abs=1e-4)
         assert there.history_rot == pytest.approx(here.history_rot, abs=1e-6)
         assert not moved.off_lane(moved.trace.ego(t0))
         egos = [moved.trace.ego(t0 + later_s) for later_s in (0.0, 5.0)]
@@ -98,7 +100,9 @@ def test_a_displaced_sample_has_the_same_history_and_shows_how_to_find_back(driv
             road.locate(e.x_m, e.y_m, e.s_m)[1] - moved.plan.path_at(e.s_m)[0] for e in egos
         ]
         aside.append(np.abs(offsets))
+        ahead.append(egos[0].s_m - drive.expert.ego(t0).s_m)
     aside = np.array(aside)
+    assert min(ahead) < -0.5 and max(ahead) > 0.5
     assert 0.3 < (aside[:, 0] > 0.05).mean() < 0.7
     assert aside[:, 0].max() > 0.4 and aside[:, 1].mean() < 0.3 * aside[:, 0].mean()
 

@@ -22,7 +22,7 @@ from .vision import CHUNK_IMAGES, VisionTower
 
 Generators = torch.Generator | Sequence[torch.Generator]
 Read = Callable[[Tensor, Tensor, Iterable[Tensor], KVCache], Tensor]
-PREFILL_CHUNK = 1536  # tokens; bounds the MLP activations, and how often weights are unpacked
+PREFILL_CHUNK = 1024  # tokens; bounds the MLP activations, and how often weights are unpacked
 
 
 class VisionLanguageBody(nn.Module):

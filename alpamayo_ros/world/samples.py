@@ -2,8 +2,8 @@
 
 Every other training drive is disturbed: now and then the expert is pushed about for a while, as a
 planner's own errors would, and then shows how to find back. Most samples are displaced beside
-that: their history is moved as a whole, so that only the pictures tell where the lane is. Knows no
-model, no tokens and no pictures.
+that: their history is moved as a whole, so that only the pictures tell where the lane is and how
+far away what stands ahead. Knows no model, no tokens and no pictures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .moments import STEP_S, Moment, Trace
 from .reasons import sentence
 from .road import Array
 from .scenario import Scenario
-from .simulation import MARGIN_S, Simulation
+from .simulation import MARGIN_S, Displacement, Simulation
 
 GRID_S = 0.1
 HISTORY, FUTURE, FRAMES = 16, 64, 4
@@ -27,11 +27,13 @@ _BACK_S = (HISTORY - 1) * GRID_S
 _PUSHED_S, _EACH_S = 3.0, 0.5  # a push lasts so long, in pieces of one strength each
 _BACK_FOR_S = 1.6  # how long after a push one can learn from finding back
 _PUSHES_MPS2 = (0.6, 0.9)  # deviations of the acceleration, along and across
+_STARTS, _START_MPS2 = 0.4, 2.0  # share of pieces in which a standing ego is pushed, and how
 _SHARPEST = 0.02  # 1/m, of a push at low speed
 _ASIDE_M = 0.7  # where a push ends early: a lane leaves a car 0.8 m
 _DISPLACED = 0.6  # share of samples
 _TRIES = 4  # at a displacement that stays in the lane
-_BESIDE_M, _TURNED_RAD = 0.35, 0.04  # of a displacement: deviation, and mean of what is turned
+# Of a displacement: deviations, but for the mean of what is turned.
+_BESIDE_M, _AHEAD_M, _TURNED_RAD, _FASTER = 0.35, 1.0, 0.04, 0.06
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,18 @@ def training_drive(scenario: Scenario) -> tuple[Simulation, tuple[float, ...]]:
 
 
 def _push(simulation: Simulation, rng: np.random.Generator) -> None:
-    """Disturb the expert for _PUSHED_S."""
+    """Disturb the expert for _PUSHED_S; where it stands it may start, and see that it must not."""
     for _ in range(round(_PUSHED_S / _EACH_S)):
         along, across = rng.normal(0.0, _PUSHES_MPS2).tolist()
+        starts = rng.random() < _STARTS
         for _ in range(round(_EACH_S / STEP_S)):
             speed = simulation.trace.steps[-1].ego.speed_mps
             bend = across / max(speed, 1.0) ** 2
             bend = max(-_SHARPEST, min(_SHARPEST, bend))
             outwards = simulation.aside_m() * bend > 0.0
-            if speed < 0.3 or (outwards and abs(simulation.aside_m()) > _ASIDE_M):
+            if speed < 0.3:
+                simulation.step(push=(_START_MPS2 if starts else 0.0, 0.0))
+            elif outwards and abs(simulation.aside_m()) > _ASIDE_M:
                 simulation.step()
             else:
                 simulation.step(push=(along, bend))
@@ -93,16 +98,21 @@ def _push(simulation: Simulation, rng: np.random.Generator) -> None:
 def displaced(simulation: Simulation, t0_s: float, rng: np.random.Generator) -> Simulation:
     """A copy that ends behind the future of t0, its ego beside where it was, up to t0 and after.
 
-    What the ego did up to t0 is moved and turned as a whole, about its pose at t0, which stays
-    within its lane; from there on the expert drives. Some samples stay as they are.
+    What the ego did up to t0 is moved, turned and made faster or slower as a whole, about its pose
+    at t0, which stays within its lane; from there on the expert drives. Some samples stay as they
+    are.
     """
     following = simulation.branch(t0_s)
     if rng.random() < _DISPLACED:
         for _ in range(_TRIES):
-            beside_m = float(rng.normal(0.0, _BESIDE_M))
-            turned_rad = float(rng.laplace(0.0, _TURNED_RAD))  # now and then by a lot
+            displacement = Displacement(
+                beside_m=float(rng.normal(0.0, _BESIDE_M)),
+                ahead_m=float(rng.normal(0.0, _AHEAD_M)),
+                turned_rad=float(rng.laplace(0.0, _TURNED_RAD)),  # now and then by a lot
+                faster=float(rng.lognormal(0.0, _FASTER)),
+            )
             moved = simulation.branch(t0_s)
-            moved.displace(beside_m, turned_rad, _BACK_S + STEP_S)
+            moved.displace(displacement, _BACK_S + STEP_S)
             ego = moved.trace.steps[-1].ego
             if not moved.off_lane(ego) and not moved.collides(ego, moved.time_s):
                 following = moved

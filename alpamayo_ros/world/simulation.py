@@ -33,6 +33,7 @@ PARKED_COLOURS, LEAD_COLOUR, ONCOMING_COLOURS = (0, 1, 2, 3, 4), 5, (6, 7, 8, 9)
 _SEEN_M = {'lead': 75.0, 'red_light': 75.0, 'pedestrian': 65.0}  # from where cameras show it
 _HARD_STOP_MPS2 = 2.4  # nobody stops harder than this for an amber light
 _NEAR_M = 300.0
+_OVER_M, _CREPT_OVER_M, _CREEPING_MPS = 1.0, 2.5, 2.0
 _BODY_TOLERANCE_M = 0.3  # by which a body may stand over the lines of its lane
 
 
@@ -49,6 +50,18 @@ class Traffic:
     lead_factor: float
     ego_factor: float
     oncoming_s: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """Where the ego's past is moved to: to the left and along its lane, turned about where the ego
+    is, and driven so much faster.
+    """
+
+    beside_m: float = 0.0
+    ahead_m: float = 0.0
+    turned_rad: float = 0.0
+    faster: float = 1.0
 
 
 class Simulation:
@@ -102,22 +115,31 @@ class Simulation:
         other.trace = Trace(trace.route, trace.start_s, trace.steps[:count])
         return other
 
-    def displace(self, beside_m: float, turned_rad: float, seconds: float) -> None:
-        """Move the ego's last seconds as a whole: to the left, and about where it is."""
+    def displace(self, moved: Displacement, seconds: float) -> None:
+        """Move the ego's last seconds as a whole, as if it had always driven there."""
         steps = self.trace.steps
         now = steps[-1].ego
         yaw = self.route.road.at(now.s_m)[2]
-        x, y = now.x_m - beside_m * math.sin(yaw), now.y_m + beside_m * math.cos(yaw)
-        cos, sin = math.cos(turned_rad), math.sin(turned_rad)
+        cos, sin = math.cos(yaw), math.sin(yaw)
+        x = now.x_m + cos * moved.ahead_m - sin * moved.beside_m
+        y = now.y_m + sin * moved.ahead_m + cos * moved.beside_m
+        cos, sin = math.cos(moved.turned_rad), math.sin(moved.turned_rad)
         for i in range(max(len(steps) - 1 - round(seconds / STEP_S), 0), len(steps)):
             ego = steps[i].ego
-            east, north = ego.x_m - now.x_m, ego.y_m - now.y_m
+            east, north = moved.faster * (ego.x_m - now.x_m), moved.faster * (ego.y_m - now.y_m)
             there = x + cos * east - sin * north, y + sin * east + cos * north
             s, _, _ = self.route.road.locate(*there, ego.s_m)
-            moved = replace(
-                ego, s_m=s, x_m=there[0], y_m=there[1], yaw_rad=ego.yaw_rad + turned_rad
+            state = replace(
+                ego,
+                s_m=s,
+                x_m=there[0],
+                y_m=there[1],
+                yaw_rad=ego.yaw_rad + moved.turned_rad,
+                speed_mps=moved.faster * ego.speed_mps,
+                acceleration_mps2=moved.faster * ego.acceleration_mps2,
+                curvature=ego.curvature / moved.faster,
             )
-            steps[i] = replace(steps[i], ego=moved)
+            steps[i] = replace(steps[i], ego=state)
 
     def aside_m(self) -> float:
         """How far the ego is left of the path that the expert wants."""
@@ -192,17 +214,17 @@ class Simulation:
 
     def _lines(self, now: Step, s: float, speed: float, t_s: float) -> list[Ahead]:
         """Lines at which a vehicle whose rear axle is at s has to stop."""
-        front = s + CAR_FRONT_M
+        front, over = s + CAR_FRONT_M, _over(speed)
         found = []
         for light in self.route.lights:
             gap = light.stop_m - front
-            if not -1.0 < gap < _SEEN_M['red_light'] or light.phase(t_s)[0] == 'green':
+            if not -over < gap < _SEEN_M['red_light'] or light.phase(t_s)[0] == 'green':
                 continue
             if light.phase(t_s)[0] != 'amber' or speed**2 < 2 * _HARD_STOP_MPS2 * max(gap, 0.0):
                 found.append(Ahead('red_light', gap))
         for crossing, walked in zip(self.route.crossings, now.walked_m, strict=True):
             gap = crossing.stop_m - front
-            if -1.0 < gap < _SEEN_M['pedestrian'] and not _cleared(crossing, walked):
+            if -over < gap < _SEEN_M['pedestrian'] and not _cleared(crossing, walked):
                 found.append(Ahead('pedestrian', gap))
         return found
 
@@ -278,5 +300,11 @@ def _stands_before(crossing: Crossing, vehicles: list[tuple[float, float]]) -> b
     if crossing.side == 0:
         return False
     return any(
-        -1.0 < crossing.stop_m - s - CAR_FRONT_M < 4.0 and speed < 0.8 for s, speed in vehicles
+        -_over(speed) < crossing.stop_m - s - CAR_FRONT_M < 4.0 and speed < 0.8
+        for s, speed in vehicles
     )
+
+
+def _over(speed: float) -> float:
+    """How far a vehicle may be over a line and still stop for it: more where it came creeping."""
+    return _CREPT_OVER_M if speed < _CREEPING_MPS else _OVER_M
