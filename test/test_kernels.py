@@ -1,6 +1,7 @@
 """Packed linear layers: every path, width and odd shape against the matrix in float64."""
 
 import itertools
+import os
 import subprocess
 import sys
 
@@ -167,7 +168,9 @@ def test_kernels_in_the_interpreter(dtype):
     """In a process of its own: the interpreter is chosen when triton is imported."""
     pytest.importorskip('triton', reason='triton is not installed')
     code = f"import test_kernels as t; t.check_paths({dtype!r}, 'cpu')"
-    environment = {'TRITON_INTERPRET': '1', 'PYTHONPATH': ':'.join(['test', *sys.path])}
+    environment = {
+        **os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': ':'.join(['test', *sys.path]),
+    }  # fmt: skip
     done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
 
