@@ -42,12 +42,12 @@ def card(runs: Sequence[tuple[Settings, Sequence[Row]]], parameters: int) -> dic
 def _run(settings: Settings, rows: Sequence[Row]) -> dict[str, Any]:
     step, last = rows[-1]['step'], rows[-10:]
     chunks = -(-step // settings.chunk_steps)
-    drives = chunks * settings.data['drives_per_chunk']
+    drives, first = chunks * settings.data['drives_per_chunk'], settings.data['first_drive']
     return {
         'data': {
             'split': 'train',
             'drives': drives,
-            'seeds': [0, drives - 1],
+            'seeds': [first, first + drives - 1],
             'samples': drives * settings.data['samples_per_drive'],
         },
         'steps': step,

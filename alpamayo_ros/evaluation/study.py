@@ -63,7 +63,7 @@ class Settings:
     ablations: bool = True
     latencies_s: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0, 2.0, 5.0])
     closed_drives: int | None = None
-    closed_samples: int = 1
+    closed_samples: int = 6
     expired_path: str = 'drop'
     on_invalid: str = 'stop'
     batch: int = 16

@@ -140,10 +140,12 @@ class AlpamayoR1(nn.Module):
         hidden = torch.empty(0)
         for start in range(0, input_ids.shape[1], chunk):
             part = slice(start, start + chunk)
-            own = is_image[:, part]
-            where = _sent(own.flatten().nonzero()[:, 0], device)
+            own, ids = is_image[:, part], input_ids[:, part]
+            where, text = (_sent(x.flatten().nonzero()[:, 0], device) for x in (own, ~own))
             rows = _sent(number[:, part][own], device)
-            x = language.embed_tokens(input_ids[:, part])
+            said = language.embed_tokens(ids.flatten()[text])  # images are most of a prompt
+            x = said.new_empty(*ids.shape, said.shape[-1])
+            x.flatten(0, 1).index_copy_(0, text, said)
             x.flatten(0, 1).index_copy_(0, where, embeds[rows].to(x.dtype))
             added = (_placed(level[rows], where, x) for level in levels)  # one at a time
             hidden = read(x, positions[:, :, part], added, cache)
