@@ -45,3 +45,49 @@ def test_the_figures_are_those_of_the_checkpoint_that_ships(root, table):
         if row['kind'] == 'reference'
     }
     assert hashes == {card['sha256']}
+
+
+SPEED = '| case | vision | prefill | token | flow step | end to end | weights | peak |'
+ORIN = (
+    '| Orin Nano 8 GB, 2 bits mixed | vision | prefill | token | flow step | one inference '
+    '| with kept images |'
+)
+STAGES = {
+    'vision': 1, 'prefill': 1, 'token': 2, 'flow_step': 2, 'end_to_end': 1,
+    'weights_gb': 3, 'peak_gb': 3,
+}  # fmt: skip
+
+
+def cells_below(root, heading):
+    """Cells of the rows of a table of the README."""
+    lines = (root / 'README.md').read_text(encoding='utf-8').splitlines()
+    for line in lines[lines.index(heading) + 2 :]:
+        if not line.startswith('|'):
+            return
+        yield [cell.strip() for cell in line.strip('|').split('|')]
+
+
+def measured_on_the_h200(root, name):
+    text = (root / f'docs/results/nvidia-h200-2-bits-{name}.json').read_text(encoding='utf-8')
+    return json.loads(text)
+
+
+def test_how_fast_it_is_is_what_was_measured(root):
+    found = {name: cells for name, *cells in cells_below(root, SPEED)}
+    assert len(found) == 9
+    for name, cells in found.items():
+        way, _, case = name.rpartition(', ')
+        way, _, where = way.partition(', ')
+        file = 'mixed_attention4' if way.endswith('attention4') else 'mixed'
+        file += '-host-embedding' if where else ''
+        figures = measured_on_the_h200(root, file)[way][case]
+        assert cells == [f'{figures[stage]:.{digits}f}' for stage, digits in STAGES.items()], name
+
+
+def test_what_is_said_of_an_orin_is_what_was_estimated(root):
+    orin = measured_on_the_h200(root, 'mixed')['orin']
+    found = {power: cells for power, *cells in cells_below(root, ORIN)}
+    assert list(found) == ['15 W', '25 W']
+    keys = ('vision', 'prefill', 'token', 'flow_step', 'in_all', 'repeated')
+    for power, cells in found.items():
+        assert cells == [f'{orin[f"Orin Nano 8 GB, {power}"][key]:.0f}' for key in keys]

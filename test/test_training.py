@@ -242,7 +242,7 @@ def found_by(step, model, batch, drawn):
 
 
 @pytest.mark.parametrize('traced', [False, True], ids=['eager', 'traced'])
-def test_the_step_for_cpus_equals_the_plain_one(parts, monkeypatch, traced):
+def test_the_compiled_step_equals_the_plain_one(parts, monkeypatch, traced):
     """Cameras change from step to step, markers stand at different places.
 
     Traced: one graph serves all layers of a shape.
