@@ -1,4 +1,4 @@
-"""Losses and gradients compiled: for a GPU, and for a CPU that multiplies bfloat16 by itself (AMX).
+"""Losses and gradients compiled: for a GPU, and for a CPU that multiplies bfloat16 itself (AMX).
 
 Most of an eager step goes by between the matrix products. Here a vision block and a decoder layer
 are functions that torch.compile makes kernels or loops of, for each set of cameras anew (a minute

@@ -21,9 +21,9 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 try:
-    from rclpy.event_handler import PublisherEventCallbacks
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 except ImportError:  # Humble
-    from rclpy.qos_event import PublisherEventCallbacks
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 from ..errors import BadInput
 from ..rig import CameraRig, load_rig
@@ -96,6 +96,8 @@ class AlpamayoNode(Node):
                 topic,
                 partial(self.pipeline.receive, name),
                 QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT),
+                # as with the outputs; what asks for so little fits every publisher
+                event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
             self.pipeline.monitors[name].topic = self.resolve_topic_name(topic)
