@@ -35,7 +35,9 @@ IMPORTS = {
     'rclpy.clock.Clock': 'clock_type',
     'rclpy.clock.ClockType': '',
     'rclpy.event_handler.PublisherEventCallbacks': 'use_default_callbacks',  # of Jazzy
+    'rclpy.event_handler.SubscriptionEventCallbacks': 'use_default_callbacks',
     'rclpy.qos_event.PublisherEventCallbacks': 'use_default_callbacks',  # the same in Humble
+    'rclpy.qos_event.SubscriptionEventCallbacks': 'use_default_callbacks',
     'rclpy.exceptions.ParameterException': '',
     'rclpy.executors.ExternalShutdownException': '',
     'rclpy.executors.SingleThreadedExecutor': 'context',

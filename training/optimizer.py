@@ -86,16 +86,15 @@ class Optimizer:
             self._numbers.copy_(numbers)
             return self._update()
         self._numbers.copy_(numbers.pin_memory(), non_blocking=True)
-        if self._recorded is not None:
-            self._recorded.replay()
-        elif self._norm is None:
+        if self._norm is None:  # kernels are compiled and workspaces allocated
             self._norm = self._update()
-        else:
+            return self._norm
+        if self._recorded is None:
             self._recorded = torch.cuda.CUDAGraph()
             # another thread paints meanwhile: its calls must not break the recording
             with torch.cuda.graph(self._recorded, capture_error_mode='thread_local'):
                 self._norm = self._update()
-            self._recorded.replay()
+        self._recorded.replay()
         return self._norm
 
     @torch.no_grad()
