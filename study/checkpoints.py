@@ -52,11 +52,11 @@ class Variant:
 
 
 def variants() -> Iterator[Variant]:
-    """All rows: the plain one, then from many bits to few; what is taught has 2 bits or less."""
+    """All rows: the plain one, then from many bits to few; what is taught has 4 bits or less."""
     yield Variant()
     for bits in (bits for bits, scheme in SCHEMES.items() if scheme.levels):
         for recipe in RECIPES:
-            for method in (*SOLVED, *(TAUGHT if bits <= 2 else ())):
+            for method in (*SOLVED, *(TAUGHT if bits <= 4 else ())):
                 yield Variant(bits, recipe, method)
 
 

@@ -68,7 +68,8 @@ def _groups(found: Mapping[str, Any]) -> Iterator[str]:
     recipe, measured = found['recipe'], found['sensitivity']
     widths = list(next(iter(measured.values())))
     yield (
-        f'One group of layers at few bits, the rest at 16 (error feedback, held-out scenes): '
+        f'One group of layers at few bits, the rest at 16 (error feedback, held-out scenes, '
+        f'checkpoint `{found["checkpoint_sha256"][:12]}`): '
         f'velocity error / KL. The last column is what a budget of {found["budget_bits"]:g} bits '
         f'per weight of the full size buys: {recipe["full_size_bits"]:.2f} bits, velocity error '
         f'{recipe["velocity_error"]:.3f}, KL {recipe["kl"]:.4f}.'

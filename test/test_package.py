@@ -1,7 +1,6 @@
 """What is imported is declared, every command answers --help, and a wheel carries the rigs."""
 
 from importlib.metadata import entry_points, requires, version
-import json
 import os
 import re
 import subprocess
@@ -12,7 +11,6 @@ import zipfile
 import pytest
 from source_imports import third_party
 
-from alpamayo_ros.cli.benchmark_engine import STAGES
 from alpamayo_ros.ros.outputs import OUTPUTS
 from alpamayo_ros.ros.parameters import markdown_table
 
@@ -121,16 +119,6 @@ def test_the_readme_lists_topics_services_and_parameters_of_the_node(root):
     services = re.findall(r"create_service\(\w+, '~/(\w+)'", node)
     assert [name for name, _, _ in rows if '/' not in name] == services
     assert f'\n{markdown_table()}\n' in section
-
-
-def test_the_speeds_of_the_readme_are_those_that_were_measured(root):
-    readme = (root / 'README.md').read_text(encoding='utf-8')
-    section = readme.split('\n## Speed\n', 1)[1].split('\n## ', 1)[0]
-    measured = json.loads((root / 'docs/results/nvidia-h200-2-bits-mixed.json').read_text())
-    rows = re.findall(r'^\| ([^,|]+), (\w+ K=\d) \|(.*)\|$', section, flags=re.M)
-    assert len(rows) == 5
-    for way, case, cells in rows:
-        assert [float(x) for x in cells.split('|')] == [measured[way][case][x] for x in STAGES]
 
 
 @pytest.mark.parametrize('name', COMMANDS)

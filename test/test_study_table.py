@@ -194,7 +194,7 @@ def test_page_shows_the_figures_between_its_marks(tmp_path):
              'loop': loop}  # fmt: skip
     own = {'velocity_error': 0.1, 'kl': 0.02, 'harm': 0.1}
     found = {
-        'budget_bits': 3.0, 'sensitivity': {'head': {'2': own}},
+        'checkpoint_sha256': 'cd' * 32, 'budget_bits': 3.0, 'sensitivity': {'head': {'2': own}},
         'recipe': {'full_size_bits': 2.99, 'widths': {'head': 4.0}} | own,
     }  # fmt: skip
     for name, content in (('table', {'made_from': about, 'rows': {'x': row}}), ('found', found)):
@@ -208,7 +208,7 @@ def test_page_shows_the_figures_between_its_marks(tmp_path):
     assert text.startswith('Before.') and text.endswith('Behind.\n') and 'old' not in text
     shown = '| 2.79 | 4.40 | 0.334 | 0.0123 | 0.234 | 0.500 (0.250 to 0.750) | unknown | 50.0 |'
     assert shown in text
-    assert '| head | 0.100 / 0.0200 | 4 |' in text
+    assert '| head | 0.100 / 0.0200 | 4 |' in text and 'checkpoint `cdcdcdcdcdcd`' in text
     assert page.main(command) == 0
     assert document.read_text() == text
     document.write_text('no marks')
