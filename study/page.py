@@ -6,7 +6,7 @@ The prose around them is written by hand. Knows no tensors.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 import sys
 from typing import Any
@@ -17,8 +17,9 @@ from alpamayo_ros.evaluation.record import write_whole
 from alpamayo_ros.model.config import read_json
 
 DOCUMENT = Path('docs/two-bit-study.md')
-TABLE = Path('docs/results/small-study.json')
-SENSITIVITY = Path('docs/results/small-sensitivity.json')
+RESULTS = Path('docs/results')
+TABLES = (RESULTS / 'small-study.json', RESULTS / 'small-study-cpu.json')
+SENSITIVITY = RESULTS / 'small-sensitivity.json'
 _UNKNOWN = 'Groups of layers have not been quantized alone on this checkpoint yet.'
 BEGIN, END = '<!-- figures: python -m study.page -->', '<!-- end of figures -->'
 _COLUMNS = (
@@ -27,10 +28,13 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def render(table: Mapping[str, Any], sensitivity: Mapping[str, Any] | None) -> str:
-    """Both tables, the second where it is known, and what they were made from."""
-    groups = [_UNKNOWN] if sensitivity is None else _groups(sensitivity)
-    return '\n'.join([*_made_from(table['made_from']), '', *_rows(table), '', *groups, ''])
+def render(tables: Iterable[Mapping[str, Any]], sensitivity: Mapping[str, Any] | None) -> str:
+    """All tables, the last where it is known, and what they were made from."""
+    lines: list[str] = []
+    for table in tables:
+        lines += [*_made_from(table['made_from']), '', *_rows(table), '']
+    lines += [_UNKNOWN] if sensitivity is None else _groups(sensitivity)
+    return '\n'.join([*lines, ''])
 
 
 def insert(document: str, figures: str, where: Path) -> str:
@@ -102,12 +106,12 @@ def main(argv: list[str] | None = None) -> int:
     """Put the figures of the study into its document."""
     parser = argparse.ArgumentParser(description=main.__doc__, prog='python -m study.page')
     parser.add_argument('document', type=Path, nargs='?', default=DOCUMENT)
-    parser.add_argument('--table', type=Path, default=TABLE)
+    parser.add_argument('--tables', type=Path, nargs='+', default=TABLES)
     parser.add_argument('--sensitivity', type=Path, default=SENSITIVITY)
     arguments = parser.parse_args(argv)
     known = arguments.sensitivity.is_file()
     sensitivity = read_json(arguments.sensitivity) if known else None
-    figures = render(read_json(arguments.table), sensitivity)
+    figures = render(map(read_json, arguments.tables), sensitivity)
     try:
         document = arguments.document.read_text(encoding='utf-8')
     except OSError as error:

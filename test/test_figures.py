@@ -46,6 +46,9 @@ def test_the_figures_are_those_of_the_checkpoint_that_ships(root, table):
         for row in table['rows']
         if row['kind'] == 'reference'
     }
+    for name in ('small-study', 'small-study-cpu'):
+        study = json.loads((root / f'docs/results/{name}.json').read_text(encoding='utf-8'))
+        hashes.add(study['made_from']['checkpoint_sha256'])
     assert hashes == {card['sha256']}
 
 

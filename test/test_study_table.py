@@ -201,13 +201,13 @@ def test_page_shows_the_figures_between_its_marks(tmp_path):
         (tmp_path / name).write_text(json.dumps(content))
     document = tmp_path / 'study.md'
     document.write_text(f'Before.\n\n{page.BEGIN}\nold\n{page.END}\n\nBehind.\n')
-    command = [str(document), '--table', str(tmp_path / 'table')]
+    command = [str(document), '--tables', *2 * [str(tmp_path / 'table')]]
     command += ['--sensitivity', str(tmp_path / 'found')]
     assert page.main(command) == 0
     text = document.read_text()
     assert text.startswith('Before.') and text.endswith('Behind.\n') and 'old' not in text
     shown = '| 2.79 | 4.40 | 0.334 | 0.0123 | 0.234 | 0.500 (0.250 to 0.750) | unknown | 50.0 |'
-    assert shown in text
+    assert text.count(shown) == 2
     assert '| head | 0.100 / 0.0200 | 4 |' in text and 'checkpoint `cdcdcdcdcdcd`' in text
     assert page.main(command) == 0
     assert document.read_text() == text
