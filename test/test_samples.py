@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace
-from alpamayo_ros.world import reasons
+from alpamayo_ros.world import reasons, samples
 from alpamayo_ros.world.samples import (
     chosen,
     displaced,
@@ -15,6 +15,7 @@ from alpamayo_ros.world.samples import (
     training_drive,
 )
 from alpamayo_ros.world.scenario import make_scenario
+from alpamayo_ros.world.simulation import Displacement
 
 
 @pytest.fixture(scope='module')
@@ -105,6 +106,34 @@ def test_a_displaced_sample_has_the_same_history_and_shows_how_to_find_back(driv
     assert min(ahead) < -0.5 and max(ahead) > 0.5
     assert 0.3 < (aside[:, 0] > 0.05).mean() < 0.7
     assert aside[:, 0].max() > 0.4 and aside[:, 1].mean() < 0.3 * aside[:, 0].mean()
+
+
+@pytest.fixture
+def waiting():
+    """The expert stands for a pedestrian, who needs three seconds more."""
+    return make_scenario('validation', 25, 30.0).driven.branch(8.0)
+
+
+def test_who_came_to_stand_over_the_line_still_waits(waiting):
+    line = waiting.trace.steps[-1].ego
+    waiting.displace(Displacement(ahead_m=1.5), 1.5)
+    waiting.run(11.0)
+    there = waiting.trace.steps[-1].ego
+    assert (there.s_m - line.s_m, there.speed_mps) == (pytest.approx(1.5), 0.0)
+    waiting.run(16.0)
+    times = np.arange(8.0, 16.0, 0.1)
+    assert waiting.trace.steps[-1].ego.s_m > line.s_m + 10.0
+    assert not any(waiting.collides(waiting.trace.ego(t_s), t_s) for t_s in times)
+
+
+def test_a_push_lets_who_stands_start_and_see_that_it_must_not(waiting):
+    start = waiting.trace.steps[-1].ego
+    samples._push(waiting, np.random.default_rng(0))
+    waiting.run(waiting.time_s + 0.5)
+    speeds = [step.ego.speed_mps for step in waiting.trace.steps]
+    assert max(speeds[-80:]) > 0.3 and speeds[-1] == 0.0
+    assert 0.2 < waiting.trace.steps[-1].ego.s_m - start.s_m < 2.5
+    assert waiting.trace.cause(waiting.time_s) == 'pedestrian'
 
 
 def test_every_other_drive_is_the_undisturbed_expert():

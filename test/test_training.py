@@ -28,7 +28,7 @@ from training.losses import draws, flow_times, losses
 from training.optimizer import Optimizer
 from training.settings import load_settings
 from training.state import FILE_BYTES, TOTAL_BYTES, load_state, save_state
-from training.step import plain_step, recorded_step
+from training.step import by_cameras, plain_step, recorded_step
 from training.train import DEFAULT, Trainer, main, new_run
 
 HEIGHT, WIDTH = 32, 64
@@ -272,6 +272,37 @@ def test_the_compiled_step_equals_the_plain_one(parts, monkeypatch, traced):
     # two sets of cameras: the pictures' embedding, a block, two mergers, layers of two decoders
     assert len(graphs) == (2 * (1 + 1 + 2 + 2) if traced else 0)
     torch.compiler.reset()
+
+
+def test_a_run_may_begin_with_another_drive(parts):
+    """The first chunk of a run from drive 2 on is what comes second in one from drive 0 on."""
+    all_cameras = ({'indices': [0, 1, 2, 6], 'share': 1.0},)
+
+    def actions(first_drive, step):
+        data = parts[0].data | {'first_drive': first_drive, 'kept_chunks': 1}
+        batch = next(batches(parts, data=data, cameras=all_cameras).since(step))
+        return {tuple(own.flatten().tolist()) for own in batch.actions}
+
+    assert parts[0].data['drives_per_chunk'] == 2
+    there = {
+        tuple(own.flatten().tolist()) for number in (2, 3) for own in parts[3][number].actions
+    }
+    assert actions(2, 0) <= there and actions(0, parts[0].chunk_steps) <= there
+    assert not actions(0, 0) & there
+
+
+def test_rare_sets_of_cameras_have_a_step_of_their_own(parts):
+    """With a share of 0.5: the set that six of ten batches have, not the others."""
+    sets = [([0, 1, 2, 6], 0.6), ([1, 6], 0.3), ([1], 0.1)]
+    cameras = tuple({'indices': own, 'share': share} for own, share in sets)
+    settings = replace(parts[0], cameras=cameras)
+    step = by_cameras(settings, lambda *_: 'common', lambda *_: 'rare', 0.5)
+    found = []
+    for chosen in cameras:
+        only = ({'indices': chosen['indices'], 'share': 1.0},)
+        batch = next(batches(parts, cameras=only).since(0))
+        found.append(step(batch, *draws(batch, 1, generator('cpu', 0))))
+    assert found == ['common', 'rare', 'rare']
 
 
 def test_a_large_score_behind_the_mask_changes_nothing():
