@@ -93,3 +93,22 @@ def test_what_is_said_of_an_orin_is_what_was_estimated(root):
     keys = ('vision', 'prefill', 'token', 'flow_step', 'in_all', 'repeated')
     for power, cells in found.items():
         assert cells == [f'{orin[f"Orin Nano 8 GB, {power}"][key]:.0f}' for key in keys]
+
+
+LATE = '| seconds late | clean % | a minute lasts s | expert: clean % | without a path % |'
+
+
+def test_how_late_a_plan_may_come_is_what_was_measured(root):
+    text = (root / 'docs/results/small-latencies.json').read_text(encoding='utf-8')
+    rows = {row['name']: row['closed'] for row in json.loads(text)['rows']}
+    found = list(cells_below(root, LATE))
+    assert [cells[0] for cells in found] == ['0', '0.5', '1', '2', '5']
+    for late, *cells in found:
+        key = next(key for key in rows['16 bits'] if float(key) == float(late))
+        model, expert = rows['16 bits'][key], rows['expert'][key]
+        assert cells == [
+            interval(model['clean'], 0, 100),
+            interval(model['time_s'], 1),
+            interval(expert['clean'], 0, 100),
+            f'{100 * model["without_path"]["mean"]:.0f}',
+        ]
