@@ -33,7 +33,7 @@ from .state import has_state, load_state, save_state
 from .step import by_cameras, plain_step, recorded_step
 
 _FLOW = 10  # what random numbers are for, beside those of batches.py
-OFTEN = 0.5  # share of the batches from which on a step is compiled on a GPU
+_OFTEN = 0.5  # share of the batches from which on a step is compiled on a GPU
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}  # what a model computes in
 DEFAULT = Path(__file__).with_name('small.yaml')
 
@@ -96,7 +96,7 @@ class Trainer:
         step = plain_step(self.model, settings)
         if dtype == torch.bfloat16:
             # on a GPU rare sets of cameras are over before theirs would be compiled
-            often = OFTEN if on_gpu else 0.0
+            often = _OFTEN if on_gpu else 0.0
             step = by_cameras(settings, compiled_step(self.model, settings), step, often)
         self._step = recorded_step(step, self.optimizer.gradient) if on_gpu else step
         self.step = 0

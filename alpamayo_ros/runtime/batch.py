@@ -89,7 +89,7 @@ def _infer(
 def _inputs(
     engine: AlpamayoEngine, contexts: Sequence[Context]
 ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[int, int]]]:
-    """Prompt ids (B, P), patches and grids of all images, scene by scene."""
+    """Prompt ids (B, P) on the host, patches and grids of all images, scene by scene."""
     processor = engine.processor
     decoded = [
         images.decode(frame)
@@ -111,4 +111,4 @@ def _inputs(
         for i, context in enumerate(contexts)
     ]
     patches = torch.cat([patches for patches, _ in parts])
-    return torch.cat(ids).to(engine.device), patches, grids
+    return torch.cat(ids), patches, grids
