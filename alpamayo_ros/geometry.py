@@ -6,6 +6,8 @@ matrices (..., 3, 3) act on column vectors; stamps are int64 nanoseconds.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -16,11 +18,17 @@ RIDGE = 1e-4  # on the speeds; alpamayo-r1 fits 9.999 m/s to a history of 10 m/s
 SMOOTHNESS = 1e-6 / DT_S**6  # on their third differences
 
 
+_NEXT, _LAST = [1, 2, 0], [2, 0, 1]  # the axes after x, y and z
+_SELF = np.eye(4)
+
+
 def multiply(a: ArrayLike, b: ArrayLike) -> Array:
     """Hamilton product of quaternions (..., 4): the rotation b followed by a."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     va, wa, vb, wb = a[..., :3], a[..., 3:], b[..., :3], b[..., 3:]
-    vector = wa * vb + wb * va + np.cross(va, vb)
+    # np.cross takes as long as all else here
+    cross = va[..., _NEXT] * vb[..., _LAST] - va[..., _LAST] * vb[..., _NEXT]
+    vector = wa * vb + wb * va + cross
     scalar = wa * wb - np.sum(va * vb, axis=-1, keepdims=True)
     return np.concatenate([vector, scalar], axis=-1)
 
@@ -32,13 +40,19 @@ def conjugate(quaternions: ArrayLike) -> Array:
 
 def rotation_matrix(quaternions: ArrayLike) -> Array:
     """Rotation matrices (..., 3, 3) of unit quaternions (..., 4)."""
-    x, y, z, w = np.moveaxis(np.asarray(quaternions, np.float64), -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
+    q = np.asarray(quaternions, np.float64)
+    product = q[..., :, None] * q[..., None, :]
+    xx, yy, zz = product[..., 0, 0], product[..., 1, 1], product[..., 2, 2]
+    xy, xz, yz = product[..., 0, 1], product[..., 0, 2], product[..., 1, 2]
+    xw, yw, zw = product[..., 0, 3], product[..., 1, 3], product[..., 2, 3]
+    matrices = np.empty((*q.shape[:-1], 3, 3))
+    matrices[..., 0, 0], matrices[..., 0, 1], matrices[..., 0, 2] = yy + zz, xy - zw, xz + yw
+    matrices[..., 1, 0], matrices[..., 1, 1], matrices[..., 1, 2] = xy + zw, xx + zz, yz - xw
+    matrices[..., 2, 0], matrices[..., 2, 1], matrices[..., 2, 2] = xz - yw, yz + xw, xx + yy
+    matrices *= 2
+    diagonal = np.einsum('...ii->...i', matrices)
+    np.subtract(1, diagonal, out=diagonal)
+    return matrices
 
 
 def yaw_quaternion(yaw_rad: ArrayLike) -> Array:
@@ -104,12 +118,9 @@ def interpolate_poses(
 
 def _lagrange(offsets_s: Array) -> Array:
     """Weights (T, 4) of the cubic through samples at `offsets_s` (T, 4), evaluated at 0."""
-    weights = np.ones_like(offsets_s)
-    for i in range(4):
-        for j in range(4):
-            if i != j:
-                weights[:, i] *= offsets_s[:, j] / (offsets_s[:, j] - offsets_s[:, i])
-    return weights
+    to, per = offsets_s[:, None, :], offsets_s[:, :, None]  # of weight i the factors j, but i
+    factors = np.where(_SELF, 1.0, to) / (to - per + _SELF)
+    return np.asarray(factors[..., 0] * factors[..., 1] * factors[..., 2] * factors[..., 3])
 
 
 def to_local(
@@ -150,9 +161,16 @@ def fit_speeds(xy_m: ArrayLike, yaw_rad: ArrayLike) -> Array:
     motion[segment, :, segment + 1] = unit[1:]
     design = motion.reshape(-1, count)  # (N, 2, N + 1) -> (2 N, N + 1)
     target = (2 * np.diff(xy, axis=0) / DT_S).reshape(-1)
-    third = np.diff(np.eye(count), n=3, axis=0)
-    normal = design.T @ design + SMOOTHNESS * third.T @ third + RIDGE * np.eye(count)
+    smoothing, ridge = _penalties(count)
+    normal = design.T @ design + smoothing + ridge
     return np.asarray(np.linalg.solve(normal, design.T @ target))
+
+
+@cache
+def _penalties(count: int) -> tuple[Array, Array]:
+    """Smoothing and ridge of so many speeds: what they add to the normal matrix."""
+    third = np.diff(np.eye(count), n=3, axis=0)
+    return SMOOTHNESS * third.T @ third, RIDGE * np.eye(count)
 
 
 def latest_at_or_before(stamps: ArrayLike, requested: ArrayLike) -> NDArray[np.int64]:

@@ -22,6 +22,7 @@ from test_policy import Listener
 from alpamayo_ros.data_types import seed_at
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.evaluation.bag import Bag
+from alpamayo_ros.evaluation.messages import TYPESTORE
 from alpamayo_ros.evaluation.replay import Replay, Schedule
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.ros.anchors import FATES
@@ -70,6 +71,8 @@ class Bench:
         """Receive messages at their log times, with every inference finished before the next."""
         for log_ns, topic, message in messages:
             self.now_ns = log_ns
+            if topic == ODOMETRY:
+                message = bytes(TYPESTORE.serialize_cdr(message, 'nav_msgs/msg/Odometry'))
             self.pipeline.receive(NAMES[topic], message)
             while wait and self.pipeline.worker.pending:
                 self.run_one()

@@ -7,6 +7,7 @@ import pytest
 from test_outputs import T0_NS, make, ns, plan, prediction
 
 from alpamayo_ros.data_types import Context
+from alpamayo_ros.evaluation.messages import TYPESTORE
 from alpamayo_ros.ros.outputs import OUTPUTS
 from alpamayo_ros.ros.policy import (
     INVALID,
@@ -107,7 +108,9 @@ class Listener:
         return self.count
 
     def publish(self, message):
-        """Keep a message."""
+        """Keep a message; of one that comes as bytes, what a subscription would make of them."""
+        if isinstance(message, bytes):
+            message = TYPESTORE.deserialize_cdr(message, 'nav_msgs/msg/Path')
         self.messages.append(message)
 
 

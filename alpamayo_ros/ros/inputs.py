@@ -1,7 +1,8 @@
 """Messages to records: Image and CompressedImage to Frame, Odometry to EgoPose.
 
 Knows neither rclpy nor rosbags: fields are read by attribute, so a message of either converts to
-equal values. What cannot be used raises ValueError with the reason; the caller names the topic.
+equal values, and so does an Odometry that is still bytes. What cannot be used raises ValueError
+with the reason; the caller names the topic.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from ..data_types import NANOSECONDS, EgoPose, Frame
 from ..images import header_size
+from .cdr import Odometry, read_odometry
 
 CODECS = {'jpeg': 'jpeg', 'jpg': 'jpeg', 'png': 'png'}
 
@@ -23,7 +25,7 @@ def to_frame(message: Any) -> Frame:
     Raises ValueError for a zero stamp, an empty image and an unknown compression; an unknown raw
     encoding is only found when the frame is decoded.
     """
-    stamp_ns = _stamp_ns(message)
+    stamp_ns = _checked(_nanoseconds(message.header.stamp))
     if not len(message.data):
         raise ValueError('image without data')
     data = np.frombuffer(message.data, np.uint8)
@@ -40,36 +42,54 @@ def to_pose(message: Any) -> EgoPose:
     Raises ValueError for a zero stamp, values that are not finite, and a quaternion whose norm is
     not 1 within a percent (all zero, as senders leave it when they know no orientation).
     """
-    stamp_ns = _stamp_ns(message)
     position, orientation = message.pose.pose.position, message.pose.pose.orientation
-    position_m = position.x, position.y, position.z
-    quaternion = orientation.x, orientation.y, orientation.z, orientation.w
-    speed_mps = float(message.twist.twist.linear.x)
+    return _pose(
+        Odometry(
+            _nanoseconds(message.header.stamp),
+            (position.x, position.y, position.z),
+            (orientation.x, orientation.y, orientation.z, orientation.w),
+            float(message.twist.twist.linear.x),
+            message.header.frame_id,
+            message.child_frame_id,
+        )
+    )
+
+
+def read_pose(data: bytes) -> EgoPose:
+    """As to_pose, from the CDR bytes of an Odometry; what is none raises ValueError too."""
+    return _pose(read_odometry(data))
+
+
+def _pose(odometry: Odometry) -> EgoPose:
+    stamp_ns = _checked(odometry.stamp_ns)
     for name, values in (
-        ('position', position_m),
-        ('orientation', quaternion),
-        ('twist.linear.x', (speed_mps,)),
+        ('position', odometry.position_m),
+        ('orientation', odometry.quaternion),
+        ('twist.linear.x', (odometry.speed_mps,)),
     ):
         if not all(map(math.isfinite, values)):  # a tenth of numpy's time for so few
             raise ValueError(f'{name} is not finite: {np.array(values)}')
-    norm = math.hypot(*quaternion)
+    norm = math.hypot(*odometry.quaternion)
     if abs(norm - 1) > 0.01:
         raise ValueError(f'quaternion has norm {norm:.3g}, expected 1')
     return EgoPose(
         stamp_ns,
-        np.array(position_m, np.float64),
-        np.array(quaternion, np.float64) / norm,
-        speed_mps,
-        message.header.frame_id,
-        message.child_frame_id,
+        np.array(odometry.position_m, np.float64),
+        np.array(odometry.quaternion, np.float64) / norm,
+        odometry.speed_mps,
+        odometry.frame_id,
+        odometry.child_frame_id,
     )
 
 
-def _stamp_ns(message: Any) -> int:
-    stamp_ns = message.header.stamp.sec * NANOSECONDS + message.header.stamp.nanosec
+def _nanoseconds(stamp: Any) -> int:
+    return int(stamp.sec * NANOSECONDS + stamp.nanosec)
+
+
+def _checked(stamp_ns: int) -> int:
     if stamp_ns <= 0:
         raise ValueError('header stamp is zero')
-    return int(stamp_ns)
+    return stamp_ns
 
 
 def _codec(text: str) -> str:

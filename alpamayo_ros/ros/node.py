@@ -96,6 +96,7 @@ class AlpamayoNode(Node):
                 topic,
                 partial(self.pipeline.receive, name),
                 QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT),
+                raw=name == ODOMETRY,
                 # as with the outputs; what asks for so little fits every publisher
                 event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),

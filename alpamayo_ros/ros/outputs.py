@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from .. import geometry
 from ..data_types import GRID_NS, NANOSECONDS, WAYPOINTS, EgoPose, Prediction
+from .cdr import write_path
 
 Make = Callable[..., Any]
 
@@ -90,6 +91,14 @@ def path(plan: Plan, make: Make) -> Any:
         )
     ]
     return make('nav_msgs/msg/Path', header=_header(make, t0_ns, plan.frame_id), poses=poses)
+
+
+def path_bytes(plan: Plan) -> bytes:
+    """As `path`, serialized."""
+    t0_ns = plan.prediction.t0_ns
+    positions, quaternions = _chosen_poses(plan)
+    stamps_ns = t0_ns + GRID_NS * np.arange(plan.first + 1, plan.first + 1 + len(positions))
+    return write_path(t0_ns, plan.frame_id, stamps_ns, positions, quaternions)
 
 
 def trajectory(plan: Plan, make: Make) -> Any:
@@ -220,21 +229,25 @@ def autoware_trajectory(plan: Plan, make: Make) -> Any:
 
 @dataclass(frozen=True)
 class Output:
-    """One topic: its name below the node's own, its type, and the function that fills it."""
+    """One topic: its name below the node's own, its type, and the function that fills it.
+
+    serialize: the same as CDR bytes, for what is too slow as a message of Python objects.
+    """
 
     topic: str
     type_name: str
     build: Callable[[Plan, Make], Any]
+    serialize: Callable[[Plan], bytes] | None = None
 
 
 OUTPUTS = (
-    Output('output/path', 'nav_msgs/msg/Path', path),
+    Output('output/path', 'nav_msgs/msg/Path', path, path_bytes),
     Output('output/trajectory', 'trajectory_msgs/msg/MultiDOFJointTrajectory', trajectory),
     Output('output/reasoning', 'std_msgs/msg/String', reasoning),
     Output('output/markers', 'visualization_msgs/msg/MarkerArray', markers),
     Output('debug/actions', 'std_msgs/msg/Float32MultiArray', actions),
     Output('debug/samples', 'std_msgs/msg/Float32MultiArray', samples),
-    Output('debug/path', 'nav_msgs/msg/Path', path),
+    Output('debug/path', 'nav_msgs/msg/Path', path, path_bytes),
     Output('debug/path_age_ms', 'std_msgs/msg/Float64', path_age_ms),
     Output('debug/processing_time_ms', 'std_msgs/msg/Float64', processing_time_ms),
     Output('debug/dropped_contexts', 'std_msgs/msg/UInt32', dropped_contexts),

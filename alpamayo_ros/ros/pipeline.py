@@ -19,7 +19,7 @@ from ..runtime.start import EngineChoice
 from ..runtime.worker import Engine, Job, Result, Worker
 from . import diagnostics
 from .anchors import Anchors
-from .inputs import to_frame, to_pose
+from .inputs import read_pose, to_frame
 from .outputs import Make, Output
 from .parameters import NodeParameters
 from .publication import Publication
@@ -92,12 +92,12 @@ class Pipeline:
         self.worker.load(partial(self._start_engine, self.parameters.choice, self.rig))
 
     def receive(self, name: str, message: Any) -> None:
-        """Take one message of a camera, or of the odometry, and submit what it completes."""
+        """Take a message of a camera or the CDR bytes of an Odometry; submit what it completes."""
         start, now_ns = time.perf_counter(), self._now_ns()
         stamp_ns = None
         try:
             if name == ODOMETRY:
-                pose = to_pose(message)
+                pose = read_pose(message)
                 stamp_ns, refused = pose.stamp_ns, self.anchors.add_pose(pose)
             else:
                 frame = to_frame(message)

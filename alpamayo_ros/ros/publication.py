@@ -99,4 +99,5 @@ class Publication:
         """Fill and publish the rows whose topics start so, where somebody listens."""
         for output, publisher in self._publishers.items():
             if output.topic.startswith(prefix) and publisher.get_subscription_count():
-                publisher.publish(output.build(plan, self._make))
+                serialize = output.serialize
+                publisher.publish(serialize(plan) if serialize else output.build(plan, self._make))
