@@ -5,6 +5,8 @@ from importlib.util import find_spec
 import os
 from pathlib import Path
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -64,6 +66,25 @@ def design_table(root):
         return [[cell.strip() for cell in line.strip('|').split('|')] for line in lines[2:]]
 
     return rows
+
+
+@pytest.fixture(scope='session')
+def interpreted(root):
+    """Return a function: run a line of Python in a process of its own, in Triton's interpreter.
+
+    The interpreter is chosen when triton is imported.
+    """
+    pytest.importorskip('triton', reason='triton is not installed')
+    paths = os.pathsep.join([str(root / 'test'), *sys.path])
+    environment = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': paths}
+
+    def run(code):
+        done = subprocess.run(
+            [sys.executable, '-c', code], cwd=root, env=environment, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr.decode()
+
+    return run
 
 
 @pytest.fixture(scope='session')

@@ -1,8 +1,5 @@
 """Split attention against the plain one: in Triton's interpreter, and on a GPU if there is one."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -76,13 +73,8 @@ def test_causal_attention_on_the_gpu_equals_the_masked_softmax(queries):
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'float16'])
-def test_split_kernel_in_the_interpreter_equals_the_softmax(dtype):
-    """In a process of its own: the interpreter is chosen when triton is imported."""
-    pytest.importorskip('triton', reason='triton is not installed')
-    code = f'import test_attention as t; t.check_interpreted({dtype!r})'
-    environment = {'TRITON_INTERPRET': '1', 'PYTHONPATH': ':'.join(['test', *sys.path])}
-    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
+def test_split_kernel_in_the_interpreter_equals_the_softmax(interpreted, dtype):
+    interpreted(f'import test_attention as t; t.check_interpreted({dtype!r})')
 
 
 def check_interpreted(dtype):

@@ -1,8 +1,5 @@
 """Fused layer kernels against their plain twins: in Triton's interpreter, and on a GPU."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -127,13 +124,8 @@ def test_op_on_a_cpu_is_the_plain_one(case):
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'float16'])
-def test_kernels_in_the_interpreter_equal_the_plain_ones(dtype):
-    """In a process of its own: the interpreter is chosen when triton is imported."""
-    pytest.importorskip('triton', reason='triton is not installed')
-    code = f'import test_fused as t; t.check_interpreted({dtype!r})'
-    environment = {'TRITON_INTERPRET': '1', 'PYTHONPATH': ':'.join(['test', *sys.path])}
-    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
+def test_kernels_in_the_interpreter_equal_the_plain_ones(interpreted, dtype):
+    interpreted(f'import test_fused as t; t.check_interpreted({dtype!r})')
 
 
 def check_interpreted(dtype):

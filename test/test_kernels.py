@@ -1,9 +1,6 @@
 """Packed linear layers: every path, width and odd shape against the matrix in float64."""
 
 import itertools
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -124,11 +121,35 @@ def test_joined_matrices_give_their_outputs_in_order(scheme):
     assert relative(y, x.double() @ matrix.T) < ERRORS['float32']
 
 
-@pytest.mark.parametrize('op', ['packed_linear', 'packed_embedding'])
+def gated(scheme, rows, columns, dtype):
+    """Gate and up of so many rows in one tensor, and both matrices."""
+    weights = [random_weight(scheme, rows, columns, dtype, seed) for seed in (0, 1)]
+    data, scale, shift, _ = (
+        torch.cat(ts) if isinstance(ts[0], torch.Tensor) else None
+        for ts in zip(*(stored for stored, _ in weights), strict=True)
+    )
+    shift = scale if scheme.levels == 3 else shift
+    return (data, scale, shift, scheme.levels), [matrix for _, matrix in weights]
+
+
+def silu_product(x, gate, up):
+    return torch.nn.functional.silu(x.double() @ gate.T) * (x.double() @ up.T)
+
+
+@pytest.mark.parametrize('scheme', WIDTHS, ids=lambda s: f'{s.bits:g}')
+def test_swiglu_of_joined_matrices_is_that_of_both(scheme):
+    stored, matrices = gated(scheme, 40, 256, torch.float32)
+    x = draw(3, 256, torch.float32)
+    y = packed_ops.packed_swiglu(x, *stored, [40, 40])
+    assert relative(y, silu_product(x, *matrices)) < ERRORS['float32']
+
+
+@pytest.mark.parametrize('op', ['packed_linear', 'packed_swiglu', 'packed_embedding'])
 def test_op_has_a_sound_schema(op):
     stored, _ = random_weight(SCHEMES[2], 8, 128, torch.float32)
     arguments = {
         'packed_linear': (draw(2, 128, torch.float32), *stored, [8]),
+        'packed_swiglu': (draw(2, 128, torch.float32), *stored, [4, 4]),
         'packed_embedding': (torch.tensor([1, 3]), *stored, 128),
     }
     torch.library.opcheck(getattr(torch.ops.alpamayo_ros, op).default, arguments[op])
@@ -163,23 +184,32 @@ def check_paths(dtype, device, widths=WIDTHS):
             assert relative(dense, matrix[chosen]) < limit, (scheme, shape)
 
 
+def check_swiglu(dtype, device, widths=WIDTHS):
+    """Few rows through the kernels, many piece by piece, the last piece a smaller one."""
+    limit, dtype = 3 * ERRORS[dtype], getattr(torch, dtype)  # of two products and a curve
+    for scheme in widths:
+        stored, matrices = gated(scheme, 300, 256, dtype)
+        packed_ops.SCRATCH_BYTES = 2 * 128 * 256 * dtype.itemsize
+        for count in (1, 6, 64, 130):
+            x = 0.02 * draw(count, 256, dtype)  # float16 ends at 65504
+            y = packed_ops.packed_swiglu_cuda(x.to(device), *to(device, stored), [300, 300])
+            error = relative(y, silu_product(x, *matrices))
+            assert error < limit, (scheme, count, error)
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'float16'])
-def test_kernels_in_the_interpreter(dtype):
-    """In a process of its own: the interpreter is chosen when triton is imported."""
-    pytest.importorskip('triton', reason='triton is not installed')
-    code = f"import test_kernels as t; t.check_paths({dtype!r}, 'cpu')"
-    environment = {
-        **os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': ':'.join(['test', *sys.path]),
-    }  # fmt: skip
-    done = subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
+@pytest.mark.parametrize('check', ['check_paths', 'check_swiglu'])
+def test_kernels_in_the_interpreter(interpreted, check, dtype):
+    interpreted(f"import test_kernels as t; t.{check}({dtype!r}, 'cpu')")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device: bf16, assembly')
 @pytest.mark.parametrize('scheme', WIDTHS, ids=lambda s: f'{s.bits:g}')
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
-def test_kernels_on_the_gpu(dtype, scheme):
+def test_kernels_on_the_gpu(dtype, scheme, monkeypatch):
     check_paths(dtype, 'cuda', [scheme])
+    monkeypatch.setattr(packed_ops, 'SCRATCH_BYTES', packed_ops.SCRATCH_BYTES)
+    check_swiglu(dtype, 'cuda', [scheme])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device: bf16, assembly')

@@ -1,8 +1,5 @@
 """Small pictures by the kernel are those of NumPy."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -14,14 +11,8 @@ from alpamayo_ros.world.scenario import make_scenario
 from alpamayo_ros.world.stage import Stage
 
 
-def test_the_kernel_in_the_interpreter_paints_what_numpy_paints(root):
-    """In a process of its own: the interpreter is chosen when triton is imported."""
-    pytest.importorskip('triton', reason='triton is not installed')
-    code = 'import test_paint as t; t.check_painting("cpu")'
-    environment = {'TRITON_INTERPRET': '1', 'PYTHONPATH': ':'.join(['test', *sys.path])}
-    done = subprocess.run([sys.executable, '-c', code], cwd=root, env=environment,
-                          capture_output=True)  # fmt: skip
-    assert done.returncode == 0, done.stderr.decode()
+def test_the_kernel_in_the_interpreter_paints_what_numpy_paints(interpreted):
+    interpreted('import test_paint as t; t.check_painting("cpu")')
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')

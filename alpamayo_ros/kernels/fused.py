@@ -6,6 +6,8 @@ decode step. Knows no model.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ except ImportError:  # CPU builds of torch come without it: the plain path serve
     triton = None
 
 SWIGLU_BLOCK = 1024
+MAX_HEADS = 8  # of a block that rotates
 
 
 @torch.library.custom_op('alpamayo_ros::rms_norm', mutates_args=())
@@ -163,12 +166,19 @@ def _norm_triton(x: Tensor, y: Tensor | None, weight: Tensor, eps: float) -> tup
     return total, out
 
 
-def swiglu_triton(gate: Tensor, up: Tensor) -> Tensor:
-    """The op in Triton."""
-    out, size = gate.new_empty(gate.shape), gate.shape[-1]
-    gate, up = _rows(gate), _rows(up)
+def swiglu_triton(gate: Tensor, up: Tensor, out: Tensor | None = None) -> Tensor:
+    """The op in Triton; out: columns of a matrix (rows, N) that it is written to."""
+    out, size = gate.new_empty(gate.shape) if out is None else out, gate.shape[-1]
+    gate, up, flat = _rows(gate), _rows(up), out.view(-1, size)
     _swiglu_kernel[(len(gate), triton.cdiv(size, SWIGLU_BLOCK))](
-        gate, up, out, size, gate.stride(0), up.stride(0), BLOCK=SWIGLU_BLOCK
+        gate,
+        up,
+        flat,
+        size,
+        gate.stride(0),
+        up.stride(0),
+        flat.stride(0),
+        BLOCK=SWIGLU_BLOCK,
     )
     return out
 
@@ -192,13 +202,14 @@ def rotate_into_cache_triton(
     values: Tensor,
     slots: Tensor,
 ) -> Tensor:
-    """The op in Triton: one block a head of a token. keys and values share their strides."""
+    """The op in Triton: one block a few heads of a token. keys and values share their strides."""
     batch, length, width = q.shape
     dim = q_weight.shape[0]
     heads, kv_heads = width // dim, k.shape[-1] // dim
+    group = math.gcd(heads, kv_heads, MAX_HEADS)
     q, k, v = _rows(q), _rows(k), _rows(v)
     out = torch.empty(batch, heads, length, dim, dtype=q.dtype, device=q.device)
-    _rotate_kernel[(batch * length, heads + 2 * kv_heads)](
+    _rotate_kernel[(batch * length, (heads + 2 * kv_heads) // group)](
         q,
         k,
         v,
@@ -220,8 +231,9 @@ def rotate_into_cache_triton(
         keys.stride(1),
         keys.stride(2),
         eps,
+        HEADS=group,
         DIM=dim,
-        num_warps=1,
+        num_warps=max(1, group // 2),
     )
     return out
 
@@ -245,7 +257,9 @@ if triton is not None:
         tl.store(out_ptr + row * size + at, wide.to(x.dtype) * weight, inside)
 
     @triton.jit
-    def _swiglu_kernel(gate_ptr, up_ptr, out_ptr, size, gate_row, up_row, BLOCK: tl.constexpr):
+    def _swiglu_kernel(
+        gate_ptr, up_ptr, out_ptr, size, gate_row, up_row, out_row, BLOCK: tl.constexpr
+    ):
         row = tl.program_id(0).to(tl.int64)
         at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         inside = at < size
@@ -253,22 +267,23 @@ if triton is not None:
         up = tl.load(up_ptr + row * up_row + at, inside, other=0.0)
         wide = gate.to(tl.float32)
         silu = (wide / (1 + tl.exp(-wide))).to(gate.dtype)
-        tl.store(out_ptr + row * size + at, silu * up, inside)
+        tl.store(out_ptr + row * out_row + at, silu * up, inside)
 
     @triton.jit
-    def _turned(x_ptr, weight_ptr, cos_ptr, sin_ptr, eps, DIM: tl.constexpr):
-        """One head, normalised and rotated: halves are read crosswise for the rotation."""
+    def _turned(x_ptr, weight_ptr, cos_ptr, sin_ptr, eps, HEADS: tl.constexpr, DIM: tl.constexpr):
+        """Heads, normalised and rotated: halves are read crosswise for the rotation."""
         at = tl.arange(0, DIM)
         half: tl.constexpr = DIM // 2
         across = tl.where(at < half, at + half, at - half)
-        x = tl.load(x_ptr + at)
+        of = tl.arange(0, HEADS)[:, None] * DIM
+        x = tl.load(x_ptr + of + at[None, :])
         wide = x.to(tl.float32)
-        scale = tl.rsqrt(tl.sum(wide * wide, 0) / DIM + eps)
-        normed = (wide * scale).to(x.dtype) * tl.load(weight_ptr + at)
-        other = tl.load(x_ptr + across).to(tl.float32)
-        other = (other * scale).to(x.dtype) * tl.load(weight_ptr + across)
-        other = tl.where(at < half, -other, other)
-        return normed * tl.load(cos_ptr + at) + other * tl.load(sin_ptr + at)
+        scale = tl.rsqrt(tl.sum(wide * wide, 1) / DIM + eps)[:, None]
+        normed = (wide * scale).to(x.dtype) * tl.load(weight_ptr + at)[None, :]
+        other = tl.load(x_ptr + of + across[None, :]).to(tl.float32)
+        other = (other * scale).to(x.dtype) * tl.load(weight_ptr + across)[None, :]
+        other = tl.where((at < half)[None, :], -other, other)
+        return normed * tl.load(cos_ptr + at)[None, :] + other * tl.load(sin_ptr + at)[None, :]
 
     @triton.jit
     def _rotate_kernel(
@@ -293,30 +308,31 @@ if triton is not None:
         cache_head,
         cache_slot,
         eps,
+        HEADS: tl.constexpr,
         DIM: tl.constexpr,
     ):
         token = tl.program_id(0).to(tl.int64)
-        head = tl.program_id(1)
+        head = tl.program_id(1) * HEADS
         batch, i = token // length, token % length
-        at = tl.arange(0, DIM)
+        some, at = tl.arange(0, HEADS)[:, None], tl.arange(0, DIM)[None, :]
         cos_ptr += token * DIM
         sin_ptr += token * DIM
         if head < heads:
-            q = _turned(
-                q_ptr + token * q_row + head * DIM, q_weight_ptr, cos_ptr, sin_ptr, eps, DIM
-            )
-            tl.store(out_ptr + ((batch * heads + head) * length + i) * DIM + at, q)
+            source = q_ptr + token * q_row + head * DIM
+            q = _turned(source, q_weight_ptr, cos_ptr, sin_ptr, eps, HEADS, DIM)
+            target = (batch * heads + head + some) * length + i
+            tl.store(out_ptr + target * DIM + at, q)
         else:
             kv_head = (head - heads) % kv_heads
-            target = batch * cache_batch + kv_head * cache_head
+            target = batch * cache_batch + (kv_head + some) * cache_head
             target += tl.load(slots_ptr + i) * cache_slot
             if head < heads + kv_heads:
                 source = k_ptr + token * k_row + kv_head * DIM
-                k = _turned(source, k_weight_ptr, cos_ptr, sin_ptr, eps, DIM)
+                k = _turned(source, k_weight_ptr, cos_ptr, sin_ptr, eps, HEADS, DIM)
                 tl.store(keys_ptr + target + at, k)
             else:
-                source = v_ptr + token * v_row + kv_head * DIM
-                tl.store(values_ptr + target + at, tl.load(source + at))
+                v = tl.load(v_ptr + token * v_row + (kv_head + some) * DIM + at)
+                tl.store(values_ptr + target + at, v)
 
     rms_norm.register_kernel('cuda')(rms_norm_triton)
     add_rms_norm.register_kernel('cuda')(add_rms_norm_triton)

@@ -1,4 +1,4 @@
-"""Linear layer and embedding over packed weights: op schemas, plain twins and the choice of path.
+"""Linear layers and embedding over packed weights: op schemas, plain twins, the choice of path.
 
 The weights stay as they are stored (see `packing`); no path makes a second copy of them. Knows no
 module and no recipe.
@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .fused import swiglu_plain
 from .packing import SCRATCH_BYTES, dense_rows, digits, parts
 
 try:
     from . import packed_matmul, unpack
+    from .fused import swiglu_triton
 except ImportError:  # no Triton, as in CPU builds of torch: the plain path serves
     packed_matmul = None  # type: ignore[assignment]
 
@@ -117,6 +119,47 @@ def _unpacked_product(
     return out.view(*x.shape[:-1], -1)
 
 
+@torch.library.custom_op('alpamayo_ros::packed_swiglu', mutates_args=())
+def packed_swiglu(
+    x: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Sequence[int],
+) -> Tensor:
+    """silu(gate) * up, (..., N), of the two products that `packed_linear` gives of x.
+
+    rows: the height N of gate and of up, which are joined in one tensor.
+    """
+    return packed_swiglu_plain(x, data, scale, shift, levels, rows)
+
+
+@packed_swiglu.register_fake
+def _(
+    x: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Sequence[int],
+) -> Tensor:
+    return x.new_empty(*x.shape[:-1], rows[0])
+
+
+def packed_swiglu_plain(
+    x: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Sequence[int],
+) -> Tensor:
+    """The op in torch."""
+    both = packed_linear_plain(x, data, scale, shift, levels, rows)
+    return swiglu_plain(*both.split(list(rows), -1))
+
+
 @torch.library.custom_op('alpamayo_ros::packed_embedding', mutates_args=())
 def packed_embedding(
     ids: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, columns: int
@@ -150,14 +193,46 @@ def packed_linear_cuda(
     bias: Tensor | None = None,
 ) -> Tensor:
     """The fastest path for the number of rows of x."""
-    count = x.numel() // x.shape[-1]
+    if _is_unpacked(x, levels, rows):
+        return _unpacked_product(x, data, scale, shift, levels, rows, bias, unpack.dense_triton)
+    flat = x.reshape(-1, x.shape[-1])
+    y = packed_matmul.path(len(flat))(flat, data, scale, shift, levels, rows)
+    return (y if bias is None else y.add_(bias)).view(*x.shape[:-1], -1)
+
+
+def _is_unpacked(x: Tensor, levels: int, rows: Sequence[int]) -> bool:
+    """Whether the library multiplies: many rows of x, or what no kernel of ours takes."""
     whole = all(height % digits(levels) == 0 for height in rows)
     # float32 is there for comparisons: its tiles would not fit the shared memory
-    if not whole or count > MAX_BLOCK_ROWS or x.dtype == torch.float32:
-        return _unpacked_product(x, data, scale, shift, levels, rows, bias, unpack.dense_triton)
-    flat = x.reshape(count, -1)
-    y = packed_matmul.path(count)(flat, data, scale, shift, levels, rows)
-    return (y if bias is None else y.add_(bias)).view(*x.shape[:-1], -1)
+    many = x.numel() // x.shape[-1] > MAX_BLOCK_ROWS
+    return many or not whole or x.dtype == torch.float32
+
+
+def packed_swiglu_cuda(
+    x: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Sequence[int],
+) -> Tensor:
+    """The op without both products of many rows in memory at once: piece by piece."""
+    if not _is_unpacked(x, levels, rows):
+        both = packed_linear_cuda(x, data, scale, shift, levels, rows)
+        return swiglu_triton(*both.split(list(rows), -1))
+    flat = x.reshape(-1, x.shape[-1])
+    height, columns = rows[0], x.shape[-1]
+    out = x.new_empty(len(flat), height)
+    stored = list(parts(data, scale, shift, levels, rows))
+    chunk = _even(height, max(1, SCRATCH_BYTES // (2 * columns * x.element_size())))
+    for start in range(0, height, chunk):
+        size = min(chunk, height - start)
+        weight = unpack.scratch(scale, 2 * size, columns)
+        for half, (own_data, own_scale, own_shift) in zip(weight.split(size), stored, strict=True):
+            unpack.fill(half, own_data, own_scale, own_shift, levels, start)
+        gate, up = torch.mm(flat, weight.to(x.dtype).t()).split(size, -1)
+        swiglu_triton(gate, up, out[:, start : start + size])
+    return out.view(*x.shape[:-1], height)
 
 
 def packed_embedding_cuda(
@@ -170,4 +245,5 @@ def packed_embedding_cuda(
 
 if packed_matmul is not None:
     packed_linear.register_kernel('cuda')(packed_linear_cuda)
+    packed_swiglu.register_kernel('cuda')(packed_swiglu_cuda)
     packed_embedding.register_kernel('cuda')(packed_embedding_cuda)

@@ -42,9 +42,10 @@ def codes_of(packed: Tensor, levels: int, rows: Tensor) -> Tensor:
     """Codes (R, g) of the group rows `rows` (R) int64 in bytes (P, g); int8 comes as it is."""
     if levels == 256:
         return packed[rows]
-    taken = packed[rows % len(packed)]
-    place = torch.tensor([levels**digit for digit in range(digits(levels))], dtype=torch.uint8)
-    return taken // place.to(rows.device)[rows // len(packed)].unsqueeze(-1) % levels
+    taken, digit = packed[rows % len(packed)], (rows // len(packed)).to(torch.uint8).unsqueeze(-1)
+    if levels == 3:
+        return taken // torch.pow(levels, digit) % levels
+    return (taken >> (digit * (8 // digits(levels)))) & (levels - 1)
 
 
 def dense_rows(
@@ -58,9 +59,9 @@ def dense_rows(
     each = torch.arange(columns // group, device=rows.device)
     index = (rows.unsqueeze(-1) * len(each) + each).flatten()
     wide = codes_of(data.reshape(-1, group), levels, index).to(torch.float32)
-    wide *= scale.reshape(-1, 1)[index].to(torch.float32)
+    wide *= scale.reshape(-1, 1)[index]
     if shift is not None:
-        wide -= shift.reshape(-1, 1)[index].to(torch.float32)
+        wide -= shift.reshape(-1, 1)[index]
     return wide.to(scale.dtype).view(len(rows), columns)
 
 

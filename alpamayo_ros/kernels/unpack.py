@@ -28,9 +28,16 @@ def dense_triton(
     stop: int,
 ) -> Tensor:
     """Rows (stop - start, columns) as packing.dense_rows; the next call overwrites them."""
-    out = _scratch(scale, (stop - start) * columns).view(stop - start, columns)
-    _unpack(data, scale, shift, levels, None, start, out)
+    out = scratch(scale, stop - start, columns)
+    fill(out, data, scale, shift, levels, start)
     return out
+
+
+def fill(
+    out: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, start: int
+) -> None:
+    """Write the rows from `start` on into out (R, columns)."""
+    _unpack(data, scale, shift, levels, None, start, out)
 
 
 def rows_triton(
@@ -76,12 +83,12 @@ def _unpack(
     )
 
 
-def _scratch(like: Tensor, size: int) -> Tensor:
-    """`size` elements of what is allocated once: recorded graphs keep its address."""
+def scratch(like: Tensor, rows: int, columns: int) -> Tensor:
+    """A matrix (rows, columns) in what is allocated once: recorded graphs keep its address."""
     key = like.device, like.dtype
     if key not in _SCRATCH:
         _SCRATCH[key] = like.new_empty(SCRATCH_BYTES // like.element_size())
-    return _SCRATCH[key][:size]
+    return _SCRATCH[key][: rows * columns].view(rows, columns)
 
 
 @triton.jit
@@ -120,20 +127,27 @@ def _unpack_kernel(
     mask = inside[:, None] & (within < GROUP)[None, :]
     code = tl.load(data_ptr + at[:, None] + within[None, :], mask=mask, other=0)
     scale = tl.load(scale_ptr + group_row, mask=inside, other=0.0).to(tl.float32)
-    if LEVELS == 256:
-        wide = _to_float(code.to(tl.int32) + 128) - 128.0
-    else:
-        digit = group_row // byte_rows
+    shift = tl.zeros((ROWS,), tl.float32)
+    if shift_ptr is not None:
+        shift = tl.load(shift_ptr + group_row, mask=inside, other=0.0).to(tl.float32)
+    digit = group_row // byte_rows
+    if LEVELS == 3:
         power = tl.full((ROWS,), 1, tl.int32)
         for i in tl.static_range(1, DIGITS):
             power = tl.where(digit == i, LEVELS**i, power)
-        if LEVELS == 3:
-            wide = _to_float(code.to(tl.int32) // power[:, None] % LEVELS)
-        else:
-            bits: tl.constexpr = 8 // DIGITS
-            wide = _to_float((code.to(tl.int32) >> (bits * digit)[:, None]) & (LEVELS - 1))
-    wide *= scale[:, None]
-    if shift_ptr is not None:
-        wide -= tl.load(shift_ptr + group_row, mask=inside, other=0.0).to(tl.float32)[:, None]
+        code = code.to(tl.int32) // power[:, None] % LEVELS
+        wide = _to_float(code) * scale[:, None] - shift[:, None]
+    else:
+        # the code becomes the upper mantissa of a number in [1, 2), as conversions are slow
+        bits: tl.constexpr = 8 // DIGITS
+        code = code.to(tl.int32)
+        if LEVELS == 256:  # signed
+            code = code ^ 128
+            shift += 128 * scale
+        mask_bits: tl.constexpr = (LEVELS - 1) << (23 - bits)
+        code = (code << (23 - bits - bits * digit)[:, None]) & mask_bits
+        wide = (code | 0x3F800000).to(tl.float32, bitcast=True)
+        scale *= LEVELS
+        wide = wide * scale[:, None] - (scale + shift)[:, None]
     at = place.to(tl.int64)[:, None] * columns + group * GROUP + within[None, :]
     tl.store(out_ptr + at, wide.to(out_ptr.dtype.element_ty), mask=mask)

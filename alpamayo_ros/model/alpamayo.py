@@ -22,7 +22,7 @@ from .vision import CHUNK_IMAGES, VisionTower
 
 Generators = torch.Generator | Sequence[torch.Generator]
 Read = Callable[[Tensor, Tensor, Iterable[Tensor], KVCache], Tensor]
-PREFILL_CHUNK = 1024  # tokens; bounds the MLP activations, and how often weights are unpacked
+PREFILL_CHUNK = 1536  # tokens; bounds the MLP activations, and how often weights are unpacked
 
 
 class VisionLanguageBody(nn.Module):
@@ -129,28 +129,28 @@ class AlpamayoR1(nn.Module):
         read, device = read or self.read, cache.keys.device
         language = self.vlm.model.language_model
         # where everything goes is found out on the host, while the device still encodes images
-        is_image = input_ids.cpu() == self.config.image_token_id
+        ids = input_ids.cpu()
+        is_image = ids == self.config.image_token_id
         merge = self.config.vision.spatial_merge_size
         positions, rope_delta = prompt_positions(is_image, grids, merge)
-        input_ids, positions, rope_delta = (
-            _sent(x, device) for x in (input_ids, positions, rope_delta)
-        )
+        positions, rope_delta = _sent(positions, device), _sent(rope_delta, device)
         number = is_image.flatten().cumsum(0).view_as(is_image) - 1  # of each image token
         embeds, levels = vision
-        hidden = torch.empty(0)
-        for start in range(0, input_ids.shape[1], chunk):
+        hidden, table = torch.empty(0), language.embed_tokens.weight.device
+        for start in range(0, ids.shape[1], chunk):
             part = slice(start, start + chunk)
-            own, ids = is_image[:, part], input_ids[:, part]
+            own = is_image[:, part]
             where, text = (_sent(x.flatten().nonzero()[:, 0], device) for x in (own, ~own))
             rows = _sent(number[:, part][own], device)
-            said = language.embed_tokens(ids.flatten()[text])  # images are most of a prompt
-            x = said.new_empty(*ids.shape, said.shape[-1])
+            # images are most of a prompt; a table on the host is read while the device is at work
+            said = _sent(language.embed_tokens(_sent(ids[:, part][~own], table)), device)
+            x = said.new_empty(*own.shape, said.shape[-1])
             x.flatten(0, 1).index_copy_(0, text, said)
             x.flatten(0, 1).index_copy_(0, where, embeds[rows].to(x.dtype))
             added = (_placed(level[rows], where, x) for level in levels)  # one at a time
             hidden = read(x, positions[:, :, part], added, cache)
             cache.length += x.shape[1]
-        return Prompt(cache, input_ids.shape[1], rope_delta, self._logits(hidden))
+        return Prompt(cache, ids.shape[1], rope_delta, self._logits(hidden))
 
     def read(
         self, x: Tensor, positions: Tensor, deepstack: Iterable[Tensor], cache: KVCache
@@ -161,7 +161,8 @@ class AlpamayoR1(nn.Module):
         """
         window = prompt_window(x.shape[1], cache.length, x.device)
         language = self.vlm.model.language_model
-        return language(x, positions, cache, window, tuple(deepstack))[:, -1]
+        hidden: Tensor = language(x, positions, cache, window, deepstack)
+        return hidden[:, -1]
 
     def decode_step(self, prompt: Prompt, tokens: Tensor) -> Tensor:
         """Logits (B, K, vocab) float32 behind one more token (B, K) of each sample."""
@@ -219,10 +220,12 @@ class AlpamayoR1(nn.Module):
             token = torch.where(done, torch.full_like(token, ids.pad), token)
             columns.append(token)
             done = done | (token == ids.future_start) | (token == ids.eos)
-            finished = bool(done.all())
-            if len(columns) < options.max_tokens or finished:
+            is_finished = _asked(done.all())
+            if within := len(columns) < options.max_tokens:
                 logits = decode_step(prompt, token)
-            if finished:
+            if is_finished():
+                if not within:
+                    decode_step(prompt, token)
                 break
         tokens = torch.stack(columns, -1)
         return summarise(tokens, ids, prompt.length, complete=bool(done.all()))
@@ -283,6 +286,21 @@ def _sent(x: Tensor, device: torch.device) -> Tensor:
     if device.type == 'cuda' and not x.is_cuda:
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
+
+
+def _asked(flag: Tensor) -> Callable[[], bool]:
+    """A flag of the device, to be waited for without what is launched after this call."""
+    if not flag.is_cuda:
+        return lambda: bool(flag)
+    there = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(flag, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+
+    def wait() -> bool:
+        event.synchronize()
+        return bool(there)
+
+    return wait
 
 
 def prompt_positions(

@@ -7,7 +7,7 @@ copy. Which slots a query may see is a mask; see `KVCache`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -165,7 +165,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, hidden) to the same."""
-        return self.down_proj(swiglu(*products(x, self.gate_proj, self.up_proj)))
+        joint = getattr(self.gate_proj, 'joint', None)
+        inner = joint.swiglu(x) if joint else swiglu(self.gate_proj(x), self.up_proj(x))
+        return self.down_proj(inner)
 
 
 class DecoderLayer(nn.Module):
@@ -181,17 +183,25 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
+        last: Tensor | None,
         cos: Tensor,
         sin: Tensor,
         cache: KVCache,
         layer: int,
         window: Window,
-    ) -> Tensor:
-        """(B, L, hidden) to the same; writes this layer's keys and values to the cache."""
-        norm = self.post_attention_layernorm
-        seen = self.self_attn(self.input_layernorm(x), cos, sin, cache, layer, window)
-        x, normed = add_rms_norm(x, seen, norm.weight, norm.eps)
-        return x + self.mlp(normed)
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states (B, L, hidden) before the MLP, and what it adds: sums go with norms.
+
+        last: what the layer before adds to x. Writes this layer's keys and values to the cache.
+        """
+        norm, after = self.input_layernorm, self.post_attention_layernorm
+        if last is None:
+            normed = norm(x)
+        else:
+            x, normed = add_rms_norm(x, last, norm.weight, norm.eps)
+        seen = self.self_attn(normed, cos, sin, cache, layer, window)
+        x, normed = add_rms_norm(x, seen, after.weight, after.eps)
+        return x, self.mlp(normed)
 
 
 class Decoder(nn.Module):
@@ -209,20 +219,34 @@ class Decoder(nn.Module):
         positions: Tensor,
         cache: KVCache,
         window: Window,
-        deepstack: Sequence[Tensor] = (),
+        deepstack: Iterable[Tensor] = (),
     ) -> Tensor:
         """Hidden states (B, L, hidden) of inputs x at positions (3, B, L), not yet normalised.
 
         deepstack: per early layer what is added after it, of the shape and dtype of x: features
-        where image tokens are, zeros elsewhere. The caller advances `cache.length` by L to keep
-        the new tokens.
+        where image tokens are, zeros elsewhere; asked for one at a time. The caller advances
+        `cache.length` by L to keep the new tokens.
         """
+        at = 0
+        for at, added in enumerate(deepstack, 1):
+            x = self.part(x, positions, cache, window, at - 1, at) + added
+        return self.part(x, positions, cache, window, at, len(self.layers))
+
+    def part(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        cache: KVCache,
+        window: Window,
+        start: int,
+        stop: int,
+    ) -> Tensor:
+        """Hidden states (B, L, hidden) behind the layers from `start` to before `stop`."""
         cos, sin = rotary(positions, self.config, x.dtype)
-        for i, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, cache, i, window)
-            if i < len(deepstack):
-                x = x + deepstack[i]
-        return x
+        last: Tensor | None = None
+        for i in range(start, stop):
+            x, last = self.layers[i](x, last, cos, sin, cache, i, window)
+        return x if last is None else x + last
 
 
 class LanguageModel(Decoder):

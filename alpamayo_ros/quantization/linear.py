@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..kernels.packed_ops import packed_embedding, packed_linear
+from ..kernels.packed_ops import packed_embedding, packed_linear, packed_swiglu
 from ..kernels.packing import digits
 from .scheme import QuantScheme, Rule, Rules, rule_of
 
@@ -188,6 +188,10 @@ class Joint:
         """Outputs (..., out_features) of each layer for x (..., in_features)."""
         outputs = packed_linear(x, *self.stored, self.rows).split(self.rows, -1)
         return [y[..., :size] for y, size in zip(outputs, self.out_features, strict=True)]
+
+    def swiglu(self, x: Tensor) -> Tensor:
+        """silu(gate) * up, (..., out_features), where the two layers are these."""
+        return packed_swiglu(x, *self.stored, self.rows)[..., : self.out_features[0]]
 
 
 def join(layers: Sequence[nn.Module]) -> bool:

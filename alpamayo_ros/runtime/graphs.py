@@ -9,7 +9,7 @@ Knows no sampling and no files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..model.alpamayo import PREFILL_CHUNK, AlpamayoR1, Prompt, Reasoning
 from ..model.flow_matching import VelocityField
-from ..model.text import KVCache, Window
+from ..model.text import KVCache, Window, prompt_window
 
 WARM_UP_RUNS = 2  # kernels are compiled and workspaces allocated before a recording
 SIZES = 2  # sets of image sizes recorded at a time: a rig has one
@@ -66,13 +66,11 @@ class StaticSteps:
             scenes, 1, samples * points, cache.capacity, dtype=torch.bool, device=device
         )
         self.window = Window(slots, cache.capacity, self.mask)
-        levels = 1 + len(model.config.vision.deepstack_visual_indexes)
-        # embeddings and deepstack features of a chunk of the prompt
         length = min(PREFILL_CHUNK, cache.capacity)
-        self.chunk = self.embedded.new_zeros(levels, scenes, length, width)
+        self.chunk = self.embedded.new_zeros(scenes, length, width)  # hidden states of one
         self.chunk_positions = whole(3, scenes, length)
         self._record = record
-        self._run_chunk: dict[tuple[int, int], Callable[[], Tensor]] = {}
+        self._run_chunk: dict[tuple[int, int], list[Callable[[], Tensor]]] = {}
         self._run_decode = record(self._decode)
         self._run_velocity = record(self._velocity)
 
@@ -81,27 +79,29 @@ class StaticSteps:
     ) -> Tensor:
         """As AlpamayoR1.read over the own cache; the result is overwritten by the next call."""
         length = x.shape[1]
-        inputs = self.chunk[:, :, :length], self.chunk_positions[:, :, :length]
-        inputs[0][0].copy_(x)
-        for place, part in zip(inputs[0][1:], deepstack, strict=True):
-            place.copy_(part)
-        inputs[1].copy_(positions)
+        hidden, places = self.chunk[:, :length], self.chunk_positions[:, :, :length]
         key = cache.length, length
         if key not in self._run_chunk:
             if len(self._run_chunk) == CHUNKS:
                 self._run_chunk.clear()
-            self._run_chunk[key] = self._record(lambda: self._read(*inputs))
-        return self._run_chunk[key]()
+            self._run_chunk[key] = self._record_parts(hidden, places)  # which overwrites `hidden`
+        hidden.copy_(x)
+        places.copy_(positions)
+        *early, rest = self._run_chunk[key]
+        for run, added in zip(early, deepstack, strict=True):
+            run()
+            hidden += added  # in between, so that no graph has to keep room for it
+        return rest()
 
     def decode_step(self, prompt: Prompt, tokens: Tensor) -> Tensor:
         """As AlpamayoR1.decode_step; the result is overwritten by the next call."""
-        if self._embeds_inside:
-            self.tokens.copy_(tokens)
-        else:
-            self.embedded.copy_(self._embed(tokens))
         self.rope_delta.copy_(prompt.rope_delta)
         self.prompt.fill_(prompt.length)
         self.used.fill_(prompt.cache.length)
+        if self._embeds_inside:
+            self.tokens.copy_(tokens)
+        else:  # last, as the host waits for the tokens
+            self.embedded.copy_(self._embed(tokens))
         logits = self._run_decode()
         prompt.cache.length += tokens.shape[1]
         return logits
@@ -120,8 +120,23 @@ class StaticSteps:
 
         return field
 
-    def _read(self, chunk: Tensor, positions: Tensor) -> Tensor:
-        return self.model.read(chunk[0], positions, chunk[1:], self.cache)
+    def _record_parts(self, hidden: Tensor, positions: Tensor) -> list[Callable[[], Tensor]]:
+        """A chunk of the prompt: each layer before deepstack features are added, then the rest."""
+        language = self.model.vlm.model.language_model
+        early = len(self.model.config.vision.deepstack_visual_indexes)
+
+        def part(start: int, stop: int) -> Tensor:
+            # made in here: a graph does not keep what was there before
+            window = prompt_window(hidden.shape[1], self.cache.length, hidden.device)
+            return language.part(hidden, positions, self.cache, window, start, stop)
+
+        def one(layer: int) -> Tensor:
+            return hidden.copy_(part(layer, layer + 1))
+
+        def rest() -> Tensor:
+            return part(early, len(language.layers))[:, -1]
+
+        return [*(self._record(partial(one, i)) for i in range(early)), self._record(rest)]
 
     def _decode(self) -> Tensor:
         return self.model.decode(

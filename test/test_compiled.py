@@ -1,0 +1,62 @@
+"""Kernels compile for an Orin (sm_87): the interpreter does not tell, and no GPU is needed for it.
+
+The packed products are compiled by `alpamayo_benchmark kernels`; see test_benchmark.
+"""
+
+import pytest
+
+from alpamayo_ros.kernels import attention, fused, rotary
+from alpamayo_ros.kernels.packing import digits
+
+ORIN = 87
+BF16, FP32, INT64, UINT8 = '*bf16', '*fp32', '*i64', '*u8'
+ROTATED = {'cos_ptr': FP32, 'sin_ptr': FP32}
+PARTIAL = {'partial_ptr': FP32, 'peak_ptr': FP32, 'total_ptr': FP32}
+# kernel, constants, types of pointers that are not bf16
+CASES = [
+    (fused, '_rms_norm_kernel', {'BLOCK': 4096}, {}),
+    (fused, '_swiglu_kernel', {'BLOCK': fused.SWIGLU_BLOCK}, {}),
+    (fused, '_rotate_kernel', {'HEADS': 8, 'DIM': 128}, {'slots_ptr': INT64}),
+    (rotary, '_rotate_heads_kernel', {'HEADS': 32, 'DIM': 128}, ROTATED),
+    (attention, '_merge_kernel', {'SPLITS': 32, 'DIM': 128}, PARTIAL),
+    *(
+        (
+            attention,
+            '_split_kernel',
+            {'SPLITS': 8, 'ROWS': rows, 'KEYS': keys, 'DIM': 128, 'HAS_MASK': mask, 'EXACT': 0},
+            PARTIAL | {'mask_ptr': UINT8},
+        )
+        for rows, keys, mask in ((16, 64, False), (64, 32, True))
+    ),
+]
+
+
+def compile_for_orin(kernel, constants, types):
+    """Machine code of a kernel; an error of Triton where there is none."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kinds = {n: types.get(n, BF16 if n.endswith('_ptr') else 'i32') for n in kernel.arg_names}
+    kinds |= dict.fromkeys(constants, 'constexpr')
+    kinds |= {name: 'fp32' for name in ('eps', 'scale') if name in kinds}
+    source = ASTSource(kernel, kinds, constants)
+    return triton.compile(source, target=GPUTarget('cuda', ORIN, 32)).asm['cubin']
+
+
+@pytest.mark.parametrize('case', CASES, ids=lambda case: case[1] + str(case[2].get('ROWS', '')))
+def test_kernel_compiles(case):
+    pytest.importorskip('triton', reason='triton is not installed')
+    module, name, constants, types = case
+    assert len(compile_for_orin(getattr(module, name), constants, types)) > 1000
+
+
+@pytest.mark.parametrize('levels', [3, 4, 16, 256])
+def test_unpacking_compiles(levels):
+    pytest.importorskip('triton', reason='triton is not installed')
+    from alpamayo_ros.kernels import unpack
+
+    sizes = {'GROUP': 128, 'STEP': 128, 'STEPS_PER_GROUP': 1, 'ROWS': unpack.ROWS}
+    constants = {'LEVELS': levels, 'DIGITS': digits(levels), **sizes}
+    types = {'data_ptr': '*i8' if levels == 256 else UINT8, 'rows_ptr': INT64}
+    assert len(compile_for_orin(unpack._unpack_kernel, constants, types)) > 1000
