@@ -92,12 +92,6 @@ def scratch(like: Tensor, rows: int, columns: int) -> Tensor:
 
 
 @triton.jit
-def _to_float(code):
-    """Codes from 0 to 255 as float32: in the mantissa of 2**23, as conversions are slow."""
-    return (code | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0
-
-
-@triton.jit
 def _unpack_kernel(
     data_ptr,
     scale_ptr,
@@ -130,24 +124,23 @@ def _unpack_kernel(
     shift = tl.zeros((ROWS,), tl.float32)
     if shift_ptr is not None:
         shift = tl.load(shift_ptr + group_row, mask=inside, other=0.0).to(tl.float32)
+    # the code becomes the upper mantissa of a number in [1, 2), as conversions are slow
     digit = group_row // byte_rows
+    code = code.to(tl.int32)
+    bits: tl.constexpr = 2 if LEVELS == 3 else 8 // DIGITS
     if LEVELS == 3:
         power = tl.full((ROWS,), 1, tl.int32)
         for i in tl.static_range(1, DIGITS):
             power = tl.where(digit == i, LEVELS**i, power)
-        code = code.to(tl.int32) // power[:, None] % LEVELS
-        wide = _to_float(code) * scale[:, None] - shift[:, None]
+        code = code // power[:, None] % LEVELS << (23 - bits)
     else:
-        # the code becomes the upper mantissa of a number in [1, 2), as conversions are slow
-        bits: tl.constexpr = 8 // DIGITS
-        code = code.to(tl.int32)
         if LEVELS == 256:  # signed
             code = code ^ 128
             shift += 128 * scale
         mask_bits: tl.constexpr = (LEVELS - 1) << (23 - bits)
         code = (code << (23 - bits - bits * digit)[:, None]) & mask_bits
-        wide = (code | 0x3F800000).to(tl.float32, bitcast=True)
-        scale *= LEVELS
-        wide = wide * scale[:, None] - (scale + shift)[:, None]
+    scale *= 2**bits
+    wide = (code | 0x3F800000).to(tl.float32, bitcast=True)
+    wide = wide * scale[:, None] - (scale + shift)[:, None]
     at = place.to(tl.int64)[:, None] * columns + group * GROUP + within[None, :]
     tl.store(out_ptr + at, wide.to(out_ptr.dtype.element_ty), mask=mask)
