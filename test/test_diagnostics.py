@@ -58,6 +58,17 @@ def test_an_input_tells_rate_delay_and_age():
     assert (status.values['delay ms'], status.values['age s']) == (30.0, 0.1)
 
 
+@pytest.mark.parametrize('together', [1, 5, 40])
+def test_the_rate_of_messages_that_are_fetched_together_is_that_of_the_messages(together):
+    found = InputMonitor('/odometry', 'nav_msgs/msg/Odometry')
+    for k in range(400):
+        taken_s = k // together * together / 100 + (k % together) * 1e-4
+        found.arrived(taken_s, T0_NS, T0_NS - 5_000_000, '')
+        if k % together == together - 1 and k > 200:
+            assert found.rate_hz(taken_s) == pytest.approx(100, rel=0.01)
+    assert found.delay_ms == 5.0
+
+
 def test_a_stale_input_is_an_error_that_names_it_and_its_rate_falls():
     found = monitor()
     status = diagnostics.input_status('tele', found, found.newest_ns + 1_800_000_000, 3.7, 0.5, {})

@@ -32,6 +32,7 @@ IMPORTS = {
     'rclpy.shutdown': 'context uninstall_handlers',
     'rclpy.spin': 'executor',
     'rclpy.try_shutdown': 'context',
+    'rclpy.callback_groups.MutuallyExclusiveCallbackGroup': '',
     'rclpy.clock.Clock': 'clock_type',
     'rclpy.clock.ClockType': '',
     'rclpy.event_handler.PublisherEventCallbacks': 'use_default_callbacks',  # of Jazzy

@@ -201,6 +201,24 @@ def test_a_camera_that_dies_is_named_and_served_when_it_comes_back(peer, start):
     assert stamp_ns(peer.heard['output/path'][-1]) == START_NS + 5 * SECOND
 
 
+def test_odometry_is_taken_while_no_frame_comes(peer, start):
+    start()
+    sent = [m for m in drive(seconds=1.5) if m[1] == TOPICS['odometry']]
+    peer.play(sent)
+    taken = int(peer.status('input/odometry')[2]['received'])
+    assert 0.9 * len(sent) <= taken <= len(sent)  # best effort
+
+
+def test_odometry_that_comes_after_its_frames_is_waited_for(peer, start):
+    start()
+    late = [(m[0] + 60_000_000 * (m[1] == TOPICS['odometry']), *m[1:]) for m in drive(seconds=3.0)]
+    messages = sorted(late, key=lambda m: m[0])
+    ages = peer.heard['debug/path_age_ms']
+    counts = peer.play_until(lambda c: c['inferred'] >= 14, messages, rate=1.0, seen=24)
+    assert counts['inferred'] >= 14
+    assert 60 <= np.median([age.data for age in ages]) < 95  # not fetched with the next frames
+
+
 def test_the_player_can_begin_again_and_gives_the_same_paths(peer, start):
     start()
     messages = drive(seconds=2.5)

@@ -19,6 +19,8 @@ from .outputs import HORIZON_NS, Make
 from .policy import UNHEALTHY, Decision
 
 OK, WARN, ERROR, STALE = range(4)
+WINDOW_S, MOST_ARRIVALS = 2.0, 2000
+TOGETHER_S = 0.01  # messages that were fetched at once
 UNUSUAL = {  # checks of a context that is served all the same
     'camera_subset': 'cameras are missing from the prompt',
     'v0_mismatch': 'history and twist disagree by more than 0.5 m/s',
@@ -37,9 +39,10 @@ class Status:
 
 
 class InputMonitor:
-    """Arrivals of one input: rate, delay of the newest, how many were refused and why last.
+    """Arrivals of one input: rate and delay of the newest, how many were refused and why last.
 
-    Rate over the last 20 messages, by the time of arrival.
+    Both are of the last WINDOW_S, or of two messages, by the time of arrival: when the node takes
+    a message, which for odometry is with the next frame and at least ten times a second.
     """
 
     def __init__(self, topic: str, type_name: str) -> None:
@@ -47,7 +50,7 @@ class InputMonitor:
         self.received = self.refused = 0
         self.newest_ns: int | None = None
         self.last_refusal = ''
-        self._arrivals: deque[tuple[float, int]] = deque(maxlen=20)
+        self._arrivals: deque[tuple[float, int]] = deque(maxlen=MOST_ARRIVALS)
 
     def arrived(self, steady_s: float, now_ns: int, stamp_ns: int | None, refusal: str) -> None:
         """Note a message: when by a steady clock, when by the node's, its stamp, why refused."""
@@ -58,6 +61,8 @@ class InputMonitor:
         if stamp_ns is not None:
             self.newest_ns = stamp_ns
             self._arrivals.append((steady_s, now_ns - stamp_ns))
+            while len(self._arrivals) > 2 and self._arrivals[0][0] < steady_s - WINDOW_S:
+                self._arrivals.popleft()
 
     def rate_hz(self, steady_s: float) -> float:
         """Messages per second; falls while none arrives, 0 with fewer than two."""
@@ -65,7 +70,8 @@ class InputMonitor:
             return 0.0
         first = self._arrivals[0][0]
         span = max(self._arrivals[-1][0], steady_s - 1.0) - first
-        return (len(self._arrivals) - 1) / span if span > 0 else 0.0
+        later = sum(at > first + TOGETHER_S for at, _ in self._arrivals)  # than the first fetch
+        return later / span if span > 0 else 0.0
 
     @property
     def delay_ms(self) -> float:

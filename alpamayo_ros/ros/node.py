@@ -33,11 +33,13 @@ from .messages import interface, make
 from .outputs import AUTOWARE, OUTPUTS, Output
 from .parameters import declare
 from .pipeline import ODOMETRY, Pipeline, input_topics
+from .polled import OnDemand, fetched
 
 NAME = 'alpamayo'
 DIAGNOSTICS_PERIOD_S = 1.0
+FETCH_PERIOD_S = 0.1  # of odometry, which is fetched before every frame anyhow
 STOP_LIMIT_S = 0.3  # for what is being inferred; an exit is due within 2 s
-CAMERA_DEPTH, ODOMETRY_DEPTH = 10, 50
+CAMERA_DEPTH, ODOMETRY_DEPTH = 10, 200
 LOG_PERIOD_S = 5.0
 
 
@@ -71,6 +73,7 @@ class AlpamayoNode(Node):
         self.add_on_set_parameters_callback(self._on_parameters)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # ROS time may stand still
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_timer, clock=steady)
+        self.create_timer(FETCH_PERIOD_S, self._fetch_odometry, clock=steady)
         self.pipeline.load()
 
     def _create_outputs(self, outputs: tuple[Output, ...]) -> dict[Output, Any]:
@@ -89,19 +92,41 @@ class AlpamayoNode(Node):
         }
 
     def _create_inputs(self, rig: CameraRig) -> None:
-        for name, (topic, type_name) in input_topics(rig).items():
-            depth = ODOMETRY_DEPTH if name == ODOMETRY else CAMERA_DEPTH
-            self.create_subscription(
-                interface(type_name),
-                topic,
-                partial(self.pipeline.receive, name),
-                QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT),
-                raw=name == ODOMETRY,
-                # as with the outputs; what asks for so little fits every publisher
-                event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-            self.pipeline.monitors[name].topic = self.resolve_topic_name(topic)
+        topics = input_topics(rig)
+        wanted = OnDemand(lambda: self.pipeline.anchors.waiting > 0)
+        self._odometry = self._subscribe(
+            *topics.pop(ODOMETRY),
+            partial(self.pipeline.receive, ODOMETRY),
+            ODOMETRY_DEPTH,
+            raw=True,
+            callback_group=wanted,
+        )
+        for name, topic in topics.items():
+            self._subscribe(*topic, partial(self._on_frame, name), CAMERA_DEPTH)
+        for monitor in self.pipeline.monitors.values():
+            monitor.topic = self.resolve_topic_name(monitor.topic)
+
+    def _subscribe(
+        self, topic: str, type_name: str, receive: Any, depth: int, **options: Any
+    ) -> Any:
+        return self.create_subscription(
+            interface(type_name),
+            topic,
+            receive,
+            QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT),
+            # as with the outputs; what asks for so little fits every publisher
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            **options,
+        )
+
+    def _fetch_odometry(self) -> None:
+        for message in fetched(self._odometry, ODOMETRY_DEPTH):
+            self.pipeline.receive(ODOMETRY, message)
+
+    def _on_frame(self, name: str, message: Any) -> None:
+        self._fetch_odometry()
+        self.pipeline.receive(name, message)
 
     def _create_services(self) -> None:
         switch, trigger = interface('std_srvs/srv/SetBool'), interface('std_srvs/srv/Trigger')

@@ -50,21 +50,39 @@ class Subscription:
 
     def take(self) -> Callable[[], Any] | None:
         """Next call of the callback, None if there is no message."""
-        sample = self._reader.take()
-        if sample is None:
+        taken = self.take_message(self.msg_type, self.raw)
+        if taken is None:
             return None
-        if self.raw:
-            message = sample.data
-        else:
-            try:
-                message = deserialize(sample.data, self.msg_type._type)  # type: ignore[attr-defined]
-            except SerdeError as error:
-                self._logger.error(f'dropped a message of {self.topic}: {error}')
-                return None
+        message, info = taken
         if not self._with_info:
             return lambda: self.callback(message)
-        info = {'source_timestamp': sample.sample_info.source_timestamp}
         return lambda: self.callback(message, info)
+
+    @property
+    def handle(self) -> 'Subscription':
+        """What `take_message` is called on, in a `with` statement: here the same object."""
+        return self
+
+    def __enter__(self) -> 'Subscription':
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def take_message(self, msg_type: type, raw: bool) -> tuple[Any, dict[str, int]] | None:
+        """Next message and its stamps, without a callback; None if there is none.
+
+        What cannot be read is dropped with an error in the log.
+        """
+        while (sample := self._reader.take()) is not None:
+            info = {'source_timestamp': sample.sample_info.source_timestamp}
+            if raw:
+                return sample.data, info
+            try:
+                return deserialize(sample.data, msg_type._type), info  # type: ignore[attr-defined]
+            except SerdeError as error:
+                self._logger.error(f'dropped a message of {self.topic}: {error}')
+        return None
 
     def get_publisher_count(self) -> int:
         """Number of matched publishers."""

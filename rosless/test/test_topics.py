@@ -1,8 +1,12 @@
 """Publishers and subscriptions between processes."""
 
+import time
+
 import numpy as np
 import pytest
 import rclpy
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.duration import Duration
 from rclpy.exceptions import InvalidHandle
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image
@@ -61,6 +65,34 @@ def test_raw_subscriptions_and_publishers_carry_cdr(program, node, spin_until, t
     assert received == [String(data='cdr')]
 
 
+class Never(MutuallyExclusiveCallbackGroup):
+    """A group whose callbacks may not start."""
+
+    def can_execute(self, entity):
+        """Never."""
+        return False
+
+
+def test_messages_that_no_callback_may_take_can_be_fetched(node, spin_until, topic):
+    heard = []
+    polled = node.create_subscription(
+        String, topic, heard.append, 10, callback_group=Never(), raw=True
+    )
+    other = node.create_subscription(String, topic, heard.append, 10)
+    publisher = node.create_publisher(String, topic, 10)
+    spin_until(lambda: publisher.get_subscription_count() == 2)
+    for text in ('one', 'two'):
+        publisher.publish(String(data=text))
+    spin_until(lambda: len(heard) == 2)
+    with polled.handle as handle:
+        taken = [handle.take_message(String, True) for _ in range(3)]
+    assert [deserialize_message(data, String).data for data, _ in taken[:2]] == ['one', 'two']
+    assert taken[2] is None
+    assert [m.data for m in heard] == ['one', 'two']
+    assert abs(taken[0][1]['source_timestamp'] - time.time_ns()) < 60e9
+    assert other.handle.take_message(String, False) is None
+
+
 def test_a_callback_of_two_arguments_gets_the_stamp_of_the_sample(node, spin_until, topic):
     received = []
     node.create_subscription(String, topic, lambda m, info: received.append((m, info)), 5)
@@ -93,7 +125,7 @@ def test_the_depth_bounds_what_waits(node, spin_until, topic):
 def test_what_was_published_is_acknowledged(node, topic):
     publisher = node.create_publisher(String, topic, 10)
     publisher.publish(String(data='x'))
-    assert publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=1))
+    assert publisher.wait_for_all_acked(Duration(seconds=1))
 
 
 def test_only_messages_of_the_type_can_be_published(node, topic):
