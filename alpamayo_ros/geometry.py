@@ -27,9 +27,9 @@ def multiply(a: ArrayLike, b: ArrayLike) -> Array:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     va, wa, vb, wb = a[..., :3], a[..., 3:], b[..., :3], b[..., 3:]
     # np.cross takes as long as all else here
-    cross = va[..., _NEXT] * vb[..., _LAST] - va[..., _LAST] * vb[..., _NEXT]
+    cross = va.take(_NEXT, -1) * vb.take(_LAST, -1) - va.take(_LAST, -1) * vb.take(_NEXT, -1)
     vector = wa * vb + wb * va + cross
-    scalar = wa * wb - np.sum(va * vb, axis=-1, keepdims=True)
+    scalar = wa * wb - np.add.reduce(va * vb, axis=-1, keepdims=True)
     return np.concatenate([vector, scalar], axis=-1)
 
 
@@ -77,16 +77,21 @@ def rotation_vector(quaternions: ArrayLike) -> Array:
     """Axis times angle (..., 3) rad, angle at most pi, of unit quaternions (..., 4)."""
     q = np.asarray(quaternions, np.float64)
     q = np.where(q[..., 3:] < 0, -q, q)  # q and -q are one rotation: take the shorter way
-    sine = np.linalg.norm(q[..., :3], axis=-1, keepdims=True)
+    sine = _norm(q[..., :3])
     angle = 2 * np.arctan2(sine, q[..., 3:])
     scale = np.divide(angle, sine, out=np.full_like(sine, 2.0), where=sine > 1e-12)
     return np.asarray(q[..., :3] * scale)
 
 
+def _norm(vectors: Array) -> Array:
+    """Lengths (..., 1) of vectors (..., 3); np.linalg.norm spends its time on other cases."""
+    return np.asarray(np.sqrt(np.add.reduce(vectors * vectors, axis=-1, keepdims=True)))
+
+
 def exponential(rotation_vectors: ArrayLike) -> Array:
     """Unit quaternions (..., 4) of rotation vectors (..., 3); inverse of `rotation_vector`."""
     vectors = np.asarray(rotation_vectors, np.float64)
-    half = np.linalg.norm(vectors, axis=-1, keepdims=True) / 2
+    half = _norm(vectors) / 2
     return np.concatenate([vectors * np.sinc(half / np.pi) / 2, np.cos(half)], axis=-1)
 
 
@@ -106,14 +111,15 @@ def interpolate_poses(
     rotations = np.asarray(quaternions, np.float64)
     if len(stamps) < 4 or times.size and (times.min() < stamps[0] or times.max() > stamps[-1]):
         raise ValueError('a pose can only be interpolated inside four samples or more')
-    before = np.clip(np.searchsorted(stamps, times, 'right') - 1, 0, len(stamps) - 2)
-    support = np.clip(before - 1, 0, len(stamps) - 4)[:, None] + np.arange(4)  # (T, 4)
+    before = np.minimum(np.searchsorted(stamps, times, 'right') - 1, len(stamps) - 2)
+    first = np.minimum(np.maximum(before - 1, 0), len(stamps) - 4)
+    support = first[:, None] + np.arange(4)  # (T, 4)
     weights = _lagrange((stamps[support] - times[:, None]) * 1e-9)[..., None]
     origin = positions[before]  # differences keep the digits that map coordinates would cost
-    offsets = np.sum(weights * (positions[support] - origin[:, None]), axis=1)
+    offsets = np.add.reduce(weights * (positions[support] - origin[:, None]), axis=1)
     base = rotations[before]
     vectors = rotation_vector(multiply(conjugate(base)[:, None], rotations[support]))
-    return origin + offsets, multiply(base, exponential(np.sum(weights * vectors, axis=1)))
+    return origin + offsets, multiply(base, exponential(np.add.reduce(weights * vectors, axis=1)))
 
 
 def _lagrange(offsets_s: Array) -> Array:
