@@ -20,7 +20,6 @@ from .policy import UNHEALTHY, Decision
 
 OK, WARN, ERROR, STALE = range(4)
 WINDOW_S, MOST_ARRIVALS = 2.0, 2000
-TOGETHER_S = 0.01  # messages that were fetched at once
 UNUSUAL = {  # checks of a context that is served all the same
     'camera_subset': 'cameras are missing from the prompt',
     'v0_mismatch': 'history and twist disagree by more than 0.5 m/s',
@@ -42,7 +41,7 @@ class InputMonitor:
     """Arrivals of one input: rate and delay of the newest, how many were refused and why last.
 
     Both are of the last WINDOW_S, or of two messages, by the time of arrival: when the node takes
-    a message, which for odometry is with the next frame and at least ten times a second.
+    a message, which for odometry is with the next frame and at least four times a second.
     """
 
     def __init__(self, topic: str, type_name: str) -> None:
@@ -70,7 +69,7 @@ class InputMonitor:
             return 0.0
         first = self._arrivals[0][0]
         span = max(self._arrivals[-1][0], steady_s - 1.0) - first
-        later = sum(at > first + TOGETHER_S for at, _ in self._arrivals)  # than the first fetch
+        later = sum(at > first for at, _ in self._arrivals)  # than what was fetched first
         return later / span if span > 0 else 0.0
 
     @property

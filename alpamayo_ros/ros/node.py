@@ -37,7 +37,7 @@ from .polled import OnDemand, fetched
 
 NAME = 'alpamayo'
 DIAGNOSTICS_PERIOD_S = 1.0
-FETCH_PERIOD_S = 0.1  # of odometry, which is fetched before every frame anyhow
+FETCH_PERIOD_S = 0.25  # of odometry, which is fetched before every frame anyhow
 STOP_LIMIT_S = 0.3  # for what is being inferred; an exit is due within 2 s
 CAMERA_DEPTH, ODOMETRY_DEPTH = 10, 200
 LOG_PERIOD_S = 5.0
@@ -121,8 +121,7 @@ class AlpamayoNode(Node):
         )
 
     def _fetch_odometry(self) -> None:
-        for message in fetched(self._odometry, ODOMETRY_DEPTH):
-            self.pipeline.receive(ODOMETRY, message)
+        self.pipeline.receive(ODOMETRY, *fetched(self._odometry, ODOMETRY_DEPTH))
 
     def _on_frame(self, name: str, message: Any) -> None:
         self._fetch_odometry()

@@ -91,24 +91,25 @@ class Pipeline:
         """Start the engine that the parameters ask for; a present one goes first."""
         self.worker.load(partial(self._start_engine, self.parameters.choice, self.rig))
 
-    def receive(self, name: str, message: Any) -> None:
-        """Take a message of a camera or the CDR bytes of an Odometry; submit what it completes."""
+    def receive(self, name: str, *messages: Any) -> None:
+        """Take messages of a camera, or CDR bytes of Odometry; submit what they complete."""
         start, now_ns = time.perf_counter(), self._now_ns()
-        stamp_ns = None
-        try:
-            if name == ODOMETRY:
-                pose = read_pose(message)
-                stamp_ns, refused = pose.stamp_ns, self.anchors.add_pose(pose)
-            else:
-                frame = to_frame(message)
-                stamp_ns, refused = frame.stamp_ns, self.anchors.add_frame(name, frame)
-            refusal = refused.detail if refused else ''
-        except ValueError as error:
-            self.anchors.refuse(name)
-            refusal = f'{name}: {error}'
-        self.monitors[name].arrived(start, now_ns, stamp_ns, refusal)
-        if refusal:
-            self._warn(refusal)
+        for message in messages:
+            stamp_ns = None
+            try:
+                if name == ODOMETRY:
+                    pose = read_pose(message)
+                    stamp_ns, refused = pose.stamp_ns, self.anchors.add_pose(pose)
+                else:
+                    frame = to_frame(message)
+                    stamp_ns, refused = frame.stamp_ns, self.anchors.add_frame(name, frame)
+                refusal = refused.detail if refused else ''
+            except ValueError as error:
+                self.anchors.refuse(name)
+                refusal = f'{name}: {error}'
+            self.monitors[name].arrived(start, now_ns, stamp_ns, refusal)
+            if refusal:
+                self._warn(refusal)
         self._follow_epoch(now_ns)
         self._look(now_ns, start)
 
