@@ -16,11 +16,11 @@ NAMES = ['', 'a', 'ab', 'map', 'odom', 'odoms', 'Straße', 'vehicle', 'map_link'
 make = message_factory()
 
 
-def odometry(frame_id='odom', child_frame_id='base_link', **pose):
+def odometry(frame_id='odom', child_frame_id='base_link'):
     """An Odometry whose numbers all differ."""
     message = make(ODOMETRY, child_frame_id=child_frame_id)
     message.header.frame_id = frame_id
-    message.header.stamp.sec, message.header.stamp.nanosec = -(-T0_NS // 10**9), 987_654_321
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(T0_NS, 10**9)
     at, turn = message.pose.pose.position, message.pose.pose.orientation
     at.x, at.y, at.z = 4.5e5, 5.4e6 + 1e-4, -3.0
     turn.x, turn.y, turn.z, turn.w = 0.1, -0.2, 0.3, np.sqrt(0.86)
