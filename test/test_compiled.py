@@ -10,6 +10,7 @@ from alpamayo_ros.kernels.packing import digits
 
 ORIN = 87
 BF16, FP32, INT64, UINT8 = '*bf16', '*fp32', '*i64', '*u8'
+VISION_HEADS = {'X_HEAD': 72, 'DIM': 72, 'HEADS': 32, 'COLUMNS': 64}
 ROTATED = {'cos_ptr': FP32, 'sin_ptr': FP32}
 PARTIAL = {'partial_ptr': FP32, 'peak_ptr': FP32, 'total_ptr': FP32}
 # kernel, constants, types of pointers that are not bf16
@@ -17,7 +18,7 @@ CASES = [
     (fused, '_rms_norm_kernel', {'BLOCK': 4096}, {}),
     (fused, '_swiglu_kernel', {'BLOCK': fused.SWIGLU_BLOCK}, {}),
     (fused, '_rotate_kernel', {'HEADS': 8, 'DIM': 128}, {'slots_ptr': INT64}),
-    (rotary, '_rotate_heads_kernel', {'HEADS': 32, 'DIM': 128}, ROTATED),
+    (rotary, '_rotate_heads_kernel', VISION_HEADS, ROTATED),
     (attention, '_merge_kernel', {'SPLITS': 32, 'DIM': 128}, PARTIAL),
     *(
         (

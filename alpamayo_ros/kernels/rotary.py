@@ -64,11 +64,11 @@ def rotate_heads_triton(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         out,
         patches,
         heads,
-        dim,
         x.stride(1),
-        x.stride(2),
+        X_HEAD=x.stride(2),
+        DIM=dim,
         HEADS=triton.next_power_of_2(heads),
-        DIM=triton.next_power_of_2(dim),
+        COLUMNS=triton.next_power_of_2(dim // 2),
     )
     return out
 
@@ -83,25 +83,29 @@ if triton is not None:
         out_ptr,
         patches,
         heads,
-        dim,
         x_patch,
-        x_head,
-        HEADS: tl.constexpr,
+        X_HEAD: tl.constexpr,
         DIM: tl.constexpr,
+        HEADS: tl.constexpr,
+        COLUMNS: tl.constexpr,
     ):
+        # sizes are constants, or several numbers could not be read at once
         patch = tl.program_id(0).to(tl.int64)
-        head, at = tl.arange(0, HEADS)[:, None], tl.arange(0, DIM)[None, :]
-        half = dim // 2
-        across = tl.where(at < half, at + half, at - half)
-        inside = (head < heads) & (at < dim)
-        place = patch * x_patch + head * x_head
-        x = tl.load(x_ptr + place + at, inside, other=0.0)
-        other = tl.load(x_ptr + place + across, inside, other=0.0).to(tl.float32)
-        other = tl.where(at < half, -other, other)
-        turn = (patch % patches) * dim + at
-        cos = tl.load(cos_ptr + turn, at < dim, other=0.0)
-        sin = tl.load(sin_ptr + turn, at < dim, other=0.0)
-        turned = x.to(tl.float32) * cos + other * sin
-        tl.store(out_ptr + (patch * heads + head) * dim + at, turned.to(x.dtype), inside)
+        head, at = tl.arange(0, HEADS)[:, None], tl.arange(0, COLUMNS)[None, :]
+        half: tl.constexpr = DIM // 2
+        within = at < half
+        inside = (head < heads) & within
+        x_ptr += patch * x_patch + head * X_HEAD + at
+        first = tl.load(x_ptr, inside, other=0.0)
+        second = tl.load(x_ptr + half, inside, other=0.0)
+        cos_ptr += patch % patches * DIM + at
+        sin_ptr += patch % patches * DIM + at
+        a, b = first.to(tl.float32), second.to(tl.float32)
+        left = a * tl.load(cos_ptr, within, other=0.0) - b * tl.load(sin_ptr, within, other=0.0)
+        right = b * tl.load(cos_ptr + half, within, other=0.0)
+        right += a * tl.load(sin_ptr + half, within, other=0.0)
+        out_ptr += (patch * heads + head) * DIM + at
+        tl.store(out_ptr, left.to(first.dtype), inside)
+        tl.store(out_ptr + half, right.to(first.dtype), inside)
 
     rotate_heads.register_kernel('cuda')(rotate_heads_triton)
