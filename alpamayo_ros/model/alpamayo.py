@@ -352,16 +352,19 @@ def sample_token(
     if options.top_k > 0:
         floor = logits.topk(min(options.top_k, logits.shape[-1])).values[..., -1:]
         logits = logits.masked_fill(logits < floor, -torch.inf)
+    # in proportion to the probabilities: a draw needs no more, and a softmax over the whole
+    # vocabulary, a single row, leaves most of a GPU idle
+    weights = (logits - logits.amax(-1, keepdim=True)).exp()
     if options.top_p < 1:
-        ordered, order = logits.sort(descending=False)
-        below = ordered.softmax(-1).cumsum(-1) <= 1 - options.top_p
+        ordered, order = weights.sort()
+        sums = ordered.cumsum(-1)
+        below = sums <= (1 - options.top_p) * sums[..., -1:]
         below[..., -1] = False  # the likeliest token always stays
-        logits = logits.masked_fill(below.scatter(-1, order, below), -torch.inf)
-    probabilities = logits.softmax(-1)
+        weights = weights.masked_fill(below.scatter(-1, order, below), 0.0)
     if isinstance(generator, Sequence):
-        pairs = zip(probabilities, generator, strict=True)
+        pairs = zip(weights, generator, strict=True)
         return torch.stack([torch.multinomial(p, 1, generator=g)[:, 0] for p, g in pairs])
-    drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=generator)
+    drawn = torch.multinomial(weights.flatten(0, -2), 1, generator=generator)
     return drawn.view(logits.shape[:-1])
 
 
