@@ -29,7 +29,7 @@ def run(model, steps, cache, tokens, noise):
     """Logits of each decode step and the action behind them."""
     ids, patches, grids = scene(tokens.device)
     vision = model.encode_images(patches, grids)
-    prompt = model.prefill(ids, vision, grids, cache, chunk=100, read=steps.read)
+    prompt = model.prefill(ids, vision, grids, cache, chunk=100, reader=steps)
     logits = [steps.decode_step(prompt, tokens[..., i]).clone() for i in range(tokens.shape[-1])]
     reasoning = summarise(tokens, ids_of(model), prompt.length, complete=True)
     return torch.stack(logits), model.act(noise, steps.velocity_field(prompt, reasoning))

@@ -160,8 +160,9 @@ class _Inference:
         self.cache.length = 0
         scene, features = self.scene, self.features
         assert features is not None
-        read = self.steps.read
-        return self.model.prefill(scene.input_ids, features, scene.grids, self.cache, read=read)
+        return self.model.prefill(
+            scene.input_ids, features, scene.grids, self.cache, reader=self.steps
+        )
 
     def token(self) -> Tensor:
         """One token behind the prompt and half of the reasoning."""

@@ -82,7 +82,7 @@ def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
     batch, heads, length, dim = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
     rows = heads // kv_heads * length
-    q = q.reshape(batch * kv_heads, rows, dim).contiguous()
+    q = q if q.stride(3) == 1 else q.contiguous()
     block, step = (16, 64) if rows <= 16 else (64, 32)  # query rows and keys per inner step
     row_blocks = triton.cdiv(rows, block)
     wanted = max(1, BLOCKS_WANTED // (batch * kv_heads * row_blocks))
@@ -106,6 +106,9 @@ def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
         length,
         keys,
         kv_heads,
+        q.stride(0),
+        q.stride(1),
+        q.stride(2),
         k.stride(0),
         k.stride(1),
         k.stride(2),
@@ -146,6 +149,9 @@ if triton is not None:
         length,
         keys,
         kv_heads,
+        q_batch,
+        q_head,
+        q_token,
         k_batch,
         k_head,
         k_key,
@@ -169,9 +175,10 @@ if triton is not None:
         row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
         at = tl.arange(0, DIM)
         in_rows = row < rows
-        q = tl.load(
-            q_ptr + (head * rows + row[:, None]) * DIM + at[None, :], in_rows[:, None], other=0.0
-        )
+        first_head = head % kv_heads * (rows // length)  # of the query heads that share it
+        place = (first_head + row // length) * q_head + row % length * q_token
+        place += batch.to(tl.int64) * q_batch
+        q = tl.load(q_ptr + place[:, None] + at[None, :], in_rows[:, None], other=0.0)
         k_ptr += batch.to(tl.int64) * k_batch + (head % kv_heads) * k_head
         v_ptr += batch.to(tl.int64) * v_batch + (head % kv_heads) * v_head
         mask_ptr += batch.to(tl.int64) * mask_batch

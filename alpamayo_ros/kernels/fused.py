@@ -43,21 +43,21 @@ def rms_norm_plain(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * wide.to(x.dtype)
 
 
-@torch.library.custom_op('alpamayo_ros::add_rms_norm', mutates_args=())
-def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The sum of x and y (..., n), in their dtype, and its `rms_norm`."""
+@torch.library.custom_op('alpamayo_ros::add_rms_norm', mutates_args=('x',))
+def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Add y to x (..., n) in place, in their dtype; returns the `rms_norm` of the sum."""
     return add_rms_norm_plain(x, y, weight, eps)
 
 
 @add_rms_norm.register_fake
-def _(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(x)
+def _(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return torch.empty_like(y)
 
 
-def add_rms_norm_plain(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_rms_norm_plain(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The op in torch."""
-    total = x + y
-    return total, rms_norm_plain(total, weight, eps)
+    x += y
+    return rms_norm_plain(x, weight, eps)
 
 
 @torch.library.custom_op('alpamayo_ros::swiglu', mutates_args=())
@@ -93,7 +93,8 @@ def rotate_into_cache(
     """Normalise q and k per head, turn both by their position, write k and v into the cache.
 
     q (B, L, heads * d), k and v (B, L, kv heads * d); weights (d); cos and sin (B, 1, L, d);
-    keys and values (B, kv heads, capacity, d), written at slots (L). Returns q (B, heads, L, d).
+    keys and values (B, kv heads, capacity, d), written at slots (L). Returns q (B, heads, L, d),
+    token by token in memory: attention then leaves its result as the next product reads it.
     """
     return rotate_into_cache_plain(q, k, v, q_weight, k_weight, eps, cos, sin, keys, values, slots)
 
@@ -114,7 +115,7 @@ def _(
 ) -> Tensor:
     batch, length, width = q.shape
     dim = q_weight.shape[0]
-    return q.new_empty(batch, width // dim, length, dim)
+    return q.new_empty(batch, length, width // dim, dim).transpose(1, 2)
 
 
 def rotate_into_cache_plain(
@@ -137,7 +138,7 @@ def rotate_into_cache_plain(
     q, k = rms_norm_plain(q, q_weight, eps), rms_norm_plain(k, k_weight, eps)
     keys.index_copy_(2, slots, _rotate(k, cos, sin))
     values.index_copy_(2, slots, v)
-    return _rotate(q, cos, sin).contiguous()
+    return _rotate(q, cos, sin).transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -147,23 +148,31 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def rms_norm_triton(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The op in Triton: one block a row."""
-    return _norm_triton(x.contiguous(), None, weight, eps)[1]
+    return _norm_triton(x.contiguous(), None, weight, eps)
 
 
-def add_rms_norm_triton(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_rms_norm_triton(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The op in Triton: one block a row."""
-    return _norm_triton(x.contiguous(), y.contiguous(), weight, eps)
+    return _norm_triton(x, y.contiguous(), weight, eps)
 
 
-def _norm_triton(x: Tensor, y: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The sum, x itself where there is no y, and its norm."""
-    out, size = torch.empty_like(x), x.shape[-1]
-    total = x if y is None else torch.empty_like(x)
+def _norm_triton(x: Tensor, y: Tensor | None, weight: Tensor, eps: float) -> Tensor:
+    """Norm of x, to which y is added before, if there is one."""
+    size = x.shape[-1]
+    rows, out = x.view(-1, size), x.new_empty(x.shape)  # a view, as the sum goes where x is
     block = triton.next_power_of_2(size)
-    _rms_norm_kernel[(x.numel() // size,)](
-        x, y, weight, total, out, size, eps, BLOCK=block, num_warps=8 if block >= 2048 else 4
+    _rms_norm_kernel[(len(rows),)](
+        rows,
+        y,
+        weight,
+        out,
+        size,
+        rows.stride(0),
+        eps,
+        BLOCK=block,
+        num_warps=8 if block >= 2048 else 4,
     )
-    return total, out
+    return out
 
 
 def swiglu_triton(gate: Tensor, up: Tensor, out: Tensor | None = None) -> Tensor:
@@ -208,7 +217,7 @@ def rotate_into_cache_triton(
     heads, kv_heads = width // dim, k.shape[-1] // dim
     group = math.gcd(heads, kv_heads, MAX_HEADS)
     q, k, v = _rows(q), _rows(k), _rows(v)
-    out = torch.empty(batch, heads, length, dim, dtype=q.dtype, device=q.device)
+    out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device=q.device)
     _rotate_kernel[(batch * length, (heads + 2 * kv_heads) // group)](
         q,
         k,
@@ -235,22 +244,20 @@ def rotate_into_cache_triton(
         DIM=dim,
         num_warps=max(1, group // 2),
     )
-    return out
+    return out.transpose(1, 2)
 
 
 if triton is not None:
 
     @triton.jit
-    def _rms_norm_kernel(
-        x_ptr, y_ptr, weight_ptr, total_ptr, out_ptr, size, eps, BLOCK: tl.constexpr
-    ):
+    def _rms_norm_kernel(x_ptr, y_ptr, weight_ptr, out_ptr, size, x_row, eps, BLOCK: tl.constexpr):
         row = tl.program_id(0).to(tl.int64)
         at = tl.arange(0, BLOCK)
         inside = at < size
-        x = tl.load(x_ptr + row * size + at, inside, other=0.0)
+        x = tl.load(x_ptr + row * x_row + at, inside, other=0.0)
         if y_ptr is not None:
             x += tl.load(y_ptr + row * size + at, inside, other=0.0)
-            tl.store(total_ptr + row * size + at, x, inside)
+            tl.store(x_ptr + row * x_row + at, x, inside)
         wide = x.to(tl.float32)
         wide = wide * tl.rsqrt(tl.sum(wide * wide, 0) / size + eps)
         weight = tl.load(weight_ptr + at, inside, other=0.0)
@@ -320,8 +327,7 @@ if triton is not None:
         if head < heads:
             source = q_ptr + token * q_row + head * DIM
             q = _turned(source, q_weight_ptr, cos_ptr, sin_ptr, eps, HEADS, DIM)
-            target = (batch * heads + head + some) * length + i
-            tl.store(out_ptr + target * DIM + at, q)
+            tl.store(out_ptr + (token * heads + head + some) * DIM + at, q)
         else:
             kv_head = (head - heads) % kv_heads
             target = batch * cache_batch + (kv_head + some) * cache_head

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,9 @@ from .tokens import TokenIds
 from .vision import CHUNK_IMAGES, VisionTower
 
 Generators = torch.Generator | Sequence[torch.Generator]
-Read = Callable[[Tensor, Tensor, Iterable[Tensor], KVCache], Tensor]
-PREFILL_CHUNK = 1536  # tokens; bounds the MLP activations, and how often weights are unpacked
+# tokens; bounds the MLP's activations. What 16 images of 320x576 make of a prompt goes through at
+# once: packed weights are unpacked for every chunk anew.
+PREFILL_CHUNK = 3072
 
 
 class VisionLanguageBody(nn.Module):
@@ -41,6 +43,18 @@ class VisionLanguageModel(nn.Module):
         super().__init__()
         self.model = VisionLanguageBody(config)
         self.lm_head = nn.Linear(config.text.hidden_size, config.vocab_size, bias=False)
+
+
+class Reader(Protocol):
+    """What `prefill` runs: the methods of AlpamayoR1, or recorded forms of them."""
+
+    def room(self, cache: KVCache, length: int) -> Tensor:
+        """See AlpamayoR1."""
+
+    def read(
+        self, x: Tensor, positions: Tensor, deepstack: Iterable[Tensor], cache: KVCache
+    ) -> Tensor:
+        """See AlpamayoR1."""
 
 
 @dataclass
@@ -119,14 +133,14 @@ class AlpamayoR1(nn.Module):
         grids: Sequence[tuple[int, int]],
         cache: KVCache,
         chunk: int = PREFILL_CHUNK,
-        read: Read | None = None,
+        reader: Reader | None = None,
     ) -> Prompt:
         """Run ids (B, P) with history written in; vision and grids hold all scenes' images.
 
         The prompt goes through in chunks, so activations stay bounded; results do not change.
-        read: a recorded form of the method of that name.
+        reader: a recorded form of the methods `room` and `read`.
         """
-        read, device = read or self.read, cache.keys.device
+        reader, device = reader or self, cache.keys.device
         language = self.vlm.model.language_model
         # where everything goes is found out on the host, while the device still encodes images
         ids = input_ids.cpu()
@@ -144,24 +158,29 @@ class AlpamayoR1(nn.Module):
             rows = _sent(number[:, part][own], device)
             # images are most of a prompt; a table on the host is read while the device is at work
             said = _sent(language.embed_tokens(_sent(ids[:, part][~own], table)), device)
-            x = said.new_empty(*own.shape, said.shape[-1])
+            x = reader.room(cache, own.shape[1])
             x.flatten(0, 1).index_copy_(0, text, said)
             x.flatten(0, 1).index_copy_(0, where, embeds[rows].to(x.dtype))
             added = (_placed(level[rows], where, x) for level in levels)  # one at a time
-            hidden = read(x, positions[:, :, part], added, cache)
+            hidden = reader.read(x, positions[:, :, part], added, cache)
             cache.length += x.shape[1]
         return Prompt(cache, ids.shape[1], rope_delta, self._logits(hidden))
+
+    def room(self, cache: KVCache, length: int) -> Tensor:
+        """Where embeddings (B, length, H) of the next prompt tokens are to be put for `read`."""
+        return cache.keys.new_empty(cache.keys.shape[1], length, self.config.text.hidden_size)
 
     def read(
         self, x: Tensor, positions: Tensor, deepstack: Iterable[Tensor], cache: KVCache
     ) -> Tensor:
         """Last hidden state (B, H) of the next prompt embeddings x (B, L, H), not normalised.
 
-        positions (3, B, L); deepstack: as in Decoder. The caller advances `cache.length`.
+        x comes from `room` and is overwritten. positions (3, B, L); deepstack: as in Decoder. The
+        caller advances `cache.length`.
         """
         window = prompt_window(x.shape[1], cache.length, x.device)
         language = self.vlm.model.language_model
-        hidden: Tensor = language(x, positions, cache, window, deepstack)
+        hidden: Tensor = language(x, positions, cache, window, deepstack, last_only=True)
         return hidden[:, -1]
 
     def decode_step(self, prompt: Prompt, tokens: Tensor) -> Tensor:

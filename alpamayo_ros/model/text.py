@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,8 +133,12 @@ class Attention(nn.Module):
         cache: KVCache,
         layer: int,
         window: Window,
+        last_only: bool,
     ) -> Tensor:
-        """Output (B, L, hidden) of x (B, L, hidden) attending to the window, itself included."""
+        """Output (B, L, hidden) of x (B, L, hidden) attending to the window, itself included.
+
+        last_only: that of the last token alone, (B, 1, hidden), which sees the whole window.
+        """
         keys, values = cache.keys[layer], cache.values[layer]
         q = rotate_into_cache(
             *products(x, self.q_proj, self.k_proj, self.v_proj),
@@ -147,7 +152,9 @@ class Attention(nn.Module):
             window.slots,
         )
         keys, values = keys[:, :, : window.span], values[:, :, : window.span]
-        if window.causal:
+        if last_only:
+            out = attend(q[:, :, -1:], keys, values, None)
+        elif window.causal:
             out = attend_causal(q, keys, values)
         else:
             out = attend(q, keys, values, window.mask)
@@ -171,7 +178,7 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm attention and MLP with residuals."""
+    """Attention and MLP, each with the norm before it; Decoder runs them."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -179,29 +186,6 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-
-    def forward(
-        self,
-        x: Tensor,
-        last: Tensor | None,
-        cos: Tensor,
-        sin: Tensor,
-        cache: KVCache,
-        layer: int,
-        window: Window,
-    ) -> tuple[Tensor, Tensor]:
-        """Hidden states (B, L, hidden) before the MLP, and what it adds: sums go with norms.
-
-        last: what the layer before adds to x. Writes this layer's keys and values to the cache.
-        """
-        norm, after = self.input_layernorm, self.post_attention_layernorm
-        if last is None:
-            normed = norm(x)
-        else:
-            x, normed = add_rms_norm(x, last, norm.weight, norm.eps)
-        seen = self.self_attn(normed, cos, sin, cache, layer, window)
-        x, normed = add_rms_norm(x, seen, after.weight, after.eps)
-        return x, self.mlp(normed)
 
 
 class Decoder(nn.Module):
@@ -220,17 +204,18 @@ class Decoder(nn.Module):
         cache: KVCache,
         window: Window,
         deepstack: Iterable[Tensor] = (),
+        last_only: bool = False,
     ) -> Tensor:
         """Hidden states (B, L, hidden) of inputs x at positions (3, B, L), not yet normalised.
 
-        deepstack: per early layer what is added after it, of the shape and dtype of x: features
-        where image tokens are, zeros elsewhere; asked for one at a time. The caller advances
-        `cache.length` by L to keep the new tokens.
+        x is overwritten. deepstack: per early layer what is added after it, of the shape and dtype
+        of x: features where image tokens are, zeros elsewhere; asked for one at a time. last_only:
+        see `part`. The caller advances `cache.length` by L to keep the new tokens.
         """
         at = 0
         for at, added in enumerate(deepstack, 1):
-            x = self.part(x, positions, cache, window, at - 1, at) + added
-        return self.part(x, positions, cache, window, at, len(self.layers))
+            x = self.part(x, positions, cache, window, at - 1, at).add_(added)
+        return self.part(x, positions, cache, window, at, len(self.layers), last_only)
 
     def part(
         self,
@@ -240,13 +225,33 @@ class Decoder(nn.Module):
         window: Window,
         start: int,
         stop: int,
+        last_only: bool = False,
     ) -> Tensor:
-        """Hidden states (B, L, hidden) behind the layers from `start` to before `stop`."""
+        """Hidden states (B, L, hidden) behind the layers from `start` to before `stop`.
+
+        x is overwritten. last_only: what the last token has alone, (B, 1, hidden); where `stop` is
+        behind the last layer, that needs of all others but their keys and values nothing.
+        """
         cos, sin = rotary(positions, self.config, x.dtype)
-        last: Tensor | None = None
+        branch: Tensor | None = None  # what the last one adds to x: sums go with norms
+        # all in one frame: callers would keep what has been used up, 25 MB each of a prompt
         for i in range(start, stop):
-            x, last = self.layers[i](x, last, cos, sin, cache, i, window)
-        return x if last is None else x + last
+            layer: Any = self.layers[i]
+            last = last_only and i == stop - 1
+            normed = _add_and_norm(x, branch, layer.input_layernorm)
+            branch = None
+            branch = layer.self_attn(normed, cos, sin, cache, i, window, last)
+            if last:
+                x = x[:, -1:]
+            normed = _add_and_norm(x, branch, layer.post_attention_layernorm)
+            branch = None
+            branch = layer.mlp(normed)
+        return x if branch is None else x.add_(branch)
+
+
+def _add_and_norm(x: Tensor, branch: Tensor | None, norm: RMSNorm) -> Tensor:
+    """Add a branch to x in place, if there is one, and normalise x."""
+    return norm(x) if branch is None else add_rms_norm(x, branch, norm.weight, norm.eps)
 
 
 class LanguageModel(Decoder):

@@ -120,7 +120,7 @@ class AlpamayoEngine:
             vision = self._vision.features(slots)
         with watch.stage('prefill'):
             cache, steps = self._prepare(input_ids.shape[1])
-            prompt = model.prefill(input_ids, vision, grids, cache, read=steps.read)
+            prompt = model.prefill(input_ids, vision, grids, cache, reader=steps)
         with watch.stage('reasoning'):
             reasoning = model.reason(
                 prompt, self.processor.ids, self.options, generator, steps.decode_step

@@ -74,23 +74,25 @@ class StaticSteps:
         self._run_decode = record(self._decode)
         self._run_velocity = record(self._velocity)
 
-    def read(
-        self, x: Tensor, positions: Tensor, deepstack: Iterable[Tensor], cache: KVCache
-    ) -> Tensor:
-        """As AlpamayoR1.read over the own cache; the result is overwritten by the next call."""
-        length = x.shape[1]
-        hidden, places = self.chunk[:, :length], self.chunk_positions[:, :, :length]
+    def room(self, cache: KVCache, length: int) -> Tensor:
+        """As AlpamayoR1.room: a part of the place that the recordings read."""
+        x, positions = self.chunk[:, :length], self.chunk_positions[:, :, :length]
         key = cache.length, length
         if key not in self._run_chunk:
             if len(self._run_chunk) == CHUNKS:
                 self._run_chunk.clear()
-            self._run_chunk[key] = self._record_parts(hidden, places)  # which overwrites `hidden`
-        hidden.copy_(x)
-        places.copy_(positions)
-        *early, rest = self._run_chunk[key]
+            self._run_chunk[key] = self._record_parts(x, positions)  # which overwrites x
+        return x
+
+    def read(
+        self, x: Tensor, positions: Tensor, deepstack: Iterable[Tensor], cache: KVCache
+    ) -> Tensor:
+        """As AlpamayoR1.read over the own cache; the result is overwritten by the next call."""
+        self.chunk_positions[:, :, : x.shape[1]] = positions
+        *early, rest = self._run_chunk[cache.length, x.shape[1]]
         for run, added in zip(early, deepstack, strict=True):
             run()
-            hidden += added  # in between, so that no graph has to keep room for it
+            x += added  # in between, so that no graph has to keep room for it
         return rest()
 
     def decode_step(self, prompt: Prompt, tokens: Tensor) -> Tensor:
@@ -120,23 +122,20 @@ class StaticSteps:
 
         return field
 
-    def _record_parts(self, hidden: Tensor, positions: Tensor) -> list[Callable[[], Tensor]]:
+    def _record_parts(self, x: Tensor, positions: Tensor) -> list[Callable[[], Tensor]]:
         """A chunk of the prompt: each layer before deepstack features are added, then the rest."""
         language = self.model.vlm.model.language_model
         early = len(self.model.config.vision.deepstack_visual_indexes)
 
-        def part(start: int, stop: int) -> Tensor:
+        def part(start: int, stop: int, last_only: bool = False) -> Tensor:
             # made in here: a graph does not keep what was there before
-            window = prompt_window(hidden.shape[1], self.cache.length, hidden.device)
-            return language.part(hidden, positions, self.cache, window, start, stop)
-
-        def one(layer: int) -> Tensor:
-            return hidden.copy_(part(layer, layer + 1))
+            window = prompt_window(x.shape[1], self.cache.length, x.device)
+            return language.part(x, positions, self.cache, window, start, stop, last_only)
 
         def rest() -> Tensor:
-            return part(early, len(language.layers))[:, -1]
+            return part(early, len(language.layers), last_only=True)[:, -1]
 
-        return [*(self._record(partial(one, i)) for i in range(early)), self._record(rest)]
+        return [*(self._record(partial(part, i, i + 1)) for i in range(early)), self._record(rest)]
 
     def _decode(self) -> Tensor:
         return self.model.decode(
