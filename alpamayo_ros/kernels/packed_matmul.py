@@ -230,7 +230,7 @@ def _splits(shape: _Shape, warps: int) -> int:
 def _block_tile(shape: _Shape, x_blocks: int, multiprocessors: int) -> Tile:
     """As `_single_tile`."""
     blocks = triton.cdiv(shape.byte_rows, 64) * x_blocks
-    splits = max(1, min(16, 2 * multiprocessors // blocks, shape.steps // 2))
+    splits = max(1, min(32, 2 * multiprocessors // blocks, shape.steps // 2))
     return Tile(64, 4, splits, 3)
 
 
