@@ -1,4 +1,4 @@
-"""Kernels compile for an Orin (sm_87): the interpreter does not tell, and no GPU is needed for it.
+"""Kernels compile for an Orin and an H200: the interpreter does not tell, and no GPU is needed.
 
 The packed products are compiled by `alpamayo_benchmark kernels`; see test_benchmark.
 """
@@ -8,7 +8,7 @@ import pytest
 from alpamayo_ros.kernels import attention, fused, rotary
 from alpamayo_ros.kernels.packing import digits
 
-ORIN = 87
+ORIN, H200 = 87, 90  # numbers behind sm_; the second one's kernels overlap
 BF16, FP32, INT64, UINT8 = '*bf16', '*fp32', '*i64', '*u8'
 VISION_HEADS = {'X_HEAD': 72, 'DIM': 72, 'HEADS': 32, 'COLUMNS': 64}
 ROTATED = {'cos_ptr': FP32, 'sin_ptr': FP32}
@@ -32,24 +32,27 @@ CASES = [
 ]
 
 
-def compile_for_orin(kernel, constants, types):
-    """Machine code of a kernel; an error of Triton where there is none."""
+def machine_code(kernel, constants, types, capability):
+    """What a kernel compiles to; an error of Triton where there is none."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    if 'OVERLAP' in kernel.arg_names:
+        constants = constants | {'OVERLAP': capability == H200}
     kinds = {n: types.get(n, BF16 if n.endswith('_ptr') else 'i32') for n in kernel.arg_names}
     kinds |= dict.fromkeys(constants, 'constexpr')
     kinds |= {name: 'fp32' for name in ('eps', 'scale') if name in kinds}
     source = ASTSource(kernel, kinds, constants)
-    return triton.compile(source, target=GPUTarget('cuda', ORIN, 32)).asm['cubin']
+    return triton.compile(source, target=GPUTarget('cuda', capability, 32)).asm['cubin']
 
 
+@pytest.mark.parametrize('capability', [ORIN, H200])
 @pytest.mark.parametrize('case', CASES, ids=lambda case: case[1] + str(case[2].get('ROWS', '')))
-def test_kernel_compiles(case):
+def test_kernel_compiles(case, capability):
     pytest.importorskip('triton', reason='triton is not installed')
     module, name, constants, types = case
-    assert len(compile_for_orin(getattr(module, name), constants, types)) > 1000
+    assert len(machine_code(getattr(module, name), constants, types, capability)) > 1000
 
 
 @pytest.mark.parametrize('levels', [3, 4, 16, 256])
@@ -60,4 +63,4 @@ def test_unpacking_compiles(levels):
     sizes = {'GROUP': 128, 'STEP': 128, 'STEPS_PER_GROUP': 1, 'ROWS': unpack.ROWS}
     constants = {'LEVELS': levels, 'DIGITS': digits(levels), **sizes}
     types = {'data_ptr': '*i8' if levels == 256 else UINT8, 'rows_ptr': INT64}
-    assert len(compile_for_orin(unpack._unpack_kernel, constants, types)) > 1000
+    assert len(machine_code(unpack._unpack_kernel, constants, types, ORIN)) > 1000

@@ -15,6 +15,9 @@ import torch.nn.functional as F
 try:
     import triton
     import triton.language as tl
+
+    from . import overlap
+    from .overlap import begin
 except ImportError:  # CPU builds of torch come without it: the plain path serves
     triton = None
 
@@ -125,11 +128,21 @@ def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
         KEYS=step,
         DIM=dim,
         num_warps=4,
+        **overlap.options(q.device),
     )
     # token by token in memory, as the product behind it reads it
     out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device=q.device)
     _merge_kernel[(batch * kv_heads * rows,)](
-        partial, peak, total, out, length, heads, SPLITS=splits, DIM=dim, num_warps=1
+        partial,
+        peak,
+        total,
+        out,
+        length,
+        heads,
+        SPLITS=splits,
+        DIM=dim,
+        num_warps=1,
+        **overlap.options(q.device),
     )
     return out.transpose(1, 2)
 
@@ -167,8 +180,10 @@ if triton is not None:
         ROWS: tl.constexpr,
         KEYS: tl.constexpr,
         DIM: tl.constexpr,
+        OVERLAP: tl.constexpr,
     ):
         """Online softmax of ROWS queries of one kv head over one of SPLITS parts of the keys."""
+        begin(OVERLAP)
         head = tl.program_id(1)
         split = tl.program_id(2)
         batch = head // kv_heads
@@ -227,8 +242,10 @@ if triton is not None:
         heads,
         SPLITS: tl.constexpr,
         DIM: tl.constexpr,
+        OVERLAP: tl.constexpr,
     ):
         """One row: partial results weighted by their share of the softmax."""
+        begin(OVERLAP)
         row = tl.program_id(0)
         split = tl.arange(0, SPLITS)
         at = tl.arange(0, DIM)

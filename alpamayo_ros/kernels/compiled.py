@@ -94,6 +94,7 @@ def _compile(
         'SEGMENTS': tile.warps,
         'X_ROWS': x_rows,
         'SLOTS': packed_matmul.COLUMNS,
+        'OVERLAP': capability >= 90,
     }
     function = getattr(packed_matmul, f'_{kernel}_kernel')
     names = function.arg_names

@@ -15,6 +15,9 @@ import torch.nn.functional as F
 try:
     import triton
     import triton.language as tl
+
+    from . import overlap
+    from .overlap import begin
 except ImportError:  # CPU builds of torch come without it: the plain path serves
     triton = None
 
@@ -171,6 +174,7 @@ def _norm_triton(x: Tensor, y: Tensor | None, weight: Tensor, eps: float) -> Ten
         eps,
         BLOCK=block,
         num_warps=8 if block >= 2048 else 4,
+        **overlap.options(x.device),
     )
     return out
 
@@ -188,6 +192,7 @@ def swiglu_triton(gate: Tensor, up: Tensor, out: Tensor | None = None) -> Tensor
         up.stride(0),
         flat.stride(0),
         BLOCK=SWIGLU_BLOCK,
+        **overlap.options(out.device),
     )
     return out
 
@@ -243,6 +248,7 @@ def rotate_into_cache_triton(
         HEADS=group,
         DIM=dim,
         num_warps=max(1, group // 2),
+        **overlap.options(q.device),
     )
     return out.transpose(1, 2)
 
@@ -250,7 +256,18 @@ def rotate_into_cache_triton(
 if triton is not None:
 
     @triton.jit
-    def _rms_norm_kernel(x_ptr, y_ptr, weight_ptr, out_ptr, size, x_row, eps, BLOCK: tl.constexpr):
+    def _rms_norm_kernel(
+        x_ptr,
+        y_ptr,
+        weight_ptr,
+        out_ptr,
+        size,
+        x_row,
+        eps,
+        BLOCK: tl.constexpr,
+        OVERLAP: tl.constexpr,
+    ):
+        begin(OVERLAP)
         row = tl.program_id(0).to(tl.int64)
         at = tl.arange(0, BLOCK)
         inside = at < size
@@ -265,8 +282,17 @@ if triton is not None:
 
     @triton.jit
     def _swiglu_kernel(
-        gate_ptr, up_ptr, out_ptr, size, gate_row, up_row, out_row, BLOCK: tl.constexpr
+        gate_ptr,
+        up_ptr,
+        out_ptr,
+        size,
+        gate_row,
+        up_row,
+        out_row,
+        BLOCK: tl.constexpr,
+        OVERLAP: tl.constexpr,
     ):
+        begin(OVERLAP)
         row = tl.program_id(0).to(tl.int64)
         at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         inside = at < size
@@ -317,7 +343,9 @@ if triton is not None:
         eps,
         HEADS: tl.constexpr,
         DIM: tl.constexpr,
+        OVERLAP: tl.constexpr,
     ):
+        begin(OVERLAP)
         token = tl.program_id(0).to(tl.int64)
         head = tl.program_id(1) * HEADS
         batch, i = token // length, token % length

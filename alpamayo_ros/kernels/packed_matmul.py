@@ -16,7 +16,8 @@ from torch import Tensor
 import triton
 import triton.language as tl
 
-from . import spread
+from . import overlap, spread
+from .overlap import begin
 from .packing import digits, group_size
 
 MAX_DECODE_ROWS = 16
@@ -171,7 +172,12 @@ def block(
         return partial[0]
     out = x.new_empty(partial.shape[1:])
     _sum_kernel[(triton.cdiv(out.numel(), SUM_BLOCK),)](
-        partial, out, out.numel(), SPLITS=tile.splits, BLOCK=SUM_BLOCK
+        partial,
+        out,
+        out.numel(),
+        SPLITS=tile.splits,
+        BLOCK=SUM_BLOCK,
+        **overlap.options(x.device),
     )
     return out
 
@@ -203,6 +209,7 @@ def _constants(
         'ROWS': tile.rows,
         'STAGES': tile.stages,
         'num_warps': tile.warps,
+        **overlap.options(x.device),
     }
 
 
@@ -297,6 +304,7 @@ def _single_kernel(
     FACTORS: tl.constexpr,
     ROWS: tl.constexpr,
     STAGES: tl.constexpr,
+    OVERLAP: tl.constexpr,
     SPLITS: tl.constexpr,
     SEGMENTS: tl.constexpr,
     SLOTS: tl.constexpr,
@@ -304,6 +312,7 @@ def _single_kernel(
     """One row of x. A tensor core multiplies with 8 columns: column i takes the i-th step of each
     warp along K and is zero elsewhere, so that scales are applied once, at the end.
     """
+    begin(OVERLAP)
     block_row = tl.program_id(0)
     split = tl.program_id(1)
     byte_row = block_row * ROWS + tl.arange(0, ROWS)
@@ -408,11 +417,13 @@ def _decode_kernel(
     FACTORS: tl.constexpr,
     ROWS: tl.constexpr,
     STAGES: tl.constexpr,
+    OVERLAP: tl.constexpr,
     SPLITS: tl.constexpr,
     SEGMENTS: tl.constexpr,
     X_ROWS: tl.constexpr,
 ):
     """Each warp takes every SEGMENTS-th step along K: a batch of products, one a warp."""
+    begin(OVERLAP)
     block_row = tl.program_id(0)
     split = tl.program_id(1)
     byte_row = block_row * ROWS + tl.arange(0, ROWS)
@@ -506,9 +517,11 @@ def _block_kernel(
     FACTORS: tl.constexpr,
     ROWS: tl.constexpr,
     STAGES: tl.constexpr,
+    OVERLAP: tl.constexpr,
     X_ROWS: tl.constexpr,
 ):
     """All warps share the same step along K: one product a digit, accumulated."""
+    begin(OVERLAP)
     split = tl.program_id(1)
     byte_row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     row, stride = _row_of(byte_row, byte_rows, bound0, bound1, DIGITS)
@@ -568,7 +581,15 @@ def _block_kernel(
 
 
 @triton.jit
-def _sum_kernel(partial_ptr, out_ptr, count, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+def _sum_kernel(
+    partial_ptr,
+    out_ptr,
+    count,
+    SPLITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    begin(OVERLAP)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     summed = tl.zeros((BLOCK,), tl.float32)
     for split in tl.static_range(SPLITS):
