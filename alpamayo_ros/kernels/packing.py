@@ -39,7 +39,10 @@ def group_size(data: Tensor, scale: Tensor, levels: int) -> int:
 
 
 def codes_of(packed: Tensor, levels: int, rows: Tensor) -> Tensor:
-    """Codes (R, g) of the group rows `rows` (R) int64 in bytes (P, g); int8 comes as it is."""
+    """Codes (R, n) of `rows` (R) int64 in bytes (P, n); int8 comes as it is.
+
+    A row is a group row of n = g columns, or, where none lies in two digits, one of the matrix.
+    """
     if levels == 256:
         return packed[rows]
     taken, digit = packed[rows % len(packed)], (rows // len(packed)).to(torch.uint8).unsqueeze(-1)
@@ -56,12 +59,16 @@ def dense_rows(
     rows: (R) int64. Without a shift the codes are signed.
     """
     group = group_size(data, scale, levels)
-    each = torch.arange(columns // group, device=rows.device)
-    index = (rows.unsqueeze(-1) * len(each) + each).flatten()
-    wide = codes_of(data.reshape(-1, group), levels, index).to(torch.float32)
-    wide *= scale.reshape(-1, 1)[index]
+    groups = columns // group
+    if scale.numel() // groups % digits(levels) == 0:  # what a token is read with: few calls
+        codes = codes_of(data.reshape(-1, columns), levels, rows)
+    else:
+        index = rows.unsqueeze(-1) * groups + torch.arange(groups, device=rows.device)
+        codes = codes_of(data.reshape(-1, group), levels, index.flatten())
+    wide = codes.view(len(rows), groups, group).to(torch.float32)
+    wide *= scale.view(-1, groups, 1)[rows]
     if shift is not None:
-        wide -= shift.reshape(-1, 1)[index]
+        wide -= shift.view(-1, groups, 1)[rows]
     return wide.to(scale.dtype).view(len(rows), columns)
 
 
