@@ -10,8 +10,6 @@ from torch import Tensor
 import triton
 import triton.language as tl
 
-from . import overlap
-from .overlap import begin
 from .packing import SCRATCH_BYTES, digits, group_size
 
 ROWS = 32  # rows of a block
@@ -82,7 +80,6 @@ def _unpack(
         STEP=step,
         STEPS_PER_GROUP=steps_per_group,
         ROWS=ROWS,
-        **overlap.options(out.device),
     )
 
 
@@ -111,9 +108,7 @@ def _unpack_kernel(
     STEP: tl.constexpr,
     STEPS_PER_GROUP: tl.constexpr,
     ROWS: tl.constexpr,
-    OVERLAP: tl.constexpr,
 ):
-    begin(OVERLAP)
     group = tl.program_id(1) // STEPS_PER_GROUP
     within = (tl.program_id(1) % STEPS_PER_GROUP) * STEP + tl.arange(0, STEP)
     place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
