@@ -16,7 +16,7 @@ import triton.language as tl
 
 @cache
 def options(device: torch.device) -> dict[str, Any]:
-    """Launch options of a kernel that takes OVERLAP and calls `begin` before all else."""
+    """Launch options of a kernel that takes OVERLAP and calls `begin`."""
     if device.type == 'cuda' and torch.cuda.get_device_capability(device) >= (9, 0):
         return {'OVERLAP': True, 'launch_pdl': True}
     return {'OVERLAP': False}
@@ -24,6 +24,6 @@ def options(device: torch.device) -> dict[str, Any]:
 
 @triton.jit
 def begin(OVERLAP: tl.constexpr):
-    """Wait until the kernel before has written everything."""
+    """Wait until the kernel before has written everything: what it may write is read after."""
     if OVERLAP:
         tl.extra.cuda.gdc_wait()

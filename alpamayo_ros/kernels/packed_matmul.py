@@ -312,7 +312,6 @@ def _single_kernel(
     """One row of x. A tensor core multiplies with 8 columns: column i takes the i-th step of each
     warp along K and is zero elsewhere, so that scales are applied once, at the end.
     """
-    begin(OVERLAP)
     block_row = tl.program_id(0)
     split = tl.program_id(1)
     byte_row = block_row * ROWS + tl.arange(0, ROWS)
@@ -336,6 +335,7 @@ def _single_kernel(
         scales += (tl.load(scale_ptr + of, mask=known, other=0.0),)  # type: ignore[assignment]
         if shift_ptr is not None:
             shifts += (tl.load(shift_ptr + of, mask=known, other=0.0),)  # type: ignore[assignment]
+    begin(OVERLAP)  # weights are not what the kernel before has written
     total = (tl.zeros((SEGMENTS, ROWS, SLOTS), tl.float32),) * DIGITS
     for i in tl.range(0, rounds, num_stages=STAGES):
         step = first + i

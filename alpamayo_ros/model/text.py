@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -91,18 +92,24 @@ def rotary(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[T
     Interleaved axes: frequency i belongs to height if i % 3 == 1 and i < 3 * section[1], to width
     if i % 3 == 2 and i < 3 * section[2], else to time. Computed in float32, then cast.
     """
-    half = config.head_dim // 2
-    index = torch.arange(half, device=positions.device)
-    # 1 / theta^(2i/d) in this order: another rounding moves far positions by up to 3e-4 rad
-    frequency = 1.0 / config.rope_theta ** (2.0 * index.to(torch.float32) / config.head_dim)
-    axis = torch.zeros_like(index)
-    axis[(index % 3 == 1) & (index < 3 * config.mrope_section[1])] = 1
-    axis[(index % 3 == 2) & (index < 3 * config.mrope_section[2])] = 2
+    frequency, axis = _frequencies(config, positions.device)
     # (3, B, L) -> (B, L, half): each frequency takes the position of its axis
     position = positions.to(torch.float32).permute(1, 2, 0)[..., axis]
     angle = position * frequency
     angle = torch.cat([angle, angle], -1).unsqueeze(1)
     return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+@cache  # 17 small kernels, which every token would launch
+def _frequencies(config: TextConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Frequencies float32 and their axes int64, (head_dim / 2) each."""
+    index = torch.arange(config.head_dim // 2, device=device)
+    # 1 / theta^(2i/d) in this order: another rounding moves far positions by up to 3e-4 rad
+    frequency = 1.0 / config.rope_theta ** (2.0 * index.to(torch.float32) / config.head_dim)
+    axis = torch.zeros_like(index)
+    axis[(index % 3 == 1) & (index < 3 * config.mrope_section[1])] = 1
+    axis[(index % 3 == 2) & (index < 3 * config.mrope_section[2])] = 2
+    return frequency, axis
 
 
 def products(x: Tensor, *layers: nn.Module) -> list[Tensor]:
@@ -280,5 +287,7 @@ def decode_window(
     if samples == 1 and isinstance(used, int) and span == used + 1:
         return Window(slots, span)
     slot = torch.arange(span, device=device)
+    if samples == 1:
+        return Window(slots, span, (slot <= used).unsqueeze(0))
     own = (slot - prompt) % samples == torch.arange(samples, device=device).unsqueeze(-1)
     return Window(slots, span, ((slot < prompt) | own) & (slot < used + samples))
