@@ -36,17 +36,18 @@ def run(model, steps, cache, tokens, noise):
 
 
 @torch.inference_mode()
-def both(device, **recording):
+def both(device, samples=2, **recording):
     model = load_model(MODEL, device)
     case = np.load(MODEL / 'case_sampled.npz')
     tokens = torch.from_numpy(case['raw_sequences'][None, :, 223:-1]).long().to(device)
-    noise = torch.from_numpy(case['noise']).to(device)
-    plain = run(model, model, model.new_cache(1, 223, 2, 40), tokens, noise)
-    cache = model.new_cache(1, 223 + 50, 2, 40)  # more room than needed
-    steps = StaticSteps(model, cache, 2, **recording)
+    tokens, noise = tokens[:, :samples], torch.from_numpy(case['noise'])[:samples].to(device)
+    plain = run(model, model, model.new_cache(1, 223, samples, 40), tokens, noise)
+    cache = model.new_cache(1, 223 + 50, samples, 40)  # more room than needed
+    steps = StaticSteps(model, cache, samples, **recording)
     run(model, steps, cache, tokens.roll(3, -1), noise)  # leaves other values in the cache
     cache.clear()
-    return plain, run(model, steps, cache, tokens, noise), torch.from_numpy(case['action'])
+    action = torch.from_numpy(case['action'])[:samples]
+    return plain, run(model, steps, cache, tokens, noise), action
 
 
 def check(plain, static, reference):
@@ -55,8 +56,9 @@ def check(plain, static, reference):
     assert (static[1].cpu() - reference).abs().max() < 1e-3
 
 
-def test_static_steps_equal_the_plain_ones():
-    check(*both('cpu'))
+@pytest.mark.parametrize('samples', [1, 2])
+def test_static_steps_equal_the_plain_ones(samples):
+    check(*both('cpu', samples))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
