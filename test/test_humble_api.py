@@ -39,6 +39,7 @@ IMPORTS = {
     'rclpy.event_handler.SubscriptionEventCallbacks': 'use_default_callbacks',
     'rclpy.qos_event.PublisherEventCallbacks': 'use_default_callbacks',  # the same in Humble
     'rclpy.qos_event.SubscriptionEventCallbacks': 'use_default_callbacks',
+    'rclpy.exceptions.NameValidationException': '',
     'rclpy.exceptions.ParameterException': '',
     'rclpy.executors.ExternalShutdownException': '',
     'rclpy.executors.SingleThreadedExecutor': 'context',
@@ -47,6 +48,7 @@ IMPORTS = {
     'rclpy.qos.QoSProfile': 'history depth reliability durability lifespan deadline liveliness '
     'liveliness_lease_duration avoid_ros_namespace_conventions',
     'rclpy.qos.ReliabilityPolicy': '',
+    'rclpy.qos_overriding_options.InvalidQosOverridesError': '',
     'rclpy.qos_overriding_options.QoSOverridingOptions': 'policy_kinds callback entity_id',
     'rclpy.serialization.deserialize_message': '',
     'rclpy.signals.SignalHandlerOptions': '',

@@ -403,7 +403,29 @@ def test_parameters_that_cannot_be_used_end_the_node_with_2_and_one_line(
     rig_file, parameters, message
 ):
     values = {'rig': rig_file, 'engine': 'constant_velocity', **parameters}
-    with running(NODE, *arguments(**values)) as process:
+    check_refused(message, *arguments(**values))
+
+
+@pytest.mark.parametrize(
+    'ros_arguments, message',
+    [
+        (('--params-file', '/no/such.yaml'), '/no/such.yaml'),
+        (('--log-level', 'loud'), 'loud'),
+        (('-r', '__ns:=/car-1'), 'car-1'),
+        (('-r', '__node:=bad-name'), 'bad-name'),
+        (('-r', '~/output/path:=1st/path'), '1st/path'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_ros_arguments_that_cannot_be_used_end_the_node_the_same_way(
+    rig_file, ros_arguments, message
+):
+    check_refused(message, *arguments(rig=rig_file, engine='constant_velocity'), *ros_arguments)
+
+
+def check_refused(message, *words):
+    """A node ends with 2 and one line."""
+    with running(NODE, *words) as process:
         assert process.wait(LIMIT_S) == 2
     errors = [line for line in process.lines if line.startswith('alpamayo_node: error: ')]
     assert len(errors) == 1 and message in errors[0]

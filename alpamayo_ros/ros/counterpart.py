@@ -15,6 +15,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
 from .messages import interface
+from .session import initialise
 
 DEPTH = 50
 
@@ -26,7 +27,8 @@ class Counterpart:
         self, fed: Mapping[str, str], heard: Mapping[str, tuple[str, Callable[[Any], Any]]]
     ) -> None:
         self._context = rclpy.Context()
-        rclpy.init(args=[], context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        options = SignalHandlerOptions.NO
+        initialise([], context=self._context, signal_handler_options=options)
         self._node = rclpy.create_node('counterpart', context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)

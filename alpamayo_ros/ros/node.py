@@ -12,10 +12,8 @@ import signal
 import sys
 from typing import Any
 
-import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -34,6 +32,7 @@ from .outputs import AUTOWARE, OUTPUTS, Output
 from .parameters import declare
 from .pipeline import ODOMETRY, Pipeline, input_topics
 from .polled import OnDemand, fetched
+from .session import session, starting
 
 NAME = 'alpamayo'
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -46,6 +45,7 @@ LOG_PERIOD_S = 5.0
 class AlpamayoNode(Node):
     """Subscribes to a rig's cameras and odometry and publishes what the engine predicts.
 
+    Its engine is not loaded yet: a signal in here would leave a thread that nobody can stop.
     Raises BadInput for parameters and rig files that cannot be used.
     """
 
@@ -74,7 +74,6 @@ class AlpamayoNode(Node):
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # ROS time may stand still
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_timer, clock=steady)
         self.create_timer(FETCH_PERIOD_S, self._fetch_odometry, clock=steady)
-        self.pipeline.load()
 
     def _create_outputs(self, outputs: tuple[Output, ...]) -> dict[Output, Any]:
         # rclpy's executor waits anew for every event of a publisher with every message that comes,
@@ -198,30 +197,33 @@ def _answer(response: Any, message: str, success: bool = True) -> Any:
     return response
 
 
+def _serve(args: list[str] | None) -> bool:
+    """Run the node until a signal; whether its engine's thread has ended by then."""
+    node, idle = None, True
+    with session(args):
+        try:
+            executor = SingleThreadedExecutor()
+            with starting():
+                node = AlpamayoNode(executor)
+            executor.add_node(node)
+            node.pipeline.load()
+            executor.spin()
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would end the clean-up
+            if node is not None:
+                idle = node.pipeline.worker.stop(STOP_LIMIT_S)
+                node.destroy_node()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rclpy has put back what was before
+    return idle
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 0 then, 2 for parameters that cannot be used."""
-    node, idle = None, True
     try:
-        rclpy.init(args=args)
-        executor = SingleThreadedExecutor()
-        node = AlpamayoNode(executor)
-        executor.add_node(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except (BadInput, ParameterException) as error:
+        idle = _serve(args)
+    except BadInput as error:
         print(f'alpamayo_node: error: {" ".join(str(error).split())}', file=sys.stderr)
         return 2
-    except RuntimeError:  # a signal between two waits, where rclpy does not name it
-        if rclpy.ok():
-            raise
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would end the clean-up
-        if node is not None:
-            idle = node.pipeline.worker.stop(STOP_LIMIT_S)
-            node.destroy_node()
-        rclpy.try_shutdown()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # rclpy has put back what was before
     if not idle:  # an inference cannot be interrupted, and exit would wait for its thread
         sys.stdout.flush()
         sys.stderr.flush()

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 import time
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
 from ..data_types import NANOSECONDS
 from ..errors import BadInput
 from .messages import interface, make
+from .session import session, starting
 
 CLOCK_PERIOD_NS = 10_000_000
 LISTENERS_LIMIT_S = 30.0
@@ -84,20 +84,15 @@ def play(
 ) -> int:
     """Run a Player until the end or a signal; how many messages went out."""
     player = None
-    rclpy.init(args=[])
-    try:
-        player = Player(topics, rate)
-        player.get_logger().info('waiting for subscriptions')
-        if player.wait_for_listeners():
-            player.get_logger().info(f'playing at {rate:g} x')
-            player.play(messages)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except RuntimeError:  # a signal between two calls, where rclpy does not name it
-        if rclpy.ok():
-            raise
-    finally:
-        if player is not None:
-            player.destroy_node()
-        rclpy.try_shutdown()
+    with session([]):
+        try:
+            with starting():
+                player = Player(topics, rate)
+            player.get_logger().info('waiting for subscriptions')
+            if player.wait_for_listeners():
+                player.get_logger().info(f'playing at {rate:g} x')
+                player.play(messages)
+        finally:
+            if player is not None:
+                player.destroy_node()
     return player.count if player else 0

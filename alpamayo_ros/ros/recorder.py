@@ -11,7 +11,6 @@ from typing import Any
 
 import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -20,6 +19,7 @@ from rclpy.serialization import deserialize_message
 from ..data_types import NANOSECONDS
 from .messages import interface
 from .outputs import OUTPUTS
+from .session import session, starting
 
 DIAGNOSTICS = '/diagnostics'
 PERIOD_S = 1.0
@@ -81,15 +81,8 @@ class Recorder(Node):
 
 def record(node_name: str, write: Write, tell: Callable[[str], Any]) -> None:
     """Run a Recorder until a signal."""
-    rclpy.init(args=[])
-    try:
-        recorder = Recorder(node_name, write, tell)
+    with session([]):
+        with starting():
+            recorder = Recorder(node_name, write, tell)
         tell('recording')
         rclpy.spin(recorder)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except RuntimeError:  # a signal between two waits, where rclpy does not name it
-        if rclpy.ok():
-            raise
-    finally:
-        rclpy.try_shutdown()

@@ -10,9 +10,10 @@ done comes back there through `post`, so nothing here needs a lock.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+import threading
 import time
 from typing import Any, Protocol
 
@@ -79,11 +80,11 @@ class Worker:
         self.load_s = 0.0
         self.failures_in_a_row = 0
         self._post, self._on_result, self._max_failures = post, on_result, max_failures
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix='engine')
+        self._thread: threading.Thread | None = None
+        self._pool = ThreadPoolExecutor(1, 'engine', initializer=self._begin_thread)
         self._engine: Engine | None = None  # touched on the engine's thread only
         self._waiting: Job | None = None
         self._running: tuple[Job, float] | None = None
-        self._future: Future[Any] | None = None
         self._generation = 0  # of loads and unloads: an older one's end changes nothing
         self._stopped = False
 
@@ -122,7 +123,14 @@ class Worker:
         """End; False when the engine's thread is still at work after the limit."""
         self._stopped = True
         self._pool.shutdown(wait=False, cancel_futures=True)
-        return self._future is None or not wait([self._future], limit_s).not_done
+        thread = self._thread  # none has begun: then it finds nothing to do
+        if thread is None:
+            return True
+        thread.join(limit_s)
+        return not thread.is_alive()
+
+    def _begin_thread(self) -> None:
+        self._thread = threading.current_thread()
 
     def _begin(self, state: str) -> None:
         self._generation += 1
@@ -136,8 +144,8 @@ class Worker:
 
     def _run(self, work: Callable[..., Any], done: Callable[..., None], *arguments: Any) -> None:
         """Call work(*arguments) on the engine's thread, then done(generation, future) here."""
-        self._future = self._pool.submit(work, *arguments)
-        self._future.add_done_callback(partial(self._report, done, self._generation))
+        future = self._pool.submit(work, *arguments)
+        future.add_done_callback(partial(self._report, done, self._generation))
 
     def _report(self, done: Callable[..., None], generation: int, future: Future[Any]) -> None:
         if not self._stopped:
@@ -192,7 +200,7 @@ class Worker:
         (job, _), self._running = self._running, None
         result = _result(job, future)
         if result.reason == 'out_of_memory':
-            self._future = self._pool.submit(release_cached)
+            self._pool.submit(release_cached)
         if generation == self._generation:
             self._count(result)
         self._on_result(result)
