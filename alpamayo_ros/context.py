@@ -39,6 +39,7 @@ HISTORY_NS = (HISTORY_POSES - 1) * GRID_NS
 GRID_AGES_NS = tuple(GRID_NS * k for k in reversed(range(FRAMES_PER_CAMERA)))
 V0_WARN_MPS, V0_LIMIT_MPS = 0.5, 2.0
 STEP_LIMIT_M = 4.0  # range of the history tokens per 0.1 s
+JUMP_NS = 500_000_000  # how far back a stamp is a jump of the clock, however late inputs may be
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class _NotServable(Exception):
 class ContextBuffer:
     """Recent frames and poses of one vehicle; `epoch` counts how often they were cleared.
 
-    A clock jump clears them: a stamp more than max_input_age_s behind its own topic, or ahead of
-    every topic by more than the length of the history that is kept.
+    A clock jump clears them: a stamp more than max_input_age_s, or half a second, behind its own
+    topic, or ahead of every topic by more than the length of the history that is kept.
     """
 
     def __init__(self, rig: CameraRig, limits: ContextLimits | None = None) -> None:
@@ -153,7 +154,7 @@ class ContextBuffer:
             newest = max(other.newest_ns or 0 for other in self._streams())
             step_ns = item.stamp_ns - stream.newest_ns
             ahead = min(step_ns, item.stamp_ns - newest) > self._length_ns
-            if ahead or step_ns < -self._age_ns:
+            if ahead or step_ns < -min(self._age_ns, JUMP_NS):
                 self._jump = f'stamps of {stream.name} jumped by {step_ns / 1e9:+.3g} s'
                 self.clear()
         return stream.add(item)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 import math
 from pathlib import Path
+import re
+import sys
 from typing import Any
 
 import yaml
@@ -28,6 +30,7 @@ CAMERA_INDEX = {  # model index of each camera: alpamayo-r1.md section 5
 R1_CAMERAS = ('cross_left', 'front_wide', 'cross_right', 'front_tele')
 MAX_TOLERANCE_S = 0.1  # one grid step; above half of it the buffer's check of repeats decides
 DISTORTION_LENGTHS = (0, 4, 5, 8, 12, 14)  # OpenCV's distortion models
+_TOPIC = re.compile(r'(/[A-Za-z_]\w*)+', re.ASCII)  # a full name of ROS 2
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,14 @@ def load_rig(name_or_path: str | Path) -> CameraRig:
         document = yaml.load(path.read_text(encoding='utf-8'), _Loader)  # noqa: S506 safe loader
     except OSError as error:
         raise BadInput(f'{path}: {error.strerror}') from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (ValueError, AttributeError, yaml.YAMLError) as error:  # of values of a wrong form too
         raise BadInput(f'{path}: not YAML: {" ".join(str(error).split())}') from error
     return _rig(_Section(document, path, ''), path.stem)
+
+
+def _is_finite(value: float) -> bool:
+    """Whether a number is one that a float can hold; a whole one may have any size."""
+    return abs(value) <= sys.float_info.max
 
 
 def _rig_files() -> dict[str, Path]:
@@ -150,7 +158,7 @@ class _Section:
         value = self.take(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.error(key, f'expected a number, got {_short(value)}')
-        if not low < value <= high or not math.isfinite(value):
+        if not low < value <= high or not _is_finite(value):
             raise self.error(key, f'{value} is not in ({low}, {high}]')
         return float(value)
 
@@ -163,7 +171,7 @@ class _Section:
     def numbers(self, key: str, lengths: tuple[int, ...]) -> tuple[float, ...]:
         values = self.take(key)
         valid = isinstance(values, list) and len(values) in lengths
-        if not valid or not all(type(v) in (int, float) and math.isfinite(v) for v in values):
+        if not valid or not all(type(v) in (int, float) and _is_finite(v) for v in values):
             allowed = ' or '.join(map(str, lengths))
             raise self.error(key, f'expected {allowed} finite numbers, got {_short(values)}')
         return tuple(float(value) for value in values)
@@ -176,8 +184,9 @@ class _Section:
 
     def topic(self, key: str) -> str:
         value = self.take(key)
-        if not isinstance(value, str) or not value.startswith('/') or value.split() != [value]:
-            raise self.error(key, f"expected a topic that starts with '/', got {_short(value)}")
+        if not isinstance(value, str) or not _TOPIC.fullmatch(value):
+            text = "expected a topic that starts with '/', words of a-z, 0-9 and _ behind each"
+            raise self.error(key, f'{text}, got {_short(value)}')
         return value
 
     def end(self) -> None:

@@ -456,6 +456,13 @@ def test_backward_jump_clears_and_counts_an_epoch():
     assert rejection(buffer, 2000) == ('clock_jump', 'stamps of odometry jumped by -2 s')
 
 
+def test_a_loop_shorter_than_inputs_may_be_late_is_a_jump_too():
+    buffer = fill(ContextBuffer(rig(), ContextLimits(max_input_age_s=10.0)))
+    for stamp_ms, epoch in ((1501, 0), (1400, 1)):
+        buffer.add_pose(straight(stamp_ms))
+        assert buffer.epoch == epoch
+
+
 def test_forward_jump_of_all_topics_clears():
     buffer = fill(ContextBuffer(rig()))
     buffer.add_frame('front_wide', frame(5000))

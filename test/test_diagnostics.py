@@ -38,8 +38,8 @@ def context(*checks):
     )
 
 
-def served(decision, **changes):
-    return Served(context(), replace(prediction(), **changes), decision, age_ms=250.0)
+def served(**changes):
+    return Served(context(), replace(prediction(), **changes), age_ms=250.0)
 
 
 def monitor(rate_hz=10, seconds=2.0, delay_ms=30):
@@ -143,27 +143,58 @@ def test_a_long_inference_is_an_error_and_counts_are_shown_by_fate(anchors):
     assert diagnostics.inference_status(anchors, 0, 0.0, 60.0, [], None).level == OK
 
 
+def output(decision, later_s=0.25, failure='', found=True):
+    """Status of the output some time after t0."""
+    last = served() if found else None
+    t0_ns = served().prediction.t0_ns
+    return diagnostics.output_status(
+        last, decision, {'published': 3}, failure, t0_ns + round(later_s * 1e9)
+    )
+
+
 def test_the_output_says_what_was_done_and_why():
-    good = diagnostics.output_status(served(Decision('publish')), {'published': 3}, '')
+    good = output(Decision('publish'))
     assert (good.level, good.values['age ms'], good.values['remaining s']) == (OK, 250.0, 6.15)
-    flagged = diagnostics.output_status(served(Decision('publish', ('jump',))), {}, '')
+    flagged = output(Decision('publish', ('jump',)))
     assert (flagged.level, flagged.message) == (ERROR, 'published: jump')
-    back = diagnostics.output_status(served(Decision('nothing', ('expired',))), {}, '')
+    back = output(Decision('nothing', ('expired',)))
     assert (back.level, back.message) == (ERROR, 'held back: expired')
-    failed = diagnostics.output_status(served(Decision('publish')), {}, 'inference failed: x')
+    failed = output(Decision('publish'), failure='inference failed: x')
     assert (failed.level, failed.message) == (ERROR, 'inference failed: x')
+
+
+def test_the_output_is_an_error_once_its_last_path_is_over():
+    assert output(Decision('publish'), later_s=6.3).level == OK
+    over = output(Decision('publish'), later_s=7.4)
+    assert (over.level, over.message) == (ERROR, 'the last path has been over for 1.0 s')
+    assert over.values['remaining s'] == -1.0
+
+
+def test_an_output_without_a_path_so_far_says_what_it_waits_for():
+    status = output(Decision('nothing', ('frame_missing',)), found=False)
+    assert (status.level, status.message) == (STALE, 'no path yet: frame_missing')
+    assert output(None, found=False).message == 'no path yet'
+
+
+def test_gaps_in_the_stamps_are_dropped_messages_and_silence_is_not():
+    heard = diagnostics.InputMonitor('/x', 'nav_msgs/msg/Odometry')
+    stamps = [i * 100_000_000 for i in range(1, 40) if i not in (20, 30, 31)]
+    for stamp_ns in [*stamps, stamps[-1] + 5_000_000_000]:
+        heard.arrived(stamp_ns / 1e9, stamp_ns, stamp_ns, '')
+    assert heard.dropped == 3
+    status = diagnostics.input_status('x', heard, stamps[-1], 9.0, 10.0, {})
+    assert status.values['dropped'] == 3
 
 
 def test_reasoning_without_its_end_is_a_warning_with_what_was_said():
     found = served(
-        Decision('nothing', ('marker_missing',)),
         checks=('marker_missing',),
         partial_texts=('Keep the', ''),
     )
     status = diagnostics.reasoning_status(found)
     assert (status.level, status.message) == (WARN, 'marker_missing')
     assert status.values['partial text'] == 'Keep the'
-    assert diagnostics.reasoning_status(served(Decision('publish'))).level == OK
+    assert diagnostics.reasoning_status(served()).level == OK
 
 
 def test_statuses_become_a_message_that_serialises():

@@ -389,6 +389,22 @@ def test_hold_repeats_the_last_path_while_contexts_are_missing(rig):
     assert bench.pipeline.publication.counts['hold'] == stamps.count(2_000_000_000) - 1
 
 
+def test_where_no_anchor_frame_comes_any_more_the_policy_is_followed_too(rig):
+    bench = Bench(rig, on_invalid='hold')
+    bench.feed(drive(seconds=2.0))
+    sent = len(bench.sent('output/path'))
+    bench.pipeline.tick()
+    assert len(bench.sent('output/path')) == sent
+    bench.now_ns += 10**9
+    bench.pipeline.tick()
+    assert len(bench.sent('output/path')) == sent + 1
+    assert bench.pipeline.publication.counts['hold: stale_input'] == 1
+    status = bench.status('output')
+    assert (status.level, status.message) == (2, 'last valid path held: stale_input')
+    status = bench.status('context')
+    assert status.level == 2 and status.message.startswith('front_wide: 1.')
+
+
 def test_a_path_that_is_not_finite_never_goes_out(rig):
     class Broken(ConstantVelocityEngine):
         def infer(self, context, seed):

@@ -20,6 +20,7 @@ from .policy import UNHEALTHY, Decision
 
 OK, WARN, ERROR, STALE = range(4)
 WINDOW_S, MOST_ARRIVALS = 2.0, 2000
+INTERVALS = 9  # the median of so many is the usual one
 UNUSUAL = {  # checks of a context that is served all the same
     'camera_subset': 'cameras are missing from the prompt',
     'v0_mismatch': 'history and twist disagree by more than 0.5 m/s',
@@ -40,16 +41,19 @@ class Status:
 class InputMonitor:
     """Arrivals of one input: rate and delay of the newest, how many were refused and why last.
 
-    Both are of the last WINDOW_S, or of two messages, by the time of arrival: when the node takes
+    dropped: how many are missing where a gap in the stamps is wider than usual, wherever they
+    were lost; after a gap of WINDOW_S an input was silent, which its age tells. Rate and delay are
+    of the last WINDOW_S, or of two messages, by the time of arrival: when the node takes
     a message, which for odometry is with the next frame and at least four times a second.
     """
 
     def __init__(self, topic: str, type_name: str) -> None:
         self.topic, self.type_name = topic, type_name
-        self.received = self.refused = 0
+        self.received = self.refused = self.dropped = 0
         self.newest_ns: int | None = None
         self.last_refusal = ''
         self._arrivals: deque[tuple[float, int]] = deque(maxlen=MOST_ARRIVALS)
+        self._intervals_ns: deque[int] = deque(maxlen=INTERVALS)
 
     def arrived(self, steady_s: float, now_ns: int, stamp_ns: int | None, refusal: str) -> None:
         """Note a message: when by a steady clock, when by the node's, its stamp, why refused."""
@@ -58,10 +62,19 @@ class InputMonitor:
             self.refused += 1
             self.last_refusal = refusal
         if stamp_ns is not None:
+            self._note_interval(stamp_ns - (self.newest_ns or stamp_ns))
             self.newest_ns = stamp_ns
             self._arrivals.append((steady_s, now_ns - stamp_ns))
             while len(self._arrivals) > 2 and self._arrivals[0][0] < steady_s - WINDOW_S:
                 self._arrivals.popleft()
+
+    def _note_interval(self, interval_ns: int) -> None:
+        if not 0 < interval_ns < WINDOW_S * NANOSECONDS:
+            return
+        if len(self._intervals_ns) == INTERVALS:
+            usual_ns = sorted(self._intervals_ns)[INTERVALS // 2]
+            self.dropped += max(round(interval_ns / usual_ns) - 1, 0)
+        self._intervals_ns.append(interval_ns)
 
     def rate_hz(self, steady_s: float) -> float:
         """Messages per second; falls while none arrives, 0 with fewer than two."""
@@ -81,11 +94,10 @@ class InputMonitor:
 
 @dataclass(frozen=True)
 class Served:
-    """The last prediction and what was decided about it."""
+    """The last prediction, and how old it was when it was decided about."""
 
     context: Context
     prediction: Prediction
-    decision: Decision
     age_ms: float
 
 
@@ -103,6 +115,7 @@ def input_status(
         'received': monitor.received,
         'refused': monitor.refused,
         'last refusal': monitor.last_refusal,
+        'dropped': monitor.dropped,
         'rate Hz': round(monitor.rate_hz(steady_s), 2),
         'delay ms': round(monitor.delay_ms, 1),
     }
@@ -187,11 +200,21 @@ def inference_status(
     return Status(OK, 'inference', 'running' if busy_s else 'idle', values)
 
 
-def output_status(served: Served | None, decisions: Mapping[str, int], failure: str) -> Status:
-    """What was published last, and why not; counts by action and reason."""
-    values: dict[str, object] = dict(sorted(decisions.items()))
+def output_status(
+    served: Served | None,
+    decision: Decision | None,
+    counts: Mapping[str, int],
+    failure: str,
+    now_ns: int,
+) -> Status:
+    """What was done last, with a path or for want of one, and why; counts by action and reason.
+
+    The age of a path is that of its publication, what remains of it that of now.
+    """
+    values: dict[str, object] = dict(sorted(counts.items()))
+    reasons = ', '.join(decision.reasons) if decision else ''
     if served is not None:
-        remaining_s = HORIZON_NS / NANOSECONDS - served.age_ms / 1e3
+        remaining_s = (served.prediction.t0_ns + HORIZON_NS - now_ns) / NANOSECONDS
         values.update(
             {
                 'age ms': round(served.age_ms, 1),
@@ -204,10 +227,13 @@ def output_status(served: Served | None, decisions: Mapping[str, int], failure: 
     if failure:
         return Status(ERROR, 'output', failure, values)
     if served is None:
-        return Status(STALE, 'output', 'no path yet', values)
-    if served.decision.reasons:
+        text = f'no path yet: {reasons}' if reasons else 'no path yet'
+        return Status(STALE, 'output', text, values)
+    if decision is not None and reasons:
         said = {'publish': 'published', 'hold': 'last valid path held', 'nothing': 'held back'}
-        text = f'{said[served.decision.action]}: {", ".join(served.decision.reasons)}'
+        return Status(ERROR, 'output', f'{said[decision.action]}: {reasons}', values)
+    if remaining_s <= 0:
+        text = f'the last path has been over for {-remaining_s:.1f} s'
         return Status(ERROR, 'output', text, values)
     return Status(OK, 'output', 'published', values)
 

@@ -12,7 +12,7 @@ from functools import partial
 import time
 from typing import Any
 
-from ..data_types import Context, Rejection, seed_at
+from ..data_types import NANOSECONDS, Context, Rejection, seed_at
 from ..rig import CameraRig
 from ..runtime import memory
 from ..runtime.start import EngineChoice
@@ -114,8 +114,14 @@ class Pipeline:
         self._look(now_ns, start)
 
     def tick(self) -> None:
-        """Decide anchors for which no more input has come."""
-        self._look(self._now_ns(), time.perf_counter())
+        """Decide anchors for which no more input has come; follow the policy where none comes."""
+        now_ns = self._now_ns()
+        self._look(now_ns, time.perf_counter())
+        name, serving = self.rig.anchor, self.enabled and self.worker.state == 'ready'
+        newest_ns = self.monitors[name].newest_ns or now_ns
+        age_s = (now_ns - newest_ns) / NANOSECONDS
+        if serving and age_s > self.parameters.limits.max_input_age_s:
+            self._miss(Rejection(newest_ns, 'stale_input', f'{name}: {age_s:.1f} s old'), now_ns)
 
     def infer_once(self) -> None:
         """Infer the next context even while paused."""
@@ -157,7 +163,13 @@ class Pipeline:
                 self._submit_ms,
                 self._served,
             ),
-            diagnostics.output_status(self._served, self.publication.counts, self._failure),
+            diagnostics.output_status(
+                self._served,
+                self.publication.decision,
+                self.publication.counts,
+                self._failure,
+                now_ns,
+            ),
             diagnostics.reasoning_status(self._served),
             diagnostics.memory_status(
                 memory.available_bytes(), *memory.resident_bytes(), memory.gpu_peak_bytes()
@@ -171,8 +183,7 @@ class Pipeline:
             refusal = 'not_ready'
         found = self.anchors.take(now_ns, refusal)
         if isinstance(found, Rejection):
-            self._warn(found.detail)
-            self.publication.missing(found.reason, now_ns)
+            self._miss(found, now_ns)
         elif found is not None:
             self.once, self._context = False, found
             seed = seed_at(self.parameters.seed, found.t0_ns)
@@ -180,6 +191,12 @@ class Pipeline:
             if self.worker.submit(job) is not None:
                 self.anchors.settle('dropped', 'newer_context')
             self._submit_ms.append((time.perf_counter() - start) * 1e3)
+
+    def _miss(self, why: Rejection, now_ns: int) -> None:
+        """There is nothing to infer from: say so, and do what the policy says."""
+        self.anchors.last = why
+        self._warn(why.detail)
+        self.publication.missing(why.reason, now_ns)
 
     def _follow_epoch(self, now_ns: int) -> None:
         """After a clock jump or a reset: forget what came from the input before."""

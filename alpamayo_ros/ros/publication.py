@@ -31,7 +31,10 @@ MARKERS = 'output/markers'
 
 
 class Publication:
-    """Publishes one prediction after the other. counts: what was done, by action and reason."""
+    """Publishes one prediction after the other.
+
+    counts: what was done, by action and reason. decision: what was done last, None at first.
+    """
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class Publication:
         policies: Policies,
     ) -> None:
         self.counts: Counter[str] = Counter()
+        self.decision: Decision | None = None
         self._publishers, self._make = publishers, make
         self._output_frame, self._policies = output_frame, policies
         self._previous: tuple[int, NDArray[np.float64]] | None = None
@@ -59,7 +63,7 @@ class Publication:
             self._held = plan
             self._send('output/', replace(plan, first=decision.first))
         self._carry_out(decision, now_ns)
-        return Served(context, prediction, decision, (now_ns - prediction.t0_ns) / 1e6)
+        return Served(context, prediction, (now_ns - prediction.t0_ns) / 1e6)
 
     def missing(self, reason: str, now_ns: int) -> None:
         """There is no prediction at a t0: do what the policy says."""
@@ -67,7 +71,7 @@ class Publication:
 
     def reset(self, now_ns: int) -> None:
         """Forget the plans so far, and have their markers removed."""
-        held, self._held, self._previous = self._held, None, None
+        held, self._held, self._previous, self.decision = self._held, None, None, None
         if held is not None:
             message = clear_markers(self._make, now_ns, held.frame_id)
             for output, publisher in self._publishers.items():
@@ -75,11 +79,11 @@ class Publication:
                     publisher.publish(message)
 
     def _carry_out(self, decision: Decision, now_ns: int) -> None:
-        action = decision.action
+        if decision.action == 'hold' and not self._repeat(now_ns):
+            decision = replace(decision, action='nothing')
+        self.decision, action = decision, decision.action
         if action == 'publish':
             action = 'flagged' if decision.reasons else 'published'
-        elif action == 'hold' and not self._repeat(now_ns):
-            action = 'nothing'
         self.counts[action] += 1
         for reason in decision.reasons:
             self.counts[f'{action}: {reason}'] += 1
