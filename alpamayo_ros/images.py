@@ -28,6 +28,12 @@ RAW_ENCODINGS: dict[str, tuple[int, int | None]] = {
     'yuv422_yuy2': (2, cv2.COLOR_YUV2RGB_YUYV),
     'yuyv': (2, cv2.COLOR_YUV2RGB_YUYV),
 }
+# those of 16 bits a channel, little-endian, are converted in the same way and then scaled
+RAW_ENCODINGS |= {
+    f'{name[:-1]}16': (2 * size, conversion)
+    for name, (size, conversion) in RAW_ENCODINGS.items()
+    if name.endswith('8')
+}
 COMPRESSED = ('jpeg', 'png')
 JPEG_END, PNG_END = b'\xff\xd9', b'IEND'
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
@@ -90,13 +96,15 @@ def _convert(frame: Frame) -> NDArray[np.uint8]:
             f'{frame.data.size} bytes, expected {frame.height} rows of at least {row_bytes}'
         )
     rows = frame.data.reshape(frame.height, frame.step)[:, :row_bytes]
-    pixels = rows.reshape(frame.height, frame.width, pixel_bytes)
-    if conversion is None:
-        return pixels
+    wide = frame.encoding.endswith('16')
+    numbers = np.ascontiguousarray(rows).view('<u2' if wide else np.uint8)
+    pixels = numbers.reshape(frame.height, frame.width, -1)
     try:
-        return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), conversion), np.uint8)
+        if conversion is not None:
+            pixels = cv2.cvtColor(pixels, conversion)
     except cv2.error as error:  # a Bayer or YUV image of odd size
         raise ImageError(f'{frame.encoding} {frame.width}x{frame.height}: {error.err}') from error
+    return np.asarray(cv2.convertScaleAbs(pixels, alpha=1 / 257) if wide else pixels, np.uint8)
 
 
 def header_size(encoding: str, data: NDArray[np.uint8]) -> tuple[int, int]:

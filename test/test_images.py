@@ -60,6 +60,13 @@ def test_raw_colours_come_back_as_rgb(encoding, rows):
     assert decoded[:, 0, 1].tolist() == [30, 240, 50]
 
 
+def test_colours_of_16_bits_are_scaled_to_8():
+    rows = (RED_GREEN[..., ::-1].astype(np.uint16) * 257 + 100).view(np.uint8)
+    decoded = decode(raw('bgr16', rows))
+    assert decoded[:, 0, 0].tolist() == [250, 10, 20]
+    assert decoded[:, 0, 1].tolist() == [30, 240, 50]
+
+
 def test_mono_gets_three_equal_channels():
     decoded = decode(raw('mono8', [[7, 9]]))
     assert decoded.tolist() == [[[7, 9]]] * 3

@@ -95,11 +95,20 @@ def test_raw_image_keeps_its_layout():
         height=2,
         width=3,
         step=4,
+        is_bigendian=0,
         data=array.array('B', range(8)),
     )
     frame = to_frame(message)
     assert (frame.encoding, frame.height, frame.width, frame.step) == ('mono8', 2, 3, 4)
     assert decode(frame)[0].tolist() == [[0, 1, 2], [4, 5, 6]]
+
+
+@pytest.mark.parametrize(('is_bigendian', 'data'), [(0, [1, 2]), (1, [2, 1])])
+def test_numbers_of_16_bits_come_in_either_order(is_bigendian, data):
+    image = {'height': 1, 'width': 1, 'step': 2, 'is_bigendian': is_bigendian}
+    data = array.array('B', data)
+    message = SimpleNamespace(header=header(), encoding='mono16', data=data, **image)
+    assert decode(to_frame(message))[:, 0, 0].tolist() == [2, 2, 2]  # 0x0201 / 257
 
 
 def test_image_without_data_is_refused():

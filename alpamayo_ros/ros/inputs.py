@@ -33,6 +33,8 @@ def to_frame(message: Any) -> Frame:
         codec = _codec(message.format)
         height, width = header_size(codec, data)
         return Frame(stamp_ns, codec, data, height, width)
+    if message.is_bigendian and message.encoding.endswith('16') and data.size % 2 == 0:
+        data = data.view(np.uint16).byteswap().view(np.uint8)
     return Frame(stamp_ns, message.encoding, data, message.height, message.width, message.step)
 
 
