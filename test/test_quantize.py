@@ -1,6 +1,7 @@
 """Quantized checkpoints: written in bounded memory, resumed, loaded; equal to dense weights."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from alpamayo_ros.cli.quantize import main
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.kernels.packing import dense_rows
 from alpamayo_ros.model.alpamayo import summarise
+from alpamayo_ros.model.checkpoint import INDEX
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.quantization.linear import HostEmbedding, PackedWeight, RowParts
@@ -182,8 +184,8 @@ def test_what_a_checkpoint_is_not_for_travels_without_its_figures(tmp_path):
     assert found == {'limits': ['Not for a vehicle. Synthetic.']}
 
 
-def test_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch, mixed):
-    monkeypatch.setattr(quantize, 'PART_BYTES', 100_000)
+def run_three_parts(target, monkeypatch, **arguments):
+    """Interrupt a run after three parts; parts stay as small for the next one."""
     made = []
 
     def stop(job, part, progress, write=quantize._write_part):
@@ -193,13 +195,18 @@ def test_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch, mixed)
         return write(job, part, progress)
 
     monkeypatch.setattr(quantize, '_write_part', stop)
-    assert run(tmp_path / 'q') == 130
+    monkeypatch.setattr(quantize, 'PART_BYTES', 100_000)
+    assert run(target, **arguments) == 130
+    monkeypatch.undo()
+    monkeypatch.setattr(quantize, 'PART_BYTES', 100_000)
+
+
+def test_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch, mixed):
+    run_three_parts(tmp_path / 'q', monkeypatch)
     assert not (tmp_path / 'q').exists()
     kept = list((tmp_path / '.q.unfinished').glob('*.safetensors'))
     assert len(kept) == 3
     stamps = {path.name: path.stat().st_mtime_ns for path in kept}
-    monkeypatch.undo()
-    monkeypatch.setattr(quantize, 'PART_BYTES', 100_000)
     assert run(tmp_path / 'q') == 0
     assert [path.name for path in tmp_path.iterdir()] == ['q']
     assert all((tmp_path / 'q' / name).stat().st_mtime_ns == stamps[name] for name in stamps)
@@ -207,6 +214,63 @@ def test_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch, mixed)
     assert got.keys() == want.keys()
     assert all(torch.equal(got[name], want[name]) for name in want)
     assert load_model(tmp_path / 'q') is not None
+
+
+def test_part_that_is_not_the_one_of_its_note_is_made_anew(tmp_path, monkeypatch, mixed):
+    run_three_parts(tmp_path / 'q', monkeypatch)
+    first, second, third = sorted((tmp_path / '.q.unfinished').glob('*.safetensors'))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-50])
+    kept = third.stat().st_mtime_ns
+    assert run(tmp_path / 'q') == 0
+    assert (tmp_path / 'q' / third.name).stat().st_mtime_ns == kept
+    want, got = tensors_of(mixed), load_model(tmp_path / 'q').state_dict()
+    assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+def test_interrupted_at_the_index_no_matrix_is_solved_again(tmp_path, monkeypatch):
+    def stop(path, value, write=quantize._write_json):
+        if path.name == INDEX:
+            raise KeyboardInterrupt
+        write(path, value)
+
+    monkeypatch.setattr(quantize, '_write_json', stop)
+    assert run(tmp_path / 'q') == 130
+    monkeypatch.undo()
+    monkeypatch.setattr(quantize, 'quantize_matrix', None)
+    assert run(tmp_path / 'q') == 0
+
+
+def test_another_vlm_is_not_mixed_in(source, tmp_path, monkeypatch, capsys):
+    run_three_parts(tmp_path / 'q', monkeypatch)
+    (source / 'vlm/tokenizer_old.json').write_text('{}')
+    assert run(tmp_path / 'q', vlm=source / 'vlm') == 2
+    assert 'with other arguments or another source (vlm)' in capsys.readouterr().err
+    (tmp_path / '.q.unfinished/vlm/stray.json').write_text('{}')
+    assert run(tmp_path / 'q') == 0
+    copied = {path.name for path in (tmp_path / 'q/vlm').iterdir()}
+    assert copied == {path.name for path in (MODEL / 'vlm').iterdir()}
+
+
+def test_finished_parts_need_no_more_space(tmp_path, monkeypatch):
+    run_three_parts(tmp_path / 'q', monkeypatch)
+    usage = shutil._ntuple_diskusage(10**6, 0, 550_000)  # of 690 kB
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
+    assert run(tmp_path / 'q') == 0
+
+
+def test_disk_that_fills_up_is_one_line_and_keeps_what_is_finished(tmp_path, capsys, monkeypatch):
+    run_three_parts(tmp_path / 'q', monkeypatch)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        assert run(tmp_path / 'q') == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert '.q.unfinished/model-00004-of-' in error
+    assert 'cannot be written: ' in error
+    assert len(list((tmp_path / '.q.unfinished').glob('*.safetensors'))) == 3
 
 
 def test_leftover_of_other_arguments_is_not_mixed_in(tmp_path, monkeypatch, capsys):
@@ -234,6 +298,9 @@ def test_quanto_0_2_0_zero_points_become_shifts(tmp_path):
     metadata = {f'{LAYER}.weight.qtype': 'qint2', f'{LAYER}.weight.axis': '0'}
     save_file(tensors, old / 'model.safetensors', metadata)
     assert run(tmp_path / 'converted', recipe='uniform', source=old) == 0
+    for said in (tmp_path / 'converted/config.json', tmp_path / 'converted' / REPORT):
+        found = json.loads(said.read_text())
+        assert found.get('quantization_config', found)['solver'] == 'quanto'  # not minmax: of here
     converted = load_model(tmp_path / 'converted', bits=2).state_dict()
     for name, shift in want.items():
         assert torch.allclose(converted[name], shift, rtol=2**-8)
@@ -373,6 +440,16 @@ def test_faults_of_the_source_are_one_line_and_leave_nothing(source, tmp_path, c
     refused('no such folder', source=tmp_path / 'nowhere')
     refused('not to be had from the hub', source='nobody/nothing')
     refused('not to be had from the hub', vlm='nobody/nothing')
+    refused('expected the one of the VLM of', vlm=source)  # not its vlm/
+    other = tmp_path / 'other'
+    other.mkdir()
+    refused('other/config.json: no such file', vlm=other)
+    config = json.loads((MODEL / 'vlm/config.json').read_text())
+    (other / 'config.json').write_text(json.dumps(config))
+    refused('other: no ', vlm=other)
+    config['vision_config']['depth'] += 1
+    (other / 'config.json').write_text(json.dumps(config))
+    refused('another vision', vlm=other)
     (source / 'model.safetensors').write_bytes((source / 'model.safetensors').read_bytes()[:-1000])
     refused('model.safetensors: not a readable safetensors file')
 
@@ -381,6 +458,8 @@ def test_weights_that_are_not_finite_are_named(source, tmp_path, capsys):
     edit(source, lambda tensors: tensors[LAYER + '.weight'].fill_(torch.nan))
     assert run(tmp_path / 'q', source=source) == 2
     assert f'{LAYER}.weight holds values that are not finite' in capsys.readouterr().err
+    edit(source, lambda tensors: tensors[LAYER + '.weight'].fill_(1))  # repaired
+    assert run(tmp_path / 'q', source=source) == 0
 
 
 def test_quantized_source_is_refused(mixed, tmp_path, capsys):

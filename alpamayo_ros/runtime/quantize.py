@@ -13,7 +13,7 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 import torch
 from torch import Tensor
@@ -27,8 +27,16 @@ from ..model.checkpoint import (
     file_sha256,
     tensor_shapes,
 )
-from ..model.config import CARD, card_limits, load_config, read_json, vlm_folder
+from ..model.config import (
+    CARD,
+    card_limits,
+    load_config,
+    parse_config,
+    read_json,
+    vlm_folder,
+)
 from ..model.hub import TOKENIZER_FILES
+from ..model.processor import Processor
 from ..quantization import feedback
 from ..quantization.linear import UNUSED, replace_linears
 from ..quantization.matrix import quantize_matrix
@@ -41,6 +49,7 @@ from .load import build_on_meta, check_device
 REPORT = 'quantization_report.json'
 PART_BYTES = 500_000_000  # of a file: what is lost when a run is interrupted, and held in memory
 _PLAN = 'plan.json'
+_PACKED = '.weight._data'  # in names of quanto
 _ZERO_POINT = '._zeropoint'
 
 Progress = Callable[[str, int], object]  # what is worked on, bytes that were read for it
@@ -55,6 +64,11 @@ class Step:
     read_bytes: int
     shapes: Mapping[str, tuple[int, ...]]
     stored_bytes: int
+
+    @property
+    def solved(self) -> bool:
+        """Whether it is a matrix that is quantized here, to codes and their scales."""
+        return len(self.shapes) > 1
 
 
 @dataclass(frozen=True)
@@ -87,18 +101,31 @@ class Job:
 def quantize_checkpoint(job: Job, vlm: Path | None, progress: Progress) -> dict[str, Any]:
     """Do the job; what is finished of an earlier run with equal arguments is kept. The report.
 
-    The target appears when it is complete. Raises BadInput for weights that are not finite, or a
-    leftover of a run with other arguments.
+    vlm: whose tokenizer, templates and config are copied; None: those of the source, if it has
+    any. The target appears when it is complete. Raises BadInput for a vlm that the result could
+    not be run with, weights that are not finite, a file that cannot be written, or a leftover of
+    a run with other arguments.
     """
-    plan = job.quantization.entry() | {'parts': len(job.parts)}
+    vlm_files = _vlm_files(job.source, vlm)
+    plan = job.quantization.entry() | {
+        'parts': len(job.parts),
+        'vlm': {path.name: file_sha256(path) for path in vlm_files},
+    }
     folder = job.unfinished
     if not (folder / _PLAN).is_file():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         _write_json(folder / _PLAN, plan)
-    elif read_json(folder / _PLAN) != plan:
-        raise BadInput(f'{folder}: left by a run with other arguments; remove it to start anew')
-    _copy_vlm(job.source, vlm, folder)
+    elif (left := read_json(folder / _PLAN)) != plan:
+        differs = ', '.join(k for k in {**plan, **left} if plan.get(k) != left.get(k))
+        raise BadInput(
+            f'{folder}: left by a run with other arguments or another source ({differs}); '
+            'remove it to start anew'
+        )
+    shutil.rmtree(folder / 'vlm', ignore_errors=True)
+    for path in vlm_files:
+        (folder / 'vlm').mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / 'vlm' / path.name)
     if limits := card_limits(job.source):  # its figures are those of other weights
         _write_json(folder / CARD, {'limits': [limits]})
     config = read_json(job.source / 'config.json')
@@ -106,9 +133,9 @@ def quantize_checkpoint(job: Job, vlm: Path | None, progress: Progress) -> dict[
     done = [_write_part(job, part, progress) for part in range(len(job.parts))]
     report = _summary(job, done)
     _write_json(folder / REPORT, report)
-    for path in (folder / _PLAN, *folder.glob('model-*.json')):
-        path.unlink()
     _write_json(folder / INDEX, _index(job, done))
+    for path in (*folder.glob('model-*.json'), folder / _PLAN):  # without a plan all begins anew
+        path.unlink()
     folder.rename(job.target)
     return report
 
@@ -143,8 +170,15 @@ def plan_job(
     quantization = Quantization(recipe, rules, solver, '', weighed_by)
     job = Job(source, target, quantization, device, files, (), statistics)
     steps = [_step(job, name, shape) for name, (_, shape) in found.items()]
-    _check_steps(job, steps)
-    needed = sum(step.stored_bytes for step in steps)
+    packed = any(_PACKED in step.source for step in steps)
+    if not any(step.solved for step in steps):  # then nothing is weighed either
+        quantization = replace(
+            quantization, solver='quanto' if packed else 'none', importance_sha256=''
+        )
+        job = replace(job, quantization=quantization)
+    _check_steps(job, steps, packed)
+    there = sum(file.stat().st_size for file in job.unfinished.glob('*.safetensors'))
+    needed = sum(step.stored_bytes for step in steps) - there  # each is kept or replaced
     free = shutil.disk_usage(next(p for p in target.absolute().parents if p.exists())).free
     if needed > free:
         raise BadInput(f'{target}: needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free')
@@ -184,11 +218,11 @@ def _step(job: Job, name: str, shape: tuple[int, ...]) -> Step:
     return Step(name, rule, tensor.nbytes, {name: shape}, tensor.nbytes)
 
 
-def _check_steps(job: Job, steps: list[Step]) -> None:
+def _check_steps(job: Job, steps: list[Step], packed: bool) -> None:
     """Raise BadInput unless the source is the model of its config, and the result will be."""
     config = load_config(job.source)
     model = build_on_meta(config)
-    if not any('.weight._data' in step.source for step in steps):
+    if not packed:
         shapes = {step.source: tuple(job.read(step.source).shape) for step in steps}
         check_names(model, shapes, str(job.source))
     replace_linears(model, job.quantization.rules)
@@ -211,12 +245,15 @@ def _parts(steps: list[Step]) -> Iterator[tuple[Step, ...]]:
 
 
 def _write_part(job: Job, part: int, progress: Progress) -> dict[str, Any]:
-    """Write a file and, when it is whole, what the report says of it; or read that, if there."""
+    """Write a file and a note of what the report says of it; or keep what has the note's hash."""
     file = job.unfinished / job.part_name(part)
     record = file.with_suffix('.json')
-    if record.is_file():
-        progress('finished earlier', sum(step.read_bytes for step in job.parts[part]))
-        return read_json(record)
+    if record.is_file() and file.is_file():
+        done = read_json(record)
+        if done.get('sha256') == file_sha256(file):
+            progress('finished earlier', sum(step.read_bytes for step in job.parts[part]))
+            return done
+    file.unlink(missing_ok=True)  # its place was counted as free
     tensors: dict[str, Tensor] = {}
     modules: dict[str, Any] = {}
     for step in job.parts[part]:
@@ -229,7 +266,10 @@ def _write_part(job: Job, part: int, progress: Progress) -> dict[str, Any]:
                 'relative_error': round(error, 6),
             }
         progress(step.source, step.read_bytes)
-    save_file(tensors, file, metadata={'format': 'pt'})
+    try:
+        save_file(tensors, file, metadata={'format': 'pt'})
+    except SafetensorError as error:  # a full disk too: it is no OSError
+        raise BadInput(f'{file}: cannot be written: {error}') from None
     shutil.copymode(job.unfinished / 'config.json', file)  # safetensors makes it the owner's only
     size = sum(tensor.nbytes for tensor in tensors.values())
     done = {'sha256': file_sha256(file), 'bytes': size, 'names': list(tensors), 'modules': modules}
@@ -251,6 +291,7 @@ def _make(job: Job, step: Step) -> tuple[dict[str, Tensor], float | None]:
         return {step.source: tensor.contiguous()}, None
     stored, error = _quantize(job, step, tensor)
     if error != error:
+        shutil.rmtree(job.unfinished)  # of no use to a repaired source, which has another hash
         raise BadInput(f'{job.files[step.source]}: {step.source} holds values that are not finite')
     return {step.source + ending: part.cpu() for ending, part in stored.items()}, error
 
@@ -302,15 +343,24 @@ def _index(job: Job, done: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _copy_vlm(source: Path, vlm: Path | None, folder: Path) -> None:
-    """Tokenizer, chat template, preprocessor and config, so that a vehicle needs no network."""
-    vlm = vlm or vlm_folder(str(read_json(source / 'config.json').get('vlm_name_or_path')), source)
+def _vlm_files(source: Path, vlm: Path | None) -> list[Path]:
+    """Tokenizer, chat template, preprocessor and config, so that a vehicle needs no network.
+
+    Raises BadInput unless the source is the same model with them, and its ids those of the
+    tokenizer.
+    """
+    raw = read_json(source / 'config.json')
+    vlm = vlm or vlm_folder(str(raw.get('vlm_name_or_path')), source)
     if vlm is None:
-        return
-    (folder / 'vlm').mkdir(exist_ok=True)
-    for pattern in TOKENIZER_FILES:
-        for path in vlm.glob(pattern):
-            shutil.copyfile(path, folder / 'vlm' / path.name)
+        return []
+    where = f'{vlm}/config.json, expected the one of the VLM of {source}'
+    wanted = load_config(source)
+    config = parse_config(raw | {'vlm_name_or_path': str(vlm.absolute())}, where=where)
+    keys = ('text', 'vision', 'image_token_id')
+    if differs := [key for key in keys if getattr(config, key) != getattr(wanted, key)]:
+        raise BadInput(f'{where}: another {", ".join(differs)}')
+    Processor(config, vlm)
+    return sorted({path for pattern in TOKENIZER_FILES for path in vlm.glob(pattern)})
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
