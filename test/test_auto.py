@@ -43,6 +43,12 @@ def test_folder_cannot_bring_its_own_model_code(tmp_path):
     assert isinstance(AutoModel.from_pretrained(copy), AlpamayoR1)
 
 
+def test_hub_id_is_a_folder_of_the_hub(monkeypatch):
+    monkeypatch.setattr('huggingface_hub.snapshot_download', lambda name, **more: str(MODEL))
+    config = AutoConfig.from_pretrained(MODEL)
+    assert isinstance(AutoModel.from_pretrained('somebody/small', config=config), AlpamayoR1)
+
+
 def test_another_dtype_or_option_is_refused():
     with pytest.raises(BadInput, match='float32'):
         AutoModel.from_pretrained(MODEL, dtype=torch.float16)

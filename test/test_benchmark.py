@@ -51,7 +51,9 @@ def test_engine_measures_every_stage_of_every_way(tmp_path, capsys, monkeypatch)
     kept = tmp_path / 'figures.json'
     more = ['--bits', '2', '--compare', '--samples', '1', '--out', str(kept)]
     assert main(['engine', *more]) == 0
-    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    lines = capsys.readouterr().out.splitlines()
+    assert 'cpu: no fractions and no estimate for Orin, peaks known of: NVIDIA H200' in lines
+    document = json.loads(lines[-1])
     assert document['16 bits'] == json.loads(kept.read_text())['16 bits']
     for way in ('2 bits mixed', '16 bits', 'optimum-quanto qint2'):
         stages = document[way]['eager K=1']
@@ -143,6 +145,17 @@ def test_full_size_has_the_parameters_of_the_release(root):
     model = build_on_meta(parse_config(RELEASE))
     have = {name: list(t.shape) for name, t in model.state_dict().items()}
     assert have == {name: entry['shape'] for name, entry in want['tensors'].items()}
+
+
+def test_engine_refuses_what_would_fail_later_before_it_measures(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark_engine, '_measure_way', lambda *given, **more: 1 / 0)
+    assert main(['engine', '--recipe', 'foo']) == 2
+    assert "recipe 'foo' is not one of" in capsys.readouterr().err
+    for out in (tmp_path / 'absent/figures.json', tmp_path):
+        assert main(['engine', '--out', str(out)]) == 2
+        assert capsys.readouterr().err == (
+            f'alpamayo_benchmark: error: --out {out}: expected a file in a folder that exists\n'
+        )
 
 
 def test_absent_device_is_said_in_one_line(capsys):

@@ -55,7 +55,7 @@ def test_kernel_compiles(case, capability):
     assert len(machine_code(getattr(module, name), constants, types, capability)) > 1000
 
 
-@pytest.mark.parametrize('levels', [3, 4, 16, 256])
+@pytest.mark.parametrize('levels', [3, 4, 5, 16, 256])
 def test_unpacking_compiles(levels):
     pytest.importorskip('triton', reason='triton is not installed')
     from alpamayo_ros.kernels import unpack

@@ -139,6 +139,17 @@ def test_unknown_vlm_name_says_where_was_looked(release, tmp_path):
         parse_config(release, tmp_path)
 
 
+@pytest.mark.parametrize('name', ['vlm', '', None])
+def test_checkpoint_without_its_vlm_is_named(release, tmp_path, name):
+    release['vlm_name_or_path'] = name
+    (tmp_path / 'config.json').write_text(json.dumps(release))
+    with pytest.raises(BadInput) as error:
+        load_config(tmp_path)
+    said = str(error.value)
+    assert said.startswith(f'{tmp_path}/config.json: ') and '\n' not in said
+    assert 'expected a folder vlm/ beside it, or' in said and 'vlm_name_or_path' in said
+
+
 def test_own_vlm_folder_comes_before_the_name(release, tmp_path):
     vlm = json.loads((GOLDEN / 'model/vlm/config.json').read_text())
     (tmp_path / 'vlm').mkdir()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alpamayo_ros.kernels import packed_ops, packing
-from alpamayo_ros.quantization.scheme import SCHEMES
+from alpamayo_ros.quantization.scheme import SCHEMES, QuantScheme
 
 WIDTHS = [scheme for scheme in SCHEMES.values() if scheme.levels]
 # relative error of a product: sums in float32, one rounding of weights, one of the result
@@ -184,6 +184,17 @@ def check_paths(dtype, device, widths=WIDTHS):
             assert relative(dense, matrix[chosen]) < limit, (scheme, shape)
 
 
+def check_other_widths():
+    """Unpack what no row of the table has: bytes whose digits are no whole bits."""
+    from alpamayo_ros.kernels import unpack
+
+    for levels in (5, 6, 8):
+        scheme = QuantScheme(3, levels, grouped=True, shifted=True, layout='any')
+        stored, matrix = random_weight(scheme, 20, 320, torch.float32)
+        dense = unpack.dense_triton(*stored, 320, 0, len(matrix))
+        assert relative(dense, matrix) < ERRORS['float32'], levels
+
+
 def check_swiglu(dtype, device, widths=WIDTHS):
     """Few rows through the kernels, many piece by piece, the last piece a smaller one."""
     limit, dtype = 3 * ERRORS[dtype], getattr(torch, dtype)  # of two products and a curve
@@ -201,6 +212,10 @@ def check_swiglu(dtype, device, widths=WIDTHS):
 @pytest.mark.parametrize('check', ['check_paths', 'check_swiglu'])
 def test_kernels_in_the_interpreter(interpreted, check, dtype):
     interpreted(f"import test_kernels as t; t.{check}({dtype!r}, 'cpu')")
+
+
+def test_other_widths_in_the_interpreter(interpreted):
+    interpreted('import test_kernels as t; t.check_other_widths()')
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device: bf16, assembly')

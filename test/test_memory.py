@@ -96,6 +96,38 @@ def test_planned_bytes_are_those_of_the_loaded_tensors(bits, recipe, host_embedd
     assert planned == sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
+def test_embedding_that_stays_plain_stays_in_its_file_while_others_are_packed():
+    plan = plan_load(MODEL, 'cpu', 8, 'uniform', host_embedding=True)
+    planned = plan.weight_bytes
+    tensors = load_module.load(plan).state_dict().items()
+    own = sum(tensor.nbytes for name, tensor in tensors if not name.startswith(EMBEDDING))
+    assert planned == own
+
+
+@pytest.mark.parametrize(
+    'said',
+    [
+        'NVML_SUCCESS == DriverAPI::get()->nvmlInit_v2_() INTERNAL ASSERT FAILED at "x.cpp":1',
+        'NVML_SUCCESS == DriverAPI::get()->nvmlDeviceGetHandleByPciBusId_v2_( pci_id, &device) '
+        'INTERNAL ASSERT FAILED',
+        'cuDNN error: CUDNN_STATUS_ALLOC_FAILED',
+        'CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`',
+        'unable to mmap 4096 bytes from file <a.safetensors>: Cannot allocate memory (12)',
+    ],
+)
+def test_forms_of_no_memory_that_do_not_say_so(said):
+    assert memory.is_out_of_memory(RuntimeError(said))
+
+
+@pytest.mark.parametrize('unified', [False, True])
+def test_a_reboot_is_advised_where_the_memory_is_the_machines(monkeypatch, unified):
+    from alpamayo_ros.runtime import engine
+
+    monkeypatch.setattr(engine, 'is_unified', lambda device: unified)
+    found = engine.AlpamayoEngine(MODEL)._tell_inference('no memory')
+    assert str(found).endswith('(no memory); a reboot clears fragmentation') == unified
+
+
 def test_too_little_memory_says_needed_and_available_before_anything_is_read(monkeypatch):
     from alpamayo_ros.runtime.engine import AlpamayoEngine
 

@@ -125,6 +125,23 @@ def test_unreachable_hub_is_said_in_one_line(tmp_path, processor):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('said', ['Server disconnected\nand more', ''])
+def test_dropped_connection_is_said_in_one_line(tmp_path, processor, monkeypatch, said):
+    from huggingface_hub.errors import HfHubHTTPError
+
+    class DroppedError(HfHubHTTPError.__bases__[0]):
+        pass
+
+    def drop(*given, **more):
+        raise DroppedError(said)
+
+    monkeypatch.setattr('huggingface_hub.snapshot_download', drop)
+    config = replace(processor.config, vlm_name_or_path='Qwen/Qwen3-VL-8B-Instruct')
+    with pytest.raises(BadInput, match='hub: (Server disconnected|DroppedError)$') as error:
+        Processor(config, tmp_path)
+    assert '\n' not in str(error.value)
+
+
 def test_tokenizer_folder_cannot_name_code(tmp_path, processor):
     shutil.copytree(MODEL / 'vlm', tmp_path / 'vlm')
     (tmp_path / 'vlm/evil.py').write_text('raise SystemExit("ran")')

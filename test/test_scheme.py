@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.kernels.packing import dense_rows, digits, pack
+from alpamayo_ros.kernels.packing import codes_of, dense_rows, digits, pack
+from alpamayo_ros.quantization.record import KEY, quantization_of
 from alpamayo_ros.quantization.scheme import (
     RECIPES,
     SCHEMES,
@@ -18,6 +19,7 @@ from alpamayo_ros.quantization.scheme import (
     rules_from_config,
     rules_of,
 )
+from alpamayo_ros.ros.parameters import BITS
 
 GOLDEN = Path(__file__).parent / 'golden'
 PACKED = [scheme for scheme in SCHEMES.values() if 0 < scheme.levels < 256]
@@ -40,6 +42,18 @@ def test_every_code_comes_back_from_the_packed_bytes(scheme):
     one, none = torch.ones(each * 7, 1), torch.zeros(each * 7, 1)
     dense = dense_rows(packed, one, none, scheme.levels, 32, torch.arange(each * 7))
     assert torch.equal(dense, codes.flatten(0, 1).to(torch.float32))
+
+
+@pytest.mark.parametrize('levels', [5, 6, 8])
+def test_widths_that_are_not_in_the_table_are_packed_as_well(levels):
+    each = digits(levels)
+    codes = torch.arange(each * 7 * 32, dtype=torch.uint8).reshape(each, 7, 32) % levels
+    found = codes_of(pack(codes, levels), levels, torch.arange(each * 7))
+    assert torch.equal(found, codes.flatten(0, 1))
+
+
+def test_the_node_offers_every_width():
+    assert sorted(BITS) == sorted(SCHEMES)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +134,13 @@ def test_rules_survive_the_config_file(recipe, bits):
     rules = rules_of(recipe, bits)
     written = json.loads(json.dumps({rule.pattern: rule.entry() for rule in rules}))
     assert rules_from_config(written, 'config.json') == rules
+
+
+@pytest.mark.parametrize('recipe', [['mixed'], None, 'best'])
+def test_a_recipe_in_a_checkpoint_that_is_none_is_refused(recipe):
+    raw = {'format_version': 1, 'recipe': recipe, 'modules': {}, 'solver': '', 'source_sha256': ''}
+    with pytest.raises(BadInput, match=r'^config\.json: recipe .* is not one of: uniform, mixed'):
+        quantization_of({KEY: raw}, 'config.json')
 
 
 def test_unknown_widths_and_recipes_are_named():

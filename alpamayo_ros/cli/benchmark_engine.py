@@ -64,7 +64,11 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     check_device(arguments.device)
     bits, device = arguments.bits, arguments.device
     host = arguments.host_embedding
-    rules = rules_of(arguments.recipe, bits) if bits != PLAIN_BITS else ()
+    rules = rules_of(arguments.recipe, bits)  # looked up for 16 bits as well: it may be misspelt
+    rules = rules if bits != PLAIN_BITS else ()
+    out = arguments.out
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise BadInput(f'--out {out}: expected a file in a folder that exists')
     gpu = device != 'cpu'
     dtype = torch.bfloat16 if gpu else torch.float32
     config = parse_config(full_size.RELEASE)
@@ -106,9 +110,9 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
                     found.setdefault('failed', {})[f'{name}, {section}'] = error
                 else:
                     found[name][section] = figures
-                _keep(found, arguments.out)
+                _keep(found, out)
     _conclude(found, [way[0] for way in ways], arguments.samples, gpu)
-    _keep(found, arguments.out)
+    _keep(found, out)
     _show(found, [way[0] for way in ways])
     return found
 
@@ -174,6 +178,9 @@ def _conclude(found: dict[str, Any], names: list[str], samples: list[int], gpu: 
             name: roofline.estimate(main['work'], found['of the peak'], roofline.PEAKS[name])
             for name in roofline.ORIN
         } | {'assumptions': roofline.ASSUMPTIONS}
+    else:
+        known = ', '.join(name for name in roofline.PEAKS if name not in roofline.ORIN)
+        print(f'{found["device"]}: no fractions and no estimate for Orin, peaks known of: {known}')
 
 
 def _show(found: Mapping[str, Any], names: list[str]) -> None:

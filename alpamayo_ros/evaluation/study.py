@@ -137,7 +137,7 @@ def rows_of(settings: Settings) -> list[Row]:
         reference = _Model(settings.checkpoint, settings, REFERENCE_BITS, None)
     if reference is not None and (reference.about != asked.about):
         rows.append(reference.row('reference'))
-    is_reference = asked.plan.bits == REFERENCE_BITS
+    is_reference = asked.plan.bits == REFERENCE_BITS and not asked.plan.rules
     rows.append(asked.row('reference' if is_reference else 'model'))
     if settings.ablations:
         rows += [asked.ablated('cameras shuffled'), asked.ablated('black images')]

@@ -46,7 +46,7 @@ def codes_of(packed: Tensor, levels: int, rows: Tensor) -> Tensor:
     if levels == 256:
         return packed[rows]
     taken, digit = packed[rows % len(packed)], (rows // len(packed)).to(torch.uint8).unsqueeze(-1)
-    if levels == 3:
+    if levels ** digits(levels) < 256:  # no whole number of bits a digit
         return taken // torch.pow(levels, digit) % levels
     return (taken >> (digit * (8 // digits(levels)))) & (levels - 1)
 

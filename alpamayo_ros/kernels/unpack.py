@@ -127,8 +127,8 @@ def _unpack_kernel(
     # the code becomes the upper mantissa of a number in [1, 2), as conversions are slow
     digit = group_row // byte_rows
     code = code.to(tl.int32)
-    bits: tl.constexpr = 2 if LEVELS == 3 else 8 // DIGITS
-    if LEVELS == 3:
+    bits: tl.constexpr = (7 + DIGITS) // DIGITS
+    if LEVELS**DIGITS < 256:
         power = tl.full((ROWS,), 1, tl.int32)
         for i in tl.static_range(1, DIGITS):
             power = tl.where(digit == i, LEVELS**i, power)

@@ -161,7 +161,7 @@ def parse_config(
     if model_type not in MODEL_TYPES:
         raise BadInput(f'{where}: model_type is {model_type!r}, expected one of {MODEL_TYPES}')
     check_targets(raw, where)
-    vlm_name = str(raw.get('vlm_name_or_path', ''))
+    vlm_name = str(raw.get('vlm_name_or_path') or '')
     vlm = _vlm_config(vlm_name, folder)
     try:
         text = _text_config(vlm['text_config'])
@@ -215,6 +215,18 @@ def vlm_folder(vlm_name: str, folder: Path | None) -> Path | None:
     return None
 
 
+def vlm_of_hub(vlm_name: str, folder: Path | None) -> Path:
+    """The same by hub id; a BadInput names the checkpoint, as its user never wrote `vlm_name`."""
+    expected = 'expected a folder vlm/ beside it, or a folder or hub id as vlm_name_or_path'
+    where = 'config.json' if folder is None else f'{folder}/config.json'
+    if not vlm_name:
+        raise BadInput(f'{where}: no tokenizer and config of a VLM: {expected}')
+    try:
+        return resolve_vlm(vlm_name)
+    except BadInput as error:
+        raise BadInput(f'{where}: {expected}: {error}') from None
+
+
 def check_targets(block: Any, where: str) -> None:
     """Refuse every `_target_` off the allow-list, however deep, before anything is built."""
     if isinstance(block, Mapping):
@@ -257,7 +269,7 @@ def _vlm_config(name: str, folder: Path | None) -> Mapping[str, Any]:
         return read_json(vlm / 'config.json')
     if name in KNOWN_VLMS:
         return KNOWN_VLMS[name]
-    return read_json(resolve_vlm(name) / 'config.json')
+    return read_json(vlm_of_hub(name, folder) / 'config.json')
 
 
 def _text_config(raw: Mapping[str, Any]) -> TextConfig:

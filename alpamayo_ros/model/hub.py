@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 import re
+from typing import Any
 
 from ..errors import BadInput
 from ..shipped import shipped
@@ -51,10 +52,12 @@ def _folder_or_hub(name: str | Path, files: Sequence[str], also: str = '') -> Pa
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
+    # requests or some httpx: the base of all errors of the one that is there; RuntimeError: hf_xet
+    failures: Any = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(files)))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except failures as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise BadInput(
             f'{name}: no such folder, and not to be had from the hub: {reason}'
         ) from None

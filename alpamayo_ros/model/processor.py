@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput
-from .config import AlpamayoConfig, build, read_json, vlm_folder
-from .hub import resolve_vlm
+from .config import AlpamayoConfig, build, read_json, vlm_folder, vlm_of_hub
 from .image_processor import resize_bicubic, smart_resize, to_patches
 from .tokens import (
     CAMERA_TEXT,
@@ -52,7 +51,7 @@ class Processor:
     def __init__(self, config: AlpamayoConfig, folder: Path) -> None:
         self.config = config
         name = config.vlm_name_or_path
-        vlm = vlm_folder(name, folder) or resolve_vlm(name)
+        vlm = vlm_folder(name, folder) or vlm_of_hub(name, folder)
         self.tokenizer = _load_tokenizer(vlm)
         self.chat_template = _chat_template(vlm, self.tokenizer)
         self.tokenizer.add_tokens(discrete_token_strings(config))

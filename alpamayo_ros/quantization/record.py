@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BadInput
-from .scheme import SCHEMES, Rules, rules_from_config, rules_of
+from .scheme import RECIPES, SCHEMES, Rules, rules_from_config, rules_of
 
 KEY = 'quantization_config'
 FORMAT_VERSION = 1
@@ -18,6 +18,7 @@ PLAIN_BITS = 16.0
 class Quantization:
     """How a checkpoint was quantized, and from what.
 
+    solver: 'quanto' when that made all codes, 'none' without any (16 bits).
     importance_sha256: of the statistics of inputs that weighed errors, '' without.
     """
 
@@ -54,7 +55,7 @@ def quantization_of(config: Mapping[str, Any], where: str) -> Quantization | Non
     if raw is None:
         return None
     try:
-        version, recipe, modules = raw['format_version'], raw['recipe'], raw['modules']
+        version, recipe, modules = raw['format_version'], str(raw['recipe']), raw['modules']
         solver, source = str(raw['solver']), str(raw['source_sha256'])
         importance = str(raw.get('importance_sha256', ''))
         rules = rules_from_config(modules, where)
@@ -62,6 +63,8 @@ def quantization_of(config: Mapping[str, Any], where: str) -> Quantization | Non
         raise BadInput(f'{where}: {KEY} is not one that alpamayo_quantize writes') from None
     if version != FORMAT_VERSION:
         raise BadInput(f'{where}: format_version {version!r}, expected {FORMAT_VERSION}')
+    if recipe not in RECIPES:
+        raise BadInput(f'{where}: recipe {recipe!r} is not one of: {", ".join(RECIPES)}')
     if not any(rules_of(recipe, bits) == rules for bits in SCHEMES):
         raise BadInput(f'{where}: its modules are not those of the recipe {recipe!r}')
     return Quantization(recipe, rules, solver, source, importance)

@@ -1,7 +1,7 @@
 """AutoConfig and AutoModel for Alpamayo folders: importing this module registers `alpamayo_r1`.
 
-`AutoModel.from_pretrained(DIR)` then gives our AlpamayoR1, loaded strictly; no code of the folder
-runs, and attention is always torch's own whatever the file says.
+`AutoModel.from_pretrained(DIR)`, or of a hub id, then gives our AlpamayoR1, loaded strictly; no
+code of the folder runs, and attention is always torch's own whatever the file says.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from ..errors import BadInput
 from ..model.alpamayo import AlpamayoR1
+from ..model.hub import resolve
 from .load import load_model
 
 ADDED_BY_AUTO_MODEL = {'revision', 'adapter_kwargs', 'trust_remote_code', '_from_auto'}
@@ -46,7 +47,7 @@ class AlpamayoR1AutoModel(AlpamayoR1):
         device: str = 'cpu',
         **auto: Any,
     ) -> nn.Module:
-        """The model of a checkpoint folder, in its own dtype on the device.
+        """The model of a checkpoint folder or hub id, in its own dtype on the device.
 
         `config` and `auto` are what AutoModel adds of itself (revision and the like). Raises
         BadInput for another dtype than the checkpoint's (cast the loaded module instead) and for
@@ -55,7 +56,7 @@ class AlpamayoR1AutoModel(AlpamayoR1):
         unknown = sorted(set(auto) - ADDED_BY_AUTO_MODEL)
         if unknown:
             raise BadInput(f'{folder}: from_pretrained does not take {", ".join(unknown)}')
-        model = load_model(Path(folder), device)
+        model = load_model(resolve(folder), device)
         own = model.vlm.lm_head.weight.dtype
         if dtype not in ('auto', own, str(own).removeprefix('torch.')):
             raise BadInput(f'{folder}: the checkpoint is {own}, dtype={dtype} was asked for')

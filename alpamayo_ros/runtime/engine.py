@@ -182,7 +182,10 @@ class AlpamayoEngine:
         release_cached()
         needed = working_bytes(self.model, self.plan.dtype, self.options)
         samples, (_, text) = self.options.num_samples, compare(needed, str(self.device))
-        return OutOfMemory(f'out of memory: an inference of {samples} samples {text} ({said})')
+        hint = '; a reboot clears fragmentation' if is_unified(str(self.device)) else ''
+        return OutOfMemory(
+            f'out of memory: an inference of {samples} samples {text} ({said}){hint}'
+        )
 
     def prediction(
         self,

@@ -60,7 +60,8 @@ class Plan:
     @property
     def weight_bytes(self) -> int:
         """Memory of the weights, without an embedding that stays in its file."""
-        mapped = self.host_embedding and not self.on_the_fly
+        packed = self.on_the_fly and rule_of(EMBEDDING, self.rules).scheme.levels
+        mapped = self.host_embedding and not packed
         return sum(
             size
             for name, size in tensor_bytes(self.model, self.dtype).items()

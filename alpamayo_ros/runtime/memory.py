@@ -22,9 +22,13 @@ STATUS = Path('/proc/self/status')
 OUT_OF_MEMORY = (
     'out of memory',  # torch and the driver
     'CUBLAS_STATUS_ALLOC_FAILED',
+    'CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate',  # its workspace did not fit
+    'CUDNN_STATUS_ALLOC_FAILED',
     "can't allocate memory",  # torch on a CPU
-    # on Tegra a failed allocation is an assert of PyTorch's (pytorch/pytorch#185240)
-    'NVML_SUCCESS == r INTERNAL ASSERT FAILED',
+    'Cannot allocate memory',  # the system, where a file is mapped
+    # on Tegra a failed allocation is an assert of PyTorch's (pytorch/pytorch#185240), after any
+    # of the calls that ask NVML who has the memory
+    'NVML_SUCCESS == ',
     'NvMapMemAlloc',
 )
 
