@@ -21,7 +21,7 @@ help:
 	@echo 'make test    unit, golden and lint tests'
 	@echo 'make soak    ten minutes of the node at five times real time, with a fault in every second'
 	@echo 'make setup   the virtual environment $(VENV), which both of them set up when needed'
-	@echo 'make clean   remove what demo and tests made; the environment stays'
+	@echo 'make clean   remove what demo, replay and tests made; the environment and the rest of out stay'
 
 setup: $(STAMP)
 
@@ -67,4 +67,4 @@ soak: $(STAMP)
 	$(BIN)/python test/soak.py $(SOAK)
 
 clean:
-	rm -rf out build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(DEMO) .pytest_cache rosless/.pytest_cache .mypy_cache .ruff_cache

@@ -17,9 +17,11 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit, OnProcessIO
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import SetParametersFromFile
 from launch_ros.substitutions import FindPackageShare
 
 SHARE = FindPackageShare('alpamayo_ros')
+PARAMETERS = PathJoinSubstitution([SHARE, 'config', 'replay.param.yaml'])
 CLOCK_HZ = '200'  # the age of an input is known to 5 ms, the default of ros2 bag to 25 ms
 RECORDED = '/alpamayo/(output|debug)/|^/diagnostics$'
 
@@ -50,8 +52,8 @@ def generate_launch_description():
             ),
             DeclareLaunchArgument(
                 'params_file',
-                default_value=PathJoinSubstitution([SHARE, 'config', 'replay.param.yaml']),
-                description='YAML file with parameters of the node.',
+                default_value=PARAMETERS,
+                description='YAML file with parameters of the node, over those of a replay.',
             ),
             DeclareLaunchArgument(
                 'rviz',
@@ -112,6 +114,7 @@ def _processes(context):
     return [
         RegisterEventHandler(OnProcessIO(on_stderr=follow)),
         RegisterEventHandler(OnProcessExit(on_exit=end)),
+        SetParametersFromFile(PARAMETERS),  # comes first: params_file need not repeat it
         IncludeLaunchDescription(
             PathJoinSubstitution([SHARE, 'launch', 'alpamayo.launch.py']),
             launch_arguments={'use_sim_time': 'true'}.items(),

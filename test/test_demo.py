@@ -2,6 +2,8 @@
 
 import json
 import os
+from pathlib import Path
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 from rosless.benchmark import LOOPBACK
 from small_bag import START_NS, drive, write, write_rig
 
+from alpamayo_ros.cli import live, play
 from alpamayo_ros.data_types import GRID_NS, NANOSECONDS, seed_at
 from alpamayo_ros.evaluation.bag import Bag
 
@@ -62,7 +65,7 @@ def until_gone(folder):
 
 
 def test_a_drive_is_played_predicted_recorded_and_reported(tmp_path):
-    process = start(tmp_path, 'seed:=7', '--finish', '1', '--json', seconds=4.0)
+    process = start(tmp_path, 'seed:=0x7', '--finish', '1', '--json', seconds=4.0)
     text, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, text
     lines = text.splitlines()
@@ -134,6 +137,38 @@ def test_a_signal_ends_the_player_with_0_and_a_line(tmp_path, number):
     text, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0
     assert text.endswith('played 0 of 95 messages\n')
+
+
+@pytest.mark.parametrize(
+    ('option', 'said'),
+    [
+        ('seed:=seven', 'seed:=seven: expected an integer'),
+        ('num_samples:=1.5', 'num_samples:=1.5: expected an integer'),
+        ('bogus:=3', 'bogus:=3: the node has no such parameter: expected one of rig, engine'),
+        ('--rate=inf', '--rate inf: expected more than 0, finite'),
+        ('--finish=inf', '--finish inf: expected 0 to 3600 seconds'),
+    ],
+)
+def test_what_cannot_be_played_or_reported_starts_nothing(tmp_path, capsys, option, said):
+    out = tmp_path / 'out'
+    assert live.main(['nothing', '--rig', 'r1', '--out', str(out), option]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f'alpamayo_live: error: {said}')
+    assert not out.exists()
+
+
+def test_the_player_refuses_a_rate_without_an_end(capsys):
+    assert play.main(['nothing', '--rig', 'r1', '--rate', 'inf']) == 2
+    assert '--rate inf: expected more than 0, finite' in capsys.readouterr().err
+
+
+def test_make_clean_leaves_what_neither_demo_nor_tests_have_made(tmp_path):
+    shutil.copy(Path(__file__).parents[1] / 'Makefile', tmp_path)
+    made, kept = tmp_path / 'out/demo/live', tmp_path / 'out/evaluation'
+    for folder in (made, kept):
+        folder.mkdir(parents=True)
+    subprocess.run(['make', '-C', tmp_path, 'clean'], check=True)
+    assert kept.is_dir() and not made.parent.exists()
 
 
 def test_a_parameter_that_the_node_refuses_ends_it_with_2_and_one_line(tmp_path):

@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from alpamayo_ros.cli.evaluate import main
-from alpamayo_ros.evaluation import parts
+from alpamayo_ros.evaluation import open_loop, parts
+from alpamayo_ros.evaluation.study import Settings, rows_of
 from alpamayo_ros.evaluation.study_page import render
 from alpamayo_ros.evaluation.table import CLOSED, OPEN
 from alpamayo_ros.model.small import write_small_checkpoint
@@ -161,6 +162,12 @@ def test_widths_one_after_the_other_share_a_table(job, tmp_path, capsys):
     assert packed < plain
 
 
+def test_sixteen_bits_with_a_packed_head_are_no_reference(checkpoint):
+    settings = Settings(str(checkpoint), bits=16, recipe='mixed', ablations=False)
+    kinds = {row.name: row.kind for row in rows_of(settings)}
+    assert (kinds['16 bits'], kinds['16 bits mixed']) == ('reference', 'model')
+
+
 @pytest.mark.parametrize(
     ('change', 'said'),
     [
@@ -179,6 +186,11 @@ def test_a_folder_of_other_drives_is_refused(job, out, capsys, change, said):
         (['bit=2'], 'settings are checkpoint, bits'),
         (['bits'], "'bits'"),
         (['bits=2,4'], 'multirun'),
+        (['+foo=5'], "'+foo=5': expected KEY=VALUE, settings are checkpoint, bits"),
+        (['~drives'], "'~drives': expected KEY=VALUE"),
+        (['hydra.run.dir=x'], "'hydra.run.dir=x': expected KEY=VALUE"),
+        (['drives=${foo}'], "drives: Interpolation key 'foo' not found"),
+        (['split=a=b'], 'split=a=b: '),
         (['bits=3'], 'bits=3 is not one of'),
         (['recipe=none', 'bits=2'], "recipe 'none'"),
         (['drives=0'], 'drives=0: expected 1 or more'),
@@ -195,6 +207,20 @@ def test_a_folder_of_other_drives_is_refused(job, out, capsys, change, said):
 def test_bad_input_is_one_line(job, tmp_path, capsys, change, said):
     assert said in refused(job(tmp_path / 'out', *change), capsys)
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_work_begins(job, tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    assert 'Not a directory' in refused(job(tmp_path / 'file/out', 'latencies_s=[]'), capsys)
+
+
+def test_an_interrupt_closes_the_bar(job, tmp_path, capsys, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(open_loop, 'measure', stop)
+    assert main(job(tmp_path, 'latencies_s=[]')) == 130
+    assert f'{tmp_path}: stopped; the same command goes on' in capsys.readouterr().err.split('\n')
 
 
 def test_a_folder_with_something_else_in_it_is_refused(job, tmp_path, capsys):

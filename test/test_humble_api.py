@@ -68,6 +68,7 @@ IMPORTS = {
     'launch.substitutions.PathJoinSubstitution': '',
     'launch_ros.actions.Node': 'package executable name namespace exec_name parameters remappings '
     'ros_arguments arguments output condition',
+    'launch_ros.actions.SetParametersFromFile': 'filename condition',
     'launch_ros.parameter_descriptions.ParameterValue': 'value_type',
     'launch_ros.substitutions.FindPackageShare': '',
 }

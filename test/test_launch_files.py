@@ -210,11 +210,11 @@ def installed(tmp_path):
 
 @pytest.fixture
 def tell(installed):
-    """Return a function: arguments of alpamayo.launch.py to exit status, lines and stories."""
+    """Return a function: arguments of a launch file to exit status, lines and stories."""
     environment = installed(alpamayo_ros=('alpamayo_node', TELL_NODE), rviz2=('rviz2', TELL_RVIZ))
 
-    def run(*arguments):
-        status, text = launch('alpamayo.launch.py', *arguments, environment=environment)
+    def run(*arguments, file='alpamayo.launch.py'):
+        status, text = launch(file, *arguments, environment=environment)
         stories = {
             who: json.loads(story)
             for who, story in re.findall(r'^\S+ (NODE|RVIZ) (.*)$', text, flags=re.M)
@@ -326,6 +326,19 @@ def test_a_replay_plays_records_and_ends(installed, tmp_path):
     assert stamps <= anchors
     assert all(START_NS < log_ns < START_NS + 5 * 10**9 for log_ns, _ in paths)
     assert '/diagnostics' in {topic for topic, _, _ in seen}
+
+
+@sourced
+@pytest.mark.parametrize('own', [{'seed': 5}, {'seed': 5, 'expired_path': 'trim'}])
+def test_a_replay_publishes_late_paths_unless_the_users_file_says_otherwise(tell, tmp_path, own):
+    file = tmp_path / 'own.yaml'
+    file.write_text(yaml.safe_dump({'/**': {'ros__parameters': own}}))
+    arguments = (f'bag:={tmp_path}', f'out:={tmp_path / "out"}', 'rviz:=false')
+    status, text, told = tell(*arguments, f'params_file:={file}', file='replay.launch.py')
+    assert status == 0, text
+    assert {'expired_path': 'publish', 'use_sim_time': True, **own}.items() <= (
+        told['NODE'][1].items()
+    )
 
 
 @sourced

@@ -133,6 +133,14 @@ def test_one_t0_per_period(straight, rig, tmp_path):
     assert stamps == [1_600_000_000 + k * 2_000_000_000 for k in range(5)]
 
 
+def test_a_t0_at_which_no_frame_is_stamped_is_no_anchor(straight, rig, tmp_path):
+    t0_ns = START_NS + 2_050_000_000
+    assert replay(straight, rig, tmp_path / 'out', '--t0', str(t0_ns)) == 1
+    (line,) = lines(tmp_path / 'out')
+    assert (line['t0_ns'], line['status'], line['reason']) == (t0_ns, 'rejected', 'no_anchor')
+    assert line['detail'] == f'front_wide: no frame at {t0_ns}'
+
+
 def test_resume_continues_and_ends_like_a_whole_run(straight, rig, tmp_path, done):
     out = tmp_path / 'out'
     shutil.copytree(done, out)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import fields
+import functools
 from itertools import product
 import json
 from pathlib import Path
@@ -19,29 +21,35 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from ..errors import BadInput
-from ..evaluation import study
+from ..evaluation import parts, study
 from ..evaluation.study import Settings
 from ..evaluation.study_report import rebuild
 from ..evaluation.table import LONGEST, Table
 from .entry import command
 
 _CONFIG = 'evaluate'
-_BESIDES = ('full_key:', 'object_type=', 'To append', 'See https:')  # lines of hydra's errors
+# Lines of hydra's errors that are not told.
+_BESIDES = ('full_key:', 'object_type=', 'reference_type=', 'See https:')
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     """Evaluate a checkpoint: 0 done, 2 bad input. What is in `out` already is not done again."""
     arguments = _parse(argv)
+    _require_settings(arguments.override)
     jobs = [_compose(job) for job in _jobs(arguments.override, arguments.multirun)]
     planned = [(settings, study.rows_of(settings)) for settings in jobs]
+    for settings in jobs:  # a folder that cannot be made is told before hours of work
+        (Path(settings.out) / parts.FOLDER).mkdir(parents=True, exist_ok=True)
     table: Table = {}
     for settings, rows in planned:
         try:
-            study.run(settings, rows, _Bar())
+            with ExitStack() as bars:  # so that what is printed next has a line of its own
+                study.run(settings, rows, functools.partial(_begin_bar, bars))
         except KeyboardInterrupt:
             print(f'{settings.out}: stopped; the same command goes on', file=sys.stderr)
             raise
@@ -68,6 +76,15 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _require_settings(overrides: Sequence[str]) -> None:
+    """Raise BadInput for what hydra would take besides settings: +KEY=VALUE, ~KEY, hydra.KEY."""
+    known = [x.name for x in fields(Settings)]
+    for text in overrides:
+        name, sign, _ = text.partition('=')
+        if not sign or name not in known:
+            raise BadInput(f"'{text}': expected KEY=VALUE, settings are {', '.join(known)}")
+
+
 def _jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
     """Overrides of each job: with multirun the product of all that name several values."""
     if not multirun:
@@ -90,40 +107,41 @@ def _compose(overrides: list[str]) -> Settings:
     try:
         with initialize(version_base='1.3', config_path=None):
             composed = OmegaConf.to_object(compose(_CONFIG, overrides=overrides))
-    except HydraException as error:
-        raise BadInput(_one_line(error.__cause__ or error)) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BadInput(_one_line(error)) from None
     assert isinstance(composed, Settings)
     study.check(composed)
     return composed
 
 
 def _one_line(error: BaseException) -> str:
-    """What hydra says, in one line, with the name of the setting where that is told apart."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    where = next((x.split(':', 1)[1].strip() for x in lines if x.startswith('full_key:')), '')
+    """What hydra says, in one line, with the setting that it says it of."""
+    lines = [line.strip() for line in str(error.__cause__ or error).splitlines()]
+    keys = [line.split(':', 1)[1].strip() for line in lines if line.startswith('full_key:')]
+    where = keys[0] if keys else getattr(error, 'override', '')
     said = ' '.join(x for x in lines if not x.startswith(_BESIDES))
-    known = [x.name for x in fields(Settings)]
-    return f'{where}: {said}' if where in known else f'{said}: settings are {", ".join(known)}'
+    return f'{where}: {said}' if where else said
 
 
-class _Bar:
-    """A progress bar for each part."""
-
-    def __call__(self, name: str, total: float, known: float) -> Callable[[float], object]:
-        """Begin the bar of a part; what it returns advances it."""
-        if known >= total:
-            return lambda amount: None
-        bar: Any = tqdm(
+def _begin_bar(
+    bars: ExitStack, name: str, total: float, known: float
+) -> Callable[[float], object]:
+    """Begin the bar of a part, which `bars` closes at the latest; what it returns advances it."""
+    if known >= total:
+        return lambda amount: None
+    bar: Any = bars.enter_context(
+        tqdm(
             desc=name, total=total, initial=known, dynamic_ncols=True,
             bar_format='{l_bar}{bar}| {n:.0f}/{total:.0f} [{elapsed}<{remaining}]',
-        )  # fmt: skip
+        )
+    )  # fmt: skip
 
-        def advance(amount: float) -> None:
-            bar.update(amount)
-            if bar.n >= total - 1e-6:
-                bar.close()
+    def advance(amount: float) -> None:
+        bar.update(amount)
+        if bar.n >= total - 1e-6:
+            bar.close()
 
-        return advance
+    return advance
 
 
 def _print(table: Table, out: Path) -> None:

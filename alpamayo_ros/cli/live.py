@@ -8,9 +8,10 @@ them outlives this one.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 import json
+import math
 from pathlib import Path
 import signal
 import subprocess
@@ -36,6 +37,7 @@ from .replay import print_summary
 
 NODE = '/alpamayo'
 RECORDING = 'recording'
+QOS = 'qos_overrides.'  # what the names of these parameters start with
 END_LIMIT_S = 5.0
 
 
@@ -111,8 +113,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument('--json', action='store_true', help='print the summary as the last line')
     arguments = parser.parse_intermixed_args(argv)
-    require(arguments.rate > 0, '--rate', arguments.rate, 'more than 0')
-    require(arguments.finish >= 0, '--finish', arguments.finish, '0 or more seconds')
+    require(0 < arguments.rate < math.inf, '--rate', arguments.rate, 'more than 0, finite')
+    require(0 <= arguments.finish <= 3600, '--finish', arguments.finish, '0 to 3600 seconds')
+    arguments.parameters = _parameters(arguments.parameters)
     rig = load_rig(arguments.rig)
     record = Record(arguments.out)
     _on_signals(signal.default_int_handler)
@@ -136,8 +139,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _drive(arguments: argparse.Namespace) -> list[str]:
     """Start everything, play the drive and end everything; what went wrong, as sentences."""
-    values = {'rig': arguments.rig, 'use_sim_time': 'true'}
-    values |= dict(_assignment(text) for text in arguments.parameters)
+    values = {'rig': arguments.rig, 'use_sim_time': 'true', **arguments.parameters}
     parameters = [x for name, value in values.items() for x in ('-p', f'{name}:={value}')]
     children: list[Child] = []
     early: list[Child] = []
@@ -180,11 +182,27 @@ def _on_signals(handler: Any) -> None:
         signal.signal(number, handler)
 
 
-def _assignment(text: str) -> tuple[str, str]:
-    name, sign, value = text.partition(':=')
-    if not sign:
-        raise BadInput(f'{text}: expected NAME:=VALUE, a parameter of the node')
-    return name, value
+def _parameters(texts: Iterable[str]) -> dict[str, str | int]:
+    """Values by name, numbers only where the report needs them; BadInput for an unknown name."""
+    known = [row.name for row in fields(NodeParameters)] + ['use_sim_time']
+    values: dict[str, str | int] = {}
+    for text in texts:
+        name, sign, value = text.partition(':=')
+        if not sign:
+            raise BadInput(f'{text}: expected NAME:=VALUE, a parameter of the node')
+        if name not in known and not name.startswith(QOS):
+            expected = ', '.join([*known, f'{QOS}...'])
+            raise BadInput(f'{text}: the node has no such parameter: expected one of {expected}')
+        values[name] = _whole(text, value) if name in ('num_samples', 'seed') else value
+    return values
+
+
+def _whole(text: str, value: str) -> int:
+    """An integer as the node reads it: 0x10 is 16."""
+    try:
+        return int(value, 0)
+    except ValueError:
+        raise BadInput(f'{text}: expected an integer') from None
 
 
 def _report(
@@ -195,11 +213,11 @@ def _report(
     with Bag(arguments.out / RECORDING) as bag:
         heard = Heard(bag, NODE)
     values: dict[str, Any] = {row.name: row.default for row in fields(NodeParameters)}
-    values |= {'rig': arguments.rig, **dict(_assignment(text) for text in arguments.parameters)}
-    parameters = {**values, 'samples': int(values['num_samples']), 'rate': arguments.rate}
+    values |= {'rig': arguments.rig, **arguments.parameters}
+    parameters = {**values, 'samples': values['num_samples'], 'rate': arguments.rate}
     run = describe_run(drive, rig, Node(heard), parameters)
     record.begin({**run, 'anchors': counts(heard)})
-    for line in lines(heard, drive, rig, driven, int(values['seed'])):
+    for line in lines(heard, drive, rig, driven, values['seed']):
         record.append(line)
     return rebuild(record, drive, rig, driven, {})
 

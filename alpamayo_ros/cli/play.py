@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 import sys
 
-from ..errors import BadInput
 from ..evaluation.bag import Bag
 from ..evaluation.replay import require_topics
 from ..rig import load_rig
+from .engine_arguments import require
 from .entry import command
 from .launcher import require_rclpy
 
@@ -22,8 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--rig', required=True, metavar='NAME', help='which topics: a rig file')
     parser.add_argument('--rate', type=float, default=1.0, help='1 is real time (default)')
     arguments = parser.parse_args(argv)
-    if not arguments.rate > 0:
-        raise BadInput(f'--rate: {arguments.rate:g}, expected more than 0')
+    require(0 < arguments.rate < math.inf, '--rate', arguments.rate, 'more than 0, finite')
     rig = load_rig(arguments.rig)
     require_rclpy()
     from ..ros.player import play

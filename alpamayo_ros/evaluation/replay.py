@@ -122,9 +122,12 @@ class Replay:
             if self._looked_at and self.schedule.t0_ns is not None:
                 return
         if not self._looked_at and not self._waiting:  # say why there is nothing
-            last = self._buffer.anchors()[-1:]
-            wanted = last if self.schedule.t0_ns is None else (self.schedule.t0_ns,)
-            self._waiting = dict.fromkeys(wanted, self.bag.end_ns)
+            if (t0_ns := self.schedule.t0_ns) is not None:
+                detail = f'{self.rig.anchor}: no frame at {t0_ns}'
+                line = reason_line(t0_ns, 'rejected', 'no_anchor', detail)
+                yield {**line, 'log_ns': self.bag.end_ns}
+                return
+            self._waiting = dict.fromkeys(self._buffer.anchors()[-1:], self.bag.end_ns)
         yield from self._decide(seen, final=True)
 
     def _feed(self, topic: str, log_ns: int, payload: bytes) -> Line | None:

@@ -38,7 +38,7 @@ class Plan:
     odom_from_t0 is the pose interpolated at exactly t0, never a later one. output_frame is one of
     FRAMES. first: waypoints before this index are left out (a path that is partly in the past).
     now_ns: time of publication, on the clock of t0. dropped: contexts since the start that a newer
-    one has replaced.
+    one or max_rate_hz left out.
     """
 
     prediction: Prediction
@@ -203,7 +203,7 @@ def processing_time_ms(plan: Plan, make: Make) -> Any:
 
 
 def dropped_contexts(plan: Plan, make: Make) -> Any:
-    """std_msgs/UInt32: contexts that a newer one has replaced, since the start."""
+    """std_msgs/UInt32: contexts since the start that a newer one or max_rate_hz left out."""
     return make('std_msgs/msg/UInt32', data=plan.dropped)
 
 

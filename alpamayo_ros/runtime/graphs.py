@@ -21,7 +21,7 @@ from ..model.text import KVCache, Window, prompt_window
 
 WARM_UP_RUNS = 2  # kernels are compiled and workspaces allocated before a recording
 SIZES = 2  # sets of image sizes recorded at a time: a rig has one
-CHUNKS = 8  # places and lengths of prompt chunks recorded at a time: a rig has two
+CHUNKS = 8  # places and lengths of prompt chunks recorded at a time: a rig has one
 
 Grid = tuple[int, int]
 Features = tuple[Tensor, list[Tensor]]
