@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from alpamayo_ros.cli.entry import command
 from alpamayo_ros.cli.quantize import main as quantize
 from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.errors import BadInput
@@ -126,6 +127,23 @@ def test_a_reboot_is_advised_where_the_memory_is_the_machines(monkeypatch, unifi
     monkeypatch.setattr(engine, 'is_unified', lambda device: unified)
     found = engine.AlpamayoEngine(MODEL)._tell_inference('no memory')
     assert str(found).endswith('(no memory); a reboot clears fragmentation') == unified
+
+
+def test_too_little_memory_for_the_weights_alone_is_said_wherever_a_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(memory, 'available_bytes', lambda device: 1000)
+    monkeypatch.setattr('alpamayo_ros.runtime.load.load', lambda plan: pytest.fail('loaded'))
+    with pytest.raises(BadInput, match=r'needs .*weights .*, 0\.00 GB are available on cpu'):
+        load_model(MODEL)
+
+
+def test_a_command_that_runs_out_of_memory_ends_with_one_line(capsys):
+    @command
+    def main(argv=None):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.\nmore')
+
+    assert main() == 2
+    said = capsys.readouterr().err
+    assert said.endswith('error: out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.\n')
 
 
 def test_too_little_memory_says_needed_and_available_before_anything_is_read(monkeypatch):

@@ -9,6 +9,7 @@ import sys
 from typing import Protocol
 
 from ..errors import BadInput
+from ..runtime.memory import is_out_of_memory
 
 
 class Main(Protocol):
@@ -31,6 +32,11 @@ def command(main: Main) -> Main:
         except OSError as error:  # disk full, permission denied: the system's words name the file
             where = f'{error.filename}: ' if error.filename else ''
             return _fail(name, f'{where}{error.strerror or error}')
+        except (RuntimeError, MemoryError) as error:  # of torch, in any of its forms
+            if not is_out_of_memory(error):
+                raise
+            text = next(iter(str(error).splitlines()), type(error).__name__)
+            return _fail(name, f'out of memory: {text}')
         except KeyboardInterrupt:
             print(f'{name}: interrupted', file=sys.stderr)
             return 130

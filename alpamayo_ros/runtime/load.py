@@ -31,6 +31,7 @@ from ..quantization.linear import HostEmbedding, RowParts, join, replace_linears
 from ..quantization.matrix import quantize_matrix
 from ..quantization.record import PLAIN_BITS, check_asked, quantization_of
 from ..quantization.scheme import Rules, default_recipe, rule_of, rule_of_tensor, rules_of
+from .memory import require_memory
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 EMBEDDING = 'vlm.model.language_model.embed_tokens'
@@ -80,8 +81,13 @@ def load_model(
     recipe: str | None = None,
     host_embedding: bool = False,
 ) -> AlpamayoR1:
-    """The model of a checkpoint folder on a device; see plan_load and load."""
-    return load(plan_load(folder, device, bits, recipe, host_embedding))
+    """The model of a checkpoint folder on a device; see plan_load and load.
+
+    Raises BadInput before loading where its weights alone would not fit.
+    """
+    plan = plan_load(folder, device, bits, recipe, host_embedding)
+    require_memory(folder, {'weights': plan.weight_bytes}, device)
+    return load(plan)
 
 
 def plan_load(
