@@ -136,6 +136,22 @@ def test_too_little_memory_for_the_weights_alone_is_said_wherever_a_model_is_loa
         load_model(MODEL)
 
 
+def test_what_was_freed_goes_back_to_the_machine():
+    def resident_mb():
+        return memory.resident_bytes()[0] / 1e6
+
+    torch.ones(500_000)  # glibc takes blocks up to the size of one that was freed from its heap
+    big, held = [], []
+    for _ in range(100):
+        big.append(torch.ones(250_000))
+        held.append(torch.ones(300))
+    before = resident_mb()
+    del big
+    memory.release_cached()
+    assert resident_mb() < before - 90
+    assert len(held) == 100
+
+
 def test_a_command_that_runs_out_of_memory_ends_with_one_line(capsys):
     @command
     def main(argv=None):

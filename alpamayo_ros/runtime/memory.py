@@ -7,6 +7,7 @@ counts; a card of its own is asked for its free memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import ctypes
 import gc
 from pathlib import Path
 import sys
@@ -123,11 +124,14 @@ def guard(work: Callable[[], Result], tell: Callable[[str], Exception]) -> Resul
 
 
 def release_cached() -> None:
-    """Give memory that nothing refers to, or that torch keeps for later, back to the device."""
+    """Give memory that nothing refers to, or that is kept for later, back to the machine."""
     gc.collect()
     torch = sys.modules.get('torch')
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    # glibc keeps what was freed below something else; other libraries have no such function
+    if trim := getattr(ctypes.CDLL(None), 'malloc_trim', None):
+        trim(0)
 
 
 def _kilobytes(path: Path, key: str) -> int:
