@@ -89,7 +89,13 @@ def check_interpreted(dtype):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
-    'case', [*CASES, (1, 32, 8, 1, 3100, 128, 2), (1, 16, 8, 64, 3200, 128, 4)]
+    'case',
+    [
+        *CASES,
+        (1, 32, 8, 1, 3100, 128, 2),
+        (1, 16, 8, 64, 3200, 128, 4),
+        (1, 16, 8, 384, 3648, 128, 4),
+    ],
 )
 def test_split_kernel_on_the_gpu_equals_the_softmax(case, dtype):
     arguments = inputs(case, dtype, 'cuda')

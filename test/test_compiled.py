@@ -5,7 +5,7 @@ The packed products are compiled by `alpamayo_benchmark kernels`; see test_bench
 
 import pytest
 
-from alpamayo_ros.kernels import attention, fused, rotary
+from alpamayo_ros.kernels import attention, fused, layer_norm, rotary
 from alpamayo_ros.kernels.packing import digits
 
 ORIN, H200 = 87, 90  # numbers behind sm_; the second one's kernels overlap
@@ -15,10 +15,12 @@ ROTATED = {'cos_ptr': FP32, 'sin_ptr': FP32}
 PARTIAL = {'partial_ptr': FP32, 'peak_ptr': FP32, 'total_ptr': FP32}
 # kernel, constants, types of pointers that are not bf16
 CASES = [
-    (fused, '_rms_norm_kernel', {'BLOCK': 4096}, {}),
+    (fused, '_rms_norm_kernel', {'BLOCK': 4096, 'SPLITS': 0}, {}),
+    (fused, '_rms_norm_kernel', {'BLOCK': 4096, 'SPLITS': 4}, {'terms_ptr': FP32}),
     (fused, '_swiglu_kernel', {'BLOCK': fused.SWIGLU_BLOCK}, {}),
     (fused, '_rotate_kernel', {'HEADS': 8, 'DIM': 128}, {'slots_ptr': INT64}),
     (rotary, '_rotate_heads_kernel', VISION_HEADS, ROTATED),
+    (layer_norm, '_add_layer_norm_kernel', {'BLOCK': 2048}, {}),
     (attention, '_merge_kernel', {'SPLITS': 32, 'DIM': 128}, PARTIAL),
     *(
         (
@@ -39,7 +41,7 @@ def machine_code(kernel, constants, types, capability):
     from triton.compiler import ASTSource
 
     if 'OVERLAP' in kernel.arg_names:
-        constants = constants | {'OVERLAP': capability == H200}
+        constants = constants | {'OVERLAP': 2 * (capability == H200)}
     kinds = {n: types.get(n, BF16 if n.endswith('_ptr') else 'i32') for n in kernel.arg_names}
     kinds |= dict.fromkeys(constants, 'constexpr')
     kinds |= {name: 'fp32' for name in ('eps', 'scale') if name in kinds}
@@ -48,7 +50,9 @@ def machine_code(kernel, constants, types, capability):
 
 
 @pytest.mark.parametrize('capability', [ORIN, H200])
-@pytest.mark.parametrize('case', CASES, ids=lambda case: case[1] + str(case[2].get('ROWS', '')))
+@pytest.mark.parametrize(
+    'case', CASES, ids=lambda case: case[1] + str(case[2].get('ROWS', case[2].get('SPLITS', '')))
+)
 def test_kernel_compiles(case, capability):
     pytest.importorskip('triton', reason='triton is not installed')
     module, name, constants, types = case
@@ -61,6 +65,6 @@ def test_unpacking_compiles(levels):
     from alpamayo_ros.kernels import unpack
 
     sizes = {'GROUP': 128, 'STEP': 128, 'STEPS_PER_GROUP': 1, 'ROWS': unpack.ROWS}
-    constants = {'LEVELS': levels, 'DIGITS': digits(levels), **sizes}
+    constants = {'LEVELS': levels, 'DIGITS': digits(levels), 'OVERLAP': 0, **sizes}
     types = {'data_ptr': '*i8' if levels == 256 else UINT8, 'rows_ptr': INT64}
     assert len(machine_code(unpack._unpack_kernel, constants, types, ORIN)) > 1000

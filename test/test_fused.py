@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alpamayo_ros.kernels import fused, rotary
+from alpamayo_ros.kernels import fused, layer_norm, rotary
 
 DTYPES = {'float32': 2e-6, 'float16': 2e-3, 'bfloat16': 2e-2}  # relative to the largest value
 
@@ -17,11 +17,15 @@ def norm_case(generator):
     return fused.rms_norm, fused.rms_norm_plain, fused.rms_norm_triton, [x, weight, 1e-6], []
 
 
-def add_norm_case(generator):
-    x, y = draw(generator, 3, 5, 96)[:, -1:], draw(generator, 3, 1, 96)  # the last of 5 tokens
-    weight = draw(generator, 96)
+def add_norm_case(generator, terms=1):
+    x = draw(generator, 3, 5, 96)[:, -1:]  # the last of 5 tokens
+    arguments = [x, draw(generator, terms, 3, 1, 96), draw(generator, 96), 1e-6]
     names = fused.add_rms_norm, fused.add_rms_norm_plain, fused.add_rms_norm_triton
-    return *names, [x, y, weight, 1e-6], [0]
+    return *names, arguments, [0]
+
+
+def add_terms_case(generator):
+    return add_norm_case(generator, 3)
 
 
 def swiglu_case(generator):
@@ -50,7 +54,27 @@ def heads_case(generator):
     return *names, [qkv[:, :, :6], angle.cos(), angle.sin()], []
 
 
-CASES = [norm_case, add_norm_case, swiglu_case, rotate_case, heads_case]
+def add_layer_norm_case(generator):
+    x, y, weight, bias = (
+        draw(generator, *shape) for shape in ((2, 5, 90), (2, 5, 90), (90,), (90,))
+    )
+    names = (
+        layer_norm.add_layer_norm,
+        layer_norm.add_layer_norm_plain,
+        layer_norm.add_layer_norm_triton,
+    )
+    return *names, [3 + x, y, weight, bias, 1e-6], []
+
+
+CASES = [
+    norm_case,
+    add_norm_case,
+    add_terms_case,
+    swiglu_case,
+    rotate_case,
+    heads_case,
+    add_layer_norm_case,
+]
 
 
 def run(function, arguments, written, dtype, device='cpu'):

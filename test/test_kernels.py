@@ -157,10 +157,10 @@ def test_op_has_a_sound_schema(op):
 
 def check_paths(dtype, device, widths=WIDTHS):
     """Every kernel on odd shapes, few rows and many; splits of K as chosen and forced."""
-    from alpamayo_ros.kernels import packed_matmul, unpack
+    from alpamayo_ros.kernels import packed_matmul, packed_tiles, unpack
 
     limit, dtype = ERRORS[dtype], getattr(torch, dtype)
-    forced = packed_matmul.Tile(rows=16, warps=4, splits=2, stages=2)
+    forced = packed_tiles.Tile(rows=16, warps=4, splits=2, stages=2, shares=2)
     for scheme, shape in itertools.product(widths, [*SHAPES, 'joined']):
         if isinstance(shape, str):
             stored, matrix = joined(scheme, dtype)
@@ -173,7 +173,7 @@ def check_paths(dtype, device, widths=WIDTHS):
             x = draw(count, columns, dtype)
             path = packed_matmul.path(count)
             for tile in (None, forced):
-                y = path(x.to(device), *stored, rows, tile)
+                y = packed_tiles.sum_terms(path(x.to(device), *stored, rows, tile), dtype)
                 error = relative(y, x.double() @ matrix.T)
                 assert error < limit, (scheme, shape, count, tile, error)
         if len(rows) == 1:

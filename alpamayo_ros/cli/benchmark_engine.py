@@ -258,13 +258,13 @@ def add_kernels(parts: Any) -> None:
 def benchmark_kernels(arguments: argparse.Namespace) -> dict[str, Any]:
     """Registers, spills, shared memory and instructions per weight of every kernel and width."""
     try:
-        from ..kernels import compiled, packed_matmul
+        from ..kernels import compiled, packed_tiles
     except ImportError:
         raise BadInput('triton is not installed: pip install triton') from None
     cases = {
-        'single': (packed_matmul.Tile(16, 4, 1, 4), 1),
-        'decode': (packed_matmul.Tile(16, 4, 1, 3), 16),
-        'block': (packed_matmul.Tile(64, 4, 1, 3), 64),
+        'single': (packed_tiles.Tile(16, 4, 1, 4), 1),
+        'decode': (packed_tiles.Tile(16, 4, 1, 3), 16),
+        'block': (packed_tiles.Tile(64, 4, 1, 3), 64),
     }
     found: dict[str, Any] = {'target': f'sm_{CAPABILITY}'}
     for kernel, (tile, rows) in tqdm(cases.items(), desc='compile', dynamic_ncols=True):

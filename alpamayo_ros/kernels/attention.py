@@ -1,8 +1,8 @@
 """Grouped-query attention of few queries over a long cache: one op, plain or in Triton.
 
-On a GPU a decode step has 4 query rows per kv head and some 3,000 keys; torch walks the masked
-keys of a head in one block and leaves most of the device idle. Here they are split among
-blocks, whose partial softmaxes a second kernel merges. Knows no model.
+On a GPU a decode step has 4 query rows per kv head and some 3,000 keys, a flow step of six samples
+768; torch walks the masked keys of a head in a few blocks and leaves most of the device idle. Here
+they are split among blocks, whose partial softmaxes a second kernel merges. Knows no model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ except ImportError:  # CPU builds of torch come without it: the plain path serve
     triton = None
 
 MIN_KEYS_PER_SPLIT = 128
-MAX_SPLIT_ROWS = 128  # query rows of a kv head; with more, torch keeps the device busy
+MAX_SPLIT_ROWS = 1024  # query rows of a kv head; with more, torch keeps the device busy
 BLOCKS_WANTED = 256  # about two per multiprocessor of a large GPU
 
 
@@ -88,7 +88,7 @@ def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
     q = q if q.stride(3) == 1 else q.contiguous()
     block, step = (16, 64) if rows <= 16 else (64, 32)  # query rows and keys per inner step
     row_blocks = triton.cdiv(rows, block)
-    wanted = max(1, BLOCKS_WANTED // (batch * kv_heads * row_blocks))
+    wanted = triton.cdiv(BLOCKS_WANTED, batch * kv_heads * row_blocks)
     splits = min(wanted, triton.cdiv(keys, MIN_KEYS_PER_SPLIT))
     splits = triton.next_power_of_2(splits)
     shape = (batch * kv_heads, rows, splits)
@@ -128,7 +128,7 @@ def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
         KEYS=step,
         DIM=dim,
         num_warps=4,
-        **overlap.options(q.device),
+        **overlap.options(q.device, batch * length == 1),
     )
     # token by token in memory, as the product behind it reads it
     out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device=q.device)
@@ -142,7 +142,7 @@ def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
         SPLITS=splits,
         DIM=dim,
         num_warps=1,
-        **overlap.options(q.device),
+        **overlap.options(q.device, batch * length == 1),
     )
     return out.transpose(1, 2)
 

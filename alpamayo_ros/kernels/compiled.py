@@ -18,7 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import packed_matmul, spread
+from . import packed_block, packed_decode, packed_single, packed_tiles, spread
 from .packing import digits
 
 _TOOL = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
@@ -29,7 +29,7 @@ _BRANCH = re.compile(r'BRA.*?0x([0-9a-f]+)')
 
 def counts(
     kernel: str,
-    tile: packed_matmul.Tile,
+    tile: packed_tiles.Tile,
     x_rows: int,
     levels: int = 4,
     group: int = 128,
@@ -47,9 +47,9 @@ def counts(
         machine_code = _run('-sass', file.name)
         usage = _run('-res-usage', file.name)
     loop = _longest_loop(machine_code)
-    step = min(packed_matmul.MAX_COLUMNS_STEP, triton.next_power_of_2(group))
+    step = min(packed_tiles.MAX_COLUMNS_STEP, triton.next_power_of_2(group))
     width = step * (1 if kernel == 'block' else tile.warps)
-    weights = tile.rows * digits(levels) * width
+    weights = tile.rows * digits(levels) // tile.shares * width
     found = re.search(r'REG:(\d+) STACK:(\d+)', usage)
     assert found, usage
     return {
@@ -63,7 +63,7 @@ def counts(
 
 def _compile(
     kernel: str,
-    tile: packed_matmul.Tile,
+    tile: packed_tiles.Tile,
     x_rows: int,
     levels: int,
     group: int,
@@ -71,13 +71,15 @@ def _compile(
     dtype: torch.dtype,
 ) -> Any:
     real = '*' + _TYPES[dtype]
-    step = min(packed_matmul.MAX_COLUMNS_STEP, triton.next_power_of_2(group))
-    if kernel == 'block':
-        how = spread.weights(levels, dtype)
-    else:
-        how = spread.codes(levels, dtype, ones=kernel == 'decode')
-    types = dict.fromkeys(['x_ptr', 'scale_ptr', 'shift_ptr', 'out_ptr'], real)
-    types |= {'data_ptr': '*u8', 'partial_ptr': '*fp32', 'counter_ptr': '*i32'}
+    step = min(packed_tiles.MAX_COLUMNS_STEP, triton.next_power_of_2(group))
+    taken = digits(levels) // tile.shares
+    function, how = {
+        'single': (packed_single._single_kernel, spread.pairs(levels, dtype)),
+        'decode': (packed_decode._decode_kernel, spread.codes(levels, dtype)),
+        'block': (packed_block._block_kernel, spread.weights(levels, dtype, taken)),
+    }[kernel]
+    types = dict.fromkeys(['x_ptr', 'scale_ptr', 'shift_ptr'], real)
+    types |= {'data_ptr': '*u8', 'terms_ptr': '*fp32'}
     constants = {
         'LEVELS': levels,
         'DIGITS': digits(levels),
@@ -90,18 +92,23 @@ def _compile(
         'FACTORS': how.factors,
         'ROWS': tile.rows,
         'STAGES': tile.stages,
-        'SPLITS': tile.splits,
         'SEGMENTS': tile.warps,
         'X_ROWS': x_rows,
-        'SLOTS': packed_matmul.COLUMNS,
-        'OVERLAP': capability >= 90,
+        'TAKEN': taken,
+        'PLACES': triton.next_power_of_2(digits(levels)),
+        'SLOTS': packed_single.COLUMNS,
+        'ROUNDS': packed_single.COLUMNS,
+        'AHEAD': tile.shares > 1,
+        'EVEN': True,
+        'OVERLAP': int(capability >= 90),
     }
-    function = getattr(packed_matmul, f'_{kernel}_kernel')
     names = function.arg_names
     constants = {name: value for name, value in constants.items() if name in names}
     signature = {name: types.get(name, 'i32') for name in names}
     signature |= dict.fromkeys(constants, 'constexpr')
-    aligned = [i for i, n in enumerate(names) if n in types or n in ('columns', 'byte_rows')]
+    aligned = [
+        i for i, n in enumerate(names) if n in types or n in ('columns', 'groups', 'byte_rows')
+    ]
     source = ASTSource(
         function, signature, constants, {(i,): [['tt.divisibility', 16]] for i in aligned}
     )

@@ -47,20 +47,28 @@ def rms_norm_plain(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 @torch.library.custom_op('alpamayo_ros::add_rms_norm', mutates_args=('x',))
-def add_rms_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Add y to x (..., n) in place, in their dtype; returns the `rms_norm` of the sum."""
-    return add_rms_norm_plain(x, y, weight, eps)
+def add_rms_norm(x: Tensor, terms: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Add terms (S, ..., n) to x (..., n) in place; returns the `rms_norm` of the sum.
+
+    Several terms are added up in float32, rounded to the dtype of x, and then added to x.
+    """
+    return add_rms_norm_plain(x, terms, weight, eps)
 
 
 @add_rms_norm.register_fake
-def _(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return torch.empty_like(y)
+def _(x: Tensor, terms: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return x.new_empty(x.shape)
 
 
-def add_rms_norm_plain(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> Tensor:
+def add_rms_norm_plain(x: Tensor, terms: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The op in torch."""
-    x += y
+    add_terms(x, terms)
     return rms_norm_plain(x, weight, eps)
+
+
+def add_terms(x: Tensor, terms: Tensor) -> Tensor:
+    """Add terms to x in place, as `add_rms_norm` does."""
+    return x.add_(terms[0] if len(terms) == 1 else terms.sum(0).to(x.dtype))
 
 
 @torch.library.custom_op('alpamayo_ros::swiglu', mutates_args=())
@@ -154,27 +162,29 @@ def rms_norm_triton(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return _norm_triton(x.contiguous(), None, weight, eps)
 
 
-def add_rms_norm_triton(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> Tensor:
+def add_rms_norm_triton(x: Tensor, terms: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The op in Triton: one block a row."""
-    return _norm_triton(x, y.contiguous(), weight, eps)
+    return _norm_triton(x, terms.contiguous(), weight, eps)
 
 
-def _norm_triton(x: Tensor, y: Tensor | None, weight: Tensor, eps: float) -> Tensor:
-    """Norm of x, to which y is added before, if there is one."""
+def _norm_triton(x: Tensor, terms: Tensor | None, weight: Tensor, eps: float) -> Tensor:
+    """Norm of x, to which terms are added before, if there are any."""
     size = x.shape[-1]
     rows, out = x.view(-1, size), x.new_empty(x.shape)  # a view, as the sum goes where x is
     block = triton.next_power_of_2(size)
     _rms_norm_kernel[(len(rows),)](
         rows,
-        y,
+        terms,
         weight,
         out,
         size,
         rows.stride(0),
+        x.numel(),
         eps,
+        SPLITS=0 if terms is None else len(terms),
         BLOCK=block,
         num_warps=8 if block >= 2048 else 4,
-        **overlap.options(x.device),
+        **overlap.options(x.device, len(rows) == 1),
     )
     return out
 
@@ -192,7 +202,7 @@ def swiglu_triton(gate: Tensor, up: Tensor, out: Tensor | None = None) -> Tensor
         up.stride(0),
         flat.stride(0),
         BLOCK=SWIGLU_BLOCK,
-        **overlap.options(out.device),
+        **overlap.options(out.device, len(gate) == 1),
     )
     return out
 
@@ -248,7 +258,7 @@ def rotate_into_cache_triton(
         HEADS=group,
         DIM=dim,
         num_warps=max(1, group // 2),
-        **overlap.options(q.device),
+        **overlap.options(q.device, batch * length == 1),
     )
     return out.transpose(1, 2)
 
@@ -258,12 +268,14 @@ if triton is not None:
     @triton.jit
     def _rms_norm_kernel(
         x_ptr,
-        y_ptr,
+        terms_ptr,
         weight_ptr,
         out_ptr,
         size,
         x_row,
+        count,
         eps,
+        SPLITS: tl.constexpr,
         BLOCK: tl.constexpr,
         OVERLAP: tl.constexpr,
     ):
@@ -272,8 +284,12 @@ if triton is not None:
         at = tl.arange(0, BLOCK)
         inside = at < size
         x = tl.load(x_ptr + row * x_row + at, inside, other=0.0)
-        if y_ptr is not None:
-            x += tl.load(y_ptr + row * size + at, inside, other=0.0)
+        if SPLITS > 0:
+            terms_ptr += row * size + at
+            summed = tl.load(terms_ptr, inside, other=0.0)
+            for split in tl.static_range(1, SPLITS):
+                summed += tl.load(terms_ptr + split * count, inside, other=0.0)
+            x += summed.to(x.dtype)
             tl.store(x_ptr + row * x_row + at, x, inside)
         wide = x.to(tl.float32)
         wide = wide * tl.rsqrt(tl.sum(wide * wide, 0) / size + eps)

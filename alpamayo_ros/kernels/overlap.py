@@ -15,15 +15,21 @@ import triton.language as tl
 
 
 @cache
-def options(device: torch.device) -> dict[str, Any]:
-    """Launch options of a kernel that takes OVERLAP and calls `begin`."""
+def options(device: torch.device, release: bool = False) -> dict[str, Any]:
+    """Launch options of a kernel that takes OVERLAP and calls `begin`.
+
+    release: the kernel behind may start as soon as this one has waited. That is worth it where
+    small kernels stand between products of one row; larger products were slower for it.
+    """
     if device.type == 'cuda' and torch.cuda.get_device_capability(device) >= (9, 0):
-        return {'OVERLAP': True, 'launch_pdl': True}
-    return {'OVERLAP': False}
+        return {'OVERLAP': 2 if release else 1, 'launch_pdl': True}
+    return {'OVERLAP': 0}
 
 
 @triton.jit
 def begin(OVERLAP: tl.constexpr):
     """Wait until the kernel before has written everything: what it may write is read after."""
-    if OVERLAP:
+    if OVERLAP > 0:
         tl.extra.cuda.gdc_wait()
+    if OVERLAP > 1:
+        tl.extra.cuda.gdc_launch_dependents()

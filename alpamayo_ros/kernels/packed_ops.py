@@ -17,6 +17,7 @@ from .packing import SCRATCH_BYTES, dense_rows, digits, parts
 try:
     from . import packed_matmul, unpack
     from .fused import swiglu_triton
+    from .packed_tiles import sum_terms
 except ImportError:  # no Triton, as in CPU builds of torch: the plain path serves
     packed_matmul = None  # type: ignore[assignment]
 
@@ -119,6 +120,47 @@ def _unpacked_product(
     return out.view(*x.shape[:-1], -1)
 
 
+@torch.library.custom_op('alpamayo_ros::packed_terms', mutates_args=())
+def packed_terms(
+    x: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Sequence[int],
+) -> Tensor:
+    """Terms (S, ..., sum of rows) that add up to `packed_linear` without a bias.
+
+    Several, in float32, where the product is cut along K: whoever reads them adds them up.
+    """
+    return packed_terms_plain(x, data, scale, shift, levels, rows)
+
+
+@packed_terms.register_fake
+def _(
+    x: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Sequence[int],
+) -> Tensor:
+    count = torch.library.get_ctx().new_dynamic_size()
+    return x.new_empty(count, *x.shape[:-1], sum(rows))
+
+
+def packed_terms_plain(
+    x: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Sequence[int],
+) -> Tensor:
+    """The op in torch: one term."""
+    return packed_linear_plain(x, data, scale, shift, levels, rows).unsqueeze(0)
+
+
 @torch.library.custom_op('alpamayo_ros::packed_swiglu', mutates_args=())
 def packed_swiglu(
     x: Tensor,
@@ -172,7 +214,8 @@ def packed_embedding_plain(
     ids: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, columns: int
 ) -> Tensor:
     """The op in torch."""
-    rows = dense_rows(data, scale, shift, levels, columns, ids.flatten())
+    one = ids.numel() == 1 and not ids.is_cuda
+    rows = dense_rows(data, scale, shift, levels, columns, int(ids) if one else ids.flatten())
     return rows.view(*ids.shape, columns)
 
 
@@ -196,8 +239,25 @@ def packed_linear_cuda(
     if _is_unpacked(x, levels, rows):
         return _unpacked_product(x, data, scale, shift, levels, rows, bias, unpack.dense_triton)
     flat = x.reshape(-1, x.shape[-1])
-    y = packed_matmul.path(len(flat))(flat, data, scale, shift, levels, rows)
+    terms = packed_matmul.path(len(flat))(flat, data, scale, shift, levels, rows)
+    y = sum_terms(terms, x.dtype)
     return (y if bias is None else y.add_(bias)).view(*x.shape[:-1], -1)
+
+
+def packed_terms_cuda(
+    x: Tensor,
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    rows: Sequence[int],
+) -> Tensor:
+    """The terms as the kernel leaves them."""
+    if _is_unpacked(x, levels, rows):
+        return packed_linear_cuda(x, data, scale, shift, levels, rows).unsqueeze(0)
+    flat = x.reshape(-1, x.shape[-1])
+    terms = packed_matmul.path(len(flat))(flat, data, scale, shift, levels, rows)
+    return terms.view(-1, *x.shape[:-1], terms.shape[-1])
 
 
 def _is_unpacked(x: Tensor, levels: int, rows: Sequence[int]) -> bool:
@@ -245,5 +305,6 @@ def packed_embedding_cuda(
 
 if packed_matmul is not None:
     packed_linear.register_kernel('cuda')(packed_linear_cuda)
+    packed_terms.register_kernel('cuda')(packed_terms_cuda)
     packed_swiglu.register_kernel('cuda')(packed_swiglu_cuda)
     packed_embedding.register_kernel('cuda')(packed_embedding_cuda)

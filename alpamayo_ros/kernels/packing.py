@@ -38,38 +38,47 @@ def group_size(data: Tensor, scale: Tensor, levels: int) -> int:
     return data.numel() // -(-scale.numel() // digits(levels))
 
 
-def codes_of(packed: Tensor, levels: int, rows: Tensor) -> Tensor:
-    """Codes (R, n) of `rows` (R) int64 in bytes (P, n); int8 comes as it is.
+def codes_of(packed: Tensor, levels: int, rows: Tensor | int) -> Tensor:
+    """Codes (R, n) of `rows` (R) int64, or (n) of one, in bytes (P, n); int8 comes as it is.
 
     A row is a group row of n = g columns, or, where none lies in two digits, one of the matrix.
     """
     if levels == 256:
         return packed[rows]
-    taken, digit = packed[rows % len(packed)], (rows // len(packed)).to(torch.uint8).unsqueeze(-1)
+    taken, digit = packed[rows % len(packed)], rows // len(packed)
+    if isinstance(digit, Tensor):
+        digit = digit.to(torch.uint8).unsqueeze(-1)
     if levels ** digits(levels) < 256:  # no whole number of bits a digit
-        return taken // torch.pow(levels, digit) % levels
+        return taken // levels**digit % levels
     return (taken >> (digit * (8 // digits(levels)))) & (levels - 1)
 
 
 def dense_rows(
-    data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, columns: int, rows: Tensor
+    data: Tensor,
+    scale: Tensor,
+    shift: Tensor | None,
+    levels: int,
+    columns: int,
+    rows: Tensor | int,
 ) -> Tensor:
     """Rows (R, columns) of the matrix: scale * code - shift, rounded once to the dtype of scale.
 
-    rows: (R) int64. Without a shift the codes are signed.
+    rows: (R) int64, or one as an int: a token is looked up between two steps of the device, where
+    every call counts. Without a shift the codes are signed.
     """
     group = group_size(data, scale, levels)
     groups = columns // group
     if scale.numel() // groups % digits(levels) == 0:  # what a token is read with: few calls
         codes = codes_of(data.reshape(-1, columns), levels, rows)
     else:
-        index = rows.unsqueeze(-1) * groups + torch.arange(groups, device=rows.device)
+        index = torch.as_tensor(rows, device=data.device).unsqueeze(-1) * groups
+        index = index + torch.arange(groups, device=data.device)
         codes = codes_of(data.reshape(-1, group), levels, index.flatten())
-    wide = codes.view(len(rows), groups, group).to(torch.float32)
+    wide = codes.view(-1, groups, group).to(torch.float32)
     wide *= scale.view(-1, groups, 1)[rows]
     if shift is not None:
         wide -= shift.view(-1, groups, 1)[rows]
-    return wide.to(scale.dtype).view(len(rows), columns)
+    return wide.to(scale.dtype).view(-1, columns)
 
 
 def parts(

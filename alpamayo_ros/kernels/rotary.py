@@ -14,6 +14,9 @@ from torch import Tensor
 try:
     import triton
     import triton.language as tl
+
+    from . import overlap
+    from .overlap import begin
 except ImportError:  # CPU builds of torch come without it: the plain path serves
     triton = None
 
@@ -69,6 +72,7 @@ def rotate_heads_triton(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         DIM=dim,
         HEADS=triton.next_power_of_2(heads),
         COLUMNS=triton.next_power_of_2(dim // 2),
+        **overlap.options(x.device),
     )
     return out
 
@@ -88,7 +92,9 @@ if triton is not None:
         DIM: tl.constexpr,
         HEADS: tl.constexpr,
         COLUMNS: tl.constexpr,
+        OVERLAP: tl.constexpr,
     ):
+        begin(OVERLAP)
         # sizes are constants, or several numbers could not be read at once
         patch = tl.program_id(0).to(tl.int64)
         head, at = tl.arange(0, HEADS)[:, None], tl.arange(0, COLUMNS)[None, :]

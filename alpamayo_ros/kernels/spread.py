@@ -48,24 +48,62 @@ def plain(levels: int) -> Spread:
     return Spread('', '', 0.0, (1.0,) * digits(levels))
 
 
-def codes(levels: int, dtype: torch.dtype, ones: bool) -> Spread:
-    """Four bytes to the codes of each digit and, if asked for, to ones behind them."""
+def pairs(levels: int, dtype: torch.dtype) -> Spread:
+    """Four bytes to the codes of each digit, bytes 0 and 2 as one pair, 1 and 3 as the other.
+
+    Bytes of one half of a word need no spreading to halves: one shift does for two permutations.
+    """
     if dtype not in _FLOATS or levels not in (4, 16):
         return plain(levels)
     count, real = digits(levels), _FLOATS[dtype]
-    results = 2 * (count + ones)
-    lines, factors = _masked(levels, real, f'${results}')
+    bits, source = 8 // count, f'${2 * count}'
+    exponent, factors = real.pair(2.0**real.mantissa), []
+    lines, shifted = [], {0: source}
+    for digit in range(count):
+        low = bits * digit
+        down = 0 if low + bits <= real.mantissa else low
+        factors.append(2.0 ** (low - down))
+        for odd in range(2):
+            shift = down + 8 * odd
+            if shift not in shifted:
+                shifted[shift] = f'q{shift}'
+                lines.append(f'shr.u32 q{shift}, {source}, {shift};')
+            mask = f'{(levels - 1) << (low - down):04X}'
+            result = f'${2 * digit + odd}'
+            lines.append(f'lop3.b32 {result}, {shifted[shift]}, 0x{mask * 2}, {exponent}, 0xEA;')
+    names = ', '.join(name for shift, name in shifted.items() if shift)
+    constraints = ','.join(['=&r'] * (2 * count) + ['r'])
+    assembly = '\n'.join(['{', f'.reg .b32 {names};', *lines, '}'])
+    return Spread(assembly, constraints, 2.0**real.mantissa, tuple(factors))
+
+
+def codes(levels: int, dtype: torch.dtype) -> Spread:
+    """Four bytes to the codes of each digit and to ones behind them."""
+    if dtype not in _FLOATS or levels not in (4, 16):
+        return plain(levels)
+    count, real = digits(levels), _FLOATS[dtype]
+    results = 2 * (count + 1)
+    lines, factors = _masked(levels, real, f'${results}', count)
     lines += [f'mov.b32 ${i}, {real.pair(1.0)};' for i in range(2 * count, results)]
     constraints = ','.join(['=&r'] * results + ['r'])
     return Spread(_block(lines), constraints, 2.0**real.mantissa, factors)
 
 
-def weights(levels: int, dtype: torch.dtype) -> Spread:
-    """Four bytes, the scale of each digit and its negative shift to weights of each digit."""
+def weights(levels: int, dtype: torch.dtype, count: int) -> Spread:
+    """Four bytes, the scale of each digit and its negative shift to weights of each digit.
+
+    count: how many digits of each byte. With less than all, the last input says by how many bits
+    the first of them lies above the lowest one.
+    """
     if dtype not in _FLOATS or levels not in (4, 16):
         return plain(levels)
-    count, real = digits(levels), _FLOATS[dtype]
-    lines, factors = _masked(levels, real, f'${2 * count}')
+    real, source, lines = _FLOATS[dtype], f'${2 * count}', []
+    some = count < digits(levels)
+    if some:  # four equal bytes say it
+        lines += [f'and.b32 q0, ${6 * count + 1}, 7;', f'shr.b32 q1, {source}, q0;']
+        source = 'q1'
+    masked, factors = _masked(levels, real, source, count)
+    lines += masked
     for digit, factor in enumerate(factors):
         # the code itself, exactly; then one rounding
         unit, back = real.pair(1 / factor), real.pair(-(2.0**real.mantissa) / factor)
@@ -74,14 +112,15 @@ def weights(levels: int, dtype: torch.dtype) -> Spread:
             scale, shift = 2 * count + 1 + i, 4 * count + 1 + i
             lines.append(f'fma.rn.{real.name} ${i}, ${i}, unit, back;')
             lines.append(f'fma.rn.{real.name} ${i}, ${i}, ${scale}, ${shift};')
-    constraints = ','.join(['=&r'] * (2 * count) + ['r'] * (4 * count + 1))
+    constraints = ','.join(['=&r'] * (2 * count) + ['r'] * (4 * count + 1 + some))
     return Spread(_block(lines), constraints, 0.0, (1.0,) * count)
 
 
-def _masked(levels: int, real: _Float, source: str) -> tuple[list[str], tuple[float, ...]]:
-    """Lines that put digit t of the four bytes into outputs 2 t and 2 t + 1, and the factors."""
-    count = digits(levels)
-    bits = 8 // count
+def _masked(
+    levels: int, real: _Float, source: str, count: int
+) -> tuple[list[str], tuple[float, ...]]:
+    """Lines that put digit t < count of four bytes into outputs 2 t and 2 t + 1, and factors."""
+    bits = 8 // digits(levels)
     lines = [line.format(w=source) for line in _WIDEN]
     exponent, factors = real.pair(2.0**real.mantissa), []
     for digit in range(count):
@@ -94,12 +133,12 @@ def _masked(levels: int, real: _Float, source: str) -> tuple[list[str], tuple[fl
         for half in range(2):
             value = f'p{half}'
             if shift:
-                lines.append(f'shr.u32 q{half}, p{half}, {shift};')
-                value = f'q{half}'
+                lines.append(f'shr.u32 r{half}, p{half}, {shift};')
+                value = f'r{half}'
             lines.append(f'lop3.b32 ${2 * digit + half}, {value}, {mask}, {exponent}, 0xEA;')
     return lines, tuple(factors)
 
 
 def _block(lines: list[str]) -> str:
-    declared = '.reg .b32 p0, p1, q0, q1, unit, back;'
+    declared = '.reg .b32 p0, p1, q0, q1, r0, r1, unit, back;'
     return '\n'.join(['{', declared, *lines, '}'])

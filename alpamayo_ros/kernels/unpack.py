@@ -10,6 +10,8 @@ from torch import Tensor
 import triton
 import triton.language as tl
 
+from . import overlap
+from .overlap import begin
 from .packing import SCRATCH_BYTES, digits, group_size
 
 ROWS = 32  # rows of a block
@@ -80,6 +82,7 @@ def _unpack(
         STEP=step,
         STEPS_PER_GROUP=steps_per_group,
         ROWS=ROWS,
+        **overlap.options(out.device),
     )
 
 
@@ -108,6 +111,7 @@ def _unpack_kernel(
     STEP: tl.constexpr,
     STEPS_PER_GROUP: tl.constexpr,
     ROWS: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     group = tl.program_id(1) // STEPS_PER_GROUP
     within = (tl.program_id(1) % STEPS_PER_GROUP) * STEP + tl.arange(0, STEP)
@@ -115,6 +119,7 @@ def _unpack_kernel(
     inside = place < count
     row = start + place
     if rows_ptr is not None:
+        begin(OVERLAP)
         row = tl.load(rows_ptr + place, mask=inside, other=0).to(tl.int32)
     group_row = row * (columns // GROUP) + group
     at = (group_row % byte_rows).to(tl.int64) * GROUP
@@ -143,4 +148,6 @@ def _unpack_kernel(
     wide = (code | 0x3F800000).to(tl.float32, bitcast=True)
     wide = wide * scale[:, None] - (scale + shift)[:, None]
     at = place.to(tl.int64)[:, None] * columns + group * GROUP + within[None, :]
+    if rows_ptr is None:
+        begin(OVERLAP)  # the product before may still read the scratch
     tl.store(out_ptr + at, wide.to(out_ptr.dtype.element_ty), mask=mask)

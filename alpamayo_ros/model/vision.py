@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from ..kernels.layer_norm import add_layer_norm
 from ..kernels.rotary import rotate_heads
 from .config import VisionConfig
 
@@ -77,10 +78,25 @@ class VisionBlock(nn.Module):
         self.attn = VisionAttention(config)
         self.mlp = VisionMLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """(images, patches, hidden) to the same."""
-        x = x + self.attn(self.norm1(x), cos, sin)
-        return x + self.mlp(self.norm2(x))
+    def forward(
+        self, x: Tensor, branch: Tensor | None, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The sum so far and what is still to be added to it, (images, patches, hidden) each.
+
+        branch: what the block before left to be added, if anything: sums go with norms.
+        """
+        x, normed = _add_and_norm(x, branch, self.norm1)
+        x, normed = _add_and_norm(x, self.attn(normed, cos, sin), self.norm2)
+        return x, self.mlp(normed)
+
+
+def _add_and_norm(x: Tensor, branch: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    """Sum of x and a branch, if there is one, and its norm."""
+    if branch is None or torch.is_grad_enabled():  # the fused op has no gradient
+        x = x if branch is None else x + branch
+        return x, norm(x)
+    total, normed = add_layer_norm(x, branch, norm.weight, norm.bias, norm.eps)
+    return total, normed
 
 
 class PatchMerger(nn.Module):
@@ -149,11 +165,14 @@ class VisionTower(nn.Module):
         positions, cos, sin = self.places(grid)
         x = x + positions.to(x.dtype)
         levels: list[Tensor] = []
+        branch: Tensor | None = None
         for i, block in enumerate(self.blocks):
-            x = block(x, cos, sin)
+            x, branch = block(x, branch, cos, sin)
             if i in self.config.deepstack_visual_indexes:
+                x, branch = x + branch, None
                 merger = self.deepstack_merger_list[len(levels)]
                 levels.append(merger(x).flatten(0, 1))
+        x = x if branch is None else x + branch
         return self.merger(x).flatten(0, 1), levels
 
     def places(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:

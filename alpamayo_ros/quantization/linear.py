@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..kernels.packed_ops import packed_embedding, packed_linear, packed_swiglu
+from ..kernels.packed_ops import (
+    packed_embedding,
+    packed_embedding_plain,
+    packed_linear,
+    packed_swiglu,
+    packed_terms,
+)
 from ..kernels.packing import digits
 from .scheme import QuantScheme, Rule, Rules, rule_of
 
@@ -104,6 +110,13 @@ class QuantLinear(nn.Module):
         y = y[..., : self.out_features]
         return y + self.bias if padded and self.bias is not None else y
 
+    def terms(self, x: Tensor) -> Tensor:
+        """Terms (S, ..., out_features) that add up to the output."""
+        if self.bias is not None:
+            return self(x).unsqueeze(0)
+        found = packed_terms(x, *self.weight.stored, [self.weight.rows])
+        return found[..., : self.out_features]
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
         """Moving or casting makes tensors of its own, which a joint product does not see."""
         self.joint = None
@@ -122,9 +135,9 @@ class QuantEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Ids (...) to (..., embedding_dim) on the device of the ids."""
         stored = self.weight.stored
-        return packed_embedding(ids.to(stored[0].device), *stored, self.embedding_dim).to(
-            ids.device
-        )
+        # on the host a token is read in less time than it takes to dispatch the op
+        read = packed_embedding if stored[0].is_cuda else packed_embedding_plain
+        return read(ids.to(stored[0].device), *stored, self.embedding_dim).to(ids.device)
 
 
 class HostEmbedding(nn.Embedding):

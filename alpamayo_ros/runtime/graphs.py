@@ -103,7 +103,7 @@ class StaticSteps:
         if self._embeds_inside:
             self.tokens.copy_(tokens)
         else:  # last, as the host waits for the tokens
-            self.embedded.copy_(self._embed(tokens))
+            self.embedded.copy_(self._embed(tokens.to(self._embed.weight.device)))
         logits = self._run_decode()
         prompt.cache.length += tokens.shape[1]
         return logits
