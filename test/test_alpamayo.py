@@ -190,6 +190,24 @@ def test_discrete_trajectory_tokens_are_never_sampled():
             assert not ((tokens >= IDS.discrete_start) & (tokens < IDS.discrete_end)).any()
 
 
+@pytest.mark.parametrize('rows', [1, 6, 40])
+def test_draws_are_those_of_torch(rows):
+    weights = torch.rand(1, rows, 500, generator=torch.Generator().manual_seed(1))
+    generators = [torch.Generator().manual_seed(2) for _ in range(2)]
+    drawn = sample_token(
+        weights.log(), IDS, SamplingOptions(temperature=1, top_p=1), generators[0]
+    )
+    assert torch.equal(drawn[0], torch.multinomial(weights[0], 1, generator=generators[1])[:, 0])
+
+
+@torch.inference_mode()
+def test_logits_that_are_no_numbers_end_the_reasoning(model, inputs):
+    prompt = prefilled(model, inputs, 1)
+    prompt.logits.fill_(torch.nan)
+    with pytest.raises(RuntimeError, match='not finite'):
+        model.reason(prompt, IDS, SamplingOptions(max_tokens=1))
+
+
 def frequencies(logits, options, draws=4000):
     generator = torch.Generator().manual_seed(0)
     rows = logits.expand(1, draws, -1)

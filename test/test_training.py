@@ -97,8 +97,8 @@ def rollout(model, batch, x, t):
     for i in range(tokens):
         logits.append(model.decode_step(prompt, batch.reasoning[:, i : i + 1])[:, 0])
     reasoning = Reasoning(
-        batch.reasoning.unsqueeze(1), batch.marker.unsqueeze(1), [['marker']] * count,
-        batch.prompt.shape[1] + tokens,
+        batch.reasoning.unsqueeze(1), batch.marker.unsqueeze(1),
+        torch.zeros(count, 1, dtype=torch.bool), batch.prompt.shape[1] + tokens,
     )  # fmt: skip
     field = model.velocity_field(prompt, reasoning)
     found = [field(x[:, k], t[:, k].view(-1, 1, 1)) for k in range(x.shape[1])]

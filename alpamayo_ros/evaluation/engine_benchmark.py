@@ -181,7 +181,7 @@ class _Inference:
         marker = torch.full((1, samples), REASONING_TOKENS - 1, device=self.noise.device)
         tokens = torch.zeros(1, samples, REASONING_TOKENS, device=self.noise.device)
         length = PROMPT_TOKENS + REASONING_TOKENS
-        reasoning = Reasoning(tokens, marker, [['marker'] * samples], length)
+        reasoning = Reasoning(tokens, marker, torch.zeros_like(marker, dtype=torch.bool), length)
         return self.steps.velocity_field(self.prompt, reasoning)
 
     def whole(self) -> Tensor:

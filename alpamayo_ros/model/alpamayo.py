@@ -25,6 +25,7 @@ Generators = torch.Generator | Sequence[torch.Generator]
 # tokens; bounds the MLP's activations. What 16 images of 320x576 make of a prompt goes through at
 # once: packed weights are unpacked for every chunk anew.
 PREFILL_CHUNK = 3072
+FEW_ROWS = 16  # of a draw, that a GPU sums one by one
 
 
 class VisionLanguageBody(nn.Module):
@@ -74,14 +75,23 @@ class Prompt:
 class Reasoning:
     """Generated tokens (B, K, N), as padded behind the marker, and how each row ended.
 
-    marker (B, K): index in N of the trajectory marker, or -1. end (B, K): 'marker', 'eos' or
-    'budget'. length: row length with the prompt, the one discarded token behind the last included.
+    marker (B, K): index in N of the trajectory marker, or -1. eos (B, K): whether there is an eos.
+    length: row length with the prompt, the one discarded token behind the last included.
     """
 
     tokens: Tensor
     marker: Tensor
-    end: list[list[str]]
+    eos: Tensor
     length: int
+
+    @property
+    def end(self) -> list[list[str]]:
+        """How each row (B, K) ended: 'marker', 'eos' or 'budget'. Waits for the device."""
+        rows = zip(self.marker.tolist(), self.eos.tolist(), strict=True)
+        return [
+            ['marker' if m >= 0 else 'eos' if e else 'budget' for m, e in zip(ms, es, strict=True)]
+            for ms, es in rows
+        ]
 
 
 class AlpamayoR1(nn.Module):
@@ -226,7 +236,7 @@ class AlpamayoR1(nn.Module):
 
         The marker itself is fed to the cache, because the expert reads it there; the token behind
         it is discarded, as in the reference. Unlike there, a row that ended with eos does not keep
-        the others generating.
+        the others generating. RuntimeError if logits are not finite.
         """
         decode_step = decode_step or self.decode_step
         samples = options.num_samples
@@ -242,12 +252,14 @@ class AlpamayoR1(nn.Module):
             is_finished = _asked(done.all())
             if within := len(columns) < options.max_tokens:
                 logits = decode_step(prompt, token)
-            if is_finished():
+            if finished := is_finished():
                 if not within:
                     decode_step(prompt, token)
                 break
-        tokens = torch.stack(columns, -1)
-        return summarise(tokens, ids, prompt.length, complete=bool(done.all()))
+        # what is not a number spreads through the cache to the last ones
+        if not bool(logits.amax().isfinite()):
+            raise RuntimeError('the language model gave logits that are not finite')
+        return summarise(torch.stack(columns, -1), ids, prompt.length, finished)
 
     def velocity(
         self, x: Tensor, t: Tensor, cache: KVCache, window: Window, positions: Tensor
@@ -264,21 +276,34 @@ class AlpamayoR1(nn.Module):
         v = self.action_out_proj(self.expert.norm(hidden))
         return v.reshape(x.shape)
 
-    def expert_inputs(
-        self, prompt: Prompt, reasoning: Reasoning, span: int | None = None
+    def expert_inputs(self, prompt: Prompt, reasoning: Reasoning) -> tuple[Window, Tensor]:
+        """Window and positions (3, B, K * T) of all flow steps."""
+        used = prompt.cache.length
+        span = used + reasoning.marker.shape[1] * self.waypoints
+        sizes = prompt.length, used, reasoning.length
+        return self.expert_places(prompt.rope_delta, reasoning.marker, *sizes, span)
+
+    def expert_places(
+        self,
+        rope_delta: Tensor,
+        marker: Tensor,
+        prompt: int | Tensor,
+        used: int | Tensor,
+        length: int | Tensor,
+        span: int,
     ) -> tuple[Window, Tensor]:
-        """Window and positions (3, B, K * T) of all flow steps; `span` as in Window."""
-        scenes, samples = reasoning.marker.shape
-        used, waypoints = prompt.cache.length, self.waypoints
-        steps = (used - prompt.length) // samples
-        found = reasoning.marker >= 0
-        visible = torch.where(found, reasoning.marker + 1, steps)
-        offset = torch.where(found, prompt.length + reasoning.marker + 1, reasoning.length)
-        rope = prompt.rope_delta.unsqueeze(-1).expand_as(offset)
-        positions = expert_positions(rope.flatten(), offset.flatten(), waypoints)
-        span = used + samples * waypoints if span is None else span
-        window = expert_window(visible, prompt.length, used, waypoints, span)
-        return window, positions.reshape(3, scenes, samples * waypoints)
+        """As expert_inputs: of a prompt's length, `used` slots and rows of `length` tokens.
+
+        These may be 0-d tensors, with `span` the cache's capacity: see text.Window.
+        """
+        scenes, samples = marker.shape
+        found = marker >= 0
+        visible = torch.where(found, marker + 1, (used - prompt) // samples)
+        offset = torch.where(found, prompt + marker + 1, length)
+        rope = rope_delta.unsqueeze(-1).expand_as(offset)
+        positions = expert_positions(rope.flatten(), offset.flatten(), self.waypoints)
+        window = expert_window(visible, prompt, used, self.waypoints, span)
+        return window, positions.reshape(3, scenes, samples * self.waypoints)
 
     def velocity_field(self, prompt: Prompt, reasoning: Reasoning) -> VelocityField:
         """The velocity as a function of state and time alone."""
@@ -361,7 +386,8 @@ def sample_token(
     """Next tokens (B, K) from logits (B, K, vocab): mask, temperature, top-k, top-p, draw.
 
     Discrete trajectory tokens are never sampled; greedy means argmax. generator: one for all, or
-    one for each scene, so that its draws do not depend on the others.
+    one for each scene, so that its draws do not depend on the others. What it draws from logits
+    that are not numbers means nothing: see AlpamayoR1.reason.
     """
     logits = logits.to(torch.float32).clone()
     logits[..., ids.discrete_start : ids.discrete_end] = -torch.inf
@@ -376,18 +402,31 @@ def sample_token(
     weights = (logits - logits.amax(-1, keepdim=True)).exp()
     if options.top_p < 1:
         ordered, order = weights.sort()
-        # row by row: several at once are summed ten times as slowly on a GPU as one alone
-        sums = torch.empty_like(ordered)
-        for row, out in zip(ordered.flatten(0, -2), sums.flatten(0, -2), strict=True):
-            torch.cumsum(row, 0, out=out)
+        sums = _running_sums(ordered)
         below = sums <= (1 - options.top_p) * sums[..., -1:]
         below[..., -1] = False  # the likeliest token always stays
         weights = weights.masked_fill(below.scatter(-1, order, below), 0.0)
     if isinstance(generator, Sequence):
-        pairs = zip(weights, generator, strict=True)
-        return torch.stack([torch.multinomial(p, 1, generator=g)[:, 0] for p, g in pairs])
-    drawn = torch.multinomial(weights.flatten(0, -2), 1, generator=generator)
-    return drawn.view(logits.shape[:-1])
+        return torch.stack([_draw(w, g) for w, g in zip(weights, generator, strict=True)])
+    return _draw(weights, generator)
+
+
+def _running_sums(x: Tensor) -> Tensor:
+    """Sums (..., n) of x up to each place."""
+    if not x.is_cuda or x.numel() > FEW_ROWS * x.shape[-1]:
+        return x.cumsum(-1)
+    sums = torch.empty_like(x)  # a GPU sums six rows 40 times as slowly as one alone
+    for row, out in zip(x.flatten(0, -2), sums.flatten(0, -2), strict=True):
+        torch.cumsum(row, 0, out=out)
+    return sums
+
+
+def _draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Indices (...) drawn in proportion to weights (..., n), as torch.multinomial draws them.
+
+    Without its checks: they take as long as the draw, and one that fails ends a GPU's context.
+    """
+    return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(-1)
 
 
 def pad_behind(tokens: Tensor, marker: int, pad: int) -> tuple[Tensor, Tensor]:
@@ -403,10 +442,5 @@ def pad_behind(tokens: Tensor, marker: int, pad: int) -> tuple[Tensor, Tensor]:
 def summarise(tokens: Tensor, ids: TokenIds, prompt: int, complete: bool) -> Reasoning:
     """Reasoning from raw tokens (B, K, N); pads overwrite what stands behind each marker."""
     tokens, marker = pad_behind(tokens, ids.future_start, ids.pad)
-    eos = (tokens == ids.eos).any(-1)
-    end = [
-        ['marker' if m >= 0 else 'eos' if e else 'budget' for m, e in zip(ms, es, strict=True)]
-        for ms, es in zip(marker.tolist(), eos.tolist(), strict=True)
-    ]
     length = prompt + tokens.shape[-1] + (1 if complete else 0)
-    return Reasoning(tokens, marker, end, length)
+    return Reasoning(tokens, marker, (tokens == ids.eos).any(-1), length)

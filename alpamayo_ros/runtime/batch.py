@@ -79,7 +79,7 @@ def _infer(
             reasoning,
             tokens=reasoning.tokens[i : i + 1],
             marker=reasoning.marker[i : i + 1],
-            end=[reasoning.end[i]],
+            eos=reasoning.eos[i : i + 1],
         )
         parts = (paths[own], actions[own], float(v0[i]), said, watch.milliseconds)
         found.append(engine.prediction(context, seed, *parts))

@@ -53,10 +53,17 @@ class StaticSteps:
             return torch.zeros(shape, dtype=torch.int64, device=device)
 
         self.tokens = whole(scenes, samples)
-        self.embedded = torch.zeros(scenes, samples, width, dtype=cache.keys.dtype, device=device)
         self._embed = model.vlm.model.language_model.embed_tokens
         self._embeds_inside = self._embed.weight.device == device  # else it is on the host
+        # on the host, in pages that the device reads and writes by itself
+        self._said = torch.zeros(
+            scenes, samples, dtype=torch.int64, pin_memory=device.type == 'cuda'
+        )
+        self.embedded = torch.zeros(
+            scenes, samples, width, dtype=cache.keys.dtype, pin_memory=device.type == 'cuda'
+        )
         self.rope_delta, self.prompt, self.used = whole(scenes), whole(), whole()
+        self.marker, self.length = whole(scenes, samples), whole()  # of the reasoning
         self.x = torch.zeros(rows, points, 2, device=device)
         self.t = torch.zeros(rows, 1, 1, device=device)
         self.positions = whole(3, scenes, samples * points)
@@ -67,11 +74,13 @@ class StaticSteps:
         )
         self.window = Window(slots, cache.capacity, self.mask)
         length = min(PREFILL_CHUNK, cache.capacity)
-        self.chunk = self.embedded.new_zeros(scenes, length, width)  # hidden states of one
+        # hidden states of one
+        self.chunk = torch.zeros(scenes, length, width, dtype=cache.keys.dtype, device=device)
         self.chunk_positions = whole(3, scenes, length)
         self._record = record
         self._run_chunk: dict[tuple[int, int], list[Callable[[], Tensor]]] = {}
         self._run_decode = record(self._decode)
+        self._run_places = record(self._places)
         self._run_velocity = record(self._velocity)
 
     def room(self, cache: KVCache, length: int) -> Tensor:
@@ -103,17 +112,22 @@ class StaticSteps:
         if self._embeds_inside:
             self.tokens.copy_(tokens)
         else:  # last, as the host waits for the tokens
-            self.embedded.copy_(self._embed(tokens.to(self._embed.weight.device)))
+            self._said.copy_(tokens, non_blocking=True)
+            if tokens.is_cuda:
+                torch.cuda.current_stream().synchronize()
+            self.embedded.copy_(self._embed(self._said))
         logits = self._run_decode()
         prompt.cache.length += tokens.shape[1]
         return logits
 
     def velocity_field(self, prompt: Prompt, reasoning: Reasoning) -> VelocityField:
         """As AlpamayoR1.velocity_field; the result is overwritten by the next call."""
-        window, positions = self.model.expert_inputs(prompt, reasoning, self.cache.capacity)
-        self.window.slots.copy_(window.slots)
-        self.mask.copy_(cast(Tensor, window.mask))  # the expert always has one
-        self.positions.copy_(positions)
+        self.rope_delta.copy_(prompt.rope_delta)
+        self.prompt.fill_(prompt.length)
+        self.used.fill_(prompt.cache.length)
+        self.marker.copy_(reasoning.marker)
+        self.length.fill_(reasoning.length)
+        self._run_places()
 
         def field(x: Tensor, t: Tensor) -> Tensor:
             self.x.copy_(x)
@@ -138,14 +152,27 @@ class StaticSteps:
         return [*(self._record(partial(part, i, i + 1)) for i in range(early)), self._record(rest)]
 
     def _decode(self) -> Tensor:
+        if self._embeds_inside:
+            x = self._embed(self.tokens)
+        else:
+            x = self.embedded.to(self.tokens.device, non_blocking=True, copy=True)
         return self.model.decode(
-            self._embed(self.tokens) if self._embeds_inside else self.embedded,
+            x,
             self.rope_delta,
             self.prompt,
             self.used,
             self.cache,
             self.cache.capacity,
         )
+
+    def _places(self) -> Tensor:
+        """Put where the waypoints go, and what they see, where all flow steps read it."""
+        window, positions = self.model.expert_places(
+            self.rope_delta, self.marker, self.prompt, self.used, self.length, self.cache.capacity
+        )
+        self.window.slots.copy_(window.slots)
+        self.mask.copy_(cast(Tensor, window.mask))  # the expert always has one
+        return self.positions.copy_(positions)
 
     def _velocity(self) -> Tensor:
         return self.model.velocity(self.x, self.t, self.cache, self.window, self.positions)
