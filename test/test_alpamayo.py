@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from alpamayo_ros.data_types import SamplingOptions
-from alpamayo_ros.model.alpamayo import pad_behind, prompt_positions, sample_token, summarise
+from alpamayo_ros.model.alpamayo import (
+    _running_sums,
+    pad_behind,
+    prompt_positions,
+    sample_token,
+    summarise,
+)
 from alpamayo_ros.model.tokens import TokenIds
 from alpamayo_ros.quantization.scheme import SCHEMES
 from alpamayo_ros.runtime.load import load_model
@@ -198,6 +204,14 @@ def test_draws_are_those_of_torch(rows):
         weights.log(), IDS, SamplingOptions(temperature=1, top_p=1), generators[0]
     )
     assert torch.equal(drawn[0], torch.multinomial(weights[0], 1, generator=generators[1])[:, 0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('rows', [1, 6, 40])
+def test_running_sums_on_the_gpu_are_those_of_torch(rows):
+    weights = torch.rand(1, rows, 155697, generator=torch.Generator().manual_seed(1))
+    want = weights.double().cumsum(-1)
+    assert ((_running_sums(weights.cuda()).cpu() - want).abs() / want).max() < 1e-5
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ The packed products are compiled by `alpamayo_benchmark kernels`; see test_bench
 
 import pytest
 
-from alpamayo_ros.kernels import attention, fused, layer_norm, rotary
+from alpamayo_ros.kernels import attention, fused, norm, rotary
 from alpamayo_ros.kernels.packing import digits
 
 ORIN, H200 = 87, 90  # numbers behind sm_; the second one's kernels overlap
@@ -15,12 +15,12 @@ ROTATED = {'cos_ptr': FP32, 'sin_ptr': FP32}
 PARTIAL = {'partial_ptr': FP32, 'peak_ptr': FP32, 'total_ptr': FP32}
 # kernel, constants, types of pointers that are not bf16
 CASES = [
-    (fused, '_rms_norm_kernel', {'BLOCK': 4096, 'SPLITS': 0}, {}),
-    (fused, '_rms_norm_kernel', {'BLOCK': 4096, 'SPLITS': 4}, {'terms_ptr': FP32}),
+    (norm, '_rms_norm_kernel', {'BLOCK': 4096, 'SPLITS': 0}, {}),
+    (norm, '_rms_norm_kernel', {'BLOCK': 4096, 'SPLITS': 4}, {'terms_ptr': FP32}),
     (fused, '_swiglu_kernel', {'BLOCK': fused.SWIGLU_BLOCK}, {}),
     (fused, '_rotate_kernel', {'HEADS': 8, 'DIM': 128}, {'slots_ptr': INT64}),
     (rotary, '_rotate_heads_kernel', VISION_HEADS, ROTATED),
-    (layer_norm, '_add_layer_norm_kernel', {'BLOCK': 2048}, {}),
+    (norm, '_add_layer_norm_kernel', {'BLOCK': 2048}, {}),
     (attention, '_merge_kernel', {'SPLITS': 32, 'DIM': 128}, PARTIAL),
     *(
         (
@@ -57,6 +57,24 @@ def test_kernel_compiles(case, capability):
     pytest.importorskip('triton', reason='triton is not installed')
     module, name, constants, types = case
     assert len(machine_code(getattr(module, name), constants, types, capability)) > 1000
+
+
+@pytest.mark.parametrize('levels', [4, 16])
+@pytest.mark.parametrize('kernel', ['single', 'decode', 'block'])
+def test_packed_products_keep_everything_in_registers_on_an_h200(kernel, levels):
+    """On Hopper, blocks that shared no byte rows spilled, and products waited for each other."""
+    pytest.importorskip('triton', reason='triton is not installed')
+    from alpamayo_ros.kernels import compiled
+    from alpamayo_ros.kernels.packed_tiles import Tile
+
+    tile, rows = {
+        'single': (Tile(16, 4, 1, 3), 1),
+        'decode': (Tile(16, 4, 1, 3), 8),
+        'block': (Tile(128, 8, 1, 3, shares=digits(levels)), 64),
+    }[kernel]
+    found = compiled.counts(kernel, tile, rows, levels, capability=H200)
+    assert found['spilled_bytes'] == 0
+    assert found['tensor_core_instructions'] > 0
 
 
 @pytest.mark.parametrize('levels', [3, 4, 5, 16, 256])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alpamayo_ros.kernels import fused, layer_norm, rotary
+from alpamayo_ros.kernels import fused, norm, rotary
 
 DTYPES = {'float32': 2e-6, 'float16': 2e-3, 'bfloat16': 2e-2}  # relative to the largest value
 
@@ -14,13 +14,13 @@ def draw(generator, *shape):
 
 def norm_case(generator):
     x, weight = draw(generator, 3, 5, 96), draw(generator, 96)
-    return fused.rms_norm, fused.rms_norm_plain, fused.rms_norm_triton, [x, weight, 1e-6], []
+    return norm.rms_norm, norm.rms_norm_plain, norm.rms_norm_triton, [x, weight, 1e-6], []
 
 
 def add_norm_case(generator, terms=1):
     x = draw(generator, 3, 5, 96)[:, -1:]  # the last of 5 tokens
     arguments = [x, draw(generator, terms, 3, 1, 96), draw(generator, 96), 1e-6]
-    names = fused.add_rms_norm, fused.add_rms_norm_plain, fused.add_rms_norm_triton
+    names = norm.add_rms_norm, norm.add_rms_norm_plain, norm.add_rms_norm_triton
     return *names, arguments, [0]
 
 
@@ -59,9 +59,9 @@ def add_layer_norm_case(generator):
         draw(generator, *shape) for shape in ((2, 5, 90), (2, 5, 90), (90,), (90,))
     )
     names = (
-        layer_norm.add_layer_norm,
-        layer_norm.add_layer_norm_plain,
-        layer_norm.add_layer_norm_triton,
+        norm.add_layer_norm,
+        norm.add_layer_norm_plain,
+        norm.add_layer_norm_triton,
     )
     return *names, [3 + x, y, weight, bias, 1e-6], []
 
@@ -104,7 +104,7 @@ def compare(case, fast, dtype, device='cpu'):
 
 def test_rms_norm_is_unit_power_times_the_weight():
     x = torch.tensor([[3.0, 4.0, 0.0, 0.0]])
-    out = fused.rms_norm(x, torch.tensor([1.0, 2.0, 1.0, 1.0]), 0.0)
+    out = norm.rms_norm(x, torch.tensor([1.0, 2.0, 1.0, 1.0]), 0.0)
     assert torch.allclose(out, torch.tensor([[1.2, 3.2, 0.0, 0.0]]))
 
 

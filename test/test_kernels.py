@@ -206,6 +206,9 @@ def check_swiglu(dtype, device, widths=WIDTHS):
             y = packed_ops.packed_swiglu_cuda(x.to(device), *to(device, stored), [300, 300])
             error = relative(y, silu_product(x, *matrices))
             assert error < limit, (scheme, count, error)
+            terms = packed_ops.packed_terms_cuda(x.to(device), *to(device, stored), [300, 300])
+            error = relative(terms.sum(0), x.double() @ torch.cat(matrices).T)
+            assert error < limit, (scheme, count, error)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'float16'])

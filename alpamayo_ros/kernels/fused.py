@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from .norm import rms_norm_plain
+
 try:
     import triton
     import triton.language as tl
@@ -23,52 +25,6 @@ except ImportError:  # CPU builds of torch come without it: the plain path serve
 
 SWIGLU_BLOCK = 1024
 MAX_HEADS = 8  # of a block that rotates
-
-
-@torch.library.custom_op('alpamayo_ros::rms_norm', mutates_args=())
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Root-mean-square norm of the last dimension of x (..., n), times weight (n).
-
-    Statistics in float32, cast back to the dtype of x, then the product.
-    """
-    return rms_norm_plain(x, weight, eps)
-
-
-@rms_norm.register_fake
-def _(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return torch.empty_like(x)
-
-
-def rms_norm_plain(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The op in torch."""
-    wide = x.to(torch.float32)
-    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return weight * wide.to(x.dtype)
-
-
-@torch.library.custom_op('alpamayo_ros::add_rms_norm', mutates_args=('x',))
-def add_rms_norm(x: Tensor, terms: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Add terms (S, ..., n) to x (..., n) in place; returns the `rms_norm` of the sum.
-
-    Several terms are added up in float32, rounded to the dtype of x, and then added to x.
-    """
-    return add_rms_norm_plain(x, terms, weight, eps)
-
-
-@add_rms_norm.register_fake
-def _(x: Tensor, terms: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def add_rms_norm_plain(x: Tensor, terms: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The op in torch."""
-    add_terms(x, terms)
-    return rms_norm_plain(x, weight, eps)
-
-
-def add_terms(x: Tensor, terms: Tensor) -> Tensor:
-    """Add terms to x in place, as `add_rms_norm` does."""
-    return x.add_(terms[0] if len(terms) == 1 else terms.sum(0).to(x.dtype))
 
 
 @torch.library.custom_op('alpamayo_ros::swiglu', mutates_args=())
@@ -157,38 +113,6 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], -1) * sin
 
 
-def rms_norm_triton(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The op in Triton: one block a row."""
-    return _norm_triton(x.contiguous(), None, weight, eps)
-
-
-def add_rms_norm_triton(x: Tensor, terms: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The op in Triton: one block a row."""
-    return _norm_triton(x, terms.contiguous(), weight, eps)
-
-
-def _norm_triton(x: Tensor, terms: Tensor | None, weight: Tensor, eps: float) -> Tensor:
-    """Norm of x, to which terms are added before, if there are any."""
-    size = x.shape[-1]
-    rows, out = x.view(-1, size), x.new_empty(x.shape)  # a view, as the sum goes where x is
-    block = triton.next_power_of_2(size)
-    _rms_norm_kernel[(len(rows),)](
-        rows,
-        terms,
-        weight,
-        out,
-        size,
-        rows.stride(0),
-        x.numel(),
-        eps,
-        SPLITS=0 if terms is None else len(terms),
-        BLOCK=block,
-        num_warps=8 if block >= 2048 else 4,
-        **overlap.options(x.device, len(rows) == 1),
-    )
-    return out
-
-
 def swiglu_triton(gate: Tensor, up: Tensor, out: Tensor | None = None) -> Tensor:
     """The op in Triton; out: columns of a matrix (rows, N) that it is written to."""
     out, size = gate.new_empty(gate.shape) if out is None else out, gate.shape[-1]
@@ -264,37 +188,6 @@ def rotate_into_cache_triton(
 
 
 if triton is not None:
-
-    @triton.jit
-    def _rms_norm_kernel(
-        x_ptr,
-        terms_ptr,
-        weight_ptr,
-        out_ptr,
-        size,
-        x_row,
-        count,
-        eps,
-        SPLITS: tl.constexpr,
-        BLOCK: tl.constexpr,
-        OVERLAP: tl.constexpr,
-    ):
-        begin(OVERLAP)
-        row = tl.program_id(0).to(tl.int64)
-        at = tl.arange(0, BLOCK)
-        inside = at < size
-        x = tl.load(x_ptr + row * x_row + at, inside, other=0.0)
-        if SPLITS > 0:
-            terms_ptr += row * size + at
-            summed = tl.load(terms_ptr, inside, other=0.0)
-            for split in tl.static_range(1, SPLITS):
-                summed += tl.load(terms_ptr + split * count, inside, other=0.0)
-            x += summed.to(x.dtype)
-            tl.store(x_ptr + row * x_row + at, x, inside)
-        wide = x.to(tl.float32)
-        wide = wide * tl.rsqrt(tl.sum(wide * wide, 0) / size + eps)
-        weight = tl.load(weight_ptr + at, inside, other=0.0)
-        tl.store(out_ptr + row * size + at, wide.to(x.dtype) * weight, inside)
 
     @triton.jit
     def _swiglu_kernel(
@@ -384,7 +277,5 @@ if triton is not None:
                 v = tl.load(v_ptr + token * v_row + (kv_head + some) * DIM + at)
                 tl.store(values_ptr + target + at, v)
 
-    rms_norm.register_kernel('cuda')(rms_norm_triton)
-    add_rms_norm.register_kernel('cuda')(add_rms_norm_triton)
     swiglu.register_kernel('cuda')(swiglu_triton)
     rotate_into_cache.register_kernel('cuda')(rotate_into_cache_triton)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.attention import attend, attend_causal
-from ..kernels.fused import add_rms_norm, add_terms, rms_norm, rotate_into_cache, swiglu
+from ..kernels.fused import rotate_into_cache, swiglu
+from ..kernels.norm import add_rms_norm, add_terms, rms_norm
 from .config import TextConfig
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from ..kernels.layer_norm import add_layer_norm
+from ..kernels.norm import add_layer_norm
 from ..kernels.rotary import rotate_heads
 from .config import VisionConfig
 
