@@ -7,13 +7,8 @@ import pytest
 import torch
 
 from alpamayo_ros.data_types import SamplingOptions
-from alpamayo_ros.model.alpamayo import (
-    _running_sums,
-    pad_behind,
-    prompt_positions,
-    sample_token,
-    summarise,
-)
+from alpamayo_ros.model.alpamayo import prompt_positions
+from alpamayo_ros.model.reasoning import _running_sums, pad_behind, sample_token, summarise
 from alpamayo_ros.model.tokens import TokenIds
 from alpamayo_ros.quantization.scheme import SCHEMES
 from alpamayo_ros.runtime.load import load_model

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from alpamayo_ros.model.alpamayo import summarise
 from alpamayo_ros.model.processor import Processor
+from alpamayo_ros.model.reasoning import summarise
 from alpamayo_ros.runtime.graphs import RecordedVision, Recorder, StaticSteps
 from alpamayo_ros.runtime.load import load_model
 

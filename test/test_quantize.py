@@ -17,10 +17,10 @@ from transformers import AutoModel
 from alpamayo_ros.cli.quantize import main
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.kernels.packing import dense_rows
-from alpamayo_ros.model.alpamayo import summarise
 from alpamayo_ros.model.checkpoint import INDEX
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.processor import Processor
+from alpamayo_ros.model.reasoning import summarise
 from alpamayo_ros.quantization.linear import HostEmbedding, PackedWeight, RowParts
 from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES
 from alpamayo_ros.runtime import quantize

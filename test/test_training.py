@@ -15,7 +15,7 @@ import yaml
 
 from alpamayo_ros.data_types import Context, EgoPose, Frame, SamplingOptions
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.model.alpamayo import Reasoning
+from alpamayo_ros.model.reasoning import Reasoning
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 from training import compiled, train
 from training.architecture import checkpoint_folder, new_model

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..data_types import SamplingOptions
 from ..errors import BadInput
-from ..model.alpamayo import AlpamayoR1, Prompt, Reasoning
+from ..model.alpamayo import AlpamayoR1, Prompt
 from ..model.flow_matching import VelocityField
+from ..model.reasoning import Reasoning
 from ..model.text import KVCache, products
 from ..model.tokens import TokenIds
 from ..runtime.graphs import RecordedVision, Recorder, StaticSteps

@@ -23,11 +23,12 @@ from ..errors import BadInput
 from ..geometry import latest_at_or_before, to_local
 from ..model.action_expert import PerWaypointActionInProjV2
 from ..model.action_space import UnicycleAccelCurvatureActionSpace
-from ..model.alpamayo import AlpamayoR1, pad_behind
+from ..model.alpamayo import AlpamayoR1
 from ..model.config import parse_config, read_json
 from ..model.flow_matching import FlowMatching, training_pair
 from ..model.image_processor import smart_resize
 from ..model.processor import extract_text
+from ..model.reasoning import pad_behind
 from ..model.trajectory_tokenizer import DeltaTrajectoryTokenizer, DiscreteTrajectoryTokenizer
 from . import metrics
 

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..data_types import SamplingOptions
 from ..errors import BadInput
-from ..model.alpamayo import AlpamayoR1, Prompt, Reasoning, prompt_positions, summarise
+from ..model.alpamayo import AlpamayoR1, Prompt, prompt_positions
 from ..model.processor import Processor, extract_text
+from ..model.reasoning import Reasoning, summarise
 from ..runtime.load import load_model
 from .golden import Fields, Row, compare, exact, read_fields, read_table, tensors
 

@@ -17,15 +17,23 @@ from ..data_types import SamplingOptions
 from .action_expert import expert_positions, expert_window
 from .config import AlpamayoConfig, build
 from .flow_matching import VelocityField
-from .text import Decoder, KVCache, LanguageModel, Window, decode_window, prompt_window
+from .reasoning import Generators, Reasoning, sample_token, summarise
+from .text import (
+    Decoder,
+    KVCache,
+    LanguageModel,
+    Turns,
+    Window,
+    decode_window,
+    prompt_window,
+    rotary,
+)
 from .tokens import TokenIds
 from .vision import CHUNK_IMAGES, VisionTower
 
-Generators = torch.Generator | Sequence[torch.Generator]
 # tokens; bounds the MLP's activations. What 16 images of 320x576 make of a prompt goes through at
 # once: packed weights are unpacked for every chunk anew.
 PREFILL_CHUNK = 3072
-FEW_ROWS = 16  # of a draw, that a GPU sums one by one
 
 
 class VisionLanguageBody(nn.Module):
@@ -69,29 +77,6 @@ class Prompt:
     length: int
     rope_delta: Tensor
     logits: Tensor
-
-
-@dataclass
-class Reasoning:
-    """Generated tokens (B, K, N), as padded behind the marker, and how each row ended.
-
-    marker (B, K): index in N of the trajectory marker, or -1. eos (B, K): whether there is an eos.
-    length: row length with the prompt, the one discarded token behind the last included.
-    """
-
-    tokens: Tensor
-    marker: Tensor
-    eos: Tensor
-    length: int
-
-    @property
-    def end(self) -> list[list[str]]:
-        """How each row (B, K) ended: 'marker', 'eos' or 'budget'. Waits for the device."""
-        rows = zip(self.marker.tolist(), self.eos.tolist(), strict=True)
-        return [
-            ['marker' if m >= 0 else 'eos' if e else 'budget' for m, e in zip(ms, es, strict=True)]
-            for ms, es in rows
-        ]
 
 
 class AlpamayoR1(nn.Module):
@@ -216,11 +201,34 @@ class AlpamayoR1(nn.Module):
 
         prompt and used may be 0-d tensors, with `span` the cache's capacity: see text.Window.
         """
-        samples = x.shape[1]
+        places = self.decode_places(rope_delta, prompt, used, x.shape[1], span)
+        return self.decode_part(x, places, cache, 0, len(self.vlm.model.language_model.layers))
+
+    def decode_places(
+        self,
+        rope_delta: Tensor,
+        prompt: int | Tensor,
+        used: int | Tensor,
+        samples: int,
+        span: int,
+    ) -> tuple[Turns, Window]:
+        """Where one more token of each sample stands and what it sees; arguments as `decode`."""
         at = (rope_delta + prompt + (used - prompt) // samples).view(1, -1, 1)
-        window = decode_window(prompt, used, samples, span, x.device)
+        norm = self.expert.norm.weight  # never quantized: it tells dtype and device
+        turns = rotary(at.expand(3, -1, samples), self.config.text, norm.dtype)
+        return turns, decode_window(prompt, used, samples, span, norm.device)
+
+    def decode_part(
+        self, x: Tensor, places: tuple[Turns, Window], cache: KVCache, start: int, stop: int
+    ) -> Tensor:
+        """Hidden states (B, K, H) behind a decode step's layers from `start` to before `stop`.
+
+        Behind the last layer, the logits of `decode`. x is overwritten.
+        """
         language = self.vlm.model.language_model
-        return self._logits(language(x, at.expand(3, -1, samples), cache, window))
+        turns, window = places
+        hidden: Tensor = language.part(x, turns, cache, window, start, stop)
+        return self._logits(hidden) if stop == len(language.layers) else hidden
 
     def reason(
         self,
@@ -375,72 +383,3 @@ def prompt_positions(
         positions[:, scene, end:] = torch.arange(at, at + length - end)
     deltas = positions.amax((0, 2)) + 1 - length
     return positions.to(is_image.device), deltas.to(is_image.device)
-
-
-def sample_token(
-    logits: Tensor,
-    ids: TokenIds,
-    options: SamplingOptions,
-    generator: Generators | None = None,
-) -> Tensor:
-    """Next tokens (B, K) from logits (B, K, vocab): mask, temperature, top-k, top-p, draw.
-
-    Discrete trajectory tokens are never sampled; greedy means argmax. generator: one for all, or
-    one for each scene, so that its draws do not depend on the others. What it draws from logits
-    that are not numbers means nothing: see AlpamayoR1.reason.
-    """
-    logits = logits.to(torch.float32).clone()
-    logits[..., ids.discrete_start : ids.discrete_end] = -torch.inf
-    if options.greedy:
-        return logits.argmax(-1)
-    logits = logits / options.temperature
-    if options.top_k > 0:
-        floor = logits.topk(min(options.top_k, logits.shape[-1])).values[..., -1:]
-        logits = logits.masked_fill(logits < floor, -torch.inf)
-    # in proportion to the probabilities: a draw needs no more, and a softmax over the whole
-    # vocabulary, a single row, leaves most of a GPU idle
-    weights = (logits - logits.amax(-1, keepdim=True)).exp()
-    if options.top_p < 1:
-        ordered, order = weights.sort()
-        sums = _running_sums(ordered)
-        below = sums <= (1 - options.top_p) * sums[..., -1:]
-        below[..., -1] = False  # the likeliest token always stays
-        weights = weights.masked_fill(below.scatter(-1, order, below), 0.0)
-    if isinstance(generator, Sequence):
-        return torch.stack([_draw(w, g) for w, g in zip(weights, generator, strict=True)])
-    return _draw(weights, generator)
-
-
-def _running_sums(x: Tensor) -> Tensor:
-    """Sums (..., n) of x up to each place."""
-    if not x.is_cuda or x.numel() > FEW_ROWS * x.shape[-1]:
-        return x.cumsum(-1)
-    sums = torch.empty_like(x)  # a GPU sums six rows 40 times as slowly as one alone
-    for row, out in zip(x.flatten(0, -2), sums.flatten(0, -2), strict=True):
-        torch.cumsum(row, 0, out=out)
-    return sums
-
-
-def _draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Indices (...) drawn in proportion to weights (..., n), as torch.multinomial draws them.
-
-    Without its checks: they take as long as the draw, and one that fails ends a GPU's context.
-    """
-    return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(-1)
-
-
-def pad_behind(tokens: Tensor, marker: int, pad: int) -> tuple[Tensor, Tensor]:
-    """Rows (..., N) with `pad` behind their first `marker`, and its index (...), -1 if absent."""
-    is_marker = tokens == marker
-    found = is_marker.any(-1)
-    first = torch.where(found, is_marker.int().argmax(-1), -1)
-    index = torch.arange(tokens.shape[-1], device=tokens.device)
-    behind = found.unsqueeze(-1) & (index > first.unsqueeze(-1))
-    return tokens.masked_fill(behind, pad), first
-
-
-def summarise(tokens: Tensor, ids: TokenIds, prompt: int, complete: bool) -> Reasoning:
-    """Reasoning from raw tokens (B, K, N); pads overwrite what stands behind each marker."""
-    tokens, marker = pad_behind(tokens, ids.future_start, ids.pad)
-    length = prompt + tokens.shape[-1] + (1 if complete else 0)
-    return Reasoning(tokens, marker, (tokens == ids.eos).any(-1), length)

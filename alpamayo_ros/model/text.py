@@ -20,6 +20,8 @@ from ..kernels.fused import rotate_into_cache, swiglu
 from ..kernels.norm import add_rms_norm, add_terms, rms_norm
 from .config import TextConfig
 
+Turns = tuple[Tensor, Tensor]  # cosine and sine of the positions: see `rotary`
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm: statistics in float32, cast back, then times the weight."""
@@ -87,7 +89,7 @@ class KVCache:
         self.length = 0
 
 
-def rotary(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rotary(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> Turns:
     """Cosine and sine (B, 1, L, head_dim) of positions (3, B, L): rows are time, height, width.
 
     Interleaved axes: frequency i belongs to height if i % 3 == 1 and i < 3 * section[1], to width
@@ -227,15 +229,15 @@ class Decoder(nn.Module):
         of x: features where image tokens are, zeros elsewhere; asked for one at a time. last_only:
         see `part`. The caller advances `cache.length` by L to keep the new tokens.
         """
-        at = 0
+        at, turns = 0, rotary(positions, self.config, x.dtype)
         for at, added in enumerate(deepstack, 1):
-            x = self.part(x, positions, cache, window, at - 1, at).add_(added)
-        return self.part(x, positions, cache, window, at, len(self.layers), last_only)
+            x = self.part(x, turns, cache, window, at - 1, at).add_(added)
+        return self.part(x, turns, cache, window, at, len(self.layers), last_only)
 
     def part(
         self,
         x: Tensor,
-        positions: Tensor,
+        turns: Turns,
         cache: KVCache,
         window: Window,
         start: int,
@@ -244,10 +246,11 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Hidden states (B, L, hidden) behind the layers from `start` to before `stop`.
 
-        x is overwritten. last_only: what the last token has alone, (B, 1, hidden); where `stop` is
-        behind the last layer, that needs of all others but their keys and values nothing.
+        x is overwritten. turns: `rotary` of its positions. last_only: what the last token has
+        alone, (B, 1, hidden); where `stop` is behind the last layer, that needs of all others but
+        their keys and values nothing.
         """
-        cos, sin = rotary(positions, self.config, x.dtype)
+        cos, sin = turns
         branch: Tensor | None = None  # terms that the last one adds to x: sums go with norms
         # all in one frame: callers would keep what has been used up, 25 MB each of a prompt
         for i in range(start, stop):

@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import images, validity
 from ..data_types import Context, Frame, Prediction, SamplingOptions
 from ..errors import BadInput
-from ..model.alpamayo import AlpamayoR1, Reasoning
+from ..model.alpamayo import AlpamayoR1
 from ..model.checkpoint import checkpoint_sha256
 from ..model.config import card_limits
 from ..model.hub import resolve
@@ -28,6 +28,7 @@ from ..model.processor import (
     reasoning_checks,
     said,
 )
+from ..model.reasoning import Reasoning
 from ..model.text import KVCache
 from .budget import needed_bytes, working_bytes
 from .graphs import RecordedVision, Recorder, StaticSteps

@@ -15,12 +15,14 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from ..model.alpamayo import PREFILL_CHUNK, AlpamayoR1, Prompt, Reasoning
+from ..model.alpamayo import PREFILL_CHUNK, AlpamayoR1, Prompt
 from ..model.flow_matching import VelocityField
-from ..model.text import KVCache, Window, prompt_window
+from ..model.reasoning import Reasoning
+from ..model.text import KVCache, Turns, Window, prompt_window, rotary
 
 WARM_UP_RUNS = 2  # kernels are compiled and workspaces allocated before a recording
 SIZES = 2  # sets of image sizes recorded at a time: a rig has one
+START_LAYERS = 4  # of a decode step: their graph runs while the larger one of the rest is launched
 CHUNKS = 8  # places and lengths of prompt chunks recorded at a time: a rig has one
 
 Grid = tuple[int, int]
@@ -55,12 +57,10 @@ class StaticSteps:
         self.tokens = whole(scenes, samples)
         self._embed = model.vlm.model.language_model.embed_tokens
         self._embeds_inside = self._embed.weight.device == device  # else it is on the host
-        # on the host, in pages that the device reads and writes by itself
-        self._said = torch.zeros(
-            scenes, samples, dtype=torch.int64, pin_memory=device.type == 'cuda'
-        )
+        pinned = device.type == 'cuda'  # on the host, in pages that the device reaches by itself
+        self._said = torch.zeros(scenes, samples, dtype=torch.int64, pin_memory=pinned)
         self.embedded = torch.zeros(
-            scenes, samples, width, dtype=cache.keys.dtype, pin_memory=device.type == 'cuda'
+            scenes, samples, width, dtype=cache.keys.dtype, pin_memory=pinned
         )
         self.rope_delta, self.prompt, self.used = whole(scenes), whole(), whole()
         self.marker, self.length = whole(scenes, samples), whole()  # of the reasoning
@@ -79,7 +79,13 @@ class StaticSteps:
         self.chunk_positions = whole(3, scenes, length)
         self._record = record
         self._run_chunk: dict[tuple[int, int], list[Callable[[], Tensor]]] = {}
-        self._run_decode = record(self._decode)
+        self._layers = model.config.text.num_hidden_layers
+        self._start = min(START_LAYERS, self._layers - 1)
+        self._hidden: Tensor
+        self._decode_places: tuple[Turns, Window]
+        self._run_start = record(self._decode_start)
+        self._run_start()  # what the rest reads is to be something: it is warmed up with it
+        self._run_rest = record(self._decode_rest)
         self._run_places = record(self._places)
         self._run_velocity = record(self._velocity)
 
@@ -116,7 +122,8 @@ class StaticSteps:
             if tokens.is_cuda:
                 torch.cuda.current_stream().synchronize()
             self.embedded.copy_(self._embed(self._said))
-        logits = self._run_decode()
+        self._run_start()
+        logits = self._run_rest()
         prompt.cache.length += tokens.shape[1]
         return logits
 
@@ -144,26 +151,30 @@ class StaticSteps:
         def part(start: int, stop: int, last_only: bool = False) -> Tensor:
             # made in here: a graph does not keep what was there before
             window = prompt_window(x.shape[1], self.cache.length, x.device)
-            return language.part(x, positions, self.cache, window, start, stop, last_only)
+            turns = rotary(positions, language.config, x.dtype)
+            return language.part(x, turns, self.cache, window, start, stop, last_only)
 
         def rest() -> Tensor:
             return part(early, len(language.layers), last_only=True)[:, -1]
 
         return [*(self._record(partial(part, i, i + 1)) for i in range(early)), self._record(rest)]
 
-    def _decode(self) -> Tensor:
+    def _decode_start(self) -> Tensor:
+        """The first layers of a decode step; what the others read stays where it is."""
         if self._embeds_inside:
             x = self._embed(self.tokens)
         else:
             x = self.embedded.to(self.tokens.device, non_blocking=True, copy=True)
-        return self.model.decode(
-            x,
-            self.rope_delta,
-            self.prompt,
-            self.used,
-            self.cache,
-            self.cache.capacity,
+        self._decode_places = self.model.decode_places(
+            self.rope_delta, self.prompt, self.used, self.samples, self.cache.capacity
         )
+        parts = x, self._decode_places, self.cache
+        self._hidden = self.model.decode_part(*parts, 0, self._start)
+        return self._hidden
+
+    def _decode_rest(self) -> Tensor:
+        parts = self._hidden, self._decode_places, self.cache
+        return self.model.decode_part(*parts, self._start, self._layers)
 
     def _places(self) -> Tensor:
         """Put where the waypoints go, and what they see, where all flow steps read it."""
