@@ -1,11 +1,13 @@
 """Decoding of frames to RGB pixels, and the size in a file's header."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
 
 from alpamayo_ros.data_types import Frame
-from alpamayo_ros.images import ImageError, decode, header_size
+from alpamayo_ros.images import RAW_ENCODINGS, ImageError, decode, header_size
 
 RED_GREEN = np.array([[[250, 10, 20], [30, 240, 50]]], np.uint8)  # RGB, 1 x 2
 
@@ -156,3 +158,12 @@ def test_header_size_skips_a_segment_that_looks_like_a_size(picture):
 def test_header_without_size_gives_zeros(encoding):
     for data in (b'', b'\xff\xd8', b'\xff\xd8\xff\xe0\xff\xff', b'\xff' * 20, bytes(100)):
         assert header_size(encoding, np.frombuffer(data, np.uint8)) == (0, 0)
+
+
+def test_readme_names_the_encodings(root):
+    text = (root / 'README.md').read_text(encoding='utf-8')
+    listed = re.findall(
+        '`(.*?)`', re.search(r'encodings of an `Image` are (.*?)\.', text, re.S)[1]
+    )
+    deep = [f'{name[:-1]}16' for name in listed if name.endswith('8')]
+    assert set(RAW_ENCODINGS) == {*listed, *deep}
