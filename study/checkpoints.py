@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES, Rules, rules_of
 from alpamayo_ros.runtime.engine import AlpamayoEngine
-from alpamayo_ros.runtime.quantize import plan_job, quantize_checkpoint
+from alpamayo_ros.runtime.quantize import quantize_checkpoint
+from alpamayo_ros.runtime.quantize_job import plan_job
 
 from .calibrate import input_moments, picture_size, scenes_of
 from .distill import distill

@@ -23,7 +23,7 @@ from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.reasoning import summarise
 from alpamayo_ros.quantization.linear import HostEmbedding, PackedWeight, RowParts
 from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES
-from alpamayo_ros.runtime import quantize
+from alpamayo_ros.runtime import quantize, quantize_job
 import alpamayo_ros.runtime.auto  # noqa: F401  registers the classes
 from alpamayo_ros.runtime.load import load_model
 from alpamayo_ros.runtime.quantize import REPORT
@@ -195,10 +195,10 @@ def run_three_parts(target, monkeypatch, **arguments):
         return write(job, part, progress)
 
     monkeypatch.setattr(quantize, '_write_part', stop)
-    monkeypatch.setattr(quantize, 'PART_BYTES', 100_000)
+    monkeypatch.setattr(quantize_job, 'PART_BYTES', 100_000)
     assert run(target, **arguments) == 130
     monkeypatch.undo()
-    monkeypatch.setattr(quantize, 'PART_BYTES', 100_000)
+    monkeypatch.setattr(quantize_job, 'PART_BYTES', 100_000)
 
 
 def test_interrupted_run_goes_on_and_ends_the_same(tmp_path, monkeypatch, mixed):
@@ -360,7 +360,7 @@ def watch():
         peak = max(peak, anonymous())
         time.sleep(0.002)
 
-alpamayo_ros.runtime.quantize.PART_BYTES = 10_000_000
+alpamayo_ros.runtime.quantize_job.PART_BYTES = 10_000_000
 alpamayo_ros.quantization.matrix.PIECE = 1 << 18
 arguments = [sys.argv[1], sys.argv[2], '--bits', '2', '--recipe', 'mixed', '--solver', 'minmax']
 before = anonymous()

@@ -22,7 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     # imported here: --help should not wait for torch
     from ..model.hub import resolve, resolve_vlm
     from ..quantization.scheme import default_recipe
-    from ..runtime.quantize import REPORT, plan_job, quantize_checkpoint
+    from ..runtime.quantize import REPORT, quantize_checkpoint
+    from ..runtime.quantize_job import plan_job
 
     source = resolve(arguments.source)
     vlm = resolve_vlm(arguments.vlm) if arguments.vlm else None
