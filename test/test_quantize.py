@@ -23,7 +23,7 @@ from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.reasoning import summarise
 from alpamayo_ros.quantization.linear import HostEmbedding, PackedWeight, RowParts
 from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES
-from alpamayo_ros.runtime import quantize, quantize_job
+from alpamayo_ros.runtime import memory, quantize, quantize_job
 import alpamayo_ros.runtime.auto  # noqa: F401  registers the classes
 from alpamayo_ros.runtime.load import load_model
 from alpamayo_ros.runtime.quantize import REPORT
@@ -471,6 +471,14 @@ def test_target_that_exists_is_not_touched(tmp_path, capsys):
     (tmp_path / 'q').mkdir()
     assert run(tmp_path / 'q') == 2
     assert 'exists already' in capsys.readouterr().err
+
+
+def test_too_little_memory_is_said_before(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(memory, 'available_bytes', lambda device: 10**6)
+    assert run(tmp_path / 'q') == 2
+    said = capsys.readouterr().err
+    assert 'its largest matrix 0.00, solving 0.08), 0.00 GB are available on cpu' in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_too_little_space_is_said_before(tmp_path, monkeypatch, capsys):

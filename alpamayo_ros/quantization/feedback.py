@@ -19,6 +19,14 @@ NAME = 'feedback'  # beside the SOLVERS, which see groups alone
 DAMPING = 0.01  # of the mean square of the inputs: makes the moments of few samples invertible
 
 
+def working_bytes(rows: int, columns: int) -> int:
+    """Memory for a matrix at the most: five of its size in float32, four of the moments as well.
+
+    Those of the moments are in float64.
+    """
+    return 5 * 4 * rows * columns + 4 * 8 * columns**2
+
+
 def quantize_with_feedback(
     weight: Tensor,
     rule: Rule,

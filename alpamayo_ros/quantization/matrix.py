@@ -15,6 +15,11 @@ from .solver import solve
 PIECE = 1 << 21  # weights that are solved at a time: 8 MB in float32, and solvers hold several
 
 
+def working_bytes() -> int:
+    """Memory for a piece at the most: solvers hold some nine float32 values of each weight."""
+    return 10 * 4 * PIECE
+
+
 def quantize_matrix(
     weight: Tensor,
     rule: Rule,

@@ -17,13 +17,14 @@ from ..errors import BadInput
 from ..folders import refuse_existing
 from ..model.checkpoint import check_names, checkpoint_sha256, tensor_shapes
 from ..model.config import load_config, read_json
-from ..quantization import feedback
+from ..quantization import feedback, matrix
 from ..quantization.linear import UNUSED, replace_linears
 from ..quantization.record import KEY, Quantization
 from ..quantization.scheme import Rule, rule_of, rule_of_tensor, rules_of
 from ..quantization.solver import SOLVERS
 from .input_statistics import InputStatistics, read_input_statistics
 from .load import build_on_meta, check_device
+from .memory import require_memory
 
 PART_BYTES = 500_000_000  # of a file: what is lost when a run is interrupted, and held in memory
 ZERO_POINT = '._zeropoint'
@@ -95,7 +96,7 @@ def plan_job(
     """Check everything that can be checked beforehand; nothing is written.
 
     importance: a file of input statistics, by which errors are weighed. Raises BadInput for
-    arguments, a source that is not whole or not a release, too little space.
+    arguments, a source that is not whole or not a release, too little space or memory.
     """
     refuse_existing(target)
     rules = rules_of(recipe, bits)
@@ -119,14 +120,11 @@ def plan_job(
         )
         job = replace(job, quantization=quantization)
     _check_steps(job, steps, packed)
-    there = sum(file.stat().st_size for file in job.unfinished.glob('*.safetensors'))
-    needed = sum(step.stored_bytes for step in steps) - there  # each is kept or replaced
-    free = shutil.disk_usage(next(p for p in target.absolute().parents if p.exists())).free
-    if needed > free:
-        raise BadInput(f'{target}: needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free')
+    job = replace(job, parts=tuple(_parts(steps)))
+    _check_room(job)
     digest = checkpoint_sha256(source, lambda size: progress('sha256 of the source', size))
     quantization = replace(quantization, source_sha256=digest)
-    return replace(job, quantization=quantization, parts=tuple(_parts(steps)))
+    return replace(job, quantization=quantization)
 
 
 def _check_solver(solver: str, importance: Path | None) -> None:
@@ -173,6 +171,27 @@ def _check_steps(job: Job, steps: list[Step], packed: bool) -> None:
     stored = {name: shape for step in steps for name, shape in step.shapes.items()}
     where = f'{job.source} as {job.quantization.recipe} of {job.quantization.bits:g} bits'
     check_names(model, stored, where)
+
+
+def _check_room(job: Job) -> None:
+    """Raise BadInput where the disk or a memory has too little room, before anything is made."""
+    sizes = [sum(step.stored_bytes for step in part) for part in job.parts]
+    there = sum(file.stat().st_size for file in job.unfinished.glob('*.safetensors'))
+    needed = sum(sizes) - there  # each is kept or replaced
+    free = shutil.disk_usage(next(p for p in job.target.absolute().parents if p.exists())).free
+    if needed > free:
+        raise BadInput(f'{job.target}: needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free')
+    needs = {'cpu': {'a file of the result': max(sizes)}}
+    if solved := [step for part in job.parts for step in part if step.solved]:
+        working = matrix.working_bytes()
+        if job.quantization.solver == feedback.NAME:
+            fed_back = (step for step in solved if job.second_moments(step) is not None)
+            shapes = (job.read(step.source).shape for step in fed_back)
+            working = max([working, *(feedback.working_bytes(*shape) for shape in shapes)])
+        own = {'its largest matrix': max(step.stored_bytes for step in solved), 'solving': working}
+        needs[job.device] = needs.get(job.device, {}) | own
+    for device, memory in needs.items():
+        require_memory(job.source, memory, device)
 
 
 def _parts(steps: list[Step]) -> Iterator[tuple[Step, ...]]:
