@@ -144,11 +144,14 @@ def test_swiglu_of_joined_matrices_is_that_of_both(scheme):
     assert relative(y, silu_product(x, *matrices)) < ERRORS['float32']
 
 
-@pytest.mark.parametrize('op', ['packed_linear', 'packed_swiglu', 'packed_embedding'])
+@pytest.mark.parametrize(
+    'op', ['packed_linear', 'packed_terms', 'packed_swiglu', 'packed_embedding']
+)
 def test_op_has_a_sound_schema(op):
     stored, _ = random_weight(SCHEMES[2], 8, 128, torch.float32)
     arguments = {
         'packed_linear': (draw(2, 128, torch.float32), *stored, [8]),
+        'packed_terms': (draw(2, 128, torch.float32), *stored, [8]),
         'packed_swiglu': (draw(2, 128, torch.float32), *stored, [4, 4]),
         'packed_embedding': (torch.tensor([1, 3]), *stored, 128),
     }

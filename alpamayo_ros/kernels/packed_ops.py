@@ -238,10 +238,8 @@ def packed_linear_cuda(
     """The fastest path for the number of rows of x."""
     if _is_unpacked(x, levels, rows):
         return _unpacked_product(x, data, scale, shift, levels, rows, bias, unpack.dense_triton)
-    flat = x.reshape(-1, x.shape[-1])
-    terms = packed_matmul.path(len(flat))(flat, data, scale, shift, levels, rows)
-    y = sum_terms(terms, x.dtype)
-    return (y if bias is None else y.add_(bias)).view(*x.shape[:-1], -1)
+    y = sum_terms(packed_terms_cuda(x, data, scale, shift, levels, rows), x.dtype)
+    return y if bias is None else y.add_(bias)
 
 
 def packed_terms_cuda(

@@ -84,7 +84,7 @@ def _tile(shape: Shape, count: int, processors: int) -> Tile:
 
 
 @triton.jit
-def _weights(
+def _bytes(
     data_ptr,
     byte_row,
     columns,
@@ -196,7 +196,7 @@ def _single_kernel(
     total = (tl.zeros((SEGMENTS, ROWS, SLOTS), tl.float32),) * DIGITS
     for i in tl.range(0, ROUNDS, num_stages=STAGES):
         step = first + i * SEGMENTS
-        w = _weights(data_ptr, byte_row, columns, step, groups, GROUP, STEP, STEPS_PER_GROUP, EVEN)
+        w = _bytes(data_ptr, byte_row, columns, step, groups, GROUP, STEP, STEPS_PER_GROUP, EVEN)
         if ASSEMBLY != '':
             codes = tl.inline_asm_elementwise(
                 ASSEMBLY, CONSTRAINTS, [w], dtype=(x.dtype,) * DIGITS, is_pure=True, pack=4

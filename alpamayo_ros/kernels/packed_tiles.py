@@ -96,7 +96,7 @@ def new_terms(x: Tensor, splits: int, rows: Sequence[int]) -> Tensor:
 
 
 def sum_terms(terms: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sum (M, N) of terms (S, M, N), rounded once."""
+    """Sum (...) of terms (S, ...), rounded once."""
     if len(terms) == 1:
         return terms[0]
     out = terms.new_empty(terms.shape[1:], dtype=dtype)
