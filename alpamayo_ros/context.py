@@ -32,7 +32,7 @@ from .data_types import (
     Rejection,
 )
 from .errors import BadInput
-from .rig import Camera, CameraRig
+from .rig import CameraRig, RigCamera
 from .stream import Item, Stream
 
 HISTORY_NS = (HISTORY_POSES - 1) * GRID_NS
@@ -221,7 +221,7 @@ class ContextBuffer:
                 detail = f'{stream.name} is {away_ns / 1e9:.2g} s away from {anchor.name}'
                 raise _NotServable('two_clocks', detail)
 
-    def _pick(self, camera: Camera, t0_ns: int) -> tuple[Frame, ...]:
+    def _pick(self, camera: RigCamera, t0_ns: int) -> tuple[Frame, ...]:
         stream, picked = self._frames[camera.name], []
         tolerance_ns = _ns(camera.tolerance_s)
         for age_ns in GRID_AGES_NS:

@@ -53,7 +53,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Camera:
+class RigCamera:
     """One camera: its name and index in the model, its topic, how far a frame may be off grid."""
 
     name: str
@@ -75,7 +75,7 @@ class CameraRig:
     anchor: str
     odometry_topic: str
     tolerance_s: float
-    cameras: tuple[Camera, ...]
+    cameras: tuple[RigCamera, ...]
     absent: tuple[str, ...]
     ground_z_m: float = 0.0
 
@@ -203,7 +203,7 @@ class _Section:
 def _rig(section: _Section, name: str) -> CameraRig:
     tolerance_s = section.number('tolerance_s', 0, MAX_TOLERANCE_S, default=0.05)
     odometry_topic = section.topic('odometry_topic')
-    cameras: list[Camera] = []
+    cameras: list[RigCamera] = []
     topics = {odometry_topic: 'odometry_topic'}
     for part in section.sections('cameras'):
         camera = _camera(part, tolerance_s)
@@ -235,8 +235,8 @@ def _rig(section: _Section, name: str) -> CameraRig:
     )
 
 
-def _camera(section: _Section, tolerance_s: float) -> Camera:
-    camera = Camera(
+def _camera(section: _Section, tolerance_s: float) -> RigCamera:
+    camera = RigCamera(
         name=section.choice('name', tuple(CAMERA_INDEX)),
         index=section.whole('index', 0),
         topic=section.topic('topic'),

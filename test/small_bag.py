@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from alpamayo_ros.evaluation.messages import TYPESTORE, message_factory
+from alpamayo_ros.bags.messages import TYPESTORE, message_factory
 
 START_NS = 1_700_000_000_000_000_000
 CAMERAS = ('cross_left', 'front_wide', 'cross_right', 'front_tele')

@@ -36,8 +36,8 @@ from rclpy.parameter import Parameter  # isort: skip
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # isort: skip
 from rclpy.signals import SignalHandlerOptions  # isort: skip
 
-from alpamayo_ros.evaluation.messages import TYPESTORE
-from alpamayo_ros.evaluation.node_benchmark import resident_bytes
+from alpamayo_ros.bags.messages import TYPESTORE
+from alpamayo_ros.benchmark.node import resident_bytes
 from alpamayo_ros.ros.anchors import FATES
 from alpamayo_ros.ros.messages import interface, make
 from alpamayo_ros.ros.outputs import OUTPUTS

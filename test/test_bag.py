@@ -3,9 +3,9 @@
 import pytest
 import small_bag
 
+from alpamayo_ros.bags.reader import Bag
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.evaluation.bag import Bag
-from alpamayo_ros.evaluation.driven import DrivenPath
+from alpamayo_ros.replay.driven_path import DrivenPath
 from alpamayo_ros.ros.inputs import to_pose
 
 ODOMETRY = small_bag.ODOMETRY

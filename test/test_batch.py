@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from alpamayo_ros.data_types import SamplingOptions
-from alpamayo_ros.evaluation.open_loop import OpenLoop
-from alpamayo_ros.evaluation.scene import as_they_are, contexts
+from alpamayo_ros.drives.open_loop import OpenLoop
+from alpamayo_ros.drives.scene import as_they_are, contexts
 from alpamayo_ros.model.small import write_small_checkpoint
 from alpamayo_ros.runtime.batch import infer_batch
 from alpamayo_ros.runtime.engine import AlpamayoEngine

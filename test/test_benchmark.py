@@ -7,11 +7,12 @@ import small_bag
 import torch
 
 from alpamayo_ros import kernels
+from alpamayo_ros.benchmark import engine as engine_benchmark
+from alpamayo_ros.benchmark import stock_quanto
+from alpamayo_ros.benchmark.full_size import RELEASE, make_scene, random_model
+from alpamayo_ros.benchmark.roofline import work
 from alpamayo_ros.cli import benchmark_engine
 from alpamayo_ros.cli.benchmark import main
-from alpamayo_ros.evaluation import engine_benchmark, stock_quanto
-from alpamayo_ros.evaluation.full_size import RELEASE, make_scene, random_model
-from alpamayo_ros.evaluation.roofline import work
 from alpamayo_ros.model.config import load_config, parse_config
 from alpamayo_ros.model.small import write_small_checkpoint
 from alpamayo_ros.runtime.load import build_on_meta

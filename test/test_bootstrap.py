@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alpamayo_ros.evaluation.bootstrap import Bootstrap, Interval
+from alpamayo_ros.metrics.bootstrap import Bootstrap, Interval
 
 DRIVES = [drive for drive in range(40) for _ in range(5)]
 

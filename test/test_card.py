@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from alpamayo_ros.evaluation.parts import Part
-from alpamayo_ros.evaluation.table import CLOSED, tabulate
+from alpamayo_ros.drives.parts import Part
+from alpamayo_ros.drives.table import tabulate
+from alpamayo_ros.metrics.evaluation import CLOSED
 from alpamayo_ros.model.checkpoint import checkpoint_sha256
 from training.card import main
 

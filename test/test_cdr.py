@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_outputs import T0_NS, plan
 
-from alpamayo_ros.evaluation.messages import TYPESTORE, message_factory
+from alpamayo_ros.bags.messages import TYPESTORE, message_factory
 from alpamayo_ros.ros.cdr import read_odometry
 from alpamayo_ros.ros.inputs import read_pose, to_pose
 from alpamayo_ros.ros.outputs import OUTPUTS

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alpamayo_ros.evaluation import closed_loop, open_loop
-from alpamayo_ros.evaluation.closed_loop import ClosedLoop
-from alpamayo_ros.evaluation.follower import GRID_S, follow, path_from
-from alpamayo_ros.evaluation.open_loop import OpenLoop, comfort
-from alpamayo_ros.evaluation.planners import Blind, Expert
-from alpamayo_ros.evaluation.scene import START_NS, black, shuffled, truth
+from alpamayo_ros.drives import closed_loop, open_loop
+from alpamayo_ros.drives.closed_loop import ClosedLoop
+from alpamayo_ros.drives.follower import GRID_S, follow, path_from
+from alpamayo_ros.drives.open_loop import OpenLoop, comfort
+from alpamayo_ros.drives.planners import Blind, Expert
+from alpamayo_ros.drives.scene import START_NS, black, shuffled, truth
 from alpamayo_ros.ros.policy import Policies
 from alpamayo_ros.runtime.constant_turn_rate import ConstantTurnRateEngine
 from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine

@@ -9,7 +9,7 @@ from alpamayo_ros import geometry
 from alpamayo_ros.context import ContextBuffer, ContextLimits
 from alpamayo_ros.data_types import Context, EgoPose, Frame, Rejection
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.rig import Camera, CameraRig
+from alpamayo_ros.rig import CameraRig, RigCamera
 
 START_NS = 1_700_000_000_000_000_000
 MS = 1_000_000
@@ -20,7 +20,7 @@ UTM_M = np.array([4.0e6, 4.0e6, 100.0])
 def rig(*names, tolerance_s=0.05):
     """A rig with front_wide as anchor and the named cameras; the rest of the four is absent."""
     names = sorted({'front_wide', *names}, key=NAMES.__getitem__)
-    cameras = tuple(Camera(name, NAMES[name], f'/{name}', tolerance_s, None) for name in names)
+    cameras = tuple(RigCamera(name, NAMES[name], f'/{name}', tolerance_s, None) for name in names)
     absent = tuple(name for name in NAMES if name not in names)
     return CameraRig('test', 'front_wide', '/odometry', tolerance_s, cameras, absent)
 

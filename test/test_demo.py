@@ -14,9 +14,9 @@ import pytest
 from rosless.benchmark import LOOPBACK
 from small_bag import START_NS, drive, write, write_rig
 
+from alpamayo_ros.bags.reader import Bag
 from alpamayo_ros.cli import live, play
 from alpamayo_ros.data_types import GRID_NS, NANOSECONDS, seed_at
-from alpamayo_ros.evaluation.bag import Bag
 
 LIMIT_S = 60
 # Participants with another tag are not seen: test runs side by side do not meet.

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from test_outputs import T0_NS, plan, prediction
 
+from alpamayo_ros.bags.messages import TYPESTORE, message_factory
 from alpamayo_ros.context import ContextLimits
 from alpamayo_ros.data_types import Context, Rejection
-from alpamayo_ros.evaluation.messages import TYPESTORE, message_factory
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.ros import diagnostics
 from alpamayo_ros.ros.anchors import Anchors

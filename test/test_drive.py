@@ -9,10 +9,10 @@ import pytest
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability
 
+from alpamayo_ros.bags import synthetic_drive as drive_bag
 from alpamayo_ros.cli.drive import main
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.evaluation import drive_bag
-from alpamayo_ros.folders import new_folder
+from alpamayo_ros.files import new_folder
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.world.camera import CAMERAS
 from alpamayo_ros.world.scenario import make_scenario

@@ -8,11 +8,11 @@ import shutil
 import pytest
 
 from alpamayo_ros.cli.evaluate import main
-from alpamayo_ros.evaluation import open_loop, parts
-from alpamayo_ros.evaluation.study import Settings, rows_of
-from alpamayo_ros.evaluation.study_page import render
-from alpamayo_ros.evaluation.table import CLOSED, OPEN
+from alpamayo_ros.drives import open_loop, parts
+from alpamayo_ros.drives.evaluation import EvaluationSettings, rows_of
+from alpamayo_ros.metrics.evaluation import CLOSED, OPEN
 from alpamayo_ros.model.small import write_small_checkpoint
+from alpamayo_ros.report.evaluation_page import render
 
 SMALL = ('drives=2', 'moments=1', 'seconds=10', 'samples=2', 'rounds=50')
 ROWS = ['16 bits', '2 bits mixed', '2 bits mixed, black images', '2 bits mixed, cameras shuffled',
@@ -163,7 +163,7 @@ def test_widths_one_after_the_other_share_a_table(job, tmp_path, capsys):
 
 
 def test_sixteen_bits_with_a_packed_head_are_no_reference(checkpoint):
-    settings = Settings(str(checkpoint), bits=16, recipe='mixed', ablations=False)
+    settings = EvaluationSettings(str(checkpoint), bits=16, recipe='mixed', ablations=False)
     kinds = {row.name: row.kind for row in rows_of(settings)}
     assert (kinds['16 bits'], kinds['16 bits mixed']) == ('reference', 'model')
 

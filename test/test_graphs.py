@@ -8,7 +8,7 @@ import torch
 
 from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.reasoning import summarise
-from alpamayo_ros.runtime.graphs import RecordedVision, Recorder, StaticSteps
+from alpamayo_ros.runtime.graphs import GraphRecorder, RecordedVision, StaticSteps
 from alpamayo_ros.runtime.load import load_model
 
 MODEL = Path(__file__).parent / 'golden/model'
@@ -63,14 +63,14 @@ def test_static_steps_equal_the_plain_ones(samples):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 def test_recorded_graphs_equal_the_plain_steps():
-    check(*both('cuda', record=Recorder().record))
+    check(*both('cuda', record=GraphRecorder().record))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @torch.inference_mode()
 def test_recorded_vision_equals_the_plain_one_for_every_size():
     model = load_model(MODEL, 'cuda')
-    recorded = RecordedVision(model.encode_images, Recorder())
+    recorded = RecordedVision(model.encode_images, GraphRecorder())
     for grids in ([(4, 8)], [(8, 4)] * 2, [(4, 8)], [(4, 8), (4, 4)]):
         patches = torch.randn(sum(h * w for h, w in grids), 1536, device='cuda')
         plain, fast = model.encode_images(patches, grids), recorded(patches, grids)

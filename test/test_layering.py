@@ -31,10 +31,12 @@ def parts(design_table, code_names):
 
 
 def part_of(parts, inside):
-    """Part that holds a path below alpamayo_ros/."""
-    for part in parts:
-        if part.name in (inside.as_posix(), f'{inside.parts[0]}/'):
-            return part
+    """Innermost part that holds a path below alpamayo_ros/."""
+    names = [f'{folder.as_posix()}/' for folder in inside.parents]
+    for name in (inside.as_posix(), *names):
+        for part in parts:
+            if part.name == name:
+                return part
     raise AssertionError(f'{inside}: its part is not in the layer table of docs/design.md')
 
 

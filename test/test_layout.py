@@ -1,5 +1,7 @@
-"""The map of docs/design.md is complete, and the repository names nothing of one machine."""
+"""Folders stay small and documented, and the repository names nothing of one machine."""
 
+import ast
+from collections import Counter
 import os
 import re
 import subprocess
@@ -20,9 +22,27 @@ def tracked(root):
     return [name for name in listed.split('\0') if name and (root / name).is_file()]
 
 
-def test_every_module_is_in_the_map_and_nothing_else(design_table, code_names, modules):
-    named = [name for row in design_table('Modules') for name in code_names(row[0])]
-    assert sorted(named) == sorted(m.relative_to('alpamayo_ros').as_posix() for m in modules)
+def test_no_folder_holds_more_than_fifteen_modules(modules):
+    counts = Counter(str(m.parent) for m in modules if m.name != '__init__.py')
+    assert {folder: count for folder, count in counts.items() if count > 15} == {}
+
+
+def test_every_folder_and_module_says_what_belongs_there(root):
+    silent = [
+        str(path.relative_to(root))
+        for path in (root / 'alpamayo_ros').rglob('*.py')
+        if not ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
+    ]
+    assert silent == []
+
+
+def test_no_two_public_classes_have_one_name(root, modules):
+    homes = {}
+    for module in modules:
+        for node in ast.parse((root / module).read_text(encoding='utf-8')).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith('_'):
+                homes.setdefault(node.name, []).append(str(module))
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
 
 
 def test_top_level_entries_are_those_of_the_map(design_table, code_names, tracked):

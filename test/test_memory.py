@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from alpamayo_ros.benchmark.full_size import RELEASE
 from alpamayo_ros.cli.entry import command
 from alpamayo_ros.cli.quantize import main as quantize
 from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.evaluation.full_size import RELEASE
 from alpamayo_ros.model.config import parse_config
 from alpamayo_ros.quantization import matrix
 from alpamayo_ros.quantization.linear import replace_linears
@@ -66,10 +66,10 @@ def test_weights_of_the_release_take_what_the_format_says(recipe, device_gb, hos
     assert not on_host
     common = (MODEL, 'cpu', model, torch.bfloat16, 2.0, recipe, rules_of(recipe, 2))
     for host_embedding, wanted in ((False, device_gb), (True, host_gb)):
-        stored = load_module.Plan(*common, False, host_embedding, ())
+        stored = load_module.LoadPlan(*common, False, host_embedding, ())
         assert stored.weight_bytes / GB == pytest.approx(wanted, abs=1e-3)
     # quantized while it is loaded: its table is no file's
-    made = load_module.Plan(*common, True, True, ())
+    made = load_module.LoadPlan(*common, True, True, ())
     assert made.weight_bytes / GB == pytest.approx(device_gb, abs=1e-3)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alpamayo_ros.evaluation.metrics import (
+from alpamayo_ros.metrics.displacement import (
     HORIZONS_S,
     ade,
     corner_distance,

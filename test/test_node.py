@@ -131,7 +131,9 @@ def test_live_and_offline_give_bit_equal_poses_on_a_cpu(peer, start, rig_file, t
     for t0_ns, path in live.items():
         context = buffer.context_at(t0_ns)
         prediction = engine.infer(context, seed_at(5, t0_ns))
-        offline = outputs.path(outputs.Plan(prediction, context.odom_from_t0, t0_ns), make)
+        offline = outputs.path(
+            outputs.StampedPrediction(prediction, context.odom_from_t0, t0_ns), make
+        )
         assert poses_of(path) == poses_of(offline)
 
 

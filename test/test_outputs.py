@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from alpamayo_ros.bags.messages import TYPESTORE, message_factory
 from alpamayo_ros.data_types import EgoPose, Prediction
-from alpamayo_ros.evaluation.messages import TYPESTORE, message_factory
 from alpamayo_ros.ros import outputs
-from alpamayo_ros.ros.outputs import OUTPUTS, Plan
+from alpamayo_ros.ros.outputs import OUTPUTS, StampedPrediction
 
 T0_NS = 1_700_000_000_123_456_789
 YAW = np.pi / 2
@@ -47,7 +47,9 @@ def plan(**changes):
         'map',
         'rear_axle',
     )
-    return Plan(**{'prediction': prediction(), 'odom_from_t0': pose, 'now_ns': T0_NS, **changes})
+    return StampedPrediction(
+        **{'prediction': prediction(), 'odom_from_t0': pose, 'now_ns': T0_NS, **changes}
+    )
 
 
 def ns(stamp):

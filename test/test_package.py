@@ -50,7 +50,7 @@ def imports(root, modules):
 @pytest.fixture(scope='module')
 def interfaces(root):
     """Return the packages whose messages and services the live node makes."""
-    texts = [path.read_text(encoding='utf-8') for path in (root / 'alpamayo_ros/ros').glob('*.py')]
+    texts = [path.read_text(encoding='utf-8') for path in (root / 'alpamayo_ros/ros').rglob('*.py')]
     return {name for text in texts for name in INTERFACE.findall(text)} - OPTIONAL_INTERFACES
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from alpamayo_ros.kernels.paint import covered, painted
 from alpamayo_ros.world.camera import CAMERAS
-from alpamayo_ros.world.raster import render, stack
+from alpamayo_ros.world.rendering.paint_triton import covered, painted
+from alpamayo_ros.world.rendering.raster import render, stack
+from alpamayo_ros.world.rendering.stage import Stage
 from alpamayo_ros.world.scenario import make_scenario
-from alpamayo_ros.world.stage import Stage
 
 
 def test_the_kernel_in_the_interpreter_paints_what_numpy_paints(interpreted):

@@ -19,11 +19,11 @@ from small_bag import (
 )
 from test_policy import Listener
 
+from alpamayo_ros.bags.messages import TYPESTORE
+from alpamayo_ros.bags.reader import Bag
 from alpamayo_ros.data_types import seed_at
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.evaluation.bag import Bag
-from alpamayo_ros.evaluation.messages import TYPESTORE
-from alpamayo_ros.evaluation.replay import Replay, Schedule
+from alpamayo_ros.replay.replay import Replay, Schedule
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.ros.anchors import FATES
 from alpamayo_ros.ros.outputs import OUTPUTS

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_outputs import T0_NS, make, ns, plan, prediction
 
+from alpamayo_ros.bags.messages import TYPESTORE
 from alpamayo_ros.data_types import Context
-from alpamayo_ros.evaluation.messages import TYPESTORE
 from alpamayo_ros.ros.outputs import OUTPUTS
 from alpamayo_ros.ros.policy import (
     INVALID,

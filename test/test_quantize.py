@@ -15,6 +15,9 @@ import torch
 from transformers import AutoModel
 
 from alpamayo_ros.cli.quantize import main
+from alpamayo_ros.conversion import plan as quantize_job
+from alpamayo_ros.conversion import quantize
+from alpamayo_ros.conversion.quantize import REPORT
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.kernels.packing import dense_rows
 from alpamayo_ros.model.checkpoint import INDEX
@@ -23,10 +26,9 @@ from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.reasoning import summarise
 from alpamayo_ros.quantization.linear import HostEmbedding, PackedWeight, RowParts
 from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES
-from alpamayo_ros.runtime import memory, quantize, quantize_job
+from alpamayo_ros.runtime import memory
 import alpamayo_ros.runtime.auto  # noqa: F401  registers the classes
 from alpamayo_ros.runtime.load import load_model
-from alpamayo_ros.runtime.quantize import REPORT
 
 KINDS = [(recipe, bits) for recipe in RECIPES for bits in SCHEMES if bits < 16]
 LAYER = 'vlm.model.language_model.layers.0.mlp.down_proj'
@@ -345,7 +347,7 @@ MEMORY = """
 import sys, threading, time
 from pathlib import Path
 from alpamayo_ros.cli.quantize import main
-import alpamayo_ros.runtime.quantize, torch
+import alpamayo_ros.conversion.quantize, torch
 
 torch.set_num_threads(1)
 def anonymous():
@@ -360,7 +362,7 @@ def watch():
         peak = max(peak, anonymous())
         time.sleep(0.002)
 
-alpamayo_ros.runtime.quantize_job.PART_BYTES = 10_000_000
+alpamayo_ros.conversion.plan.PART_BYTES = 10_000_000
 alpamayo_ros.quantization.matrix.PIECE = 1 << 18
 arguments = [sys.argv[1], sys.argv[2], '--bits', '2', '--recipe', 'mixed', '--solver', 'minmax']
 before = anonymous()

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from alpamayo_ros.world import raster, raster_compiled
 from alpamayo_ros.world.camera import CAMERAS
-from alpamayo_ros.world.raster import render, stack
-from alpamayo_ros.world.render import Renderer, make_world
+from alpamayo_ros.world.rendering import raster, raster_compiled
+from alpamayo_ros.world.rendering.raster import render, stack
+from alpamayo_ros.world.rendering.render import Renderer, make_world
+from alpamayo_ros.world.rendering.stage import Stage
 from alpamayo_ros.world.road import LEFT_EDGE_M, RIGHT_EDGE_M
 from alpamayo_ros.world.scenario import make_scenario
-from alpamayo_ros.world.stage import Stage
 from alpamayo_ros.world.weather import CLEAR
 
 HEIGHT, WIDTH = 64, 112
@@ -170,7 +170,7 @@ def bare_scene(faces):
     level = np.float32([[[0, -1, 0], [0, 0, -1], [1, 0, 0]]])[None]
     zero = np.zeros(1, np.float32)
     return stack([
-        raster.Scene(
+        raster.RasterScene(
             faces, zero, zero, zero, zero, zero, zero, level, np.zeros((1, 3), np.float32),
             np.full((1, 2), 20.0, np.float32), np.float32([[7.5, 5.5]]), zero,
             np.arange(16, dtype=np.float32), np.arange(12, dtype=np.float32),

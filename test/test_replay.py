@@ -10,8 +10,8 @@ from rosbags.highlevel import AnyReader
 import small_bag
 from small_bag import ODOMETRY, START_NS, compressed, image_topic, odometry
 
+from alpamayo_ros.bags.messages import TYPESTORE
 from alpamayo_ros.cli.replay import main
-from alpamayo_ros.evaluation.messages import TYPESTORE
 
 
 @pytest.fixture(scope='module')

@@ -9,10 +9,10 @@ import small_bag
 from alpamayo_ros import shipped
 from alpamayo_ros.cli.replay import main as replay
 from alpamayo_ros.cli.verify import main as verify
+from alpamayo_ros.drives import evaluation as study
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.evaluation import study
+from alpamayo_ros.hub import resolve, resolve_vlm
 from alpamayo_ros.model.checkpoint import checkpoint_sha256
-from alpamayo_ros.model.hub import resolve, resolve_vlm
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 
@@ -38,7 +38,7 @@ def test_a_checkpoint_is_found_by_its_name(tree, capsys):
 
 
 def test_an_evaluation_takes_small_when_nothing_is_said(tree):
-    rows = study.rows_of(study.Settings(ablations=False))
+    rows = study.rows_of(study.EvaluationSettings(ablations=False))
     hashes = {row.about.get('checkpoint_sha256') for row in rows}
     assert hashes == {None, checkpoint_sha256(tree / 'checkpoints/small')}
 

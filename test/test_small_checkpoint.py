@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from alpamayo_ros.hub import resolve
 from alpamayo_ros.model.checkpoint import checkpoint_sha256, tensor_shapes
 from alpamayo_ros.model.config import load_config
-from alpamayo_ros.model.hub import resolve
 from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.small_vlm import ADDED_TOKENS
 from alpamayo_ros.model.tokens import IMAGE_PAD, SPECIAL_NAMES, special

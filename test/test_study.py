@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 import torch
 
 from alpamayo_ros.cli.quantize import main as quantize
+from alpamayo_ros.conversion.input_statistics import linear_inputs
 from alpamayo_ros.kernels.packing import dense_rows
 from alpamayo_ros.model.checkpoint import file_sha256
 from alpamayo_ros.model.small import write_small_checkpoint
@@ -15,9 +16,8 @@ from alpamayo_ros.quantization.feedback import quantize_with_feedback
 from alpamayo_ros.quantization.matrix import quantize_matrix
 from alpamayo_ros.quantization.scheme import SCHEMES, Rule
 from alpamayo_ros.runtime.engine import AlpamayoEngine
-from alpamayo_ros.runtime.input_statistics import linear_inputs
 from alpamayo_ros.runtime.load import load_model
-from study import calibrate
+from quantization_study import calibrate
 
 WIDTHS = [bits for bits, scheme in SCHEMES.items() if scheme.levels]
 LAYER = 'vlm.model.language_model.layers.0.mlp.down_proj'

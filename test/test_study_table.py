@@ -12,14 +12,14 @@ import torch
 import yaml
 
 from alpamayo_ros.cli.quantize import main as quantize
-from alpamayo_ros.evaluation import study
-from alpamayo_ros.evaluation.study_report import rebuild
+from alpamayo_ros.drives import evaluation as study
+from alpamayo_ros.drives.rebuild import rebuild
 from alpamayo_ros.quantization.scheme import SCHEMES, rule_of, rules_of
 from alpamayo_ros.runtime.load import load_model
-from study import calibrate, checkpoints, distill, figures, page, search, table
-from study.dense import codes_in, packed_bytes, packed_layers, unpack
-from study.forced import compare
-from study.full_size import bits_per_weight
+from quantization_study import calibrate, checkpoints, distill, figures, page, search, table
+from quantization_study.dense import codes_in, packed_bytes, packed_layers, unpack
+from quantization_study.forced import compare
+from quantization_study.full_size import bits_per_weight
 from training.architecture import checkpoint_folder, new_model
 from training.settings import load_settings
 from training.train import DEFAULT
@@ -135,7 +135,7 @@ def test_table_has_the_figures_of_an_evaluation_and_goes_on(tiny, tmp_path, few,
     assert list(rows) == ['16 bits', *(f'2 bits mixed {name}' for name in names if name != 'MSE')]
     assert rows['2 bits mixed distilled'] == first['2 bits mixed distilled']
     assert (rows['16 bits']['kl'], rows['16 bits']['ratio']['mean']) == (0.0, 1.0)
-    settings = study.Settings(
+    settings = study.EvaluationSettings(
         checkpoint=str(tiny), bits=16, drives=1, moments=2, out=str(tmp_path / 'evaluation'),
         ablations=False, latencies_s=[],
     )  # fmt: skip

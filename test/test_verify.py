@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from alpamayo_ros.cli.verify import main
-from alpamayo_ros.evaluation.golden import STAGES, rows_of
-from alpamayo_ros.evaluation.golden_model import model_rows
+from alpamayo_ros.verify.golden import STAGES, rows_of
+from alpamayo_ros.verify.golden_model import model_rows
 
 GOLDEN = Path(__file__).parent / 'golden'
 

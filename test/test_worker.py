@@ -13,7 +13,7 @@ from alpamayo_ros.images import ImageError
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.runtime import memory, start
 from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
-from alpamayo_ros.runtime.worker import Job, Worker
+from alpamayo_ros.runtime.worker import InferenceJob, Worker
 
 LIMIT_S = 10.0
 NVML = 'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":1131'
@@ -65,7 +65,9 @@ def context():
 @pytest.fixture
 def job(context):
     """Return a function: number to a job at that t0."""
-    return lambda number: Job(replace(context, t0_ns=number), number, SamplingOptions(), epoch=0)
+    return lambda number: InferenceJob(
+        replace(context, t0_ns=number), number, SamplingOptions(), epoch=0
+    )
 
 
 def test_the_newest_of_the_waiting_contexts_is_inferred_and_the_older_one_comes_back(job):

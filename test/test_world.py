@@ -7,9 +7,9 @@ import pytest
 
 from alpamayo_ros.geometry import rotation_matrix
 from alpamayo_ros.world.camera import CAMERAS
-from alpamayo_ros.world.mesh import ball, box, pyramid
-from alpamayo_ros.world.paint import View, clipped
-from alpamayo_ros.world.render import Renderer, make_world
+from alpamayo_ros.world.rendering.mesh import ball, box, pyramid
+from alpamayo_ros.world.rendering.paint import View, clipped
+from alpamayo_ros.world.rendering.render import Renderer, make_world
 from alpamayo_ros.world.road import LEFT_EDGE_M, RIGHT_EDGE_M
 from alpamayo_ros.world.scenario import make_scenario
 from alpamayo_ros.world.weather import CLEAR

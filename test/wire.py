@@ -20,8 +20,8 @@ from rosless.benchmark import LOOPBACK
 from rosless.importer import install
 from small_bag import ODOMETRY, image_topic
 
+from alpamayo_ros.bags.messages import TYPESTORE
 from alpamayo_ros.data_types import NANOSECONDS
-from alpamayo_ros.evaluation.messages import TYPESTORE
 
 os.environ['CYCLONEDDS_URI'] = LOOPBACK
 os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)  # test runs side by side do not meet

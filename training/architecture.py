@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from alpamayo_ros.folders import new_folder
+from alpamayo_ros.files import new_folder
 from alpamayo_ros.model.alpamayo import AlpamayoR1
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.small import config_json
@@ -20,7 +20,7 @@ from alpamayo_ros.model.small_vlm import write_json, write_vlm
 from alpamayo_ros.model.tokens import INSTRUCTION, SYSTEM
 from alpamayo_ros.world.reasons import REASONS
 
-from .settings import Settings
+from .settings import TrainingSettings
 
 _KNOTS = 32  # random points between which the embeddings of history levels are interpolated
 _TOKEN_STD = 0.5
@@ -36,7 +36,7 @@ _GAINS = {  # what adds to a residual stream starts small
 }
 
 
-def checkpoint_folder(run: Path, settings: Settings) -> Path:
+def checkpoint_folder(run: Path, settings: TrainingSettings) -> Path:
     """Folder with config.json and vlm/ of a run, without weights; made when it is not there."""
     folder = run / 'checkpoint'
     if not folder.is_dir():
@@ -45,7 +45,7 @@ def checkpoint_folder(run: Path, settings: Settings) -> Path:
     return folder
 
 
-def _write(folder: Path, settings: Settings) -> None:
+def _write(folder: Path, settings: TrainingSettings) -> None:
     folder.mkdir()
     wordings = '\n'.join(wording for reason in REASONS.values() for wording in reason.wordings)
     words = f'{wordings}\n{SYSTEM}\n{INSTRUCTION}\nsystem\nuser\nassistant'
@@ -53,7 +53,7 @@ def _write(folder: Path, settings: Settings) -> None:
     write_json(folder / 'config.json', _config(settings, vocabulary))
 
 
-def _vlm_geometry(settings: Settings) -> dict[str, Any]:
+def _vlm_geometry(settings: TrainingSettings) -> dict[str, Any]:
     text, vision = dict(settings.model['text']), settings.model['vision']
     section = text.pop('mrope_section')
     rope = {'mrope_interleaved': True, 'mrope_section': section, 'rope_type': 'default'}
@@ -74,7 +74,7 @@ def _vlm_geometry(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _config(settings: Settings, vocabulary: int) -> dict[str, Any]:
+def _config(settings: TrainingSettings, vocabulary: int) -> dict[str, Any]:
     model, image = settings.model, settings.image
     future, history = model['future_bins'], model['history_bins']
     raw = config_json(vocabulary, future + history)

@@ -19,19 +19,19 @@ from torch import Tensor
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from alpamayo_ros.kernels.paint import covered, painted
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.tokens import special
 from alpamayo_ros.world.camera import CAMERAS
-from alpamayo_ros.world.raster import Scene, render
-from alpamayo_ros.world.raster_compiled import render_on_cpu
 from alpamayo_ros.world.reasons import REASONS
+from alpamayo_ros.world.rendering.paint_triton import covered, painted
+from alpamayo_ros.world.rendering.raster import RasterScene, render
+from alpamayo_ros.world.rendering.raster_compiled import render_on_cpu
 from alpamayo_ros.world.samples import FRAMES
 
-from .drives import Drive, Drives
+from .drives import Drives, TrainingDrive
 from .forward import Batch, Grid, Layout, layout_of
-from .settings import Settings
+from .settings import TrainingSettings
 
 _PAINT, _SHUFFLE, _CAMERAS = range(3)  # what random numbers are for
 _TOGETHER = 8  # drives that are painted in one go
@@ -50,7 +50,7 @@ class Words:
     """
 
     def __init__(
-        self, folder: Path, settings: Settings, cameras: Iterable[tuple[int, ...]]
+        self, folder: Path, settings: TrainingSettings, cameras: Iterable[tuple[int, ...]]
     ) -> None:
         self.processor = Processor(load_config(folder), folder)
         texts = [wording for reason in REASONS.values() for wording in reason.wordings]
@@ -118,7 +118,7 @@ class Batches:
     """Batches of a run from any step on."""
 
     def __init__(
-        self, words: Words, drives: Drives, settings: Settings, device: str, workers: int
+        self, words: Words, drives: Drives, settings: TrainingSettings, device: str, workers: int
     ) -> None:
         self._words, self._drives, self._settings = words, drives, settings
         self._device, self._workers = device, workers
@@ -164,7 +164,7 @@ class Batches:
     def _on_gpu(self) -> bool:
         return torch.device(self._device).type == 'cuda'
 
-    def _prepared(self, drives: list[Drive], chunk: int) -> Samples:
+    def _prepared(self, drives: list[TrainingDrive], chunk: int) -> Samples:
         random = generator(self._device, self._settings.seed, _PAINT, chunk)
         history = [
             torch.cat([getattr(drive, name) for drive in drives])
@@ -217,7 +217,7 @@ class Batches:
         return camera_sets(self._settings)[int(torch.multinomial(shares, 1, generator=random))]
 
 
-def camera_sets(settings: Settings) -> list[tuple[int, ...]]:
+def camera_sets(settings: TrainingSettings) -> list[tuple[int, ...]]:
     """Model indices of the cameras that batches may have, as the settings list them."""
     return [tuple(chosen['indices']) for chosen in settings.cameras]
 
@@ -234,7 +234,7 @@ def _put(kept: Samples | None, newest: Samples, place: int, places: int) -> Samp
     return kept
 
 
-def pictures(drives: Sequence[Drive], device: str, random: torch.Generator) -> Tensor:
+def pictures(drives: Sequence[TrainingDrive], device: str, random: torch.Generator) -> Tensor:
     """Pictures (B, C, F, 3, H, W) uint8 of drives, painted by kernels where there is a GPU."""
     scenes = joined([drive.scenes for drive in drives])
     shape = (*scenes.to_optical.shape[:3], scenes.rows.shape[1], scenes.columns.shape[1])
@@ -245,14 +245,14 @@ def pictures(drives: Sequence[Drive], device: str, random: torch.Generator) -> T
     return render(torch, there, noise, covered, painted)
 
 
-def joined(scenes: Sequence[Scene]) -> Scene:
+def joined(scenes: Sequence[RasterScene]) -> RasterScene:
     """Scenes with leading axes as one; missing quadrilaterals are zero and never seen."""
     parts = []
-    for field in fields(Scene):
+    for field in fields(RasterScene):
         arrays = [getattr(scene, field.name) for scene in scenes]
         if field.name in ('faces', 'colours', 'verge', 'asphalt', 'white', 'dark'):
             most = max(array.shape[2] for array in arrays)
             behind = (0, 0) * (arrays[0].dim() - 3)
             arrays = [F.pad(array, (*behind, 0, most - array.shape[2])) for array in arrays]
         parts.append(torch.cat(arrays))
-    return Scene(*parts)
+    return RasterScene(*parts)

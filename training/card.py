@@ -19,7 +19,7 @@ from alpamayo_ros.model.checkpoint import checkpoint_sha256
 from alpamayo_ros.model.config import CARD, read_json
 from alpamayo_ros.model.small_vlm import write_json
 
-from .settings import Settings
+from .settings import TrainingSettings
 
 _LIMITS = (
     'Trained on a synthetic world only; knows no real camera, road or vehicle.',
@@ -29,7 +29,9 @@ Row = Mapping[str, Any]
 LOSSES = ('language', 'flow', 'path')  # see losses.py
 
 
-def card(runs: Sequence[tuple[Settings, Sequence[Row]]], parameters: int) -> dict[str, Any]:
+def card(
+    runs: Sequence[tuple[TrainingSettings, Sequence[Row]]], parameters: int
+) -> dict[str, Any]:
     """Facts of a checkpoint; runs: settings and losses, each went on from the one before."""
     return {
         'parameters': parameters,
@@ -39,7 +41,7 @@ def card(runs: Sequence[tuple[Settings, Sequence[Row]]], parameters: int) -> dic
     }
 
 
-def _run(settings: Settings, rows: Sequence[Row]) -> dict[str, Any]:
+def _run(settings: TrainingSettings, rows: Sequence[Row]) -> dict[str, Any]:
     step, last = rows[-1]['step'], rows[-10:]
     chunks = -(-step // settings.chunk_steps)
     drives, first = chunks * settings.data['drives_per_chunk'], settings.data['first_drive']
@@ -110,7 +112,7 @@ def _rounded(figure: Mapping[str, Any]) -> dict[str, Any]:
     return {k: round(v, 5) if isinstance(v, float) else v for k, v in figure.items()}
 
 
-def draw_losses(runs: Sequence[tuple[Settings, Sequence[Row]]], file: Path) -> None:
+def draw_losses(runs: Sequence[tuple[TrainingSettings, Sequence[Row]]], file: Path) -> None:
     """Loss curves over the scenes that were learned from, as a PNG."""
     from matplotlib.figure import Figure  # where a run is trained there may be none
 

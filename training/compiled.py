@@ -23,7 +23,7 @@ from alpamayo_ros.model.image_processor import to_patches
 from alpamayo_ros.model.text import Decoder, RMSNorm, rotary
 
 from .forward import Deepstack, Passes, Past
-from .settings import Settings
+from .settings import TrainingSettings
 from .step import Step, plain_step
 
 _ROWS = 32  # prompts are padded to a multiple, so that rows of scores begin at cache lines
@@ -38,7 +38,7 @@ COMPILE: dict[str, Any] = {
 }
 
 
-def compiled_step(model: AlpamayoR1, settings: Settings, compiled: bool = True) -> Step:
+def compiled_step(model: AlpamayoR1, settings: TrainingSettings, compiled: bool = True) -> Step:
     """What plain_step makes; the same step to the rounding of the weights' dtype."""
     run = _Run(compiled)
     return plain_step(model, settings, Passes(run.encode, run.decode))

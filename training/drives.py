@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace
-from alpamayo_ros.world.raster import Scene, stack
+from alpamayo_ros.world.rendering.raster import RasterScene, stack
+from alpamayo_ros.world.rendering.stage import Stage
 from alpamayo_ros.world.samples import (
     Sample,
     chosen,
@@ -25,20 +26,19 @@ from alpamayo_ros.world.samples import (
     training_drive,
 )
 from alpamayo_ros.world.scenario import make_scenario
-from alpamayo_ros.world.stage import Stage
 
-from .settings import Settings
+from .settings import TrainingSettings
 
 
 @dataclass(frozen=True)
-class Drive:
+class TrainingDrive:
     """B samples of a drive. scenes: arrays of float32 tensors with leading axis B.
 
     history_xyz (B, 16, 3), history_rot (B, 16, 3, 3), future_xyz (B, 64, 3): t0 frame. actions
     (B, 64, 2): normalised. texts and causes: what is said, and all that it may name.
     """
 
-    scenes: Scene
+    scenes: RasterScene
     history_xyz: Tensor
     history_rot: Tensor
     future_xyz: Tensor
@@ -47,19 +47,19 @@ class Drive:
     causes: tuple[frozenset[str], ...]
 
 
-class Drives(Dataset[Drive]):
+class Drives(Dataset[TrainingDrive]):
     """Drives of a split ('train', 'validation', 'test') by number.
 
     space: that of the model, whose statistics normalise the actions.
     """
 
     def __init__(
-        self, split: str, settings: Settings, space: UnicycleAccelCurvatureActionSpace
+        self, split: str, settings: TrainingSettings, space: UnicycleAccelCurvatureActionSpace
     ) -> None:
         self._split, self._settings = split, settings
         self._space = copy.deepcopy(space)  # stays on the CPU when the model moves
 
-    def __getitem__(self, number: int) -> Drive:
+    def __getitem__(self, number: int) -> TrainingDrive:
         data, image = self._settings.data, self._settings.image
         scenario = make_scenario(self._split, number, data['seconds'])
         simulation, times = training_drive(scenario)
@@ -71,7 +71,7 @@ class Drives(Dataset[Drive]):
         scenes = stack(
             [stage.scene(frame_moments(d, t0_s)) for d, t0_s in zip(driven, times, strict=True)]
         )
-        return Drive(
+        return TrainingDrive(
             scenes=scenes.map(torch.from_numpy),
             history_xyz=_stacked(samples, 'history_xyz'),
             history_rot=_stacked(samples, 'history_rot'),

@@ -18,7 +18,7 @@ import torch
 
 from alpamayo_ros.cli.entry import command
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.folders import new_folder
+from alpamayo_ros.files import new_folder
 from alpamayo_ros.model.checkpoint import SINGLE, checkpoint_sha256
 from alpamayo_ros.model.config import CARD
 from alpamayo_ros.model.small_vlm import write_json
@@ -26,7 +26,7 @@ from alpamayo_ros.model.small_vlm import write_json
 from .architecture import checkpoint_folder, new_model
 from .card import Row, card, draw_losses
 from .optimizer import Optimizer
-from .settings import EARLIER, Settings, load_settings
+from .settings import EARLIER, TrainingSettings, load_settings
 from .state import has_state, load_state
 
 
@@ -49,7 +49,7 @@ def export(run: Path, folder: Path) -> None:
         draw_losses(runs, place / 'losses.png')
 
 
-def _phases(run: Path) -> Iterator[tuple[Settings, list[Row]]]:
+def _phases(run: Path) -> Iterator[tuple[TrainingSettings, list[Row]]]:
     """Settings and losses of a run, behind those of the run that it went on from."""
     if (run / EARLIER).is_dir():
         yield from _phases(run / EARLIER)

@@ -18,7 +18,7 @@ from alpamayo_ros.model.alpamayo import AlpamayoR1
 from alpamayo_ros.model.flow_matching import training_pair
 
 from .forward import Batch, Passes, read, velocities
-from .settings import Settings
+from .settings import TrainingSettings
 
 _LATEST, _BETA = 0.999, 1.5
 
@@ -34,7 +34,7 @@ class Losses:
     flow: Tensor
     path: Tensor
 
-    def total(self, settings: Settings) -> Tensor:
+    def total(self, settings: TrainingSettings) -> Tensor:
         """What is minimised."""
         flow = self.flow + settings.path_weight * self.path
         return flow + settings.language_weight * self.language

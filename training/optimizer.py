@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .settings import Settings
+from .settings import TrainingSettings
 
 _BETA1, _BETA2, _EPS = 0.9, 0.95, 1e-8
 _MOMENTUM = 0.95  # of Muon
@@ -36,7 +36,7 @@ class Optimizer:
     """
 
     def __init__(
-        self, model: nn.Module, settings: Settings, dtype: torch.dtype = torch.float32
+        self, model: nn.Module, settings: TrainingSettings, dtype: torch.dtype = torch.float32
     ) -> None:
         self.settings = settings
         named = sorted(model.named_parameters(), key=_place)

@@ -17,7 +17,7 @@ EARLIER = 'earlier'  # folder in a run: the run whose weights it began with
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """The keys of the file; training/small.yaml says what they mean."""
 
     seed: int
@@ -44,17 +44,17 @@ class Settings:
         return int(samples // self.batch * self.data['passes'])
 
 
-def load_settings(path: Path) -> Settings:
+def load_settings(path: Path) -> TrainingSettings:
     """Settings of a file; BadInput names the file and the key that is wrong."""
     try:
         raw = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadInput(f'{path}: not readable as YAML: {error}') from None
-    names = {field.name for field in fields(Settings)}
+    names = {field.name for field in fields(TrainingSettings)}
     if not isinstance(raw, dict) or set(raw) != names:
         wrong = sorted(names ^ set(raw)) if isinstance(raw, dict) else 'no mapping'
         raise BadInput(f'{path}: expected exactly the keys {sorted(names)}; wrong: {wrong}')
-    settings = Settings(**(raw | {'cameras': tuple(raw['cameras'])}))
+    settings = TrainingSettings(**(raw | {'cameras': tuple(raw['cameras'])}))
     if settings.chunk_steps < 1:
         raise BadInput(f'{path}: batch {settings.batch} is larger than a chunk of drives')
     return settings

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.folders import new_folder
+from alpamayo_ros.files import new_folder
 
 FILE_BYTES, TOTAL_BYTES = 16 << 20, 64 << 20
 _HEADER_BYTES = 4096  # more than the header of a file with one tensor

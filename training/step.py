@@ -18,14 +18,16 @@ from alpamayo_ros.world.samples import FRAMES
 
 from .forward import Batch, Passes
 from .losses import losses
-from .settings import Settings
+from .settings import TrainingSettings
 
 _WARM_UP_RUNS = 3  # kernels are compiled and workspaces allocated before a recording
 _INPUTS = ('images', 'prompt', 'reasoning', 'marker', 'actions')
 Step = Callable[[Batch, Tensor, Tensor], Tensor]
 
 
-def plain_step(model: AlpamayoR1, settings: Settings, passes: Passes | None = None) -> Step:
+def plain_step(
+    model: AlpamayoR1, settings: TrainingSettings, passes: Passes | None = None
+) -> Step:
     """A function of a batch, noises and times: adds the gradients, returns (3,) losses.
 
     The losses are those of language, flow and path; settings weigh them.
@@ -39,7 +41,7 @@ def plain_step(model: AlpamayoR1, settings: Settings, passes: Passes | None = No
     return step
 
 
-def by_cameras(settings: Settings, common: Step, rare: Step, often: float) -> Step:
+def by_cameras(settings: TrainingSettings, common: Step, rare: Step, often: float) -> Step:
     """One step for sets of cameras that a share `often` of the batches has, another for others."""
     total = sum(chosen['share'] for chosen in settings.cameras)
     counts = {

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from alpamayo_ros.cli.entry import command
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.folders import new_folder
+from alpamayo_ros.files import new_folder
 
 from .architecture import checkpoint_folder, new_model
 from .batches import Batches, Words, camera_sets, generator
@@ -28,7 +28,7 @@ from .compiled import compiled_step
 from .drives import Drives
 from .losses import draws
 from .optimizer import Optimizer
-from .settings import EARLIER, Settings, change_settings, load_settings
+from .settings import EARLIER, TrainingSettings, change_settings, load_settings
 from .state import has_state, load_state, save_state
 from .step import by_cameras, plain_step, recorded_step
 
@@ -77,7 +77,7 @@ class Trainer:
     def __init__(
         self,
         run: Path,
-        settings: Settings,
+        settings: TrainingSettings,
         device: str,
         workers: int,
         dtype: torch.dtype | None = None,

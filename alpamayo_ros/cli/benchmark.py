@@ -113,9 +113,9 @@ def _add_replay(parts: Any) -> None:
 
 def benchmark_replay(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every anchor in turn, from the bytes of the bag to the finished line of the record."""
-    from ..evaluation.bag import Bag
-    from ..evaluation.drive_bag import drive_messages, write_bag
-    from ..evaluation.replay import Replay, Schedule, require_topics
+    from ..bags.reader import Bag
+    from ..bags.synthetic_drive import drive_messages, write_bag
+    from ..replay.replay import Replay, Schedule, require_topics
 
     if arguments.contexts < 1:
         raise BadInput(f'--contexts {arguments.contexts}: expected 1 or more')

@@ -52,8 +52,8 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     import torch  # takes seconds to import
 
-    from ..evaluation import full_size
-    from ..evaluation.stock_quanto import stock_model
+    from ..benchmark import full_size
+    from ..benchmark.stock_quanto import stock_model
     from ..model.config import load_config, parse_config
     from ..model.small import write_small_checkpoint
     from ..quantization.scheme import rules_of
@@ -130,7 +130,8 @@ def _measure_way(
     make: Callable[[], Any], scene: Any, cases: list[tuple[int, bool]], slow: bool
 ) -> Iterator[tuple[str, Any, str]]:
     """Section, figures and error ('' if there is none) of one model, as they come."""
-    from ..evaluation import engine_benchmark, full_size, roofline
+    from ..benchmark import engine as engine_benchmark
+    from ..benchmark import full_size, roofline
 
     model, error = engine_benchmark.attempt(make)
     if error:
@@ -149,7 +150,7 @@ def _measure_way(
 
 def _conclude(found: dict[str, Any], names: list[str], samples: list[int], gpu: bool) -> None:
     """Add ratios between cases, fractions of the device's peaks and the estimate for an Orin."""
-    from ..evaluation import roofline
+    from ..benchmark import roofline
 
     kind = 'recorded' if gpu else 'eager'
     main = found[names[0]]
@@ -230,7 +231,7 @@ def add_quantize(parts: Any) -> None:
 
 def benchmark_quantize(arguments: argparse.Namespace) -> dict[str, Any]:
     """Write a release, quantize it, load the result."""
-    from ..evaluation import quantize_benchmark as benchmark
+    from ..benchmark import quantize as benchmark
     from ..quantization.scheme import rules_of
     from ..runtime.load import check_device
 

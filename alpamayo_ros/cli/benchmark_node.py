@@ -26,7 +26,7 @@ def benchmark_node(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.seconds < 1:
         raise BadInput(f'--seconds {arguments.seconds}: expected 1 or more')
     require_rclpy()
-    from ..evaluation import node_benchmark  # imports rclpy
+    from ..benchmark import node as node_benchmark  # imports rclpy
 
     with tempfile.TemporaryDirectory() as folder:
         seconds = tqdm(range(arguments.seconds), desc='seconds', dynamic_ncols=True)

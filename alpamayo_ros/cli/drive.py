@@ -11,9 +11,9 @@ import sys
 
 from tqdm import tqdm
 
+from ..bags import synthetic_drive as drive_bag
 from ..errors import BadInput
-from ..evaluation import drive_bag
-from ..folders import new_folder, refuse_existing
+from ..files import new_folder, refuse_existing
 from .entry import command
 
 _MAX_SECONDS = 3600.0  # 5 GB

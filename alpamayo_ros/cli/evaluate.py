@@ -24,11 +24,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
+from ..drives import evaluation as study
+from ..drives import parts
+from ..drives.evaluation import EvaluationSettings
+from ..drives.rebuild import rebuild
 from ..errors import BadInput
-from ..evaluation import parts, study
-from ..evaluation.study import Settings
-from ..evaluation.study_report import rebuild
-from ..evaluation.table import LONGEST, Table
+from ..json_types import Table
+from ..metrics.evaluation import LONGEST
 from .entry import command
 
 _CONFIG = 'evaluate'
@@ -61,8 +63,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    defaults = Settings()
-    known = ', '.join(f'{x.name}={_shown(getattr(defaults, x.name))}' for x in fields(Settings))
+    defaults = EvaluationSettings()
+    known = ', '.join(
+        f'{x.name}={_shown(getattr(defaults, x.name))}' for x in fields(EvaluationSettings)
+    )
     parser = argparse.ArgumentParser(
         prog='alpamayo_evaluate', description=__doc__, epilog=f'{main.__doc__} Settings: {known}'
     )
@@ -78,7 +82,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _require_settings(overrides: Sequence[str]) -> None:
     """Raise BadInput for what hydra would take besides settings: +KEY=VALUE, ~KEY, hydra.KEY."""
-    known = [x.name for x in fields(Settings)]
+    known = [x.name for x in fields(EvaluationSettings)]
     for text in overrides:
         name, sign, _ = text.partition('=')
         if not sign or name not in known:
@@ -102,14 +106,14 @@ def _jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
     return [list(job) for job in product(*choices)]
 
 
-def _compose(overrides: list[str]) -> Settings:
-    ConfigStore.instance().store(name=_CONFIG, node=Settings)
+def _compose(overrides: list[str]) -> EvaluationSettings:
+    ConfigStore.instance().store(name=_CONFIG, node=EvaluationSettings)
     try:
         with initialize(version_base='1.3', config_path=None):
             composed = OmegaConf.to_object(compose(_CONFIG, overrides=overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise BadInput(_one_line(error)) from None
-    assert isinstance(composed, Settings)
+    assert isinstance(composed, EvaluationSettings)
     study.check(composed)
     return composed
 

@@ -20,14 +20,14 @@ import threading
 import time
 from typing import Any
 
+from ..bags.reader import Bag
 from ..errors import BadInput
-from ..evaluation.bag import Bag
-from ..evaluation.driven import DrivenPath
-from ..evaluation.provenance import describe_run
-from ..evaluation.record import Record
-from ..evaluation.recording import Heard, Node, counts, lines
-from ..evaluation.replay import require_topics
-from ..evaluation.report import rebuild
+from ..replay.driven_path import DrivenPath
+from ..replay.live_recording import LiveMessages, Node, counts, lines
+from ..replay.provenance import describe_run
+from ..replay.rebuild import rebuild
+from ..replay.record import ReplayRecord
+from ..replay.replay import require_topics
 from ..rig import CameraRig, load_rig
 from ..ros.parameters import NodeParameters
 from .engine_arguments import require
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     require(0 <= arguments.finish <= 3600, '--finish', arguments.finish, '0 to 3600 seconds')
     arguments.parameters = _parameters(arguments.parameters)
     rig = load_rig(arguments.rig)
-    record = Record(arguments.out)
+    record = ReplayRecord(arguments.out)
     _on_signals(signal.default_int_handler)
     with Bag(arguments.bag) as bag:
         require_topics(bag, rig)
@@ -206,12 +206,12 @@ def _whole(text: str, value: str) -> int:
 
 
 def _report(
-    arguments: argparse.Namespace, record: Record, drive: Bag, rig: CameraRig
+    arguments: argparse.Namespace, record: ReplayRecord, drive: Bag, rig: CameraRig
 ) -> dict[str, Any]:
     """Record and report of what was recorded."""
     driven = DrivenPath(drive, rig.odometry_topic)
     with Bag(arguments.out / RECORDING) as bag:
-        heard = Heard(bag, NODE)
+        heard = LiveMessages(bag, NODE)
     values: dict[str, Any] = {row.name: row.default for row in fields(NodeParameters)}
     values |= {'rig': arguments.rig, **arguments.parameters}
     parameters = {**values, 'samples': values['num_samples'], 'rate': arguments.rate}

@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 import sys
 
-from ..evaluation.bag import Bag
-from ..evaluation.replay import require_topics
+from ..bags.reader import Bag
+from ..replay.replay import require_topics
 from ..rig import load_rig
 from .engine_arguments import require
 from .entry import command
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     require(0 < arguments.rate < math.inf, '--rate', arguments.rate, 'more than 0, finite')
     rig = load_rig(arguments.rig)
     require_rclpy()
-    from ..ros.player import play
+    from ..ros.peers.player import play
 
     with Bag(arguments.bag) as bag:
         require_topics(bag, rig)

@@ -20,10 +20,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = _parse(argv)
     # imported here: --help should not wait for torch
-    from ..model.hub import resolve, resolve_vlm
+    from ..conversion.plan import plan_job
+    from ..conversion.quantize import REPORT, quantize_checkpoint
+    from ..hub import resolve, resolve_vlm
     from ..quantization.scheme import default_recipe
-    from ..runtime.quantize import REPORT, quantize_checkpoint
-    from ..runtime.quantize_job import plan_job
 
     source = resolve(arguments.source)
     vlm = resolve_vlm(arguments.vlm) if arguments.vlm else None

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 import sys
 
+from ..bags.recording import BagWriter
 from ..errors import BadInput
-from ..evaluation.recording import Recording
 from .entry import command
 from .launcher import require_rclpy
 
@@ -23,9 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.out.exists():
         raise BadInput(f'{arguments.out}: exists, expected a new folder')
     require_rclpy()
-    from ..ros.recorder import record
+    from ..ros.peers.recorder import record
 
-    with Recording(arguments.out) as recording:
+    with BagWriter(arguments.out) as recording:
         record(arguments.node, recording.write, partial(print, flush=True))
     return 0
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..bags.reader import Bag
 from ..data_types import NANOSECONDS
-from ..evaluation.bag import Bag
-from ..evaluation.provenance import describe_run
-from ..evaluation.record import Record
-from ..evaluation.replay import Engine, Replay, Schedule, require_topics
-from ..evaluation.report import last_plan, rebuild
+from ..replay.provenance import describe_run
+from ..replay.rebuild import last_plan, rebuild
+from ..replay.record import ReplayRecord
+from ..replay.replay import Replay, Schedule, require_topics
 from ..rig import CameraRig, load_rig
+from ..runtime.worker import Engine
 from .engine_arguments import add_engine_arguments, check_engine_arguments, make_engine, require
 from .entry import command
 
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     """Replay a bag; 0 done, 1 a threshold is missed or no t0 is valid, 2 bad input."""
     arguments = parse(argv)
     rig = load_rig(arguments.rig)
-    record = Record(arguments.out)
+    record = ReplayRecord(arguments.out)
     with Bag(arguments.bag) as bag:
         require_topics(bag, rig)
         record.claim(arguments.resume)
@@ -77,7 +78,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _replay(
-    arguments: argparse.Namespace, bag: Bag, rig: CameraRig, engine: Engine, record: Record
+    arguments: argparse.Namespace, bag: Bag, rig: CameraRig, engine: Engine, record: ReplayRecord
 ) -> dict[str, Any]:
     run = describe_run(bag, rig, engine, {name: getattr(arguments, name) for name in PARAMETERS})
     done = record.resume(run) if arguments.resume else record.begin(run)

@@ -14,7 +14,7 @@ from ..errors import BadInput
 from .entry import command
 
 if TYPE_CHECKING:
-    from ..evaluation.golden import Row
+    from ..verify.golden import ComparisonRow
 
 
 @command
@@ -54,13 +54,13 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _rows(folder: Path, device: str) -> Iterator[Row]:
+def _rows(folder: Path, device: str) -> Iterator[ComparisonRow]:
     # imported here: --help should not wait for torch
-    from ..evaluation.golden import STAGES, rows_of
-    from ..evaluation.golden_model import model_rows
-    from ..evaluation.self_check import self_check
-    from ..model.hub import resolve
+    from ..hub import resolve
     from ..runtime.load import check_device
+    from ..verify.golden import STAGES, rows_of
+    from ..verify.golden_model import model_rows
+    from ..verify.self_check import self_check
 
     check_device(device)
     folder = resolve(folder)

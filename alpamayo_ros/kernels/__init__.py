@@ -1,0 +1,1 @@
+"""Triton kernels, each beside a plain twin in PyTorch. Knows no model."""

@@ -1,0 +1,1 @@
+"""Alpamayo as modules of PyTorch, and its checkpoints. Knows no quantization and no ROS."""

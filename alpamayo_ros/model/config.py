@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
-from .hub import resolve_vlm
+from ..hub import resolve_vlm
 
 MODEL_TYPES = ('alpamayo_r1', 'alpamayo1_5')
 

@@ -1,0 +1,1 @@
+"""Weights of few bits: schemes, recipes, solvers, and the layers that hold them."""

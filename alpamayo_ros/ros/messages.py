@@ -1,6 +1,6 @@
 """Message factory over the installed message classes: `make(type_name, **fields)`.
 
-The live counterpart of `evaluation/messages.py`, for every code that fills messages. rclpy fills
+The live counterpart of `bags/messages.py`, for every code that fills messages. rclpy fills
 in what is not named; numpy arrays become array.array, which all versions of rclpy take. Classes
 are found by name, so no package is imported before a message of it is made.
 """

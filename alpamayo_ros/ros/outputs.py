@@ -32,7 +32,7 @@ FOOTPRINT_COLOR = (1.0, 1.0, 1.0, 0.9)
 
 
 @dataclass(frozen=True)
-class Plan:
+class StampedPrediction:
     """A prediction and where it belongs: what the messages of one t0 are made from.
 
     odom_from_t0 is the pose interpolated at exactly t0, never a later one. output_frame is one of
@@ -76,7 +76,7 @@ class Plan:
         return self.place(_flat(xy, z_m), np.zeros(len(xy)))[0]
 
 
-def path(plan: Plan, make: Make) -> Any:
+def path(plan: StampedPrediction, make: Make) -> Any:
     """nav_msgs/Path: header stamp t0, pose k stamped t0 + (k + 1) * 0.1 s."""
     t0_ns = plan.prediction.t0_ns
     positions, quaternions = _chosen_poses(plan)
@@ -93,7 +93,7 @@ def path(plan: Plan, make: Make) -> Any:
     return make('nav_msgs/msg/Path', header=_header(make, t0_ns, plan.frame_id), poses=poses)
 
 
-def path_bytes(plan: Plan) -> bytes:
+def path_bytes(plan: StampedPrediction) -> bytes:
     """As `path`, serialized."""
     t0_ns = plan.prediction.t0_ns
     positions, quaternions = _chosen_poses(plan)
@@ -101,7 +101,7 @@ def path_bytes(plan: Plan) -> bytes:
     return write_path(t0_ns, plan.frame_id, stamps_ns, positions, quaternions)
 
 
-def trajectory(plan: Plan, make: Make) -> Any:
+def trajectory(plan: StampedPrediction, make: Make) -> Any:
     """MultiDOFJointTrajectory: the poses of the path with speed, yaw rate and acceleration.
 
     Speeds are those of the action space, so the first is not lost and reverse keeps its sign; the
@@ -142,12 +142,12 @@ def trajectory(plan: Plan, make: Make) -> Any:
     )
 
 
-def reasoning(plan: Plan, make: Make) -> Any:
+def reasoning(plan: StampedPrediction, make: Make) -> Any:
     """std_msgs/String: the text of the chosen sample, '' when it never ended."""
     return make('std_msgs/msg/String', data=plan.prediction.texts[plan.prediction.chosen])
 
 
-def markers(plan: Plan, make: Make) -> Any:
+def markers(plan: StampedPrediction, make: Make) -> Any:
     """MarkerArray: path coloured by speed, other samples faint, footprint at t0 and the text.
 
     Frame and stamp are those of the path, so an old path does not ride along with the vehicle;
@@ -178,23 +178,23 @@ def clear_markers(make: Make, stamp_ns: int, frame_id: str) -> Any:
     return make('visualization_msgs/msg/MarkerArray', markers=[marker])
 
 
-def actions(plan: Plan, make: Make) -> Any:
+def actions(plan: StampedPrediction, make: Make) -> Any:
     """Float32MultiArray (64, 2): acceleration m/s^2 and curvature 1/m of the chosen sample."""
     return _array(make, plan.prediction.actions[plan.prediction.chosen], ('waypoint', 'action'))
 
 
-def samples(plan: Plan, make: Make) -> Any:
+def samples(plan: StampedPrediction, make: Make) -> Any:
     """Float32MultiArray (K, 64, 4): x, y m, yaw rad, speed m/s of every sample, t0 frame."""
     return _array(make, plan.prediction.samples, ('sample', 'waypoint', 'state'))
 
 
-def path_age_ms(plan: Plan, make: Make) -> Any:
+def path_age_ms(plan: StampedPrediction, make: Make) -> Any:
     """std_msgs/Float64: time of publication less t0."""
     age_ns = plan.now_ns - plan.prediction.t0_ns
     return make('std_msgs/msg/Float64', data=age_ns / 1e6)
 
 
-def processing_time_ms(plan: Plan, make: Make) -> Any:
+def processing_time_ms(plan: StampedPrediction, make: Make) -> Any:
     """std_msgs/Float64: the whole inference, or its stages where nothing timed the whole."""
     timing_ms = plan.prediction.timing_ms
     return make(
@@ -202,12 +202,12 @@ def processing_time_ms(plan: Plan, make: Make) -> Any:
     )
 
 
-def dropped_contexts(plan: Plan, make: Make) -> Any:
+def dropped_contexts(plan: StampedPrediction, make: Make) -> Any:
     """std_msgs/UInt32: contexts since the start that a newer one or max_rate_hz left out."""
     return make('std_msgs/msg/UInt32', data=plan.dropped)
 
 
-def autoware_trajectory(plan: Plan, make: Make) -> Any:
+def autoware_trajectory(plan: StampedPrediction, make: Make) -> Any:
     """autoware_planning_msgs/Trajectory: the points of `trajectory` in Autoware's form."""
     prediction = plan.prediction
     speeds = plan.samples[prediction.chosen, :, 3]
@@ -236,8 +236,8 @@ class Output:
 
     topic: str
     type_name: str
-    build: Callable[[Plan, Make], Any]
-    serialize: Callable[[Plan], bytes] | None = None
+    build: Callable[[StampedPrediction, Make], Any]
+    serialize: Callable[[StampedPrediction], bytes] | None = None
 
 
 OUTPUTS = (
@@ -264,7 +264,7 @@ def speed_color(speed_mps: float) -> tuple[float, float, float, float]:
     return (max(2 * share - 1, 0.0), 1 - abs(2 * share - 1), max(1 - 2 * share, 0.0), 0.9)
 
 
-def _chosen_poses(plan: Plan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _chosen_poses(plan: StampedPrediction) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     chosen = plan.samples[plan.prediction.chosen]
     return plan.place(_flat(chosen), chosen[:, 2])
 
@@ -274,7 +274,7 @@ def _flat(xy: NDArray[np.float64], z_m: float = 0.0) -> NDArray[np.float64]:
 
 
 def _line(
-    plan: Plan,
+    plan: StampedPrediction,
     make: Make,
     namespace: str,
     number: int,
@@ -296,7 +296,7 @@ def _line(
     )
 
 
-def _text(plan: Plan, make: Make, text: str) -> Any:
+def _text(plan: StampedPrediction, make: Make, text: str) -> Any:
     above = plan.points(np.array([[1.5, 0.0]]), z_m=3.0)[0]
     return _marker(
         plan,
@@ -311,7 +311,7 @@ def _text(plan: Plan, make: Make, text: str) -> Any:
     )
 
 
-def _marker(plan: Plan, make: Make, **fields: Any) -> Any:
+def _marker(plan: StampedPrediction, make: Make, **fields: Any) -> Any:
     left_ns = plan.prediction.t0_ns + HORIZON_NS - plan.now_ns
     return make(
         'visualization_msgs/msg/Marker',

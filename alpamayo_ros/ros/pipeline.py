@@ -16,7 +16,7 @@ from ..data_types import NANOSECONDS, Context, Rejection, seed_at
 from ..rig import CameraRig
 from ..runtime import memory
 from ..runtime.start import EngineChoice
-from ..runtime.worker import Engine, Job, Result, Worker
+from ..runtime.worker import Engine, InferenceJob, Result, Worker
 from . import diagnostics
 from .anchors import Anchors
 from .inputs import read_pose, to_frame
@@ -187,7 +187,7 @@ class Pipeline:
         elif found is not None:
             self.once, self._context = False, found
             seed = seed_at(self.parameters.seed, found.t0_ns)
-            job = Job(found, seed, self.parameters.sampling, self.anchors.epoch)
+            job = InferenceJob(found, seed, self.parameters.sampling, self.anchors.epoch)
             if self.worker.submit(job) is not None:
                 self.anchors.settle('dropped', 'newer_context')
             self._submit_ms.append((time.perf_counter() - start) * 1e3)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..data_types import Context, Prediction
 from .diagnostics import Served
-from .outputs import HORIZON_NS, Make, Output, Plan, clear_markers
+from .outputs import HORIZON_NS, Make, Output, StampedPrediction, clear_markers
 from .policy import (
     Decision,
     Policies,
@@ -48,7 +48,7 @@ class Publication:
         self._publishers, self._make = publishers, make
         self._output_frame, self._policies = output_frame, policies
         self._previous: tuple[int, NDArray[np.float64]] | None = None
-        self._held: Plan | None = None
+        self._held: StampedPrediction | None = None
 
     def publish(
         self, context: Context, prediction: Prediction, now_ns: int, dropped: int
@@ -57,7 +57,7 @@ class Publication:
         pose = context.odom_from_t0
         prediction, self._previous = compare_with_previous(prediction, pose, self._previous)
         decision = decide(prediction, now_ns, self._policies)
-        plan = Plan(prediction, pose, now_ns, self._output_frame, dropped=dropped)
+        plan = StampedPrediction(prediction, pose, now_ns, self._output_frame, dropped=dropped)
         self._send('debug/', plan)
         if decision.action == 'publish':
             self._held = plan
@@ -99,7 +99,7 @@ class Publication:
         self._send('output/', replace(held, now_ns=now_ns, first=first))
         return True
 
-    def _send(self, prefix: str, plan: Plan) -> None:
+    def _send(self, prefix: str, plan: StampedPrediction) -> None:
         """Fill and publish the rows whose topics start so, where somebody listens."""
         for output, publisher in self._publishers.items():
             if output.topic.startswith(prefix) and publisher.get_subscription_count():

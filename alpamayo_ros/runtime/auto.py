@@ -14,8 +14,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from ..errors import BadInput
+from ..hub import resolve
 from ..model.alpamayo import AlpamayoR1
-from ..model.hub import resolve
 from .load import load_model
 
 ADDED_BY_AUTO_MODEL = {'revision', 'adapter_kwargs', 'trust_remote_code', '_from_auto'}

@@ -10,7 +10,7 @@ import torch
 from ..data_types import FRAMES_PER_CAMERA, SamplingOptions
 from ..model.alpamayo import AlpamayoR1
 from ..model.text import KVCache
-from .load import Plan
+from .load import LoadPlan
 
 CAMERAS = 4
 TEXT_TOKENS = 256  # of a prompt: everything but its images
@@ -37,6 +37,6 @@ def working_bytes(
     }
 
 
-def needed_bytes(plan: Plan, options: SamplingOptions) -> dict[str, int]:
+def needed_bytes(plan: LoadPlan, options: SamplingOptions) -> dict[str, int]:
     """Of the weights that a plan will load, and of an inference with them."""
     return {'weights': plan.weight_bytes} | working_bytes(plan.model, plan.dtype, options)

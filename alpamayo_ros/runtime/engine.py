@@ -17,10 +17,10 @@ from torch import Tensor
 from .. import images, validity
 from ..data_types import Context, Frame, Prediction, SamplingOptions
 from ..errors import BadInput
+from ..hub import resolve
 from ..model.alpamayo import AlpamayoR1
 from ..model.checkpoint import checkpoint_sha256
 from ..model.config import card_limits
-from ..model.hub import resolve
 from ..model.processor import (
     Processor,
     extract_text,
@@ -31,7 +31,7 @@ from ..model.processor import (
 from ..model.reasoning import Reasoning
 from ..model.text import KVCache
 from .budget import needed_bytes, working_bytes
-from .graphs import RecordedVision, Recorder, StaticSteps
+from .graphs import GraphRecorder, RecordedVision, StaticSteps
 from .load import check_device, load, plan_load
 from .memory import (
     OutOfMemory,
@@ -76,7 +76,7 @@ class AlpamayoEngine:
         limit_allocator(device)
         self.model = guard(lambda: load(self.plan), self._tell_load)
         encode = self.model.encode_images
-        self._recorder = Recorder() if self.device.type == 'cuda' else None
+        self._recorder = GraphRecorder() if self.device.type == 'cuda' else None
         self._encode = RecordedVision(encode, self._recorder) if self._recorder else encode
         self._vision = VisionCache(self._read, self._encode)
         self._recorded: StaticSteps | None = None

@@ -196,7 +196,7 @@ class RecordedVision:
     """
 
     def __init__(
-        self, encode: Callable[[Tensor, Sequence[Grid]], Features], recorder: Recorder
+        self, encode: Callable[[Tensor, Sequence[Grid]], Features], recorder: GraphRecorder
     ) -> None:
         self._encode, self._record = encode, recorder.record
         self._recorded: dict[tuple[Grid, ...], tuple[Tensor, Callable[[], Features]]] = {}
@@ -218,7 +218,7 @@ class RecordedVision:
         self._recorded.clear()
 
 
-class Recorder:
+class GraphRecorder:
     """Makes CUDA graphs that share one pool of memory, since they never run at the same time.
 
     A replay may overwrite the results of all others: they are to be used or copied at once.

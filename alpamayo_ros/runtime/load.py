@@ -40,7 +40,7 @@ LARGEST_BYTES = 500_000_000  # of one tensor on a GPU: a Jetson may not find mor
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoadPlan:
     """What a load will bring, checked against the headers of the files; none of it is read.
 
     model: on the meta device until `load` fills it. bits and recipe: of the weights in memory, ''
@@ -96,7 +96,7 @@ def plan_load(
     bits: float | None = None,
     recipe: str | None = None,
     host_embedding: bool = False,
-) -> Plan:
+) -> LoadPlan:
     """Check a checkpoint folder and how it shall be loaded, in the checkpoint's dtype.
 
     bits and recipe: expected of a quantized checkpoint; a plain one is quantized to them while it
@@ -126,7 +126,7 @@ def plan_load(
         host_embedding = bound_tensors(model, rules, dtype) or host_embedding
     if host_embedding:
         _keep_on_host(model)
-    return Plan(
+    return LoadPlan(
         folder,
         device,
         model,
@@ -140,7 +140,7 @@ def plan_load(
     )
 
 
-def load(plan: Plan) -> AlpamayoR1:
+def load(plan: LoadPlan) -> AlpamayoR1:
     """Fill the plan's model, strictly. Raises BadInput for a file with another hash."""
     check_hashes(plan.folder)
     change = _change(plan)
@@ -198,7 +198,7 @@ def check_device(device: str) -> None:
         raise BadInput(f'device {device!r}: there are {torch.cuda.device_count()} CUDA devices')
 
 
-def _change(plan: Plan) -> Callable[[str, Tensor], Mapping[str, Tensor]]:
+def _change(plan: LoadPlan) -> Callable[[str, Tensor], Mapping[str, Tensor]]:
     """What each tensor of the checkpoint becomes: cut where the head is, packed under the rules.
 
     Scales are solved on the device.

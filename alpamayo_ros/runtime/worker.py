@@ -38,7 +38,7 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class Job:
+class InferenceJob:
     """One inference to do; `epoch` is that of the buffer that the context comes from."""
 
     context: Context
@@ -55,7 +55,7 @@ class Result:
     'not_ready' for a job that was never begun.
     """
 
-    job: Job
+    job: InferenceJob
     prediction: Prediction | None = None
     reason: str = ''
     detail: str = ''
@@ -83,8 +83,8 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._pool = ThreadPoolExecutor(1, 'engine', initializer=self._begin_thread)
         self._engine: Engine | None = None  # touched on the engine's thread only
-        self._waiting: Job | None = None
-        self._running: tuple[Job, float] | None = None
+        self._waiting: InferenceJob | None = None
+        self._running: tuple[InferenceJob, float] | None = None
         self._generation = 0  # of loads and unloads: an older one's end changes nothing
         self._stopped = False
 
@@ -108,13 +108,13 @@ class Worker:
         self._begin('unloaded')
         self._run(self._unload, self._unloaded)
 
-    def submit(self, job: Job) -> Job | None:
+    def submit(self, job: InferenceJob) -> InferenceJob | None:
         """Take a job; returns the one that waited and is dropped for it."""
         dropped, self._waiting = self._waiting, job
         self._next()
         return dropped
 
-    def withdraw(self) -> Job | None:
+    def withdraw(self) -> InferenceJob | None:
         """Take back the job that waits."""
         job, self._waiting = self._waiting, None
         return job
@@ -182,7 +182,7 @@ class Worker:
             self._running = job, time.monotonic()
             self._run(self._infer, self._finished, job)
 
-    def _infer(self, job: Job) -> Prediction:
+    def _infer(self, job: InferenceJob) -> Prediction:
         engine = self._engine
         if engine is None:  # the load that stood before this job in the queue has failed
             raise RuntimeError('no engine is loaded')
@@ -224,7 +224,7 @@ def describe(error: BaseException) -> str:
     return text if kind in ('BadInput', 'ImageError') else f'{kind}: {text}' if text else kind
 
 
-def _result(job: Job, future: Future[Any]) -> Result:
+def _result(job: InferenceJob, future: Future[Any]) -> Result:
     error = future.exception()
     if error is None:
         return Result(job, prediction=future.result())

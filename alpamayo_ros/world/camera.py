@@ -18,7 +18,7 @@ _BASE_FROM_LEVEL_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1
 
 
 @dataclass(frozen=True)
-class Camera:
+class PinholeCamera:
     """One camera: model index, horizontal field of view, pose in base_link.
 
     yaw_rad is positive to the left, pitch_rad positive downwards.
@@ -72,8 +72,8 @@ class Camera:
 
 
 CAMERAS = (
-    Camera('cross_left', 0, 120.0, (2.2, 0.95, 1.15), np.radians(60.0), np.radians(6.0)),
-    Camera('front_wide', 1, 120.0, (1.75, 0.0, 1.45), 0.0, np.radians(6.0)),
-    Camera('cross_right', 2, 120.0, (2.2, -0.95, 1.15), np.radians(-60.0), np.radians(6.0)),
-    Camera('front_tele', 6, 30.0, (1.75, 0.12, 1.45), 0.0, np.radians(1.0)),
+    PinholeCamera('cross_left', 0, 120.0, (2.2, 0.95, 1.15), np.radians(60.0), np.radians(6.0)),
+    PinholeCamera('front_wide', 1, 120.0, (1.75, 0.0, 1.45), 0.0, np.radians(6.0)),
+    PinholeCamera('cross_right', 2, 120.0, (2.2, -0.95, 1.15), np.radians(-60.0), np.radians(6.0)),
+    PinholeCamera('front_tele', 6, 30.0, (1.75, 0.12, 1.45), 0.0, np.radians(1.0)),
 )

@@ -39,7 +39,7 @@ class Ahead:
 
 
 @dataclass(frozen=True)
-class Plan:
+class DrivingPlan:
     """Where the lane and what stands in it allow which speed, and the path through it.
 
     Samples every STEP_M * _STRIDE from -BEHIND_M on: speed_mps, why (index of _WHY), the offset of
@@ -66,7 +66,7 @@ class Plan:
         return offset, slope, bend
 
 
-def make_plan(route: Route) -> Plan:
+def make_plan(route: Route) -> DrivingPlan:
     """Plan of a route: the fastest speed from which one can brake comfortably for all of it."""
     s = route.road.s_m[::_STRIDE]
     limits = np.full((len(_WHY), len(s)), 1e4)
@@ -94,11 +94,11 @@ def make_plan(route: Route) -> Plan:
     smooth = np.convolve(np.pad(offset, 6, mode='edge'), np.full(13, 1 / 13), mode='valid')
     slope = np.gradient(smooth, STEP_M * _STRIDE)
     path = np.stack([smooth, slope, np.gradient(slope, STEP_M * _STRIDE)], axis=1)
-    return Plan(np.sqrt(np.maximum(limits.min(axis=0), 0.0)), limits.argmin(axis=0), path)
+    return DrivingPlan(np.sqrt(np.maximum(limits.min(axis=0), 0.0)), limits.argmin(axis=0), path)
 
 
 def accelerate(
-    plan: Plan, s_m: float, speed: float, factor: float, ahead: list[Ahead]
+    plan: DrivingPlan, s_m: float, speed: float, factor: float, ahead: list[Ahead]
 ) -> tuple[float, str]:
     """Acceleration m/s^2 wanted, and what sets the speed ('' when nothing does).
 
@@ -140,7 +140,12 @@ def smoothed(acceleration: float, wanted: float, speed: float, step_s: float) ->
 
 
 def steer(
-    plan: Plan, s_m: float, offset_m: float, heading_rad: float, speed: float, curvature: float
+    plan: DrivingPlan,
+    s_m: float,
+    offset_m: float,
+    heading_rad: float,
+    speed: float,
+    curvature: float,
 ) -> float:
     """Curvature 1/m of the next step; offset and heading against a road of this curvature."""
     aim, slope, bend = plan.path_at(s_m)

@@ -76,7 +76,7 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Step:
+class TraceStep:
     """What a simulation says of one step; lead is s, speed and acceleration of its rear axle.
 
     walked_m: how far the pedestrian of each crossing has come. cause: why the ego does what it
@@ -101,14 +101,14 @@ class Trace:
 
     route: Route
     start_s: float
-    steps: list[Step] = field(default_factory=list)
+    steps: list[TraceStep] = field(default_factory=list)
 
     @property
     def end_s(self) -> float:
         """Last time that is known."""
         return self.start_s + (len(self.steps) - 1) * STEP_S
 
-    def _at(self, t_s: float) -> tuple[Step, float]:
+    def _at(self, t_s: float) -> tuple[TraceStep, float]:
         index = math.floor((t_s - self.start_s) * RATE_HZ + 1e-9)
         if not 0 <= index < len(self.steps) or t_s > self.end_s + 1e-9:
             raise ValueError(f't = {t_s:g} s is not within {self.start_s:g} to {self.end_s:g} s')

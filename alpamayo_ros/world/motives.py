@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .driver import Plan
+from .driver import DrivingPlan
 from .route import Route
 
 _PULLING_MPS2 = 0.35
@@ -29,7 +29,7 @@ class Situation:
     green: bool
 
 
-def cause(route: Route, plan: Plan, now: Situation) -> str:
+def cause(route: Route, plan: DrivingPlan, now: Situation) -> str:
     """Name of the cause, one of `reasons.CAUSES`."""
     speed = now.speed_mps
     if now.setter == 'lead' and now.lead is not None:

@@ -11,7 +11,7 @@ import functools
 
 import numpy as np
 
-from .driver import Plan, make_plan
+from .driver import DrivingPlan, make_plan
 from .moments import Moment, State, Trace
 from .route import Route, make_route
 from .simulation import MARGIN_S, Approach, Simulation, Traffic
@@ -30,7 +30,7 @@ class Scenario:
     seed: int
     seconds: float
     route: Route
-    plan: Plan
+    plan: DrivingPlan
     traffic: Traffic
     oncoming: Approach
     weather: Weather
@@ -90,7 +90,7 @@ def _traffic(rng: np.random.Generator, seconds: float) -> Traffic:
     return Traffic(start if has_lead else None, factor, own, tuple((times + jitter).tolist()))
 
 
-def _approach(route: Route, plan: Plan) -> Approach:
+def _approach(route: Route, plan: DrivingPlan) -> Approach:
     s = route.road.s_m[::10]
     speed = np.minimum(_ONCOMING_MPS, plan.speed_mps[::2][: len(s)])
     seconds = np.concatenate([[0.0], np.cumsum(np.diff(s) / ((speed[1:] + speed[:-1]) / 2))])

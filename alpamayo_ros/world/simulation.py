@@ -10,7 +10,7 @@ import copy
 from dataclasses import dataclass, replace
 import math
 
-from .driver import Ahead, Plan, accelerate, smoothed, steer
+from .driver import Ahead, DrivingPlan, accelerate, smoothed, steer
 from .moments import (
     CAR_FRONT_M,
     CAR_REAR_M,
@@ -19,8 +19,8 @@ from .moments import (
     Car,
     Moment,
     State,
-    Step,
     Trace,
+    TraceStep,
     kerbs,
 )
 from .motives import Situation, cause
@@ -67,7 +67,7 @@ class Displacement:
 class Simulation:
     """The world from -MARGIN_S on; `trace` holds what happened so far."""
 
-    def __init__(self, route: Route, plan: Plan, traffic: Traffic, oncoming: Approach):
+    def __init__(self, route: Route, plan: DrivingPlan, traffic: Traffic, oncoming: Approach):
         self.route, self.plan, self.traffic = route, plan, traffic
         self._oncoming = oncoming
         self.trace = Trace(route, -MARGIN_S)
@@ -79,7 +79,7 @@ class Simulation:
         x, y, yaw, curvature = route.road.at(0.0)
         ego = State(0.0, x, y, yaw, speed, 0.0, curvature)
         walked = (0.0,) * len(route.crossings)
-        self.trace.steps.append(Step(ego, lead, walked, 'keep_lane'))
+        self.trace.steps.append(TraceStep(ego, lead, walked, 'keep_lane'))
 
     @property
     def time_s(self) -> float:
@@ -97,9 +97,11 @@ class Simulation:
         s, _, _ = self.route.road.locate(following.x_m, following.y_m, following.s_m)
         following = replace(following, s_m=s)
         # the decision counts from this step on: its motion is known to the next one
-        self.trace.steps[-1] = Step(state if ego is None else now.ego, now.lead, now.walked_m, why)
+        self.trace.steps[-1] = TraceStep(
+            state if ego is None else now.ego, now.lead, now.walked_m, why
+        )
         self.trace.steps.append(
-            Step(following, self._lead_after(now, t_s), self._walked_after(now), why)
+            TraceStep(following, self._lead_after(now, t_s), self._walked_after(now), why)
         )
 
     def run(self, until_s: float) -> Trace:
@@ -189,7 +191,7 @@ class Simulation:
         ]
         return any(overlap(body, other) for other in others)
 
-    def _decide(self, now: Step, t_s: float, push: tuple[float, float]) -> tuple[State, str]:
+    def _decide(self, now: TraceStep, t_s: float, push: tuple[float, float]) -> tuple[State, str]:
         """The ego's state with the expert's acceleration and curvature, and the cause."""
         ego = now.ego
         s, offset, road_yaw = self.route.road.locate(ego.x_m, ego.y_m, ego.s_m)
@@ -212,7 +214,7 @@ class Simulation:
         situation = Situation(s, ego.speed_mps, acceleration, setter, lead, self._green(s, t_s))
         return state, cause(self.route, self.plan, situation)
 
-    def _lines(self, now: Step, s: float, speed: float, t_s: float) -> list[Ahead]:
+    def _lines(self, now: TraceStep, s: float, speed: float, t_s: float) -> list[Ahead]:
         """Lines at which a vehicle whose rear axle is at s has to stop."""
         front, over = s + CAR_FRONT_M, _over(speed)
         found = []
@@ -235,7 +237,7 @@ class Simulation:
             for light in self.route.lights
         )
 
-    def _lead_after(self, now: Step, t_s: float) -> tuple[float, float, float] | None:
+    def _lead_after(self, now: TraceStep, t_s: float) -> tuple[float, float, float] | None:
         if now.lead is None:
             return None
         s, speed, acceleration = now.lead
@@ -246,7 +248,7 @@ class Simulation:
         following = max(speed + acceleration * STEP_S, 0.0)
         return s + (speed + following) / 2 * STEP_S, following, acceleration
 
-    def _walked_after(self, now: Step) -> tuple[float, ...]:
+    def _walked_after(self, now: TraceStep) -> tuple[float, ...]:
         waiting = [(now.ego.s_m, now.ego.speed_mps)]
         waiting += [now.lead[:2]] if now.lead is not None else []
         return tuple(

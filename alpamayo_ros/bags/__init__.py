@@ -1,0 +1,1 @@
+"""rosbag2 in and out: a recording, the synthetic drive as messages, predictions as a bag."""

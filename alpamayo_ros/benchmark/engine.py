@@ -1,0 +1,236 @@
+"""Times and memory of a model, stage by stage, and of its linear layers alone.
+
+The scene is that of the release: 16 images of 320x576 and a prompt of 3,032 tokens; then 32
+tokens and 10 flow steps. Knows no command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data_types import SamplingOptions
+from ..errors import BadInput
+from ..model.alpamayo import AlpamayoR1, Prompt
+from ..model.flow_matching import VelocityField
+from ..model.reasoning import Reasoning
+from ..model.text import KVCache, products
+from ..model.tokens import TokenIds
+from ..runtime.graphs import GraphRecorder, RecordedVision, StaticSteps
+from ..runtime.memory import release_cached
+from .full_size import PROMPT_TOKENS, FullSizeInputs, device_bytes
+
+try:
+    from triton.errors import TritonError
+except ImportError:  # then nothing of it is compiled
+    TritonError = RuntimeError
+
+REASONING_TOKENS = 32
+FLOW_STEPS = 10
+CAMERAS = 4
+WARM_UP, RUNS = 3, 10
+LONGEST_ERROR = 300  # characters
+
+Figures = dict[str, Any]
+Features = tuple[Tensor, list[Tensor]]
+
+
+@torch.no_grad()  # not inference_mode, under which optimum-quanto's tensors cannot be used
+def measure(
+    model: AlpamayoR1, scene: FullSizeInputs, samples: int, graphs: bool, runs: int = RUNS
+) -> Figures:
+    """Milliseconds per stage (median of runs), end to end, and GB of memory.
+
+    graphs: all four stages are recorded, as in the engine. end_to_end: vision,
+    prefill, 32 tokens and 10 flow steps; sum_of_stages: the same from the stages, as a check of
+    both. weights_gb: on the device, without a mapped embedding. largest_gb: the largest piece that
+    the allocator took from a GPU. The last two and peak_gb are None on a CPU.
+    """
+    device = model.action_space.accel_mean.device
+    release_cached()
+    cache = model.new_cache(1, PROMPT_TOKENS, samples, REASONING_TOKENS)
+    weights_gb = device_bytes(model, device) / 1e9
+    _reset_peak(device)
+    run = _Inference(model, scene, cache, samples, graphs)
+    stages = {
+        'vision': run.vision,
+        'prefill': run.prefill,
+        'token': run.token,
+        'flow_step': run.flow_step,
+        'end_to_end': run.whole,
+    }
+    times = {name: median_ms(stage, device, runs) for name, stage in stages.items()}
+    steps = REASONING_TOKENS * times['token'] + FLOW_STEPS * times['flow_step']
+    return {
+        'samples': samples,
+        'runs': runs,
+        **times,
+        'sum_of_stages': round(times['vision'] + times['prefill'] + steps, 3),
+        'weights_gb': round(weights_gb, 3),
+        **_gpu_memory(device),
+    }
+
+
+@torch.no_grad()
+def linear_layers(model: AlpamayoR1, graphs: bool) -> Figures:
+    """Milliseconds of all linear layers behind each other, without anything between them.
+
+    token_linears: of the language model for one row, with the output head. flow_linears: of the
+    expert for the rows of one flow step.
+    """
+    language: Any = model.vlm.model.language_model
+    expert: Any = model.expert
+    head = model.vlm.lm_head
+    device = model.action_space.accel_mean.device
+    dtype = next(x.dtype for x in model.vlm.model.visual.parameters())
+    found = {}
+    for name, layers, rows in (
+        ('token_linears', language.layers, 1),
+        ('flow_linears', expert.layers, model.waypoints),
+    ):
+        first = layers[0]
+        widths = [
+            layer.in_features
+            for layer in (first.self_attn.q_proj, first.self_attn.o_proj, first.mlp.down_proj)
+        ]
+        inputs = [torch.randn(1, rows, n, device=device, dtype=dtype) for n in widths]
+
+        def run(layers: Any = layers, inputs: list[Tensor] = inputs, rows: int = rows) -> Tensor:
+            hidden, heads, inner = inputs
+            for layer in layers:
+                attention, mlp = layer.self_attn, layer.mlp
+                products(hidden, attention.q_proj, attention.k_proj, attention.v_proj)
+                attention.o_proj(heads)
+                products(hidden, mlp.gate_proj, mlp.up_proj)
+                out: Tensor = mlp.down_proj(inner)
+            return out if rows > 1 else head(hidden)
+
+        found[name] = median_ms(GraphRecorder().record(run) if graphs else run, device, 20)
+    return found
+
+
+class _Inference:
+    """The stages over one cache, each callable again and again."""
+
+    def __init__(
+        self, model: AlpamayoR1, scene: FullSizeInputs, cache: KVCache, samples: int, graphs: bool
+    ) -> None:
+        self.model, self.scene, self.cache = model, scene, cache
+        device = model.action_space.accel_mean.device
+        self.tokens = torch.full((1, samples), 3, device=device)
+        self.options = SamplingOptions(num_samples=samples, max_tokens=REASONING_TOKENS)
+        start = model.config.traj_token_start_idx
+        # no marker and no eos among the ids: every run says all of its tokens
+        self.ids = TokenIds(0, 0, -1, -1, 0, start, start + model.config.traj_vocab_size, 0)
+        self.noise = torch.randn(samples, model.waypoints, 2, device=device)
+        self.generator = torch.Generator(device).manual_seed(2)
+        recorder = GraphRecorder() if graphs else None
+        self.encode = RecordedVision(model.encode_images, recorder) if recorder else None
+        self.features: Features | None = None
+        self.vision()
+        self.steps: AlpamayoR1 | StaticSteps = model
+        if recorder:
+            self.steps = StaticSteps(model, cache, samples, recorder.record)
+        self.prompt = self.prefill()
+        self.velocity = self.field()
+
+    def vision(self) -> None:
+        """All images; recorded ones four at a time, as the engine encodes a grid time."""
+        scene, self.features = self.scene, None  # frees the memory of the last ones
+        if self.encode is None:
+            patches = scene.patches.to(self.noise.device)
+            self.features = self.model.encode_images(patches, scene.grids)
+            return
+        slots = len(scene.grids) // CAMERAS
+        joined: list[Tensor] = []
+        for at, patches in enumerate(scene.patches.chunk(slots)):
+            there = patches.to(self.noise.device, non_blocking=True)
+            embeddings, levels = self.encode(there, scene.grids[:CAMERAS])
+            found = [embeddings, *levels]
+            joined = joined or [x.new_empty(slots, *x.shape) for x in found]
+            for whole, part in zip(joined, found, strict=True):
+                whole[at] = part
+        self.features = joined[0].flatten(0, 1), [x.flatten(0, 1) for x in joined[1:]]
+
+    def prefill(self) -> Prompt:
+        self.cache.length = 0
+        scene, features = self.scene, self.features
+        assert features is not None
+        return self.model.prefill(
+            scene.input_ids, features, scene.grids, self.cache, reader=self.steps
+        )
+
+    def token(self) -> Tensor:
+        """One token behind the prompt and half of the reasoning."""
+        samples = self.options.num_samples
+        self.cache.length = PROMPT_TOKENS + samples * (REASONING_TOKENS // 2)
+        return self.steps.decode_step(self.prompt, self.tokens)
+
+    def flow_step(self) -> Tensor:
+        """One of the ten; what is the same for all of them is made before."""
+        time = torch.zeros(len(self.noise), 1, 1, device=self.noise.device)
+        return self.velocity(self.noise, time)
+
+    def field(self) -> VelocityField:
+        samples = self.options.num_samples
+        self.cache.length = PROMPT_TOKENS + samples * REASONING_TOKENS
+        marker = torch.full((1, samples), REASONING_TOKENS - 1, device=self.noise.device)
+        tokens = torch.zeros(1, samples, REASONING_TOKENS, device=self.noise.device)
+        length = PROMPT_TOKENS + REASONING_TOKENS
+        reasoning = Reasoning(tokens, marker, torch.zeros_like(marker, dtype=torch.bool), length)
+        return self.steps.velocity_field(self.prompt, reasoning)
+
+    def whole(self) -> Tensor:
+        self.vision()
+        self.prompt = self.prefill()
+        reasoning = self.model.reason(
+            self.prompt, self.ids, self.options, self.generator, self.steps.decode_step
+        )
+        field = self.steps.velocity_field(self.prompt, reasoning)
+        return self.model.act(self.noise, field, FLOW_STEPS)
+
+
+def attempt(work: Callable[[], Any]) -> tuple[Any, str]:
+    """What some work returns, and '' or its error in one line: of torch, quanto, Triton, ours."""
+    try:
+        return work(), ''
+    except (BadInput, RuntimeError, TypeError, TritonError) as error:
+        return None, ' '.join(f'{type(error).__name__}: {error}'.split())[:LONGEST_ERROR]
+
+
+def median_ms(run: Callable[[], Any], device: torch.device, runs: int) -> float:
+    """Median of so many runs, each waited for, after three more (fewer where runs are few)."""
+    times = []
+    warm_up = min(WARM_UP, runs // 2)
+    for _ in range(warm_up + runs):
+        _synchronize(device)
+        start = time.perf_counter()
+        run()
+        _synchronize(device)
+        times.append((time.perf_counter() - start) * 1e3)
+    return round(float(np.median(times[warm_up:])), 3)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _gpu_memory(device: torch.device) -> dict[str, float | None]:
+    if device.type != 'cuda':
+        return {'peak_gb': None, 'largest_gb': None}
+    own = (s for s in torch.cuda.memory_snapshot() if s['device'] == device.index)
+    return {
+        'peak_gb': round(torch.cuda.max_memory_allocated(device) / 1e9, 3),
+        'largest_gb': round(max(segment['total_size'] for segment in own) / 1e9, 3),
+    }

@@ -1,0 +1,160 @@
+"""The release's sizes with random weights, and a scene of the size that it sees.
+
+Weights are drawn tensor by tensor on the device and packed ones as bytes, so a full-size model is
+never on the host, nor dense where it shall be packed. Knows no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.packing import digits
+from ..model.alpamayo import AlpamayoR1
+from ..model.checkpoint import set_tensor
+from ..model.config import AlpamayoConfig
+from ..quantization.linear import PackedWeight, replace_linears
+from ..quantization.scheme import Rules
+from ..runtime.load import bound_tensors, build_on_meta, join_products
+
+# Sizes of the release; what is absent has the defaults of the classes (specification, section 1).
+RELEASE: dict[str, Any] = {
+    'model_type': 'alpamayo_r1',
+    'vlm_name_or_path': 'Qwen/Qwen3-VL-8B-Instruct',
+    'vocab_size': 155697,
+    'traj_token_start_idx': 151669,
+    'traj_vocab_size': 4000,
+    'traj_token_ids': {'history': 155684, 'future_start': 155681},
+    'tokens_per_history_traj': 48,
+    'tokens_per_future_traj': 128,
+    'expert_cfg': {'hidden_size': 2048, 'intermediate_size': 8256, 'num_attention_heads': 16},
+    'action_in_proj_cfg': {
+        '_target_': 'alpamayo_r1.models.action_in_proj.PerWaypointActionInProjV2'
+    },
+    'action_out_proj_cfg': {'_target_': 'torch.nn.Linear'},
+    'diffusion_cfg': {'_target_': 'alpamayo_r1.diffusion.flow_matching.FlowMatching'},
+    'action_space_cfg': {'_target_': 'alpamayo_r1.action_space.UnicycleAccelCurvatureActionSpace'},
+}
+IMAGES = 16
+GRID = (20, 36)  # 320x576 in patches of 16
+PROMPT_TOKENS = 3032
+WEIGHT_STD = 0.02
+PARTS = {
+    'vision': 'vlm.model.visual.',
+    'language': 'vlm.model.language_model.layers.',
+    'embedding': 'vlm.model.language_model.embed_tokens.',
+    'head': 'vlm.lm_head.',
+    'expert': 'expert.',
+}
+
+
+@dataclass(frozen=True)
+class FullSizeInputs:
+    """Inputs of the size that the release sees, random inside; they wait on the host."""
+
+    input_ids: Tensor
+    patches: Tensor
+    grids: list[tuple[int, int]]
+
+
+def module_bytes(model: nn.Module) -> dict[str, int]:
+    """Bytes of the weights by part."""
+    found = dict.fromkeys([*PARTS, 'other'], 0)
+    for name, tensor in model.state_dict().items():
+        part = next((p for p, prefix in PARTS.items() if name.startswith(prefix)), 'other')
+        found[part] += _stored_bytes(tensor)
+    return found
+
+
+def device_bytes(model: nn.Module, device: torch.device) -> int:
+    """Bytes of the weights that lie on a device."""
+    tensors = model.state_dict().values()
+    return sum(_stored_bytes(x) for x in tensors if x.device.type == device.type)
+
+
+def _stored_bytes(tensor: Any) -> int:
+    """Bytes behind a tensor; optimum-quanto's stand for dense ones and hold packed ones."""
+    if hasattr(tensor, '__tensor_flatten__'):
+        return sum(_stored_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return int(tensor.nbytes)
+
+
+def random_model(
+    config: AlpamayoConfig,
+    device: str,
+    dtype: torch.dtype,
+    rules: Rules = (),
+    host_embedding: bool = False,
+) -> AlpamayoR1:
+    """The model with weights of 0.02, norms of one and the config's buffers, packed by rules.
+
+    host_embedding: a packed embedding lies in the memory of the host, as one mapped from its file.
+    """
+    model = build_on_meta(config)
+    replace_linears(model, rules)
+    if rules:
+        bound_tensors(model, rules, dtype)
+    generator = torch.Generator(device).manual_seed(0)
+    for name, tensor in model.state_dict().items():
+        owner: Any = model.get_submodule(name.rpartition('.')[0])
+        leaf, weight = name.rpartition('.')[2], _packed_weight(model, name)
+        if weight is not None:
+            on_host = host_embedding and name.startswith(PARTS['embedding'])
+            place, draw = ('cpu', None) if on_host else (device, generator)
+            value = _packed_tensor(leaf, weight, tensor.shape, place, dtype, draw)
+        elif leaf in owner._buffers:
+            value = owner.initial_buffers()[leaf].to(device, dtype)
+        elif tensor.dim() == 1 and leaf == 'weight':
+            value = torch.ones(tensor.shape, device=device, dtype=dtype)
+        else:
+            value = torch.empty(tensor.shape, device=device, dtype=dtype)
+            value.normal_(std=WEIGHT_STD, generator=generator)
+        set_tensor(model, name, value)
+    join_products(model)
+    return model.eval()
+
+
+def make_scene(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> FullSizeInputs:
+    """Images behind each other, then text up to the length of a real prompt."""
+    tokens = GRID[0] * GRID[1] // config.vision.spatial_merge_size**2
+    ids: list[int] = []
+    for _ in range(IMAGES):
+        ids += [1, *[config.image_token_id] * tokens, 2]
+    ids += [3] * (PROMPT_TOKENS - len(ids))
+    shape = (IMAGES * GRID[0] * GRID[1], 3 * 2 * 16 * 16)
+    patches = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    if device != 'cpu':
+        patches = patches.pin_memory()
+    return FullSizeInputs(torch.tensor([ids]), patches, [GRID] * IMAGES)
+
+
+def _packed_weight(model: AlpamayoR1, name: str) -> PackedWeight | None:
+    """The packed weight that a tensor is part of."""
+    path = name.split('.')
+    for depth in (1, 2):
+        owner = model.get_submodule('.'.join(path[:-depth]))
+        if isinstance(owner, PackedWeight):
+            return owner
+    return None
+
+
+def _packed_tensor(
+    leaf: str,
+    weight: PackedWeight,
+    shape: torch.Size,
+    device: str,
+    dtype: torch.dtype,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Random codes, with scales that make weights of WEIGHT_STD from them, about zero."""
+    levels = weight.levels
+    if leaf == '_data':
+        low, high = (-127, 128) if levels == 256 else (0, levels ** digits(levels))
+        kind = torch.int8 if levels == 256 else torch.uint8
+        return torch.randint(low, high, shape, generator=generator, device=device, dtype=kind)
+    scale = WEIGHT_STD / ((levels**2 - 1) / 12) ** 0.5
+    value = scale if leaf == '_scale' else scale * (levels - 1) / 2
+    return torch.full(shape, value, device=device, dtype=dtype)

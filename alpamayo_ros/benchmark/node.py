@@ -1,0 +1,227 @@
+"""What the node costs without a model: a process of its own, fed over the wire in real time.
+
+Four cameras of JPEG images and odometry; the engine is constant_velocity, which looks at no
+image. Knows no command line, and rclpy only as the counterpart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+import os
+from pathlib import Path
+import signal
+import subprocess
+import threading
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..bags.messages import TYPESTORE, message_factory
+from ..data_types import NANOSECONDS
+from ..errors import BadInput
+from ..ros.peers.counterpart import Counterpart
+
+NODE = 'alpamayo_ros.ros.node'
+NAME = 'alpamayo_benchmarked'
+FOLDER = f'/{NAME}/input'  # topics that no vehicle has
+CAMERAS = {'cross_left': 0, 'front_wide': 1, 'cross_right': 2, 'front_tele': 6}
+CAMERA_HZ, ODOMETRY_HZ = 10, 100
+SIZE = (1280, 720)
+SPEED_MPS = 10.0
+WARM_UP_S = 3.0  # a context needs 1.5 s of history
+START_LIMIT_S, END_LIMIT_S = 20.0, 5.0
+IMAGE, ODOMETRY = 'sensor_msgs/msg/CompressedImage', 'nav_msgs/msg/Odometry'
+TARGETS = {'cpu_percent_of_a_core': 10.0, 'submit_p50_ms': 5.0}
+
+make = message_factory()
+
+
+@dataclass
+class NodeOutputs:
+    """What the node said: ages of its paths, and the values of its last inference status."""
+
+    paths: int = 0
+    ages_ms: list[float] = field(default_factory=list)
+    values: dict[str, str] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+
+    def on_path(self, message: Any) -> None:
+        """Count a path."""
+        self.paths += 1
+
+    def on_age(self, message: Any) -> None:
+        """Note the time from a stamp to its path."""
+        self.ages_ms.append(message.data)
+
+    def on_diagnostics(self, message: Any) -> None:
+        """Keep the statuses of the node."""
+        for status in message.status:
+            node, _, name = status.name.partition(': ')
+            if node == f'/{NAME}':
+                self.states[name] = status.message
+                if name == 'inference':
+                    self.values = {pair.key: pair.value for pair in status.values}
+
+
+def measure(launcher: Sequence[str], folder: Path, seconds: Iterable[Any]) -> dict[str, Any]:
+    """Figures of one run.
+
+    launcher: the command line that a module's name is put behind. seconds: an item for each
+    second to measure. Writes a rig file into `folder`. Raises BadInput when the node does not
+    come up.
+    """
+    heard = NodeOutputs()
+    fed = {f'{FOLDER}/{name}/compressed': IMAGE for name in CAMERAS} | {
+        f'{FOLDER}/odometry': ODOMETRY
+    }
+    listened = {
+        f'/{NAME}/output/path': ('nav_msgs/msg/Path', heard.on_path),
+        f'/{NAME}/debug/path_age_ms': ('std_msgs/msg/Float64', heard.on_age),
+        '/diagnostics': ('diagnostic_msgs/msg/DiagnosticArray', heard.on_diagnostics),
+    }
+    rig = write_rig(folder / 'benchmark.yaml')
+    counterpart = Counterpart(fed, listened)
+    try:
+        with _node(launcher, rig) as node, _feeding(counterpart, node, heard):
+            counterpart.spin(WARM_UP_S)
+            heard.paths = 0
+            heard.ages_ms.clear()
+            start_s, start_cpu_s = time.monotonic(), cpu_s(node.pid)
+            for _ in seconds:
+                counterpart.spin(1.0)
+            elapsed_s, used_s = time.monotonic() - start_s, cpu_s(node.pid) - start_cpu_s
+            figures = _figures(heard, elapsed_s, used_s, node.pid)
+            return {'started_by': ' '.join(launcher[1:]), **figures}
+    finally:
+        counterpart.close()
+
+
+def _figures(heard: NodeOutputs, elapsed_s: float, used_s: float, pid: int) -> dict[str, Any]:
+    if not heard.ages_ms:
+        raise BadInput(f'the node has published nothing: {heard.states}')
+    p50, p95 = np.percentile(heard.ages_ms, [50, 95])
+    figures: dict[str, Any] = {
+        'seconds': round(elapsed_s, 2),
+        'cameras': len(CAMERAS),
+        'camera_hz': CAMERA_HZ,
+        'image_bytes': len(jpeg()),
+        'odometry_hz': ODOMETRY_HZ,
+        'cpu_percent_of_a_core': round(100 * used_s / elapsed_s, 2),
+        'submit_p50_ms': float(heard.values['submit ms']),
+        'submit_p95_ms': float(heard.values['submit p95 ms']),
+        'stamp_to_path_p50_ms': round(float(p50), 3),
+        'stamp_to_path_p95_ms': round(float(p95), 3),
+        'paths_per_s': round(heard.paths / elapsed_s, 2),
+        'anchors': {key: int(heard.values[key]) for key in ('seen', 'inferred', 'dropped')},
+        'resident_mb': round(resident_bytes(pid) / 1e6, 1),
+    }
+    return figures | {'ok': all(figures[name] < limit for name, limit in TARGETS.items())}
+
+
+@contextmanager
+def _node(launcher: Sequence[str], rig: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The node in a process of its own, interrupted at the end."""
+    parameters = {'rig': rig, 'engine': 'constant_velocity'}
+    options = [x for name, value in parameters.items() for x in ('-p', f'{name}:={value}')]
+    command = [*launcher, NODE, '--ros-args', '-r', f'__node:={NAME}', *options]
+    node = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield node
+    finally:
+        node.send_signal(signal.SIGINT)
+        try:
+            node.wait(END_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            node.kill()
+            node.wait()
+
+
+@contextmanager
+def _feeding(
+    counterpart: Counterpart, node: subprocess.Popen[bytes], heard: NodeOutputs
+) -> Iterator[None]:
+    """Feed the node in a thread, from when it is ready."""
+    end_s = time.monotonic() + START_LIMIT_S
+    while not (counterpart.is_matched() and heard.states.get('model') == 'ready'):
+        if node.poll() is not None:
+            raise BadInput(f'the node ended with status {node.returncode}')
+        if time.monotonic() > end_s:
+            raise BadInput(f'the node is not ready after {START_LIMIT_S:g} s: {heard.states}')
+        counterpart.spin(0.1)
+    stop = threading.Event()
+    feeder = threading.Thread(target=feed, args=(counterpart, stop))
+    feeder.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        feeder.join()
+
+
+def feed(counterpart: Counterpart, stop: threading.Event) -> None:
+    """Send every message at its stamp, odometry before the images of the same time."""
+    image, first_ns = jpeg(), time.time_ns()
+    for tick in count():
+        stamp_ns = first_ns + tick * NANOSECONDS // ODOMETRY_HZ
+        if stop.wait(max(stamp_ns - time.time_ns(), 0) / NANOSECONDS):
+            break
+        counterpart.publish(f'{FOLDER}/odometry', odometry(stamp_ns, tick / ODOMETRY_HZ))
+        if tick % (ODOMETRY_HZ // CAMERA_HZ) == 0:
+            payload = compressed(stamp_ns, image)
+            for name in CAMERAS:
+                counterpart.publish(f'{FOLDER}/{name}/compressed', payload)
+
+
+def compressed(stamp_ns: int, image: np.ndarray) -> bytes:
+    """CDR bytes of a CompressedImage."""
+    message = make(IMAGE, header=_header(stamp_ns), format='jpeg', data=image)
+    return bytes(TYPESTORE.serialize_cdr(message, IMAGE))
+
+
+def odometry(stamp_ns: int, seconds: float) -> bytes:
+    """CDR bytes of the odometry of a vehicle that drives straight on."""
+    message = make(ODOMETRY, header=_header(stamp_ns), child_frame_id='base_link')
+    message.pose.pose.position.x = SPEED_MPS * seconds
+    message.twist.twist.linear.x = SPEED_MPS
+    return bytes(TYPESTORE.serialize_cdr(message, ODOMETRY))
+
+
+def _header(stamp_ns: int) -> Any:
+    sec, nanosec = divmod(stamp_ns, NANOSECONDS)
+    stamp = make('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
+    return make('std_msgs/msg/Header', stamp=stamp, frame_id='odom')
+
+
+def jpeg() -> np.ndarray:
+    """A JPEG of SIZE and about 250 kB, as that of a busy street: blurred noise."""
+    noise = np.random.default_rng(0).normal(size=(SIZE[1], SIZE[0], 3)).astype(np.float32)
+    blurred = cv2.GaussianBlur(noise, (0, 0), 2)
+    picture = np.clip(128 + 20 * blurred / np.std(blurred), 0, 255).astype(np.uint8)
+    return np.asarray(cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].ravel())
+
+
+def write_rig(path: Path) -> Path:
+    """Write the rig file of the four cameras."""
+    lines = ['anchor: front_wide', f'odometry_topic: {FOLDER}/odometry', 'cameras:']
+    for name, index in CAMERAS.items():
+        topic = f'{FOLDER}/{name}/compressed'
+        lines.append(f'  - {{name: {name}, index: {index}, topic: {topic}}}')
+    path.write_text('\n'.join(lines), encoding='utf-8')
+    return path
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds that all threads of a process have computed, in ticks of 10 ms."""
+    fields = Path(f'/proc/{pid}/stat').read_text(encoding='utf-8').rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is in RAM."""
+    pages = Path(f'/proc/{pid}/statm').read_text(encoding='utf-8').split()[1]
+    return int(pages) * os.sysconf('SC_PAGE_SIZE')

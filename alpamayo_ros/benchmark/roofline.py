@@ -1,0 +1,105 @@
+"""How far a device is from what its memory and arithmetic allow, and what another one might do.
+
+Bytes and operations are those of the model and the benchmark's scene; peaks are the makers'
+figures. The table for the Orin Nano is an estimate, never a measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..model.alpamayo import AlpamayoR1
+from .engine import FLOW_STEPS, REASONING_TOKENS
+from .full_size import GRID, IMAGES, PROMPT_TOKENS, module_bytes
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes per second of memory, dense 16-bit operations per second of tensor cores."""
+
+    bytes_per_s: float
+    flops: float
+
+
+PEAKS = {
+    'NVIDIA H200': Peak(4.8e12, 989e12),
+    'Orin Nano 8 GB, 15 W': Peak(68e9, 10e12),
+    'Orin Nano 8 GB, 25 W': Peak(102e9, 15e12),
+}
+ORIN = tuple(name for name in PEAKS if name.startswith('Orin'))
+ASSUMPTIONS = (
+    'Estimate, not measured: token and flow step move their bytes, vision and prefill do their '
+    'operations, each at the fraction of the peak that was measured here; no time for launches, '
+    'the processor or other users of the memory. Memory 68 and 102 GB/s, 10 and 15 TFLOPS.'
+)
+
+
+def work(model: AlpamayoR1) -> dict[str, dict[str, float]]:
+    """Bytes and floating-point operations of each stage, one sample; from shapes alone."""
+    text, vision, expert = model.config.text, model.config.vision, model.config.expert
+    part = module_bytes(model)
+    head_dim, kv_heads = text.head_dim, text.num_key_value_heads
+    itemsize = model.action_space.accel_mean.element_size()
+    cache = 2 * text.num_hidden_layers * kv_heads * head_dim * PROMPT_TOKENS * itemsize
+    patches = IMAGES * GRID[0] * GRID[1]
+    query = text.num_attention_heads * head_dim
+    per_layer = text.hidden_size * (2 * query + 2 * kv_heads * head_dim)
+    per_layer += 3 * text.hidden_size * text.intermediate_size
+    prefill = 2 * PROMPT_TOKENS * text.num_hidden_layers * per_layer
+    prefill += 2 * PROMPT_TOKENS**2 * query * text.num_hidden_layers  # causal: half of it
+    width = vision.hidden_size
+    per_block = width * (4 * width + 2 * vision.intermediate_size)
+    seeing = 2 * patches * vision.depth * per_block
+    seeing += 4 * patches * GRID[0] * GRID[1] * width * vision.depth
+    expert_query = expert.num_attention_heads * head_dim
+    per_expert = expert.hidden_size * (2 * expert_query + 2 * kv_heads * head_dim)
+    per_expert += 3 * expert.hidden_size * expert.intermediate_size
+    layers = text.num_hidden_layers
+    return {
+        'vision': {'bytes': part['vision'], 'flops': seeing},
+        'prefill': {'bytes': part['language'], 'flops': prefill},
+        'token': {
+            'bytes': part['language'] + part['head'] + cache,
+            'flops': 2 * layers * per_layer,
+        },
+        'flow_step': {
+            'bytes': part['expert'] + cache,
+            'flops': 2 * model.waypoints * layers * per_expert,
+        },
+    }
+
+
+def fractions(
+    needed: Mapping[str, Mapping[str, float]], measured_ms: Mapping[str, Any], peak: Peak
+) -> dict[str, float]:
+    """What of the peak each stage reached: of the memory for steps, of the arithmetic before."""
+    found = {}
+    for stage, amount in needed.items():
+        seconds = measured_ms[stage] / 1e3
+        if stage in ('token', 'flow_step'):
+            share = amount['bytes'] / peak.bytes_per_s / seconds
+        else:
+            share = amount['flops'] / peak.flops / seconds
+        found[stage] = round(share, 3)
+    return found
+
+
+def estimate(
+    needed: Mapping[str, Mapping[str, float]], shares: Mapping[str, float], peak: Peak
+) -> dict[str, float]:
+    """Milliseconds of each stage on another device at the same shares of its peaks, and in all.
+
+    in_all: vision, prefill, 32 tokens and 10 flow steps; repeated: with 12 of the 16 images kept.
+    """
+    found = {}
+    for stage, amount in needed.items():
+        memory_s = amount['bytes'] / peak.bytes_per_s
+        arithmetic_s = amount['flops'] / peak.flops
+        step = stage in ('token', 'flow_step')
+        found[stage] = (memory_s if step else arithmetic_s) / shares[stage] * 1e3
+    steps = REASONING_TOKENS * found['token'] + FLOW_STEPS * found['flow_step']
+    found['in_all'] = found['vision'] + found['prefill'] + steps
+    found['repeated'] = found['in_all'] - 0.75 * found['vision']
+    return {stage: round(ms, 1) for stage, ms in found.items()}

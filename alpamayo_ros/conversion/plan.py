@@ -1,0 +1,205 @@
+"""What a quantization is to do: a step for every tensor, checked before anything is written.
+
+Knows no inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+import shutil
+
+from safetensors import safe_open
+from torch import Tensor
+
+from ..errors import BadInput
+from ..files import refuse_existing
+from ..model.checkpoint import check_names, checkpoint_sha256, tensor_shapes
+from ..model.config import load_config, read_json
+from ..quantization import feedback, matrix
+from ..quantization.linear import UNUSED, replace_linears
+from ..quantization.record import KEY, Quantization
+from ..quantization.scheme import Rule, rule_of, rule_of_tensor, rules_of
+from ..quantization.solver import SOLVERS
+from ..runtime.load import build_on_meta, check_device
+from ..runtime.memory import require_memory
+from .input_statistics import InputStatistics, read_input_statistics
+
+PART_BYTES = 500_000_000  # of a file: what is lost when a run is interrupted, and held in memory
+ZERO_POINT = '._zeropoint'
+_PACKED = '.weight._data'  # in names of quanto
+
+Progress = Callable[[str, int], object]  # what is worked on, bytes that were read for it
+
+
+@dataclass(frozen=True)
+class TensorStep:
+    """One tensor of the source: what it becomes, and the rule for it."""
+
+    source: str
+    rule: Rule
+    read_bytes: int
+    shapes: Mapping[str, tuple[int, ...]]
+    stored_bytes: int
+
+    @property
+    def solved(self) -> bool:
+        """Whether it is a matrix that is quantized here, to codes and their scales."""
+        return len(self.shapes) > 1
+
+
+@dataclass(frozen=True)
+class QuantizationPlan:
+    """What is to be done: the arguments of `quantize_checkpoint`, checked, and the steps."""
+
+    source: Path
+    target: Path
+    quantization: Quantization
+    device: str
+    files: Mapping[str, Path]
+    parts: tuple[tuple[TensorStep, ...], ...]
+    statistics: InputStatistics | None = None
+
+    @property
+    def unfinished(self) -> Path:
+        """Where the result is put together, beside its place."""
+        return self.target.with_name(f'.{self.target.name}.unfinished')
+
+    def read(self, name: str) -> Tensor:
+        """A tensor of the source, mapped from its file."""
+        with safe_open(self.files[name], framework='pt') as shard:
+            return shard.get_tensor(name)
+
+    def part_name(self, part: int) -> str:
+        """File of a part."""
+        return f'model-{part + 1:05d}-of-{len(self.parts):05d}.safetensors'
+
+    def second_moments(self, step: TensorStep) -> Tensor | None:
+        """Of the inputs of a matrix that is quantized with error feedback; None for others."""
+        assert self.statistics is not None
+        if not step.rule.scheme.levels:
+            return None
+        return self.statistics.second_moments(step.source.removesuffix('.weight'))
+
+
+def plan_job(
+    source: Path,
+    target: Path,
+    recipe: str,
+    bits: float,
+    solver: str = 'mse',
+    device: str = 'cpu',
+    progress: Progress = lambda what, size: None,
+    importance: Path | None = None,
+) -> QuantizationPlan:
+    """Check everything that can be checked beforehand; nothing is written.
+
+    importance: a file of input statistics, by which errors are weighed. Raises BadInput for
+    arguments, a source that is not whole or not a release, too little space or memory.
+    """
+    refuse_existing(target)
+    rules = rules_of(recipe, bits)
+    _check_solver(solver, importance)
+    check_device(device)
+    if KEY in read_json(source / 'config.json'):
+        raise BadInput(f'{source}: quantized already, expected a release in full precision')
+    found = tensor_shapes(source)
+    files = {name: file for name, (file, _) in found.items()}
+    statistics, weighed_by = None, ''
+    if importance is not None:
+        statistics = read_input_statistics(importance, build_on_meta(load_config(source)))
+        weighed_by = statistics.sha256
+    quantization = Quantization(recipe, rules, solver, '', weighed_by)
+    job = QuantizationPlan(source, target, quantization, device, files, (), statistics)
+    steps = [_step(job, name, shape) for name, (_, shape) in found.items()]
+    packed = any(_PACKED in step.source for step in steps)
+    if not any(step.solved for step in steps):  # then nothing is weighed either
+        quantization = replace(
+            quantization, solver='quanto' if packed else 'none', importance_sha256=''
+        )
+        job = replace(job, quantization=quantization)
+    _check_steps(job, steps, packed)
+    job = replace(job, parts=tuple(_parts(steps)))
+    _check_room(job)
+    digest = checkpoint_sha256(source, lambda size: progress('sha256 of the source', size))
+    quantization = replace(quantization, source_sha256=digest)
+    return replace(job, quantization=quantization)
+
+
+def _check_solver(solver: str, importance: Path | None) -> None:
+    """Raise BadInput for a solver that is not there, or does not do with or without weighing."""
+    known = (*SOLVERS, feedback.NAME)
+    if solver not in known:
+        raise BadInput(f'solver {solver!r} is not one of: {", ".join(known)}')
+    if importance is None and solver == feedback.NAME:
+        raise BadInput(f'solver {solver!r} needs input statistics (--importance FILE)')
+    if importance is not None and solver not in (feedback.NAME, 'mse'):
+        raise BadInput(f'solver {solver!r} weighs no errors: no importance was expected')
+
+
+def _step(job: QuantizationPlan, name: str, shape: tuple[int, ...]) -> TensorStep:
+    """What a tensor becomes. A zero-point becomes a shift; quanto's unused scalars nothing."""
+    tensor = job.read(name)
+    rule = rule_of_tensor(name, shape, job.quantization.rules)
+    if rule.scheme.levels:
+        shapes = rule.scheme.tensors(rule.rows(shape[0]), shape[1])
+        stored = rule.scheme.bytes(rule.rows(shape[0]), shape[1])
+        named = {name + ending: value for ending, value in shapes.items()}
+        return TensorStep(name, rule, tensor.nbytes, named, stored)
+    module = name.partition('.weight.')[0]
+    if name != module:
+        rule = rule_of(module, job.quantization.rules)
+    if name.endswith(UNUSED):
+        return TensorStep(name, rule, tensor.nbytes, {}, 0)
+    if name.endswith(ZERO_POINT):
+        name_of_shift = name.removesuffix(ZERO_POINT) + '._shift'
+        return TensorStep(name, rule, tensor.nbytes, {name_of_shift: shape}, 2 * tensor.numel())
+    return TensorStep(name, rule, tensor.nbytes, {name: shape}, tensor.nbytes)
+
+
+def _check_steps(job: QuantizationPlan, steps: list[TensorStep], packed: bool) -> None:
+    """Raise BadInput unless the source is the model of its config, and the result will be."""
+    config = load_config(job.source)
+    model = build_on_meta(config)
+    if not packed:
+        shapes = {step.source: tuple(job.read(step.source).shape) for step in steps}
+        check_names(model, shapes, str(job.source))
+    replace_linears(model, job.quantization.rules)
+    for step in steps if job.quantization.solver == feedback.NAME else ():
+        job.second_moments(step)
+    stored = {name: shape for step in steps for name, shape in step.shapes.items()}
+    where = f'{job.source} as {job.quantization.recipe} of {job.quantization.bits:g} bits'
+    check_names(model, stored, where)
+
+
+def _check_room(job: QuantizationPlan) -> None:
+    """Raise BadInput where the disk or a memory has too little room, before anything is made."""
+    sizes = [sum(step.stored_bytes for step in part) for part in job.parts]
+    there = sum(file.stat().st_size for file in job.unfinished.glob('*.safetensors'))
+    needed = sum(sizes) - there  # each is kept or replaced
+    free = shutil.disk_usage(next(p for p in job.target.absolute().parents if p.exists())).free
+    if needed > free:
+        raise BadInput(f'{job.target}: needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free')
+    needs = {'cpu': {'a file of the result': max(sizes)}}
+    if solved := [step for part in job.parts for step in part if step.solved]:
+        working = matrix.working_bytes()
+        if job.quantization.solver == feedback.NAME:
+            fed_back = (step for step in solved if job.second_moments(step) is not None)
+            shapes = (job.read(step.source).shape for step in fed_back)
+            working = max([working, *(feedback.working_bytes(*shape) for shape in shapes)])
+        own = {'its largest matrix': max(step.stored_bytes for step in solved), 'solving': working}
+        needs[job.device] = needs.get(job.device, {}) | own
+    for device, memory in needs.items():
+        require_memory(job.source, memory, device)
+
+
+def _parts(steps: list[TensorStep]) -> Iterator[tuple[TensorStep, ...]]:
+    """Steps in groups of at most PART_BYTES, or of a single larger one."""
+    part: list[TensorStep] = []
+    for step in steps:
+        if part and sum(s.stored_bytes for s in part) + step.stored_bytes > PART_BYTES:
+            yield tuple(part)
+            part = []
+        part.append(step)
+    yield tuple(part)

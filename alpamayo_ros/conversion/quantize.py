@@ -1,0 +1,196 @@
+"""A checkpoint to a quantized checkpoint: tensor by tensor, in parts that a later run continues.
+
+Reads releases in full precision, and what optimum-quanto wrote (also quanto 0.2.0, whose integer
+zero-points become shifts). Knows no inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+from pathlib import Path
+import shutil
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+import torch
+from torch import Tensor
+
+from ..errors import BadInput
+from ..hub import TOKENIZER_FILES
+from ..model.checkpoint import INDEX, file_sha256
+from ..model.config import CARD, card_limits, load_config, parse_config, read_json, vlm_folder
+from ..model.processor import Processor
+from ..quantization import feedback
+from ..quantization.matrix import quantize_matrix
+from ..quantization.record import KEY
+from .plan import ZERO_POINT, Progress, QuantizationPlan, TensorStep
+
+REPORT = 'quantization_report.json'
+_PLAN = 'plan.json'
+
+
+def quantize_checkpoint(
+    job: QuantizationPlan, vlm: Path | None, progress: Progress
+) -> dict[str, Any]:
+    """Do the job; what is finished of an earlier run with equal arguments is kept. The report.
+
+    vlm: whose tokenizer, templates and config are copied; None: those of the source, if it has
+    any. The target appears when it is complete. Raises BadInput for a vlm that the result could
+    not be run with, weights that are not finite, a file that cannot be written, or a leftover of
+    a run with other arguments.
+    """
+    vlm_files = _vlm_files(job.source, vlm)
+    plan = job.quantization.entry() | {
+        'parts': len(job.parts),
+        'vlm': {path.name: file_sha256(path) for path in vlm_files},
+    }
+    folder = job.unfinished
+    if not (folder / _PLAN).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _write_json(folder / _PLAN, plan)
+    elif (left := read_json(folder / _PLAN)) != plan:
+        differs = ', '.join(k for k in {**plan, **left} if plan.get(k) != left.get(k))
+        raise BadInput(
+            f'{folder}: left by a run with other arguments or another source ({differs}); '
+            'remove it to start anew'
+        )
+    shutil.rmtree(folder / 'vlm', ignore_errors=True)
+    for path in vlm_files:
+        (folder / 'vlm').mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / 'vlm' / path.name)
+    if limits := card_limits(job.source):  # its figures are those of other weights
+        _write_json(folder / CARD, {'limits': [limits]})
+    config = read_json(job.source / 'config.json')
+    _write_json(folder / 'config.json', config | {KEY: job.quantization.entry()})
+    done = [_write_part(job, part, progress) for part in range(len(job.parts))]
+    report = _summary(job, done)
+    _write_json(folder / REPORT, report)
+    _write_json(folder / INDEX, _index(job, done))
+    for path in (*folder.glob('model-*.json'), folder / _PLAN):  # without a plan all begins anew
+        path.unlink()
+    folder.rename(job.target)
+    return report
+
+
+def _write_part(job: QuantizationPlan, part: int, progress: Progress) -> dict[str, Any]:
+    """Write a file and a note of what the report says of it; or keep what has the note's hash."""
+    file = job.unfinished / job.part_name(part)
+    record = file.with_suffix('.json')
+    if record.is_file() and file.is_file():
+        done = read_json(record)
+        if done.get('sha256') == file_sha256(file):
+            progress('finished earlier', sum(step.read_bytes for step in job.parts[part]))
+            return done
+    file.unlink(missing_ok=True)  # its place was counted as free
+    tensors: dict[str, Tensor] = {}
+    modules: dict[str, Any] = {}
+    for step in job.parts[part]:
+        made, error = _make(job, step)
+        tensors |= made
+        if error is not None:
+            modules[step.source.removesuffix('.weight')] = {
+                'bits': step.rule.bits,
+                'bytes': step.stored_bytes,
+                'relative_error': round(error, 6),
+            }
+        progress(step.source, step.read_bytes)
+    try:
+        save_file(tensors, file, metadata={'format': 'pt'})
+    except SafetensorError as error:  # a full disk too: it is no OSError
+        raise BadInput(f'{file}: cannot be written: {error}') from None
+    shutil.copymode(job.unfinished / 'config.json', file)  # safetensors makes it the owner's only
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    done = {'sha256': file_sha256(file), 'bytes': size, 'names': list(tensors), 'modules': modules}
+    _write_json(record, done)
+    return done
+
+
+def _make(job: QuantizationPlan, step: TensorStep) -> tuple[dict[str, Tensor], float | None]:
+    """The stored tensors of a step on the host, and the error of what was quantized here."""
+    tensor = job.read(step.source)
+    if not step.shapes:
+        return {}, None
+    if step.source.endswith(ZERO_POINT):
+        scale = job.read(step.source.removesuffix(ZERO_POINT) + '._scale')
+        (name,) = step.shapes
+        shift = scale.to(torch.float32) * tensor.to(torch.float32)
+        return {name: shift.to(scale.dtype)}, None
+    if list(step.shapes) == [step.source]:
+        return {step.source: tensor.contiguous()}, None
+    stored, error = _quantize(job, step, tensor)
+    if error != error:
+        shutil.rmtree(job.unfinished)  # of no use to a repaired source, which has another hash
+        raise BadInput(f'{job.files[step.source]}: {step.source} holds values that are not finite')
+    return {step.source + ending: part.cpu() for ending, part in stored.items()}, error
+
+
+def _quantize(
+    job: QuantizationPlan, step: TensorStep, tensor: Tensor
+) -> tuple[dict[str, Tensor], float]:
+    """Stored tensors of a matrix and its error; tables have no inputs, so nothing weighs there."""
+    solver = job.quantization.solver
+    if solver == feedback.NAME:
+        moments = job.second_moments(step)
+        if moments is not None:
+            return feedback.quantize_with_feedback(tensor, step.rule, moments, job.device)
+        solver = 'mse'
+    importance = None
+    if job.statistics is not None:
+        importance = job.statistics.mean_square(step.source.removesuffix('.weight'))
+    return quantize_matrix(tensor, step.rule, solver, job.device, importance=importance)
+
+
+def _summary(job: QuantizationPlan, done: list[dict[str, Any]]) -> dict[str, Any]:
+    modules = {name: entry for part in done for name, entry in part['modules'].items()}
+    errors = sorted(modules, key=lambda name: modules[name]['relative_error'])
+    return {
+        'recipe': job.quantization.recipe,
+        'bits': job.quantization.bits,
+        'solver': job.quantization.solver,
+        'source_sha256': job.quantization.source_sha256,
+        'bytes': sum(part['bytes'] for part in done),
+        'worst_module': errors[-1] if errors else None,
+        'modules': modules,
+    }
+
+
+def _index(job: QuantizationPlan, done: list[dict[str, Any]]) -> dict[str, Any]:
+    """Which tensor is in which file, and the hashes that loading checks."""
+    names = {job.part_name(i): part for i, part in enumerate(done)}
+    return {
+        'metadata': {
+            'total_size': sum(part['bytes'] for part in done),
+            'sha256': {name: part['sha256'] for name, part in names.items()},
+        },
+        'weight_map': {tensor: name for name, part in names.items() for tensor in part['names']},
+    }
+
+
+def _vlm_files(source: Path, vlm: Path | None) -> list[Path]:
+    """Tokenizer, chat template, preprocessor and config, so that a vehicle needs no network.
+
+    Raises BadInput unless the source is the same model with them, and its ids those of the
+    tokenizer.
+    """
+    raw = read_json(source / 'config.json')
+    vlm = vlm or vlm_folder(str(raw.get('vlm_name_or_path')), source)
+    if vlm is None:
+        return []
+    where = f'{vlm}/config.json, expected the one of the VLM of {source}'
+    wanted = load_config(source)
+    config = parse_config(raw | {'vlm_name_or_path': str(vlm.absolute())}, where=where)
+    keys = ('text', 'vision', 'image_token_id')
+    if differs := [key for key in keys if getattr(config, key) != getattr(wanted, key)]:
+        raise BadInput(f'{where}: another {", ".join(differs)}')
+    Processor(config, vlm)
+    return sorted({path for pattern in TOKENIZER_FILES for path in vlm.glob(pattern)})
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A file that is there whole or not at all."""
+    unfinished = path.with_name(f'{path.name}.unfinished')
+    unfinished.write_text(json.dumps(value, indent=1) + '\n', encoding='utf-8')
+    unfinished.rename(path)

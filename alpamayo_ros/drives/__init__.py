@@ -1,0 +1,1 @@
+"""The evaluation in the synthetic world: scenes, planners, open and closed loop, table."""

@@ -1,0 +1,53 @@
+"""What is rebuilt from the parts of an evaluation: evaluation.json, evaluation.csv and
+evaluation.html. Each file is replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..files import write_atomically
+from ..json_types import Table
+from ..report import evaluation_plots as study_plots
+from ..report.evaluation_page import render
+from .parts import read_all
+from .table import tabulate, to_csv
+
+
+def rebuild(folder: Path, rounds: int, seed: int) -> Table:
+    """Write all results of an evaluation beside its parts and return the table."""
+    table = tabulate(read_all(folder), rounds, seed)
+    write_atomically(folder / 'evaluation.json', json.dumps(table, indent=1))
+    write_atomically(folder / 'evaluation.csv', to_csv(table))
+    write_atomically(folder / 'evaluation.html', render(table, _plots(table)))
+    return table
+
+
+def _plots(table: Table) -> dict[str, dict[str, bytes]]:
+    rows = table['rows']
+    shown = [row for row in rows if row['kind'] in ('reference', 'model')]
+    beside = [row for row in rows if row['name'] == 'constant turn rate']
+    found = {
+        'open': {'minADE_K by horizon': study_plots.errors_by_horizon(rows)},
+        'groups': {
+            f'minADE_K by {group}': study_plots.errors_by_group([*shown, *beside], group)
+            for group in ('cause', 'weather')
+        },
+    }
+    closed = [row for row in rows if row['closed']]
+    if closed:
+        found['closed'] = {
+            'Drives without a fault': study_plots.by_latency(
+                closed, 'clean', 'drives without a fault [%]', 100.0
+            ),
+            'Distance before the first fault': study_plots.by_latency(
+                closed, 'distance_m', 'distance [m]'
+            ),
+            **{
+                f'Drives without a fault over time: {row["name"]}': study_plots.still_driving(row)
+                for row in closed
+                if row['kind'] != 'baseline'
+            },
+        }
+    return found

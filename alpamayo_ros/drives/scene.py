@@ -1,0 +1,156 @@
+"""The world at one time as a planner meets it: a Context with history, pictures and pose.
+
+A drive's clock starts at START_NS, so that every stamp is positive. Knows no engine and no metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import geometry
+from ..data_types import GRID_NS, HISTORY_POSES, NANOSECONDS, WAYPOINTS, Context, EgoPose, Frame
+from ..world.camera import CAMERAS
+from ..world.rendering.raster import render, stack
+from ..world.rendering.stage import Stage
+from ..world.samples import frame_moments, motion
+from ..world.scenario import Scenario, make_scenario
+from ..world.simulation import Simulation
+
+START_NS = 100 * NANOSECONDS
+Pictures = NDArray[np.uint8]
+Look = Callable[[Pictures, np.random.Generator], Pictures]
+
+
+@dataclass(frozen=True)
+class EvaluationDrive:
+    """A drive of some length by split and seed, and the size of its pictures."""
+
+    split: str
+    seed: int
+    seconds: float
+    size: tuple[int, int]
+
+    @functools.cached_property
+    def scenario(self) -> Scenario:
+        """The drive in the world."""
+        return make_scenario(self.split, self.seed, self.seconds)
+
+    @functools.cached_property
+    def stage(self) -> Stage:
+        """The drive set up for pictures."""
+        return Stage(self.scenario, *self.size)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A drive at t0: its world, which the expert or somebody else has driven so far."""
+
+    drive: EvaluationDrive
+    simulation: Simulation
+    t0_s: float
+
+    @property
+    def t0_ns(self) -> int:
+        """Stamp of t0."""
+        return START_NS + round(self.t0_s * NANOSECONDS)
+
+    def context(self, pictures: Pictures | None = None) -> Context:
+        """What an engine is given; pictures (C, F, 3, H, W) RGB, no camera without."""
+        steps = np.arange(1 - HISTORY_POSES, 1)
+        xyz, rot = motion(self.simulation.trace, self.t0_s, steps)
+        frames = {}
+        for camera, shots in zip(CAMERAS, () if pictures is None else pictures, strict=False):
+            count = len(shots)
+            frames[camera.name] = tuple(
+                _frame(self.t0_ns - (count - 1 - k) * GRID_NS, shot)
+                for k, shot in enumerate(shots)
+            )
+        return Context(
+            t0_ns=self.t0_ns,
+            frames=frames,
+            camera_indices=tuple(camera.index for camera in CAMERAS if camera.name in frames),
+            history_xyz_m=xyz.astype(np.float32),
+            history_rot=rot.astype(np.float32),
+            odom_from_t0=self.pose(),
+            v0_mps=float(geometry.fit_speeds(xyz[:, :2], np.unwrap(geometry.yaw(rot)))[-1]),
+            skew_s=0.0,
+        )
+
+    def pose(self) -> EgoPose:
+        """Pose at t0 in the frame of the world."""
+        ego = self.simulation.trace.ego(self.t0_s)
+        position = np.array([ego.x_m, ego.y_m, 0.0])
+        return EgoPose(
+            self.t0_ns, position, geometry.yaw_quaternion(ego.yaw_rad), ego.speed_mps, 'world'
+        )
+
+
+def truth(scene: Scene, simulation: Simulation) -> NDArray[np.float64]:
+    """Where a drive leads (64, 4) after t0: x, y m, yaw rad in the t0 frame, speed m/s."""
+    steps = np.arange(1, WAYPOINTS + 1)
+    xyz, rot = motion(simulation.trace, scene.t0_s, steps)
+    times = scene.t0_s + steps * GRID_NS / NANOSECONDS
+    speeds = [simulation.trace.ego(t_s).speed_mps for t_s in times.tolist()]
+    return np.column_stack([xyz[:, :2], np.unwrap(geometry.yaw(rot)), speeds])
+
+
+def contexts(
+    scenes: Sequence[Scene], look: Look, rngs: Sequence[np.random.Generator], device: str = 'cpu'
+) -> list[Context]:
+    """Contexts with pictures as `look` leaves them; drawn on the device."""
+    drawn = _drawn_on_cpu(scenes) if device == 'cpu' else _drawn(scenes, device)
+    return [
+        scene.context(look(pictures, rng))
+        for scene, pictures, rng in zip(scenes, drawn, rngs, strict=True)
+    ]
+
+
+def as_they_are(pictures: Pictures, rng: np.random.Generator) -> Pictures:
+    """Leave the pictures as they are."""
+    return pictures
+
+
+def shuffled(pictures: Pictures, rng: np.random.Generator) -> Pictures:
+    """Pictures (C, F, 3, H, W) under the names of other cameras: none keeps its own."""
+    count = len(pictures)
+    while True:
+        order = rng.permutation(count)
+        if (order != np.arange(count)).all():
+            return pictures[order]
+
+
+def black(pictures: Pictures, rng: np.random.Generator) -> Pictures:
+    """Black pictures of the same shape."""
+    return np.zeros_like(pictures)
+
+
+def _drawn_on_cpu(scenes: Sequence[Scene]) -> list[Pictures]:
+    return [s.drive.stage.pictures(frame_moments(s.simulation, s.t0_s)) for s in scenes]
+
+
+def _drawn(scenes: Sequence[Scene], device: str) -> Pictures:
+    """Pictures (B, C, F, 3, H, W) by the same formulas, all scenes at once, painted by kernels."""
+    import torch
+
+    from ..world.rendering.paint_triton import covered, painted
+
+    moments = [frame_moments(scene.simulation, scene.t0_s) for scene in scenes]
+    stages = [scene.drive.stage for scene in scenes]
+    pairs = list(zip(stages, moments, strict=True))
+    parts = stack([stage.scene(shown) for stage, shown in pairs])
+    noise = np.stack([stage.noise(shown) for stage, shown in pairs])
+    on_device = parts.map(lambda array: torch.from_numpy(array).to(device))
+    drawn = render(torch, on_device, torch.from_numpy(noise).to(device), covered, painted)
+    return np.asarray(drawn.cpu().numpy())
+
+
+def _frame(stamp_ns: int, picture: Pictures) -> Frame:
+    """Picture (3, H, W) as a raw image."""
+    _, height, width = picture.shape
+    rows = np.ascontiguousarray(picture.transpose(1, 2, 0)).reshape(-1)
+    return Frame(stamp_ns, 'rgb8', rows, height, width, 3 * width)

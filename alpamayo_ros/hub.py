@@ -1,0 +1,63 @@
+"""Names to folders: a path as it stands, a checkpoint that comes with the package, or a hub id.
+
+A hub id is the only thing that needs a network. Only data files are fetched: safetensors, JSON,
+text and templates; never code or pickles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+import re
+from typing import Any
+
+from .errors import BadInput
+from .shipped import shipped
+
+TOKENIZER_FILES = (
+    'config.json',
+    'tokenizer*.json',
+    'vocab.json',
+    'merges.txt',
+    'chat_template.*',
+    '*preprocessor_config.json',
+)
+CHECKPOINT_FILES = ('*.safetensors', '*.json', 'merges.txt', 'chat_template.*', 'vlm/*')
+_HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
+
+
+def resolve(name: str | Path) -> Path:
+    """Folder of a checkpoint by path, by its name in checkpoints/, or by hub id.
+
+    A folder wins over a name, a name over a hub id. Raises BadInput when it is none of them, or
+    when the hub cannot be reached and its cache does not hold the files.
+    """
+    own = shipped('checkpoints', '/config.json')
+    if str(name) in own and not Path(name).is_dir():
+        return own[str(name)].parent
+    return _folder_or_hub(name, CHECKPOINT_FILES, f'not one of {", ".join(own)}, ' if own else '')
+
+
+def resolve_vlm(name: str | Path) -> Path:
+    """Folder of a VLM's tokenizer, templates and config by path or by hub id; else BadInput."""
+    return _folder_or_hub(name, TOKENIZER_FILES)
+
+
+def _folder_or_hub(name: str | Path, files: Sequence[str], also: str = '') -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if not _HUB_ID.fullmatch(str(name)):
+        raise BadInput(f'{name}: no such folder, {also}and not a hub id (organisation/name)')
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # requests or some httpx: the base of all errors of the one that is there; RuntimeError: hf_xet
+    failures: Any = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=list(files)))
+    except failures as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise BadInput(
+            f'{name}: no such folder, and not to be had from the hub: {reason}'
+        ) from None

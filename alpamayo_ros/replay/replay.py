@@ -1,0 +1,186 @@
+"""A bag through the code of the live node: message, buffer, context, engine, line of the record.
+
+Anchors are decided in the order of their stamps; none is dropped because an inference is slow,
+and every inference has its own seed, so two runs agree. Writes no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import images
+from ..bags.reader import Bag
+from ..context import ContextBuffer
+from ..data_types import NANOSECONDS, Context, Rejection, seed_at
+from ..json_types import Line
+from ..metrics.displacement import horizon_metrics
+from ..rig import CameraRig
+from ..ros.inputs import to_frame, to_pose
+from ..ros.policy import compare_with_previous
+from ..runtime.constant_velocity import straight
+from ..runtime.worker import Engine
+from .driven_path import DrivenPath
+from .record import Key, line_key, ok_line, reason_line
+
+IMAGE_TYPES = ('sensor_msgs/msg/CompressedImage', 'sensor_msgs/msg/Image')
+ODOMETRY_TYPES = ('nav_msgs/msg/Odometry',)
+WARM_UP_NS = 1_600_000_000  # the history, and one grid step for the frames around it
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which anchors are looked at: one per period (0: all), or the single one at t0_ns.
+
+    Periods are counted from WARM_UP_NS after the first anchor frame, and again from there after a
+    clock jump; the first anchor at or after the start of a period is taken.
+    """
+
+    period_ns: int = NANOSECONDS
+    t0_ns: int | None = None
+
+
+def require_topics(bag: Bag, rig: CameraRig) -> None:
+    """Raise BadInput unless the bag has what the rig reads, with the right types."""
+    bag.require(
+        {camera.topic: IMAGE_TYPES for camera in rig.cameras}
+        | {rig.odometry_topic: ODOMETRY_TYPES}
+    )
+
+
+class Replay:
+    """One pass over a bag.
+
+    previous: t0 and `placed` path of the last prediction of an interrupted run, for the check of
+    jumps between plans.
+    """
+
+    def __init__(
+        self,
+        bag: Bag,
+        rig: CameraRig,
+        engine: Engine,
+        schedule: Schedule | None = None,
+        seed: int = 0,
+        previous: tuple[int, NDArray[np.float64]] | None = None,
+    ) -> None:
+        self.bag, self.rig, self.engine = bag, rig, engine
+        self.schedule, self.seed = schedule or Schedule(), seed
+        self.driven = DrivenPath(bag, rig.odometry_topic)
+        self._buffer = ContextBuffer(rig)
+        self._cameras = {camera.topic: camera.name for camera in rig.cameras}
+        self._anchor_topic = next(c.topic for c in rig.cameras if c.name == rig.anchor)
+        self._waiting: dict[int, int] = {}  # t0 to log time of the anchor frame
+        self._next_ns: int | None = None
+        self._epoch = self._buffer.epoch
+        self._looked_at = False
+        self._previous = previous
+
+    @property
+    def expected(self) -> int:
+        """About how many anchors will be looked at."""
+        if self.schedule.t0_ns is not None:
+            return 1
+        anchors = self.bag.count(self._anchor_topic)
+        span_ns = self.bag.end_ns - self.bag.start_ns
+        left_ns = max(span_ns - WARM_UP_NS, 0)
+        if not self.schedule.period_ns:
+            return round(anchors * left_ns / span_ns) if span_ns else anchors
+        return min(left_ns // self.schedule.period_ns + 1, anchors)
+
+    def lines(self, done: Collection[Key] = ()) -> Iterator[Line]:
+        """Decide every anchor and yield its line, and one for each message that is refused.
+
+        Nothing is inferred for the keys in `done`, which an earlier run has recorded.
+        """
+        seen = set(done)
+        for line in self._all(seen):
+            if line_key(line) not in seen:
+                seen.add(line_key(line))
+                yield line
+
+    def _all(self, seen: Collection[Key]) -> Iterator[Line]:
+        for topic, log_ns, payload in self.bag.messages([*self._cameras, self.rig.odometry_topic]):
+            if refused := self._feed(topic, log_ns, payload):
+                yield refused
+            yield from self._decide(seen)
+            if self._looked_at and self.schedule.t0_ns is not None:
+                return
+        if not self._looked_at and not self._waiting:  # say why there is nothing
+            if (t0_ns := self.schedule.t0_ns) is not None:
+                detail = f'{self.rig.anchor}: no frame at {t0_ns}'
+                line = reason_line(t0_ns, 'rejected', 'no_anchor', detail)
+                yield {**line, 'log_ns': self.bag.end_ns}
+                return
+            self._waiting = dict.fromkeys(self._buffer.anchors()[-1:], self.bag.end_ns)
+        yield from self._decide(seen, final=True)
+
+    def _feed(self, topic: str, log_ns: int, payload: bytes) -> Line | None:
+        """Put one message into the buffer; a line when it is refused."""
+        camera = self._cameras.get(topic)
+        try:
+            message = self.bag.decode(topic, payload)
+            if camera is None:
+                refused = self._buffer.add_pose(to_pose(message))
+            else:
+                frame = to_frame(message)
+                refused = self._buffer.add_frame(camera, frame)
+        except ValueError as error:
+            return reason_line(log_ns, 'rejected', 'bad_message', str(error), topic)
+        if self._buffer.epoch != self._epoch:
+            self._epoch, self._next_ns, self._previous = self._buffer.epoch, None, None
+        if refused:
+            return reason_line(log_ns, 'rejected', refused.reason, refused.detail, topic)
+        if topic == self._anchor_topic and self._is_due(frame.stamp_ns):
+            self._waiting[frame.stamp_ns] = log_ns
+        return None
+
+    def _is_due(self, t0_ns: int) -> bool:
+        """Whether this anchor is to be looked at; moves on to the next period if so."""
+        if self.schedule.t0_ns is not None:
+            return t0_ns == self.schedule.t0_ns
+        if self._next_ns is None:
+            self._next_ns = t0_ns + WARM_UP_NS
+        if t0_ns < self._next_ns:
+            return False
+        if period_ns := self.schedule.period_ns:
+            self._next_ns += ((t0_ns - self._next_ns) // period_ns + 1) * period_ns
+        return True
+
+    def _decide(self, seen: Collection[Key], final: bool = False) -> Iterator[Line]:
+        """Lines of the waiting anchors that can be decided now, in the order of their stamps."""
+        for t0_ns in sorted(self._waiting):
+            start = time.perf_counter()
+            result = self._buffer.context_at(t0_ns, final)
+            context_ms = (time.perf_counter() - start) * 1e3
+            if result is None:
+                return
+            log_ns = self._waiting.pop(t0_ns)
+            self._looked_at = True
+            if ('', t0_ns) not in seen:
+                yield {**self._line(result, context_ms), 'log_ns': log_ns}
+
+    def _line(self, context: Context | Rejection, context_ms: float) -> Line:
+        if isinstance(context, Rejection):
+            return reason_line(context.t0_ns, 'rejected', context.reason, context.detail)
+        start = time.perf_counter()
+        try:
+            prediction = self.engine.infer(context, seed_at(self.seed, context.t0_ns))
+        except images.ImageError as error:
+            detail = images.broken_frame(context) or str(error)
+            return reason_line(context.t0_ns, 'rejected', 'bad_image', detail)
+        except RuntimeError as error:  # out of memory, or a kernel that a device lacks
+            return reason_line(context.t0_ns, 'failed', 'engine_error', str(error))
+        total_ms = context_ms + (time.perf_counter() - start) * 1e3
+        prediction, self._previous = compare_with_previous(
+            prediction, context.odom_from_t0, self._previous
+        )
+        truth = self.driven.future(context.odom_from_t0)
+        horizons = horizon_metrics(prediction.samples, prediction.chosen, truth)
+        baseline = horizon_metrics(straight(context.v0_mps)[None], 0, truth)
+        timing_ms = {'context': context_ms, **prediction.timing_ms, 'total': total_ms}
+        return ok_line(context, prediction, horizons, baseline, timing_ms)

@@ -1,0 +1,109 @@
+"""Plots of evaluation.html, in the style of plots.py. Knows no files and no HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+import numpy as np
+
+from ..metrics.evaluation import HORIZONS, LONGEST
+from .plots import BASELINE, CHOSEN, DRIVEN, HISTORY, INK, SAMPLE, drawing, png
+
+Rows = Sequence[Mapping[str, Any]]
+_COLOURS = (CHOSEN, '#ec4899', '#8b5cf6', '#06b6d4', '#84cc16', '#f97316', '#ef4444', '#eab308')
+_FIXED = {'constant velocity': BASELINE, 'constant turn rate': SAMPLE, 'expert': DRIVEN}
+_HEIGHT = 3.0
+
+
+def colours(rows: Rows) -> dict[str, str]:
+    """A colour for each row, equal in all plots."""
+    names = [row['name'] for row in rows if row['name'] not in _FIXED]
+    return _FIXED | {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
+
+
+def errors_by_horizon(rows: Rows) -> bytes:
+    """minADE_K of every row at each horizon, with its interval."""
+    with drawing(4.9, _HEIGHT, 1) as (canvas, (axes,)):
+        for row in rows:
+            figures = [row['open']['all'][f'min_ade_m_{horizon}s'] for horizon in HORIZONS]
+            if row['kind'] != 'expert' and all(figures):
+                _line(axes, [float(x) for x in HORIZONS], figures, row['name'], rows)
+        axes.set(xlabel='horizon [s]', ylabel='minADE_K [m]', yscale='log')
+        axes.legend(fontsize=6, loc='lower right')
+        canvas.subplots_adjust(left=0.14)  # exponents are wide
+        return png(canvas)
+
+
+def errors_by_group(rows: Rows, group: str) -> bytes:
+    """minADE_K at the longest horizon of some rows, by cause or by weather."""
+    names = list(rows[0]['open'][group])
+    places, width = np.arange(len(names)), 0.8 / len(rows)
+    height = 0.9 + 0.13 * len(names) * max(len(rows), 2)
+    with drawing(4.9, height, 1) as (canvas, (axes,)):
+        for number, row in enumerate(rows):
+            found = [row['open'][group][name][f'min_ade_m_{LONGEST}s'] for name in names]
+            known = [k for k, x in enumerate(found) if x]
+            at = places[known] + (number - (len(rows) - 1) / 2) * width
+            means, spans = _spans([found[k] for k in known])
+            colour = colours(rows)[row['name']]
+            axes.barh(at, means, width, color=colour, label=row['name'], alpha=0.8)
+            axes.errorbar(means, at, xerr=spans, fmt='none', ecolor=INK, lw=0.8)
+        counts = [rows[0]['open'][group][name][f'min_ade_m_{LONGEST}s'] for name in names]
+        labels = [f'{n} ({x["n"] if x else 0})' for n, x in zip(names, counts, strict=True)]
+        axes.set_yticks(places, [label.replace('_', ' ') for label in labels])
+        axes.set(xlabel=f'minADE_K at {float(LONGEST):g} s [m]')
+        axes.invert_yaxis()
+        axes.legend(fontsize=6, ncols=3, loc='lower right', bbox_to_anchor=(1, 1))
+        canvas.subplots_adjust(left=0.3)
+        return png(canvas)
+
+
+def still_driving(row: Mapping[str, Any]) -> bytes:
+    """Share of the drives of one row that have had no fault, over time, by latency."""
+    with drawing(4.4, _HEIGHT, 1) as (canvas, (axes,)):
+        for number, (latency, figures) in enumerate(row['closed'].items()):
+            ended, clean = np.array(figures['ended_s']), np.array(figures['clean_drives'])
+            faults = np.sort(ended[~clean])
+            times = np.concatenate([[0.0], faults, [ended.max()]])
+            share = 1 - np.concatenate([[0], np.arange(1, len(faults) + 1), [len(faults)]]) / len(
+                ended
+            )
+            colour = _COLOURS[number % len(_COLOURS)]
+            axes.step(times, 100 * share, where='post', color=colour, label=f'{latency} s', lw=1.6)
+        axes.set(xlabel='s driven', ylabel='drives without a fault [%]', ylim=(-3, 103))
+        axes.legend(title='latency', title_fontsize=7, loc='lower left')
+        return png(canvas)
+
+
+def by_latency(rows: Rows, key: str, label: str, factor: float = 1.0) -> bytes:
+    """A figure of the closed loop over latency, one line for each row."""
+    with drawing(4.4, _HEIGHT, 1) as (canvas, (axes,)):
+        for row in rows:
+            latencies = [float(latency) for latency in row['closed']]
+            figures = [
+                {x: factor * value for x, value in found[key].items() if x != 'n'}
+                for found in row['closed'].values()
+            ]
+            _line(axes, latencies, figures, row['name'], rows)
+        axes.set(xlabel='latency [s]', ylabel=label)
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=6)
+        return png(canvas)
+
+
+def _line(
+    axes: Axes, x: Sequence[float], figures: Sequence[Mapping[str, float]], name: str, rows: Rows
+) -> None:
+    means, spans = _spans(figures)
+    colour = colours(rows).get(name, HISTORY)
+    axes.errorbar(
+        x, means, yerr=spans, color=colour, lw=1.5, marker='.', ms=5, capsize=2, label=name
+    )
+
+
+def _spans(figures: Sequence[Mapping[str, float]]) -> tuple[Any, Any]:
+    """Means (N,) and what the intervals reach below and above them (2, N)."""
+    means, low, high = (np.array([f[x] for f in figures]) for x in ('mean', 'low', 'high'))
+    return means, np.maximum([means - low, high - means], 0.0)

@@ -1,0 +1,62 @@
+"""The other end of a node: feeds its topics with CDR bytes and hears what it says.
+
+Knows no pace, and nothing of what it carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import time
+from typing import Any
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+
+from ..messages import interface
+from ..session import initialise
+
+DEPTH = 50
+
+
+class Counterpart:
+    """Publishes to `fed` (topic to type), best effort; `heard`: topic to type and callback."""
+
+    def __init__(
+        self, fed: Mapping[str, str], heard: Mapping[str, tuple[str, Callable[[Any], Any]]]
+    ) -> None:
+        self._context = rclpy.Context()
+        options = SignalHandlerOptions.NO
+        initialise([], context=self._context, signal_handler_options=options)
+        self._node = rclpy.create_node('counterpart', context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        profile = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._publishers = {
+            topic: self._node.create_publisher(interface(type_name), topic, profile)
+            for topic, type_name in fed.items()
+        }
+        for topic, (type_name, callback) in heard.items():
+            kind = interface(type_name)
+            self._node.create_subscription(kind, topic, callback, QoSProfile(depth=DEPTH))
+
+    def is_matched(self) -> bool:
+        """Whether every topic that is fed has a subscriber."""
+        return all(x.get_subscription_count() for x in self._publishers.values())
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send one message; for one thread at a time."""
+        self._publishers[topic].publish(payload)
+
+    def spin(self, seconds: float) -> None:
+        """Hear for some time."""
+        end_s = time.monotonic() + seconds
+        while (left_s := end_s - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left_s)
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._executor.shutdown()
+        self._node.destroy_node()
+        rclpy.shutdown(context=self._context)

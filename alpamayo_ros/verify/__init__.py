@@ -1,0 +1,1 @@
+"""Comparison with reference tensors, and checks of a checkpoint by itself."""

@@ -1,0 +1,371 @@
+"""Comparison with reference tensors, stage by stage: the parts that need no model.
+
+The folder's layout and the tolerances are those of test/golden/README.md. A file that is absent
+is a failed row; a field that is absent is not checked, and the row says so. Sizes come from the
+files. Knows no command line; the model's stages are in golden_model.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+import json
+from pathlib import Path
+from typing import Any
+import zipfile
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+import torch
+from torch import Tensor
+
+from ..errors import BadInput
+from ..geometry import latest_at_or_before, to_local
+from ..metrics import displacement as metrics
+from ..model.action_expert import PerWaypointActionInProjV2
+from ..model.action_space import UnicycleAccelCurvatureActionSpace
+from ..model.alpamayo import AlpamayoR1
+from ..model.config import parse_config, read_json
+from ..model.flow_matching import FlowMatching, training_pair
+from ..model.image_processor import smart_resize
+from ..model.processor import extract_text
+from ..model.reasoning import pad_behind
+from ..model.trajectory_tokenizer import DeltaTrajectoryTokenizer, DiscreteTrajectoryTokenizer
+
+STANDING_STEP_M = 0.01  # a heading fitted to shorter steps is noise
+# Statistics and bounds of R1; the reference trajectories use them whatever model/config.json says.
+R1_ACTIONS: dict[str, Any] = {
+    'accel_mean': 0.02902694707164455,
+    'accel_std': 0.6810426736454882,
+    'curvature_mean': 0.0002692167976330542,
+    'curvature_std': 0.026148280660833106,
+    'curvature_bounds': (-0.33, 0.33),
+}
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One line of the comparison. error is absolute; None means not checked, and note says why."""
+
+    stage: str
+    what: str
+    error: float | None
+    tolerance: float
+    note: str = ''
+
+    @property
+    def passed(self) -> bool:
+        """Whether the row holds; a row that was not checked does not fail."""
+        return self.error is None or self.error <= self.tolerance
+
+
+Fields = Mapping[str, np.ndarray]
+
+
+def compare(
+    stage: str, what: str, got: Tensor | np.ndarray, fields: Fields, key: str, tolerance: float
+) -> ComparisonRow:
+    """Largest absolute difference between `got` and the reference field `key`."""
+    if key not in fields:
+        return ComparisonRow(stage, what, None, tolerance, f'the file has no {key}')
+    want = np.asarray(fields[key])
+    have = got.detach().cpu().numpy() if isinstance(got, Tensor) else np.asarray(got)
+    if have.shape != want.shape:
+        return ComparisonRow(
+            stage, what, np.inf, tolerance, f'shape {have.shape}, expected {want.shape}'
+        )
+    if have.size == 0:
+        return ComparisonRow(stage, what, 0.0, tolerance)
+    difference = np.abs(have.astype(np.float64) - want.astype(np.float64))
+    return ComparisonRow(
+        stage, what, float(np.nan_to_num(difference, nan=np.inf).max()), tolerance
+    )
+
+
+def exact(stage: str, what: str, holds: bool, note: str = '') -> ComparisonRow:
+    """A row for things that are equal or not."""
+    return ComparisonRow(stage, what, 0.0 if holds else np.inf, 0.0, '' if holds else note)
+
+
+def read_fields(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz file, without pickle."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise BadInput(f'{path}: not a readable npz file: {error}') from None
+
+
+def read_table(path: Path) -> Any:
+    """A JSON value."""
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise BadInput(f'{path}: not readable as JSON: {error}') from None
+
+
+def tensors(fields: Fields, *names: str) -> list[Tensor]:
+    """Fields as tensors."""
+    return [torch.from_numpy(np.ascontiguousarray(fields[name])) for name in names]
+
+
+def action_space(folder: Path) -> Iterator[ComparisonRow]:
+    """Trajectories to actions and back, in float32 and float64."""
+    stage, fields = 'action space', read_fields(folder / 'action_space.npz')
+    space = UnicycleAccelCurvatureActionSpace(**R1_ACTIONS)
+    history = tensors(fields, 'hist_xyz', 'hist_rot')
+    future = tensors(fields, 'fut_xyz', 'fut_rot')
+    yield compare(stage, 'v0', space.v0(*history), fields, 'v0', 1e-4)
+    action, states = space.traj_to_action(*history, *future)
+    yield compare(stage, 'trajectory to action', action, fields, 'action_from_traj', 2e-3)
+    yield compare(stage, 'fitted states', states, fields, 'states_v_accel_theta', 2e-3)
+    if 'action_from_traj' in fields:
+        (given,) = tensors(fields, 'action_from_traj')
+        inside = space.within_bounds(given)
+        yield compare(stage, 'within bounds', inside, fields, 'within_bounds', 0)
+        xyz, rot = space.action_to_traj(given, *history)
+        yield compare(stage, 'round trip xyz', xyz, fields, 'roundtrip_xyz', 1e-3)
+        yield compare(stage, 'round trip rotation', rot, fields, 'roundtrip_rot', 1e-4)
+    if 'random_action' in fields:
+        (given,) = tensors(fields, 'random_action')
+        for suffix, rounded in (('', space), ('_bf16stats', _rounded(space))):
+            xyz, rot = rounded.action_to_traj(given, *history)
+            yield compare(stage, f'integration{suffix}', xyz, fields, f'random_xyz{suffix}', 1e-3)
+            key = f'random_rot{suffix}'
+            yield compare(stage, f'integration rotation{suffix}', rot, fields, key, 1e-4)
+    wide = space.double()
+    wide.load_state_dict({k: torch.tensor(R1_ACTIONS[k]).double() for k in wide.state_dict()})
+    history, future = [x.double() for x in history], [x.double() for x in future]
+    yield compare(stage, 'v0, float64', wide.v0(*history), fields, 'v0_f64', 1e-6)
+    action, _ = wide.traj_to_action(*history, *future)
+    key = 'action_from_traj_f64'
+    yield compare(stage, 'trajectory to action, float64', action, fields, key, 1e-6)
+
+
+def action_projection(folder: Path) -> Iterator[ComparisonRow]:
+    """The in-projection of noisy actions, with exact and rounded frequencies."""
+    stage, path = 'action projection', folder / 'action_in_proj.safetensors'
+    try:
+        with safe_open(path, framework='pt') as file:
+            cases = json.loads((file.metadata() or {}).get('cfg', '[]'))
+            found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadInput(f'{path}: not a readable safetensors file: {error}') from None
+    for i, arguments in enumerate(cases):
+        module = PerWaypointActionInProjV2(**arguments)
+        prefix = f'{i}.weights.'
+        module.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+        )
+        fields = {k: v.numpy() for k, v in found.items()}
+        y = module(found[f'{i}.x'], found[f'{i}.t'])
+        yield compare(stage, f'module {i}', y, fields, f'{i}.y', 1e-5)
+        for name, buffer in module.named_buffers():
+            if name.endswith('freqs'):
+                buffer.copy_(buffer.bfloat16().float())
+        y = module(found[f'{i}.x'], found[f'{i}.t'])
+        yield compare(stage, f'module {i}, bf16 freqs', y, fields, f'{i}.y_freqs_bf16', 1e-5)
+
+
+def flow_matching(folder: Path) -> Iterator[ComparisonRow]:
+    """Euler integration of the closed-form field, and the training pair."""
+    stage, fields = 'flow matching', read_fields(folder / 'flow_matching.npz')
+    a, noise = tensors(fields, 'A', 'noise')
+    w = torch.linspace(0, 1, noise.shape[1]).view(1, -1, 1)
+
+    def field(x: Tensor, t: Tensor) -> Tensor:
+        return (x @ a.T) * (1 - t) + torch.sin(3 * t + w) - 0.1 * x**2 * t
+
+    flow = FlowMatching()
+    counts = sorted(int(k.partition('.')[2]) for k in fields if k.startswith('final.'))
+    for count in counts:
+        final = flow.sample(noise, field, count)
+        every = torch.stack([x for x, _, _ in flow.steps(noise, field, count)] + [final], 1)
+        yield compare(stage, f'times, {count}', flow.times(count), fields, f'times.{count}', 1e-6)
+        yield compare(stage, f'states, {count}', every, fields, f'all_steps.{count}', 1e-5)
+        yield compare(stage, f'result, {count}', final, fields, f'final.{count}', 1e-5)
+    if 'train.t' in fields:
+        x, start, t = tensors(fields, 'train.x', 'train.noise', 'train.t')
+        noisy, _ = training_pair(x, start, t)
+        yield compare(stage, 'training pair', noisy, fields, 'train.noisy_x', 0)
+
+
+def delta_tokenizer(folder: Path) -> Iterator[ComparisonRow]:
+    """History positions to indices and back, in all variants."""
+    stage, fields = 'history tokenizer', read_fields(folder / 'delta_tokenizer.npz')
+    variants = read_table(folder / 'delta_tokenizer_variants.json')
+    xyz, rot = tensors(fields, 'hist_xyz', 'hist_rot')
+    for name, arguments in variants.items():
+        tokenizer = DeltaTrajectoryTokenizer(**arguments)
+        ids = tokenizer.encode(xyz, rot)
+        yield compare(stage, f'{name} ids', ids, fields, f'{name}.ids', 0)
+        back, turned = tokenizer.decode(ids)
+        yield compare(stage, f'{name} positions', back, fields, f'{name}.decoded_xyz', 1e-4)
+        moving = _moving(back)
+        key = f'{name}.decoded_rot'
+        known = {key: fields[key][moving]} if key in fields else {}
+        yield compare(stage, f'{name} rotations', turned[moving], known, key, 1e-3)
+    if 'clamped.hist_xyz' in fields:
+        (far,) = tensors(fields, 'clamped.hist_xyz')
+        ids = DeltaTrajectoryTokenizer().encode(far, rot[: len(far)])
+        yield compare(stage, 'saturated ids', ids, fields, 'clamped.ids', 0)
+
+
+def discrete_tokenizer(folder: Path) -> Iterator[ComparisonRow]:
+    """Future trajectories to indices and back; a float32 solve may move an index by one."""
+    stage, fields = 'future tokenizer', read_fields(folder / 'discrete_tokenizer.npz')
+    trajectories = read_fields(folder / 'action_space.npz')
+    history = tensors(trajectories, 'hist_xyz', 'hist_rot')
+    future = tensors(trajectories, 'fut_xyz', 'fut_rot')
+    tokenizer = DiscreteTrajectoryTokenizer(UnicycleAccelCurvatureActionSpace(**R1_ACTIONS))
+    ids = tokenizer.encode(*history, *future)
+    yield compare(stage, 'ids, largest step', ids, fields, 'ids', 1)
+    if 'ids' in fields and fields['ids'].shape == tuple(ids.shape):
+        share = float((ids.numpy() != fields['ids']).mean())
+        yield ComparisonRow(stage, 'ids, share that differs', share, 0.005)
+        (given,) = tensors(fields, 'ids')
+        xyz, rot = tokenizer.decode(history[0], history[1], given)
+        yield compare(stage, 'positions', xyz, fields, 'decoded_xyz', 0.05)
+        yield compare(stage, 'rotations', rot, fields, 'decoded_rot', 0.05)
+
+
+def metric(folder: Path) -> Iterator[ComparisonRow]:
+    """ADE, minADE and corner distance; the standard deviation is over sets."""
+    stage, fields = 'metrics', read_fields(folder / 'metrics.npz')
+    xyz, rot = fields['pred_xyz'], fields['pred_rot']  # (batch, sets, samples, 64, 3 ...)
+    true_xyz, true_rot = fields['gt_xyz'][:, None], fields['gt_rot'][:, None]
+    one = metrics.ade(xyz[..., :2], true_xyz[:, :, None, :, :2])
+    yield compare(stage, 'ADE', one, fields, 'ade', 1e-4)
+    values = {
+        'corner:corner_distance': metrics.corner_distance(xyz, rot, true_xyz, true_rot),
+        'minade:min_ade': metrics.min_ade(xyz[..., :2], true_xyz[..., :2]),
+    }
+    for key in fields:
+        horizon = key.partition('by_t=')[2]
+        if horizon and not key.endswith('_std'):
+            count = round(float(horizon) / metrics.STEP_S)
+            values[key] = metrics.min_ade(xyz[..., :2], true_xyz[..., :2], count)
+    for key, per_set in values.items():
+        name = key.partition(':')[2]
+        yield compare(stage, name, per_set.mean(-1), fields, key, 1e-4)
+        yield compare(stage, f'{name}, spread', per_set.std(-1), fields, f'{key}_std', 1e-4)
+
+
+def t0_frame(folder: Path) -> Iterator[ComparisonRow]:
+    """World poses to the t0 frame, and the timestamps around t0."""
+    stage, fields = 't0 frame', read_fields(folder / 't0_frame.npz')
+    position, quaternion = fields['world_xyz'], fields['world_quat_xyzw']
+    t0 = int(fields['t0_index'])
+    for name in ('hist', 'fut'):
+        count = len(fields[f'{name}_xyz'])
+        start = t0 + 1 - (count if name == 'hist' else 0)  # the last history pose is at t0
+        part = slice(start, start + count)
+        xyz, rot = to_local(position[t0], quaternion[t0], position[part], quaternion[part])
+        yield compare(stage, f'{name} positions', xyz, fields, f'{name}_xyz', 1e-4)
+        yield compare(stage, f'{name} rotations', rot, fields, f'{name}_rot', 1e-4)
+    t0_us = int(fields['t0_us'])
+    for name, first in (('history', -1), ('future', 0), ('image', -1)):
+        key = f'{name}_timestamps'
+        if key in fields:
+            count = len(fields[key])
+            steps = np.arange(count) - (count - 1) if first else np.arange(1, count + 1)
+            yield compare(stage, key.replace('_', ' '), t0_us + steps * 100_000, fields, key, 0)
+
+
+def frame_picking(folder: Path) -> Iterator[ComparisonRow]:
+    """The reference loader's choice of frames: the latest at or before each requested time."""
+    stage, fields = 'frame picking', read_fields(folder / 't0_frame.npz')
+    stamps = fields['camera_frame_timestamps']
+    picked = latest_at_or_before(stamps, fields['image_timestamps'])
+    yield compare(stage, 'frame index', picked, fields, 'picked_frame_index', 0)
+    yield compare(stage, 'frame time', stamps[picked], fields, 'picked_timestamps', 0)
+
+
+def tables(folder: Path) -> Iterator[ComparisonRow]:
+    """Image sizes, text extraction and padding, from their JSON tables."""
+    limits = read_table(folder / 'config_10b.json')
+    for row in read_table(folder / 'smart_resize.json'):
+        size = smart_resize(row['h'], row['w'], limits['min_pixels'], limits['max_pixels'])
+        tokens = size[0] * size[1] // 1024
+        have = [*size, 1, size[0] // 16, size[1] // 16, tokens]
+        same = have == [row['out_h'], row['out_w'], *row['grid'], row['tokens']]
+        yield exact('preprocessing', f'size of {row["w"]}x{row["h"]}', same, f'{have}')
+    for i, row in enumerate(read_table(folder / 'text_extract.json')):
+        blocks = {name: extract_text(row['text'], name) for name in row if name != 'text'}
+        want = {name: text for name, text in row.items() if name != 'text'}
+        yield exact('text extraction', f'text {i}', blocks == want, f'{blocks}')
+    row = read_table(folder / 'replace_padding.json')
+    padded, _ = pad_behind(torch.tensor(row['seq']), row['eos'], row['pad'])
+    yield exact('text extraction', 'padding', padded.tolist() == row['out'], f'{padded.tolist()}')
+
+
+def full_size_names(folder: Path) -> Iterator[ComparisonRow]:
+    """Names and shapes of the full-size model, built on the meta device."""
+    stage, want = 'state dict', read_table(folder / 'state_dict_10b.json')
+    config = parse_config(read_json(folder / 'config_10b.json'))
+    with torch.device('meta'):
+        model = AlpamayoR1(config)
+    have = {name: list(t.shape) for name, t in model.state_dict().items()}
+    shapes = {name: entry['shape'] for name, entry in want['tensors'].items()}
+    differ = sorted(set(have) ^ set(shapes))
+    yield exact(stage, 'names', not differ, ', '.join(differ[:3]))
+    differ = sorted(name for name in set(have) & set(shapes) if have[name] != shapes[name])
+    yield exact(stage, 'shapes', not differ, ', '.join(differ[:3]))
+    count = sum(p.numel() for p in model.parameters())
+    yield exact(stage, 'parameters', count == want['total_parameters'], str(count))
+
+
+# Each file of the layout and the stage that reads it.
+STAGES: tuple[tuple[str, tuple[str, ...], Callable[[Path], Iterator[ComparisonRow]]], ...] = (
+    ('action space', ('action_space.npz',), action_space),
+    (
+        'history tokenizer',
+        ('delta_tokenizer.npz', 'delta_tokenizer_variants.json'),
+        delta_tokenizer,
+    ),
+    ('future tokenizer', ('discrete_tokenizer.npz', 'action_space.npz'), discrete_tokenizer),
+    ('flow matching', ('flow_matching.npz',), flow_matching),
+    ('action projection', ('action_in_proj.safetensors',), action_projection),
+    (
+        'preprocessing',
+        ('smart_resize.json', 'config_10b.json', 'text_extract.json', 'replace_padding.json'),
+        tables,
+    ),
+    ('metrics', ('metrics.npz',), metric),
+    ('t0 frame', ('t0_frame.npz',), t0_frame),
+    ('frame picking', ('t0_frame.npz',), frame_picking),
+    ('state dict', ('state_dict_10b.json', 'config_10b.json'), full_size_names),
+)
+
+
+def rows_of(
+    stage: str,
+    folder: Path,
+    files: tuple[str, ...],
+    run: Callable[[Path], Iterator[ComparisonRow]],
+) -> Iterator[ComparisonRow]:
+    """The rows of a stage; an absent or unusable file is one failed row."""
+    absent = [name for name in files if not (folder / name).is_file()]
+    if absent:
+        yield ComparisonRow(stage, ', '.join(absent), np.inf, 0.0, 'expected file is absent')
+        return
+    try:
+        yield from run(folder)
+    except BadInput as error:
+        yield ComparisonRow(stage, files[0], np.inf, 0.0, str(error))
+    except KeyError as error:
+        yield ComparisonRow(stage, files[0], np.inf, 0.0, f'the file lacks the input {error}')
+
+
+def _rounded(space: UnicycleAccelCurvatureActionSpace) -> UnicycleAccelCurvatureActionSpace:
+    """The same action space with its statistics as a bf16 release holds them."""
+    rounded = UnicycleAccelCurvatureActionSpace(**R1_ACTIONS)
+    rounded.load_state_dict({k: v.bfloat16().float() for k, v in space.state_dict().items()})
+    return rounded
+
+
+def _moving(xyz: Tensor) -> Tensor:
+    """Bool (B, N): whether a position and its neighbours are at least a centimetre apart."""
+    step = (xyz[:, 1:, :2] - xyz[:, :-1, :2]).norm(dim=-1) >= STANDING_STEP_M
+    edge = torch.ones_like(step[:, :1])
+    return torch.cat([edge, step], 1) & torch.cat([step, edge], 1)

@@ -1,0 +1,49 @@
+"""What moves or changes, as placed meshes of one moment. Knows no cameras."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+
+from ..moments import Moment
+from ..road import RIGHT_EDGE_M, Array
+from ..route import JUNCTION_HALF_M, Route
+from .furniture import traffic_light
+from .mesh import Colour, Mesh
+
+_PAINT: tuple[Colour, ...] = (  # by the index that cars carry
+    *((206, 206, 204), (70, 70, 72), (110, 140, 90), (60, 60, 176), (150, 110, 70)),
+    (168, 66, 40),
+    *((60, 60, 176), (206, 206, 204), (70, 70, 72), (110, 140, 90)),
+)
+_JACKET: Colour = (46, 140, 258)  # seen by night too
+_LIGHT_M = RIGHT_EDGE_M - 1.5  # offset of the posts
+
+
+def movers(
+    moment: Moment, route: Route, shapes: ModuleType, lamps: bool, range_m: float
+) -> list[tuple[Mesh, Array]]:
+    """Cars, pedestrians and traffic lights within a range of the ego, with their centres (2,).
+
+    shapes: module of the meshes, things or coarse. lamps: whether cars drive with their lights on.
+    """
+    ego = moment.ego
+    objects = []
+    for car in moment.cars:
+        mesh = shapes.car(_PAINT[car.colour], car.braking, lamps)
+        objects.append((mesh, car.x_m, car.y_m, car.yaw_rad, 1.35))
+    for walker in moment.walkers:
+        mesh = shapes.pedestrian(_JACKET, round(walker.stride, 1))
+        objects.append((mesh, walker.x_m, walker.y_m, walker.yaw_rad, 0.0))
+    for light, (phase, seconds) in zip(route.lights, moment.lights, strict=True):
+        for s in (light.stop_m + 1.6, light.middle_m + JUNCTION_HALF_M + 2.0):
+            if abs(s - ego.s_m) < range_m:
+                x, y = route.road.points(s, _LIGHT_M).tolist()
+                objects.append((traffic_light(phase, seconds), x, y, route.road.at(s)[2], 0.0))
+    placed = []
+    for mesh, x, y, yaw, middle in objects:
+        if np.hypot(x - ego.x_m, y - ego.y_m) < range_m:
+            centre = np.array([x + middle * np.cos(yaw), y + middle * np.sin(yaw)])
+            placed.append((mesh.placed(x, y, yaw), centre))
+    return placed

@@ -1,0 +1,113 @@
+"""A quantized model beside the 16-bit one on the same words, noises and times.
+
+Reasoning is told, not sampled, so differences are those of the weights alone. Pictures, prompts
+and words come as in training. Knows no quantization and no paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alpamayo_ros.model.alpamayo import AlpamayoR1
+from alpamayo_ros.model.flow_matching import training_pair
+from quantization_study.calibrate import picture_size
+from training.batches import Batches, Words, camera_sets, generator
+from training.drives import Drives
+from training.forward import Batch, read, velocities
+from training.losses import flow_times
+from training.settings import TrainingSettings, load_settings
+from training.train import DEFAULT
+
+_NOISE = 30  # what random numbers are for, beside those of training
+DRAWS = 2  # noises and times for each scene
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch with noisy actions x (B, DRAWS, T, 2) at times t (B, DRAWS), and what 16 bits say.
+
+    logits (B, N, vocab) of the reasoning; velocity like x.
+    """
+
+    batch: Batch
+    x: Tensor
+    t: Tensor
+    logits: Tensor
+    velocity: Tensor
+
+    @property
+    def spoken(self) -> Tensor:
+        """Which tokens (B, N) are said: those up to the marker."""
+        index = torch.arange(self.logits.shape[1], device=self.logits.device)
+        return index <= self.batch.marker.unsqueeze(-1)
+
+
+def settings_for(
+    model: AlpamayoR1, batch: int, steps: int, passes: int, per_drive: int, drives: int
+) -> TrainingSettings:
+    """Settings of the training data for a checkpoint: its picture size, other batches.
+
+    per_drive: samples of each drive; drives: of a chunk, whose samples are painted once.
+    """
+    shipped = load_settings(DEFAULT)
+    height, width = picture_size(model.config)
+    data = {'samples_per_drive': per_drive, 'drives_per_chunk': drives, 'passes': passes}
+    return replace(
+        shipped, image={**shipped.image, 'height': height, 'width': width},
+        data={**shipped.data, **data}, batch=batch, steps=steps,
+    )  # fmt: skip
+
+
+def lessons(
+    teacher: AlpamayoR1, folder: Path, split: str, settings: TrainingSettings, device: str
+) -> Iterator[Lesson]:
+    """Lessons of a split, `settings.steps` of them; the teacher is on the device."""
+    words = Words(folder, settings, camera_sets(settings))
+    drives = Drives(split, settings, teacher.action_space.cpu())
+    teacher.to(device)
+    batches = Batches(words, drives, settings, device, workers=0).since(0)
+    for step, batch in zip(range(settings.steps), batches, strict=False):
+        yield _lesson(teacher, batch, generator(device, settings.seed, _NOISE, step))
+
+
+@torch.no_grad()
+def _lesson(teacher: AlpamayoR1, batch: Batch, random: torch.Generator) -> Lesson:
+    scenes, waypoints, channels = batch.actions.shape
+    shape = (scenes, DRAWS, waypoints, channels)
+    noise = torch.randn(shape, generator=random, device=random.device)
+    t = flow_times((scenes, DRAWS), random)
+    x, _ = training_pair(batch.actions.unsqueeze(1), noise, t[..., None, None])
+    logits, prefix = read(teacher, batch)
+    return Lesson(batch, x, t, logits, velocities(teacher, prefix, x, t))
+
+
+def answers(model: AlpamayoR1, lesson: Lesson) -> tuple[Tensor, Tensor]:
+    """Divergence of each spoken token (tokens,) in nats, and the error of the velocity, like x."""
+    logits, prefix = read(model, lesson.batch)
+    spoken = lesson.spoken
+    own, wanted = (part[spoken].log_softmax(-1) for part in (logits, lesson.logits))
+    divergence = (wanted.exp() * (wanted - own)).sum(-1)
+    return divergence, velocities(model, prefix, lesson.x, lesson.t) - lesson.velocity
+
+
+@torch.no_grad()
+def compare(
+    model: AlpamayoR1,
+    given: Sequence[Lesson],
+    advance: Callable[[int], object] = lambda count: None,
+) -> dict[str, float]:
+    """Mean divergence of the logits in nats, and RMS velocity error, relative to 16 bits."""
+    divergences, errors, whole = [], [], []
+    for lesson in given:
+        divergence, error = answers(model, lesson)
+        divergences.append(divergence)
+        errors.append(error.square().mean())
+        whole.append(lesson.velocity.square().mean())
+        advance(1)
+    relative = (torch.stack(errors).mean() / torch.stack(whole).mean()).sqrt()
+    return {'kl': float(torch.cat(divergences).mean()), 'velocity_error': float(relative)}
