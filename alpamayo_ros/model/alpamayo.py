@@ -28,7 +28,7 @@ from .text import (
     prompt_window,
     rotary,
 )
-from .tokens import TokenIds
+from .prompt.tokens import TokenIds
 from .vision import CHUNK_IMAGES, VisionTower
 
 # tokens; bounds the MLP's activations. What 16 images of 320x576 make of a prompt goes through at

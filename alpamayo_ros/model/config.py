@@ -25,10 +25,10 @@ _TARGETS = {
     'action_space.UnicycleAccelCurvatureActionSpace': _UNICYCLE,
     'action_space.unicycle_accel_curvature.UnicycleAccelCurvatureActionSpace': _UNICYCLE,
     'action_space.discrete_action_space.DiscreteTrajectoryTokenizer': (
-        'trajectory_tokenizer.DiscreteTrajectoryTokenizer'
+        'prompt.trajectory_tokenizer.DiscreteTrajectoryTokenizer'
     ),
     'models.delta_tokenizer.DeltaTrajectoryTokenizer': (
-        'trajectory_tokenizer.DeltaTrajectoryTokenizer'
+        'prompt.trajectory_tokenizer.DeltaTrajectoryTokenizer'
     ),
     'models.action_in_proj.PerWaypointActionInProjV2': 'action_expert.PerWaypointActionInProjV2',
     'diffusion.flow_matching.FlowMatching': 'flow_matching.FlowMatching',

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data_types import SamplingOptions
-from .tokens import TokenIds
+from .prompt.tokens import TokenIds
 
 FEW_ROWS = 16  # of a draw, that a GPU sums one by one
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from .alpamayo import AlpamayoR1
 from .checkpoint import SINGLE
 from .config import load_config
-from .processor import Processor
+from .prompt.processor import Processor
 from .small_vlm import write_json, write_vlm
-from .tokens import IMAGE_PAD, INSTRUCTION, SPECIAL_NAMES, SYSTEM, special
+from .prompt.tokens import IMAGE_PAD, INSTRUCTION, SPECIAL_NAMES, SYSTEM, special
 
 SENTENCE = 'Untrained demo weights: this path means nothing.'
 _WORDS = f'{SENTENCE} {SYSTEM}\n{INSTRUCTION} system user assistant'

@@ -12,7 +12,7 @@ from pathlib import Path
 import re
 from typing import Any
 
-from .tokens import IM_END, IMAGE_PAD, PAD
+from .prompt.tokens import IM_END, IMAGE_PAD, PAD
 
 # Qwen's added tokens, in the order of their ids; the first 14 are special.
 ADDED_TOKENS = (

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .action_space import rotation_z, wrap
-from .config import build
+from ..action_space import rotation_z, wrap
+from ..config import build
 
 YAW_WINDOW = 10  # points of the sliding cubic fit that re-estimates headings
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .config import AlpamayoConfig
+from ..config import AlpamayoConfig
 
 IM_END = '<|im_end|>'
 PAD = '<|endoftext|>'

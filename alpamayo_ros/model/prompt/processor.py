@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import BadInput
-from .config import AlpamayoConfig, build, read_json, vlm_folder, vlm_of_hub
+from ...errors import BadInput
+from ..config import AlpamayoConfig, build, read_json, vlm_folder, vlm_of_hub
 from .image_processor import resize_bicubic, smart_resize, to_patches
 from .tokens import (
     CAMERA_TEXT,
@@ -189,7 +189,7 @@ def partial_text(decoded: str) -> str:
     return decoded.partition(special('cot_end'))[0].strip()
 
 
-def said(tokens: Sequence[int], ids: TokenIds) -> list[int]:
+def trim_tokens(tokens: Sequence[int], ids: TokenIds) -> list[int]:
     """Generated ids up to and with the trajectory marker or the end of the turn."""
     for i, token in enumerate(tokens):
         if token in (ids.future_start, ids.eos):
