@@ -14,7 +14,7 @@ SHARE = f'share/{NAME}'
 
 NUMBA = 'numba>=0.60,<1'
 TRITON = "triton>=3.1; platform_system == 'Linux'"
-COMMANDS = ('node', 'replay', 'drive', 'verify', 'quantize', 'benchmark', 'evaluate')
+COMMANDS = ('node', 'live', 'replay', 'drive', 'verify', 'quantize', 'benchmark', 'evaluate')
 
 
 def files(folder: str, pattern: str = '*') -> list[str]:
@@ -44,7 +44,10 @@ setup(
     # config/ is also a folder of the installed package: an unpacked wheel has no share/
     packages=[*find_packages(include=[NAME, f'{NAME}.*']), f'{NAME}.config'],
     package_dir={f'{NAME}.config': 'config'},
-    package_data={f'{NAME}.config': ['*.yaml', 'rigs/*.yaml']},
+    package_data={
+        f'{NAME}.config': ['*.yaml', 'rigs/*.yaml'],
+        f'{NAME}.report': ['templates/*'],
+    },
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (SHARE, ['package.xml']),
@@ -57,6 +60,7 @@ setup(
     install_requires=[
         'huggingface_hub',  # transformers states the range
         'hydra-core>=1.3.1',
+        'Jinja2>=3.1',
         'matplotlib>=3.7',
         'numpy>=1.26',
         'omegaconf>=2.3',

@@ -11,14 +11,12 @@ import zipfile
 import pytest
 from source_imports import third_party
 
-from alpamayo_ros.ros.outputs import OUTPUTS
-from alpamayo_ros.ros.parameters import markdown_table
-
 # import name -> name on the registry, where they differ
 DISTRIBUTIONS = {
     'backports': 'backports.zstd',
     'cv2': 'opencv-python-headless',
     'hydra': 'hydra-core',
+    'jinja2': 'Jinja2',
     'optimum': 'optimum-quanto',
     'ruamel': 'ruamel.yaml',
     'yaml': 'PyYAML',
@@ -26,6 +24,7 @@ DISTRIBUTIONS = {
 # import name -> system package that package.xml declares; the others come from pip only
 SYSTEM_PACKAGES = {
     'cv2': 'python3-opencv',
+    'jinja2': 'python3-jinja2',
     'matplotlib': 'python3-matplotlib',
     'numpy': 'python3-numpy',
     'tqdm': 'python3-tqdm',
@@ -50,8 +49,9 @@ def imports(root, modules):
 @pytest.fixture(scope='module')
 def interfaces(root):
     """Return the packages whose messages and services the live node makes."""
-    texts = [path.read_text(encoding='utf-8') for path in (root / 'alpamayo_ros/ros').rglob('*.py')]
-    return {name for text in texts for name in INTERFACE.findall(text)} - OPTIONAL_INTERFACES
+    files = (root / 'alpamayo_ros/ros').rglob('*.py')
+    names = {name for file in files for name in INTERFACE.findall(file.read_text('utf-8'))}
+    return names - OPTIONAL_INTERFACES
 
 
 @pytest.fixture(scope='module')
@@ -103,24 +103,6 @@ def test_the_version_is_that_of_package_xml(package_xml):
     assert version('alpamayo_ros') == package_xml.findtext('version')
 
 
-def test_the_readme_lists_the_commands_that_are_installed(root):
-    readme = (root / 'README.md').read_text(encoding='utf-8')
-    table = readme.split('\n## Commands\n', 1)[1].split('\n## ', 1)[0]
-    assert sorted(re.findall(r'^\| `(\w+)', table, flags=re.M)) == COMMANDS
-
-
-def test_the_readme_lists_topics_services_and_parameters_of_the_node(root):
-    readme = (root / 'README.md').read_text(encoding='utf-8')
-    section = readme.split('\n## On a vehicle\n', 1)[1].split('\n## ', 1)[0]
-    rows = re.findall(r'^\| `~/(\w+/?\w*)` \| `(\w+)/(\w+)` \|', section, flags=re.M)
-    topics = [(name, f'{package}/msg/{kind}') for name, package, kind in rows if '/' in name]
-    assert topics == [(output.topic, output.type_name) for output in OUTPUTS]
-    node = (root / 'alpamayo_ros/ros/node.py').read_text(encoding='utf-8')
-    services = re.findall(r"create_service\(\w+, '~/(\w+)'", node)
-    assert [name for name, _, _ in rows if '/' not in name] == services
-    assert f'\n{markdown_table()}\n' in section
-
-
 @pytest.mark.parametrize('name', COMMANDS)
 def test_every_command_answers_help(name, capsys):
     main = entry_points(group='console_scripts')[name].load()
@@ -151,6 +133,7 @@ def test_a_wheel_holds_the_rigs_and_the_files_that_ros_looks_for(root, tmp_path)
     held = zipfile.ZipFile(wheel).namelist()
     rigs = [path.name for path in (root / 'config/rigs').glob('*.yaml')]
     assert rigs and {f'alpamayo_ros/config/rigs/{rig}' for rig in rigs} <= set(held)
+    assert 'alpamayo_ros/report/templates/page.html' in held
     share = {name.split('.data/data/share/')[1] for name in held if '.data/data/share/' in name}
     assert 'ament_index/resource_index/packages/alpamayo_ros' in share
     assert {'alpamayo_ros/package.xml', f'alpamayo_ros/config/rigs/{rigs[0]}'} <= share
@@ -158,7 +141,7 @@ def test_a_wheel_holds_the_rigs_and_the_files_that_ros_looks_for(root, tmp_path)
     assert not [name for name in held if name.startswith('test')]
     library = installed(wheel, tmp_path / 'prefix')
     code = (
-        'from alpamayo_ros import shipped; print(*shipped.shipped("checkpoints", "/config.json"))'
+        'from alpamayo_ros import shipped; print(*shipped.find_shipped("checkpoints", "/config.json"))'
     )
     environment = {**os.environ, 'PYTHONPATH': str(library)}
     run = [sys.executable, '-c', code]

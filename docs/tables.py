@@ -1,0 +1,241 @@
+"""The generated parts of the documents: one function per mark, each returns Markdown.
+
+Parameters, topics, services, commands and encodings come from the code, every measured figure
+from a file in docs/results. Knows no document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from importlib.metadata import entry_points
+from io import StringIO
+import json
+import os
+from pathlib import Path
+import re
+from typing import Any
+from unittest.mock import patch
+
+from alpamayo_ros.cli.benchmark_engine import STAGES
+from alpamayo_ros.images import COMPRESSED, RAW_ENCODINGS
+from alpamayo_ros.ros.outputs import AUTOWARE, OUTPUTS
+from alpamayo_ros.ros.parameters import markdown_table
+from quantization_study.page import SENSITIVITY, TABLES, render
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / 'docs/results'
+
+TOPICS = {
+    'output/path': '64 poses, 0.1 s apart, the first at t0 + 0.1 s',
+    'output/trajectory': 'the poses of the path with speed, yaw rate and acceleration',
+    'output/reasoning': 'the reasoning text of the path',
+    'output/markers': 'for RViz: path by speed, other samples, outline of the vehicle, text',
+    'debug/actions': 'acceleration (m/s^2) and curvature (1/m) of each waypoint, (64, 2)',
+    'debug/samples': 'x, y (m), yaw (rad), speed (m/s) of each sample, t0 frame, (K, 64, 4)',
+    'debug/path': 'every path, also one that a policy holds back',
+    'debug/path_age_ms': 'time of publication less t0',
+    'debug/processing_time_ms': 'duration of the inference',
+    'debug/dropped_contexts': 'contexts since the start that a newer one or the rate left out',
+    'output/autoware_trajectory': 'the same for Autoware; parameter `autoware_trajectory`',
+}
+# name: type, text
+SERVICES = {
+    'enable': ('std_srvs/SetBool', 'pauses inference, or resumes it'),
+    'infer_once': ('std_srvs/Trigger', 'infers one context while inference is paused'),
+    'reset': ('std_srvs/Trigger', 'clears the buffered inputs and the last path'),
+    'load': ('std_srvs/SetBool', 'loads the model again, or frees its memory'),
+}
+# digits after the point of each column of a speed table
+DIGITS = dict(zip(STAGES, (1, 1, 2, 2, 1, 3, 3), strict=True))
+H200 = 'nvidia-h200-2-bits-'
+# file in docs/results, weights, case
+SPEED_ROWS = (
+    ('mixed', '2 bits mixed', 'recorded K=1'),
+    ('mixed', '2 bits mixed', 'recorded K=6'),
+    ('mixed-host-embedding', '2 bits mixed', 'recorded K=1'),
+    ('mixed-host-embedding', '2 bits mixed', 'recorded K=6'),
+    ('mixed_attention4', '2 bits mixed_attention4', 'recorded K=1'),
+    ('mixed_attention4', '2 bits mixed_attention4', 'recorded K=6'),
+    ('mixed', '16 bits', 'recorded K=1'),
+    ('mixed', '16 bits', 'eager K=1'),
+    ('mixed', 'optimum-quanto qint2', 'eager K=1'),
+)
+
+
+def parameters() -> str:
+    """Every ROS parameter of the node."""
+    return markdown_table()
+
+
+def topics() -> str:
+    """Every topic that the node publishes; KeyError for one without a text here."""
+    rows = []
+    for output in (*OUTPUTS, AUTOWARE):
+        type_name = output.type_name.replace('/msg/', '/')
+        rows.append([f'`~/{output.topic}`', f'`{type_name}`', TOPICS[output.topic]])
+    return _table(['topic', 'type', 'content'], rows)
+
+
+def services() -> str:
+    """Every service of the node; KeyError for one without a text here."""
+    code = (ROOT / 'alpamayo_ros/ros/node.py').read_text(encoding='utf-8')
+    rows = []
+    for name in re.findall(r"create_service\(\w+, '~/(\w+)'", code):
+        type_name, text = SERVICES[name]
+        rows.append([f'`~/{name}`', f'`{type_name}`', text])
+    return _table(['service', 'type', 'what it does'], rows)
+
+
+def commands() -> str:
+    """Every installed command with the first sentence of its help."""
+    rows = []
+    for entry in sorted(entry_points(group='console_scripts'), key=lambda entry: entry.name):
+        if entry.value.startswith('alpamayo_ros.'):
+            rows.append([f'`{entry.name}`', _describe(entry.name, entry.load())])
+    return _table(['command', 'what it does'], rows)
+
+
+def encodings() -> str:
+    """Encodings of images that the node and a replay decode, as one sentence."""
+    raw = ', '.join(f'`{name}`' for name in RAW_ENCODINGS)
+    compressed = ' or '.join(name.upper() for name in COMPRESSED)
+    return f'A `CompressedImage` is {compressed}. The encoding of an `Image` is one of {raw}.'
+
+
+def speed() -> str:
+    """Milliseconds and GB of each stage on an H200, and the commands that measured them."""
+    files = {name: _result(f'{H200}{name}') for name, _, _ in SPEED_ROWS}
+    rows = []
+    for name, weights, case in SPEED_ROWS:
+        figures = files[name][weights][case]
+        host = ', embedding on the host' if 'host-embedding' in name else ''
+        cells = [f'{figures[stage]:.{digits}f}' for stage, digits in DIGITS.items()]
+        rows.append([f'{weights}{host}, {case}', *cells])
+    headings = ['case', 'vision, ms', 'prefill, ms', 'token, ms', 'flow step, ms']
+    headings += ['end to end, ms', 'weights, GB', 'peak, GB']
+    sources = [f'- {_cite(f"{H200}{name}")}' for name in files]
+    return '\n'.join([_table(headings, rows), '', *sources])
+
+
+def orin() -> str:
+    """Estimated, not measured, milliseconds on an Orin Nano with 8 GB."""
+    keys = ('vision', 'prefill', 'token', 'flow_step', 'in_all', 'repeated')
+    boards = _result(f'{H200}mixed')['orin']
+    rows = [
+        [board, *(f'{figures[key]:.0f}' for key in keys)]
+        for board, figures in boards.items()
+        if board != 'assumptions'
+    ]
+    headings = ['board (2 bits mixed, ms)', 'vision', 'prefill', 'token', 'flow step']
+    headings += ['one inference', 'with kept images']
+    return '\n'.join([_table(headings, rows), '', boards['assumptions']])
+
+
+def evaluation() -> str:
+    """How well the small checkpoint drives, beside baselines and ablations."""
+    table = _result('small-evaluation')
+    rows = []
+    for row in table['rows']:
+        opened, late = row['open'], row['closed'].get('0.5')
+        rows.append(
+            [
+                row['name'],
+                _interval(opened['all']['min_ade_m_6.4s'], 2),
+                _interval(opened['ratio'] and opened['ratio']['min_ade_m_6.4s'], 2),
+                _interval(opened['all']['text'], 1, 100),
+                _interval(late and late['clean'], 0, 100),
+            ]
+        )
+    headings = ['row', 'minADE_6, m', 'of 16 bits', 'names the cause, %']
+    headings += ['closed loop without a fault, 0.5 s late, %']
+    return '\n'.join([_table(headings, rows), '', _made_from(table)])
+
+
+def latencies() -> str:
+    """How late a plan may come: the closed loop of the small checkpoint and of the expert."""
+    table = _result('small-latencies')
+    closed = {row['name']: row['closed'] for row in table['rows']}
+    rows = []
+    for late, model in closed['16 bits'].items():
+        expert = closed['expert'][late]
+        rows.append(
+            [
+                late,
+                _interval(model['clean'], 0, 100),
+                _interval(model['time_s'], 1),
+                _interval(expert['clean'], 0, 100),
+                f'{100 * model["without_path"]["mean"]:.0f}',
+            ]
+        )
+    headings = ['late, s', 'without a fault, %', 'a minute lasts, s']
+    headings += ['expert: without a fault, %', 'without a path, %']
+    return '\n'.join([_table(headings, rows), '', _made_from(table)])
+
+
+def two_bit_study() -> str:
+    """What each width, recipe and method costs the small checkpoint."""
+    tables = [_result(path.stem) for path in TABLES]
+    return render(tables, _result(SENSITIVITY.stem)).rstrip('\n')
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    'parameters': parameters,
+    'topics': topics,
+    'services': services,
+    'commands': commands,
+    'encodings': encodings,
+    'speed': speed,
+    'orin': orin,
+    'evaluation': evaluation,
+    'latencies': latencies,
+    'two-bit-study': two_bit_study,
+}
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ['---'] * len(headings), *rows]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+
+
+def _result(name: str) -> Any:
+    return json.loads((RESULTS / f'{name}.json').read_text(encoding='utf-8'))
+
+
+def _cite(name: str) -> str:
+    run = _result(name)
+    versions = ', '.join(f'{tool} {run["versions"][tool]}' for tool in ('torch', 'triton'))
+    return f'[{name}.json](results/{name}.json): {run["device"]}, {versions}, `{run["command"]}`'
+
+
+def _made_from(table: Mapping[str, Any]) -> str:
+    """What an evaluation ran on; `world` is the hash of the code that made the drives."""
+    reference = next(row['planner'] for row in table['rows'] if row['kind'] == 'reference')
+    loops = [
+        f'{loop["drives"]} drives ({kind} loop, K = {loop["samples"]}, seed {loop["seed"]})'
+        for kind, loop in sorted(table['loops'].items(), reverse=True)
+    ]
+    return (
+        f'Split {table["loops"]["open"]["split"]}, {", ".join(loops)}, device '
+        f'{reference["device"]}, checkpoint `{reference["checkpoint_sha256"][:12]}`, world '
+        f'`{table["world_sha256"][:12]}`. In brackets: 95 % intervals of a bootstrap over drives.'
+    )
+
+
+def _interval(figure: Mapping[str, float] | None, digits: int, factor: float = 1.0) -> str:
+    """Mean and interval, or '' where nothing was measured."""
+    if figure is None:
+        return ''
+    mean, low, high = (f'{factor * figure[key]:.{digits}f}' for key in ('mean', 'low', 'high'))
+    return f'{mean} ({low} to {high})'
+
+
+def _describe(name: str, main: Callable[[list[str]], int]) -> str:
+    """First sentence of the help of a command."""
+    text = StringIO()
+    wide = patch.dict(os.environ, {'COLUMNS': '10000'})
+    with wide, redirect_stdout(text), suppress(SystemExit):
+        main(['--help'])
+    description = text.getvalue().split('\n\n')[1]
+    sentence = re.split(r'(?<=\.)\s', description.replace('\n', ' '))[0]
+    return sentence.removeprefix(f'{name}: ').rstrip('.')
