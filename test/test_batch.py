@@ -6,7 +6,7 @@ import torch
 
 from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.drives.open_loop import OpenLoop
-from alpamayo_ros.drives.scene import as_they_are, contexts
+from alpamayo_ros.drives.scene import keep_pictures, make_contexts
 from alpamayo_ros.model.small import write_small_checkpoint
 from alpamayo_ros.runtime.batch import infer_batch
 from alpamayo_ros.runtime.engine import AlpamayoEngine
@@ -26,7 +26,7 @@ def engine(tmp_path_factory):
 @pytest.fixture(scope='module')
 def seen():
     scenes = OpenLoop('test', 1, 12.0, 3, 0).scenes(0, (128, 224))
-    return contexts(scenes, as_they_are, [np.random.default_rng(0)] * 3)
+    return make_contexts(scenes, keep_pictures, [np.random.default_rng(0)] * 3)
 
 
 def test_a_batch_is_what_the_engine_makes_of_each_context(engine, seen):

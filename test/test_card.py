@@ -6,7 +6,7 @@ import pytest
 
 from alpamayo_ros.drives.parts import Part
 from alpamayo_ros.drives.table import tabulate
-from alpamayo_ros.metrics.evaluation import CLOSED
+from alpamayo_ros.metrics.evaluation import CLOSED_LOOP_METRICS
 from alpamayo_ros.model.checkpoint import checkpoint_sha256
 from training.card import main
 
@@ -33,7 +33,7 @@ def part(row, kind, planner, value, latency_s=None):
     record = {'min_ade_m_6.4s': value, **about}
     if latency_s is not None:
         loop |= {'kind': 'closed', 'latency_s': latency_s, 'samples': 1}
-        record = {metric.key: value for metric in CLOSED}
+        record = {metric.key: value for metric in CLOSED_LOOP_METRICS}
         record |= {
             'expert_m': 1.0,
             'held_back': {},

@@ -7,15 +7,15 @@ import pytest
 
 from alpamayo_ros.drives import closed_loop, open_loop
 from alpamayo_ros.drives.closed_loop import ClosedLoop
-from alpamayo_ros.drives.follower import GRID_S, follow, path_from
-from alpamayo_ros.drives.open_loop import OpenLoop, comfort
-from alpamayo_ros.drives.planners import Blind, Expert
-from alpamayo_ros.drives.scene import START_NS, black, shuffled, truth
+from alpamayo_ros.drives.follower import GRID_S, follow, place_path
+from alpamayo_ros.drives.open_loop import OpenLoop, measure_comfort
+from alpamayo_ros.drives.planners import BaselinePlanner, ExpertPlanner
+from alpamayo_ros.drives.scene import START_NS, blacken, get_future, shuffle_cameras
 from alpamayo_ros.ros.policy import Policies
 from alpamayo_ros.runtime.constant_turn_rate import ConstantTurnRateEngine
 from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
-from alpamayo_ros.world.moments import STEP_S, State
-from alpamayo_ros.world.samples import sample
+from alpamayo_ros.world.moments import SIMULATION_STEP_S, State
+from alpamayo_ros.world.samples import make_sample
 
 SIZE = (64, 160)
 OPEN = OpenLoop('test', 24, 40.0, 6, 0)
@@ -26,7 +26,7 @@ class Spoilt:
     """The expert, with one thing of its predictions changed."""
 
     def __init__(self, **changes):
-        self.expert, self.changes = Expert(), changes
+        self.expert, self.changes = ExpertPlanner(), changes
 
     def plan(self, scenes, seed):
         """Change every prediction."""
@@ -48,12 +48,12 @@ def opened(planner, drives=range(24)):
 
 @pytest.fixture(scope='module')
 def by_expert():
-    return opened(Expert(samples=2))
+    return opened(ExpertPlanner(samples=2))
 
 
 @pytest.fixture(scope='module')
 def by_constant_velocity():
-    return opened(Blind(ConstantVelocityEngine()))
+    return opened(BaselinePlanner(ConstantVelocityEngine()))
 
 
 def test_the_expert_is_where_it_says_it_will_be(by_expert):
@@ -72,7 +72,7 @@ def test_constant_velocity_is_wrong_in_curves_and_says_nothing(by_constant_veloc
 
 
 def test_constant_turn_rate_knows_more_of_curves_than_constant_velocity(by_constant_velocity):
-    turning = opened(Blind(ConstantTurnRateEngine()))
+    turning = opened(BaselinePlanner(ConstantTurnRateEngine()))
     pairs = [
         (mine['ade_m_3.0s'], other['ade_m_3.0s'])
         for mine, other in zip(turning, by_constant_velocity, strict=True)
@@ -94,10 +94,10 @@ def test_moments_are_of_the_seed_and_spread_over_the_drive():
 def test_a_context_is_the_sample_that_training_sees():
     scene = OPEN.scenes(5, SIZE)[2]
     context = scene.context()
-    found = sample(scene.simulation.trace, scene.t0_s, np.random.default_rng(0))
+    found = make_sample(scene.simulation.trace, scene.t0_s, np.random.default_rng(0))
     assert np.array_equal(context.history_xyz_m, found.history_xyz)
     assert np.array_equal(context.history_rot, found.history_rot)
-    assert truth(scene, scene.simulation)[:, :2] == pytest.approx(
+    assert get_future(scene, scene.simulation)[:, :2] == pytest.approx(
         found.future_xyz[:, :2], abs=1e-4
     )
     assert context.v0_mps == pytest.approx(context.odom_from_t0.speed_mps, abs=0.1)
@@ -111,7 +111,7 @@ def test_a_sentence_must_name_the_true_cause_and_no_other():
     for scene in [scene for number in range(6) for scene in OPEN.scenes(number, SIZE)]:
         (prediction,) = wrong.plan([scene], 0)
         at_lights.append('red_light' in scene.simulation.trace.causes(scene.t0_s))
-        assert open_loop.record(scene, prediction)['text'] == float(at_lights[-1])
+        assert open_loop.make_record(scene, prediction)['text'] == float(at_lights[-1])
     assert len(set(at_lights)) == 2
     assert {record['text'] for record in opened(both, range(6))} == {0.0}
 
@@ -125,7 +125,7 @@ def test_a_prediction_that_is_not_finite_counts_and_has_no_distance():
 
 def test_comfort_of_known_actions():
     seconds = GRID_S * np.arange(64)
-    found = comfort(np.stack([2.0 * seconds, np.where(seconds < 3.0, 0.01, 0.01)], axis=1))
+    found = measure_comfort(np.stack([2.0 * seconds, np.where(seconds < 3.0, 0.01, 0.01)], axis=1))
     assert found['jerk_mps3'] == pytest.approx(2.0, abs=1e-6)
     assert found['acceleration_mps2'] == pytest.approx(2.0 * np.sqrt(np.mean(seconds**2)))
     assert found['curvature_rate'] == 0.0
@@ -136,26 +136,26 @@ def test_no_camera_keeps_its_pictures_when_they_are_shuffled():
         (4, 4, 3, 2, 2), np.uint8
     )
     for seed in range(20):
-        found = shuffled(pictures, np.random.default_rng(seed))[:, 0, 0, 0, 0]
+        found = shuffle_cameras(pictures, np.random.default_rng(seed))[:, 0, 0, 0, 0]
         assert sorted(found) == [0, 1, 2, 3] and (found != np.arange(4)).all()
-    assert not black(pictures, np.random.default_rng(0)).any()
+    assert not blacken(pictures, np.random.default_rng(0)).any()
 
 
 def test_the_expert_drives_to_the_end_without_latency():
-    for record in driven(Expert(), 0.0, range(6)):
+    for record in driven(ExpertPlanner(), 0.0, range(6)):
         assert (record['end'], record['time_s'], record['clean']) == ('done', 30.0, 1.0)
         assert record['distance_m'] == pytest.approx(record['expert_m'], abs=3.0)
         assert record['plans'] == 60 and record['without_path'] == 0.0
 
 
 def test_constant_velocity_leaves_the_road_soon():
-    ends = driven(Blind(ConstantVelocityEngine()), 0.0, range(6), 60.0)
+    ends = driven(BaselinePlanner(ConstantVelocityEngine()), 0.0, range(6), 60.0)
     assert {record['end'] for record in ends} == {'off_lane', 'collision'}
     assert np.mean([record['time_s'] for record in ends]) < 20.0
 
 
 def test_a_path_that_comes_late_is_over_before_the_next_one():
-    for record in driven(Expert(), 5.0, range(4)):
+    for record in driven(ExpertPlanner(), 5.0, range(4)):
         assert record['plans'] <= 7
         assert record['without_path'] > 0.3  # 1.4 s of every 5 s are left of a path
         assert record['distance_m'] < 0.5 * record['expert_m']
@@ -172,7 +172,7 @@ def test_plans_that_the_node_holds_back_are_not_driven():
 
 
 def test_drives_do_not_depend_on_their_company():
-    planner = Blind(ConstantTurnRateEngine())
+    planner = BaselinePlanner(ConstantTurnRateEngine())
     assert driven(planner, 0.5, [0, 1, 2, 3])[2] == driven(planner, 0.5, [2])[0]
 
 
@@ -180,7 +180,7 @@ def straight_path(speed=10.0):
     seconds = GRID_S * np.arange(1, 65)
     sample = np.zeros((64, 4))
     sample[:, 0], sample[:, 3] = speed * seconds, speed
-    return path_from(state(speed=speed), 0.0, sample, np.zeros((64, 2)))
+    return place_path(state(speed=speed), 0.0, sample, np.zeros((64, 2)))
 
 
 def state(x=0.0, y=0.0, yaw=0.0, speed=10.0):
@@ -189,8 +189,8 @@ def state(x=0.0, y=0.0, yaw=0.0, speed=10.0):
 
 def steered(start, path, seconds):
     at = start
-    for number in range(round(seconds / STEP_S)):
-        at = follow(at, number * STEP_S, path).after(STEP_S)
+    for number in range(round(seconds / SIMULATION_STEP_S)):
+        at = follow(at, number * SIMULATION_STEP_S, path).after(SIMULATION_STEP_S)
     return at
 
 
@@ -202,7 +202,7 @@ def test_a_vehicle_on_its_path_is_where_the_plan_is():
 def test_a_vehicle_beside_its_path_comes_back_without_swinging():
     path, at, offsets = straight_path(), state(y=1.0, yaw=0.05), []
     for number in range(120):
-        at = follow(at, number * STEP_S, path).after(STEP_S)
+        at = follow(at, number * SIMULATION_STEP_S, path).after(SIMULATION_STEP_S)
         offsets.append(at.y_m)
     assert abs(offsets[-1]) < 0.05 and min(offsets) > -0.05
 

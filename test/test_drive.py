@@ -12,7 +12,7 @@ from rosbags.interfaces import QosDurability
 from alpamayo_ros.bags import synthetic_drive as drive_bag
 from alpamayo_ros.cli.drive import main
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.files import new_folder
+from alpamayo_ros.files import create_folder
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.world.camera import CAMERAS
 from alpamayo_ros.world.scenario import make_scenario
@@ -182,7 +182,7 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path, stop):
         yield from islice(drive_bag.drive_messages(0, 1.0), 3)
         raise stop
 
-    with pytest.raises(type(stop)), new_folder(tmp_path / 'bag') as folder:
+    with pytest.raises(type(stop)), create_folder(tmp_path / 'bag') as folder:
         drive_bag.write_bag(folder, messages())
     assert list(tmp_path.iterdir()) == []
 
@@ -191,7 +191,7 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path, stop):
 def test_a_path_that_is_taken_is_refused_before_anything_is_made(tmp_path, taken):
     path = tmp_path / 'bag'
     path.write_text('mine') if taken == 'file' else path.symlink_to(tmp_path / 'nowhere')
-    with pytest.raises(BadInput, match='exists already'), new_folder(path):
+    with pytest.raises(BadInput, match='exists already'), create_folder(path):
         pytest.fail('made something')
     assert list(tmp_path.iterdir()) == [path]
 

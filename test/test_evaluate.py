@@ -9,8 +9,8 @@ import pytest
 
 from alpamayo_ros.cli.evaluate import main
 from alpamayo_ros.drives import open_loop, parts
-from alpamayo_ros.drives.evaluation import EvaluationSettings, rows_of
-from alpamayo_ros.metrics.evaluation import CLOSED, OPEN
+from alpamayo_ros.drives.evaluation import EvaluationSettings, make_rows
+from alpamayo_ros.metrics.evaluation import CLOSED_LOOP_METRICS, OPEN_LOOP_METRICS
 from alpamayo_ros.model.small import write_small_checkpoint
 from alpamayo_ros.report.evaluation_page import render
 
@@ -57,16 +57,16 @@ def refused(arguments, capsys):
 def test_the_table_holds_the_model_sixteen_bits_ablations_and_baselines(table):
     assert [row['name'] for row in table['rows']] == ROWS
     for row in table['rows']:
-        assert set(row['open']['all']) == {metric.key for metric in OPEN}
+        assert set(row['open']['all']) == {metric.key for metric in OPEN_LOOP_METRICS}
         assert row['open']['all']['off_lane']['n'] == 2
         assert bool(row['closed']) == (row['kind'] != 'ablation')
     closed = table['rows'][1]['closed']['5']
-    assert {metric.key for metric in CLOSED} < set(closed)
+    assert {metric.key for metric in CLOSED_LOOP_METRICS} < set(closed)
     assert any('untrained' in note for note in table['notes'])
 
 
 def test_figures_are_those_of_the_records(out, table):
-    for part in parts.read_all(out):
+    for part in parts.read_parts(out):
         loop, row = part.made_from['loop'], part.made_from['row']
         if loop['kind'] == 'open':
             own = next(x for x in table['rows'] if x['name'] == row)
@@ -96,7 +96,7 @@ def test_csv_has_a_line_for_each_figure(out, table):
     expected = table['rows'][-1]['closed']['5']['distance_m']
     assert float(line['mean']) == expected['mean'] and line['name'] == '5'
     open_lines = [x for x in lines if (x['row'], x['group']) == ('expert', 'all')]
-    assert {x['metric'] for x in open_lines} == {metric.key for metric in OPEN}
+    assert {x['metric'] for x in open_lines} == {metric.key for metric in OPEN_LOOP_METRICS}
 
 
 def test_the_page_stands_alone_and_escapes(out, table):
@@ -164,7 +164,7 @@ def test_widths_one_after_the_other_share_a_table(job, tmp_path, capsys):
 
 def test_sixteen_bits_with_a_packed_head_are_no_reference(checkpoint):
     settings = EvaluationSettings(str(checkpoint), bits=16, recipe='mixed', ablations=False)
-    kinds = {row.name: row.kind for row in rows_of(settings)}
+    kinds = {row.name: row.kind for row in make_rows(settings)}
     assert (kinds['16 bits'], kinds['16 bits mixed']) == ('reference', 'model')
 
 

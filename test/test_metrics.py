@@ -10,7 +10,7 @@ from alpamayo_ros.metrics.displacement import (
     ade,
     corner_distance,
     fde,
-    horizon_metrics,
+    measure_horizons,
     min_ade,
 )
 
@@ -92,19 +92,19 @@ def line(speed_mps, yaw=0.0, side_m=0.0, count=64):
 
 def test_lateral_and_longitudinal_parts_follow_the_driven_heading():
     truth = line(10.0, yaw=np.pi / 2)
-    found = horizon_metrics([line(11.0, yaw=np.pi / 2, side_m=0.5)], 0, truth)['3.0']
+    found = measure_horizons([line(11.0, yaw=np.pi / 2, side_m=0.5)], 0, truth)['3.0']
     assert found['lat_m'] == pytest.approx(0.5)
     assert found['lon_m'] == pytest.approx(3.0)
     assert found['fde_m'] == pytest.approx(np.hypot(0.5, 3.0))
 
 
 def test_heading_error_wraps():
-    found = horizon_metrics([line(5.0, yaw=np.pi - 0.1)], 0, line(5.0, yaw=-np.pi + 0.1))['1.0']
+    found = measure_horizons([line(5.0, yaw=np.pi - 0.1)], 0, line(5.0, yaw=-np.pi + 0.1))['1.0']
     assert found['heading_rad'] == pytest.approx(-0.2)
 
 
 def test_best_and_chosen_sample_stand_beside_each_other():
-    found = horizon_metrics([line(12.0), line(10.0)], 0, line(10.0))['6.4']
+    found = measure_horizons([line(12.0), line(10.0)], 0, line(10.0))['6.4']
     assert found['fde_m'] == pytest.approx(2 * 6.4)
     assert found['ade_m'] == pytest.approx(2 * 0.1 * 32.5)
     assert found['min_fde_m'] == pytest.approx(0.0)
@@ -115,7 +115,7 @@ def test_best_and_chosen_sample_stand_beside_each_other():
     [(64, 5), (63, 5), (62, 4), (49, 4), (48, 3), (9, 2), (4, 1), (3, 0), (0, 0)],
 )
 def test_a_horizon_counts_when_truth_reaches_it_within_one_step(waypoints, known):
-    found = horizon_metrics([line(10.0)], 0, line(10.0, count=waypoints))
+    found = measure_horizons([line(10.0)], 0, line(10.0, count=waypoints))
     assert list(found) == [f'{h:.1f}' for h in HORIZONS_S]
     assert [value is not None for value in found.values()] == [True] * known + [False] * (
         5 - known

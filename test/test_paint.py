@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alpamayo_ros.world.camera import CAMERAS
-from alpamayo_ros.world.rendering.paint_triton import covered, painted
+from alpamayo_ros.world.rendering.paint_triton import compute_cover, paint_faces
 from alpamayo_ros.world.rendering.raster import render, stack
 from alpamayo_ros.world.rendering.stage import Stage
 from alpamayo_ros.world.scenario import make_scenario
@@ -29,7 +29,7 @@ def check_painting(device):
     ours = render(np, scenes, noise)
     there = scenes.map(lambda array: torch.from_numpy(array).to(device))
     white = torch.from_numpy(noise).to(device)
-    theirs = render(torch, there, white, covered, painted).cpu().numpy()
+    theirs = render(torch, there, white, compute_cover, paint_faces).cpu().numpy()
     difference = np.abs(ours.astype(int) - theirs)
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-3
     assert ours.std() > 20

@@ -67,7 +67,11 @@ def test_compiled_loops_paint_what_numpy_paints(seed, kind):
     scenario = make_scenario('train', seed, 8.0)
     assert scenario.weather.kind == kind
     batch = stack([scene_of(scenario), scene_of(make_scenario('train', 40, 8.0))])
-    ways = raster_compiled.covered, raster_compiled.painted, raster_compiled.blended
+    ways = (
+        raster_compiled.compute_cover,
+        raster_compiled.paint_faces,
+        raster_compiled.blend_background,
+    )
     ours, theirs = render(np, batch, noise(2)), render(np, batch, noise(2), *ways)
     assert theirs.shape == ours.shape and theirs.dtype == np.uint8
     assert (theirs != ours).sum() == 0
@@ -76,7 +80,7 @@ def test_compiled_loops_paint_what_numpy_paints(seed, kind):
 
 def test_numpy_paints_where_numba_is_not_installed(clear, pictures, monkeypatch):
     monkeypatch.setattr(raster_compiled, 'numba', None)
-    monkeypatch.delattr(raster_compiled, 'painted')
+    monkeypatch.delattr(raster_compiled, 'paint_faces')
     drawn = raster_compiled.render_on_cpu(stack([scene_of(clear)]), noise(1))
     assert np.array_equal(drawn[0], pictures)
 
@@ -84,7 +88,7 @@ def test_numpy_paints_where_numba_is_not_installed(clear, pictures, monkeypatch)
 def test_loops_compile_where_there_is_no_folder_to_keep_them_in():
     """As for code that has no file."""
     pytest.importorskip('numba', reason='numba is not installed')
-    assert raster_compiled._compiled(eval('lambda number: number + 1'))(1) == 2
+    assert raster_compiled._compile(eval('lambda number: number + 1'))(1) == 2
 
 
 def test_a_scene_looks_the_same_alone_and_in_a_batch(clear, pictures):
@@ -146,9 +150,9 @@ def test_a_wall_of_known_size_covers_so_many_pixels():
                    (10, 0.5 - width_m, 0.5)]  # fmt: skip
         face = np.array(corners, np.float32)[None, None] + np.float32([0, shift_m, 0])
         scene = bare_scene(face)
-        lines, seen, box = raster._edges(np, scene, scene.faces, two_sided=False)
+        lines, seen, box = raster._project_edges(np, scene, scene.faces, two_sided=False)
         assert seen.all()
-        cover = raster._cover(lines[0, 0, 0, 0], u, v)
+        cover = raster._cover_pixels(lines[0, 0, 0, 0], u, v)
         assert cover.sum() == pytest.approx(4.0 * width_m, rel=1e-4)
         assert (box[0][0, 0, 0, 0] < box[1][0, 0, 0, 0]).all()
 
@@ -162,7 +166,7 @@ def test_faces_that_look_away_or_lie_behind_are_not_seen():
         (around, True, True),
     ):  # fmt: skip
         scene = bare_scene(face.astype(np.float32))
-        assert raster._edges(np, scene, scene.faces, two_sided)[1].item() == expected
+        assert raster._project_edges(np, scene, scene.faces, two_sided)[1].item() == expected
 
 
 def bare_scene(faces):

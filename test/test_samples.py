@@ -7,12 +7,12 @@ import torch
 from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace
 from alpamayo_ros.world import reasons, samples
 from alpamayo_ros.world.samples import (
-    chosen,
-    displaced,
-    frame_moments,
-    sample,
-    sample_times,
-    training_drive,
+    choose_times,
+    displace_sample,
+    list_frame_moments,
+    list_sample_times,
+    make_sample,
+    make_training_drive,
 )
 from alpamayo_ros.world.scenario import make_scenario
 from alpamayo_ros.world.simulation import Displacement
@@ -24,8 +24,8 @@ def drive():
 
 
 def test_history_ends_at_the_origin_and_the_future_begins_where_it_ends(drive):
-    for t0 in sample_times(drive.expert, 2.5):
-        found = sample(drive.expert, t0, np.random.default_rng(0))
+    for t0 in list_sample_times(drive.expert, 2.5):
+        found = make_sample(drive.expert, t0, np.random.default_rng(0))
         assert found.history_xyz.shape == (16, 3) and found.future_xyz.shape == (64, 3)
         assert np.array_equal(found.history_xyz[-1], np.zeros(3))
         assert np.array_equal(found.history_rot[-1], np.eye(3))
@@ -35,7 +35,7 @@ def test_history_ends_at_the_origin_and_the_future_begins_where_it_ends(drive):
 
 
 def test_the_future_is_the_drive_of_the_expert(drive):
-    found = sample(drive.expert, 4.0, np.random.default_rng(0))
+    found = make_sample(drive.expert, 4.0, np.random.default_rng(0))
     now, later = drive.ego(4.0), drive.ego(10.4)
     assert np.hypot(*found.future_xyz[-1, :2]) == pytest.approx(
         np.hypot(later.x_m - now.x_m, later.y_m - now.y_m), abs=1e-3
@@ -47,8 +47,8 @@ def test_the_future_is_the_drive_of_the_expert(drive):
 def test_actions_of_the_model_can_drive_the_futures(drive):
     """The action space turns the future into actions and back within a few centimetres."""
     space = UnicycleAccelCurvatureActionSpace().double()
-    for t0 in sample_times(drive.expert, 3.0):
-        found = sample(drive.expert, t0, np.random.default_rng(0))
+    for t0 in list_sample_times(drive.expert, 3.0):
+        found = make_sample(drive.expert, t0, np.random.default_rng(0))
         parts = (found.history_xyz, found.history_rot, found.future_xyz, found.future_rot)
         history, turned, future, turns = (torch.from_numpy(part).double() for part in parts)
         action, _ = space.traj_to_action(history, turned, future, turns)
@@ -57,19 +57,19 @@ def test_actions_of_the_model_can_drive_the_futures(drive):
 
 
 def test_words_name_the_cause(drive):
-    for t0 in sample_times(drive.expert, 1.0):
-        found = sample(drive.expert, t0, np.random.default_rng(1))
-        assert reasons.named(found.text) == {found.cause} and found.cause in found.causes
+    for t0 in list_sample_times(drive.expert, 1.0):
+        found = make_sample(drive.expert, t0, np.random.default_rng(1))
+        assert reasons.find_causes(found.text) == {found.cause} and found.cause in found.causes
 
 
 def test_a_disturbed_drive_shows_how_to_find_back():
     """At t0 the ego is off its path and not along it; what follows is smooth and ends on it."""
     scenario = make_scenario('train', 5, 60.0)
-    simulation, times = training_drive(scenario)
-    assert len(times) >= 32 and training_drive(scenario)[1] == times
+    simulation, times = make_training_drive(scenario)
+    assert len(times) >= 32 and make_training_drive(scenario)[1] == times
     road, aside = scenario.route.road, []
     for t0 in times:
-        found = sample(simulation.trace, t0, np.random.default_rng(0))
+        found = make_sample(simulation.trace, t0, np.random.default_rng(0))
         path = np.concatenate([found.history_xyz, found.future_xyz])[:, :2]
         assert np.abs(np.diff(path, n=2, axis=0)).max() < 0.09  # 9 m/s^2
         states = simulation.trace.ego(t0), simulation.trace.ego(t0 + 4.0)
@@ -86,16 +86,17 @@ def test_a_disturbed_drive_shows_how_to_find_back():
 def test_a_displaced_sample_has_the_same_history_and_shows_how_to_find_back(drive):
     """Only pictures tell where: up to t0 the ego did the same in its own frame, but for a pace."""
     rng, road, aside, ahead = np.random.default_rng(0), drive.route.road, [], []
-    for t0 in sample_times(drive.expert, 0.5):
-        moved = displaced(drive.driven, t0, rng)
+    for t0 in list_sample_times(drive.expert, 0.5):
+        moved = displace_sample(drive.expert_simulation, t0, rng)
         there, here = (
-            sample(trace, t0, np.random.default_rng(0)) for trace in (moved.trace, drive.expert)
+            make_sample(trace, t0, np.random.default_rng(0))
+            for trace in (moved.trace, drive.expert)
         )
         pace = there.history_xyz[0, 0] / min(here.history_xyz[0, 0], -1e-6)
         assert 0.7 < pace < 1.4 or here.history_xyz[0, 0] > -0.1
         assert there.history_xyz == pytest.approx(pace * here.history_xyz, abs=1e-4)
         assert there.history_rot == pytest.approx(here.history_rot, abs=1e-6)
-        assert not moved.off_lane(moved.trace.ego(t0))
+        assert not moved.is_off_lane(moved.trace.ego(t0))
         egos = [moved.trace.ego(t0 + later_s) for later_s in (0.0, 5.0)]
         offsets = [
             road.locate(e.x_m, e.y_m, e.s_m)[1] - moved.plan.path_at(e.s_m)[0] for e in egos
@@ -111,7 +112,7 @@ def test_a_displaced_sample_has_the_same_history_and_shows_how_to_find_back(driv
 @pytest.fixture
 def waiting():
     """The expert stands for a pedestrian, who needs three seconds more."""
-    return make_scenario('validation', 25, 30.0).driven.branch(8.0)
+    return make_scenario('validation', 25, 30.0).expert_simulation.branch(8.0)
 
 
 def test_who_came_to_stand_over_the_line_still_waits(waiting):
@@ -123,7 +124,7 @@ def test_who_came_to_stand_over_the_line_still_waits(waiting):
     waiting.run(16.0)
     times = np.arange(8.0, 16.0, 0.1)
     assert waiting.trace.steps[-1].ego.s_m > line.s_m + 10.0
-    assert not any(waiting.collides(waiting.trace.ego(t_s), t_s) for t_s in times)
+    assert not any(waiting.has_collision(waiting.trace.ego(t_s), t_s) for t_s in times)
 
 
 def test_a_push_lets_who_stands_start_and_see_that_it_must_not(waiting):
@@ -137,7 +138,7 @@ def test_a_push_lets_who_stands_start_and_see_that_it_must_not(waiting):
 
 
 def test_every_other_drive_is_the_undisturbed_expert():
-    found = [training_drive(make_scenario('train', seed, 30.0))[0] for seed in (4, 5, 6, 7)]
+    found = [make_training_drive(make_scenario('train', seed, 30.0))[0] for seed in (4, 5, 6, 7)]
     undisturbed = [
         simulation.trace.steps == make_scenario('train', seed, 30.0).expert.steps
         for seed, simulation in zip((4, 5, 6, 7), found, strict=True)
@@ -146,17 +147,17 @@ def test_every_other_drive_is_the_undisturbed_expert():
 
 
 def test_frames_are_those_of_the_history(drive):
-    moments = frame_moments(drive.driven, 6.0)
+    moments = list_frame_moments(drive.expert_simulation, 6.0)
     assert [moment.t_s for moment in moments] == pytest.approx([5.7, 5.8, 5.9, 6.0])
     assert moments[-1].ego == drive.ego(6.0)
 
 
 def test_rare_causes_are_chosen_more_often_than_they_come(drive):
-    times = sample_times(drive.expert, 0.1)
+    times = list_sample_times(drive.expert, 0.1)
     causes = [drive.expert.cause(t) for t in times]
     common = max(set(causes), key=causes.count)
-    picked = chosen(drive.expert, times, 60, np.random.default_rng(0))
+    picked = choose_times(drive.expert, times, 60, np.random.default_rng(0))
     assert len(set(picked)) == 60 and set(picked) <= set(times)
     share = sum(drive.expert.cause(t) == common for t in picked) / 60
     assert share < 0.8 * causes.count(common) / len(causes)
-    assert len(chosen(drive.expert, times[:7], 60, np.random.default_rng(0))) == 7
+    assert len(choose_times(drive.expert, times[:7], 60, np.random.default_rng(0))) == 7

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from alpamayo_ros.world import reasons
-from alpamayo_ros.world.moments import CAR_FRONT_M, CAR_REAR_M, STEP_S, State
+from alpamayo_ros.world.moments import CAR_FRONT_M, CAR_REAR_M, SIMULATION_STEP_S, State
 from alpamayo_ros.world.road import LEFT_EDGE_M, RIGHT_EDGE_M
-from alpamayo_ros.world.scenario import SPLITS, make_scenario, stream
-from alpamayo_ros.world.shapes import overlap, rectangle
+from alpamayo_ros.world.scenario import SPLITS, make_rng, make_scenario
+from alpamayo_ros.world.shapes import do_overlap, make_rectangle
 from alpamayo_ros.world.simulation import MARGIN_S
 
 SEEDS = range(24)
@@ -34,7 +34,7 @@ def moved(state, offset_m, yaw_rad=0.0):
 
 
 def test_no_split_shares_a_drive_with_another():
-    starts = [stream(split, seed, 0).integers(2**62) for split in SPLITS for seed in range(50)]
+    starts = [make_rng(split, seed, 0).integers(2**62) for split in SPLITS for seed in range(50)]
     assert len(set(starts)) == len(SPLITS) * 50
     ends = [make_scenario(split, 1, 5.0).expert.ego(5.0) for split in SPLITS]
     assert len(set(ends)) == 3
@@ -59,7 +59,7 @@ def test_speed_and_accelerations_stay_within_comfort(states):
 
 def test_ego_motion_is_a_unicycle_integrated(drives):
     trace = drives[2].expert
-    dt = STEP_S / 10
+    dt = SIMULATION_STEP_S / 10
     x, y, yaw = trace.ego(0.0).x_m, trace.ego(0.0).y_m, trace.ego(0.0).yaw_rad
     for t in np.arange(0.0, 20.0, dt):
         middle = trace.ego(t + dt / 2)
@@ -73,9 +73,9 @@ def test_ego_motion_is_a_unicycle_integrated(drives):
 
 def test_the_expert_never_leaves_its_lane_and_never_touches_anything(drives, states):
     for drive, driven in zip(drives, states, strict=True):
-        assert not any(drive.driven.off_lane(state) for state in driven[::4])
+        assert not any(drive.expert_simulation.is_off_lane(state) for state in driven[::4])
         assert not any(
-            drive.driven.collides(s, t) for t, s in zip(TIMES[::4], driven[::4], strict=True)
+            drive.expert_simulation.has_collision(s, t) for t, s in zip(TIMES[::4], driven[::4], strict=True)
         )
 
 
@@ -103,9 +103,9 @@ def test_a_pushed_ego_finds_back_to_its_lane():
     simulation.run(1.0)
     while simulation.time_s < 3.0:
         simulation.step(push=(0.0, 0.004))
-    aside = simulation.aside_m()
+    aside = simulation.offset_from_path_m()
     trace = simulation.run(10.0)
-    assert aside > 0.3 and abs(simulation.aside_m()) < 0.1
+    assert aside > 0.3 and abs(simulation.offset_from_path_m()) < 0.1
     ego = trace.ego(3.0)
     assert drive.route.road.locate(ego.x_m, ego.y_m, ego.s_m)[1] == pytest.approx(aside, abs=0.3)
 
@@ -120,8 +120,8 @@ def test_a_pedestrian_waits_until_somebody_stops(drives):
     simulation = drive.simulate()
     state = simulation.trace.steps[0].ego
     while state.s_m < drive.route.crossings[crossing].middle_m + 20.0:
-        x, y, yaw, _ = drive.route.road.at(state.s_m + 9.0 * STEP_S)
-        state = State(state.s_m + 9.0 * STEP_S, x, y, yaw, 9.0, 0.0, 0.0)
+        x, y, yaw, _ = drive.route.road.at(state.s_m + 9.0 * SIMULATION_STEP_S)
+        state = State(state.s_m + 9.0 * SIMULATION_STEP_S, x, y, yaw, 9.0, 0.0, 0.0)
         simulation.step(state)
     assert simulation.trace.steps[-1].walked_m[crossing] == 0.0
 
@@ -131,7 +131,7 @@ def test_the_world_goes_on_along_an_ego_driven_by_somebody_else():
     simulation = drive.simulate()
     for step in drive.expert.steps[1:200]:
         simulation.step(step.ego)
-    assert simulation.time_s == pytest.approx(-MARGIN_S + 199 * STEP_S)
+    assert simulation.time_s == pytest.approx(-MARGIN_S + 199 * SIMULATION_STEP_S)
     assert simulation.moment(5.0).cars == drive.moment(5.0).cars
     assert simulation.trace.ego(5.0).x_m == pytest.approx(drive.expert.ego(5.0).x_m, abs=1e-3)
 
@@ -139,20 +139,20 @@ def test_the_world_goes_on_along_an_ego_driven_by_somebody_else():
 def test_bodies_outside_the_lane_and_on_other_cars_are_found(drives):
     drive = drives[1]
     ego = drive.expert.ego(10.0)
-    assert drive.driven.off_lane(moved(ego, 1.8)) and drive.driven.off_lane(moved(ego, -1.5))
-    assert not drive.driven.off_lane(moved(ego, 0.5))
+    assert drive.expert_simulation.is_off_lane(moved(ego, 1.8)) and drive.expert_simulation.is_off_lane(moved(ego, -1.5))
+    assert not drive.expert_simulation.is_off_lane(moved(ego, 0.5))
     leads = (d for d in drives if d.traffic.lead_m is not None)
     led = next(leads)
     lead = led.expert.lead(10.0)
-    assert led.driven.collides(moved(lead, 0.5), 10.0)
-    assert not led.driven.collides(lead.after(-0.0), 0.0)
+    assert led.expert_simulation.has_collision(moved(lead, 0.5), 10.0)
+    assert not led.expert_simulation.has_collision(lead.after(-0.0), 0.0)
 
 
 def test_rectangles_touch_when_no_edge_separates_them():
-    first = rectangle(0.0, 0.0, 0.0)
-    assert overlap(first, rectangle(CAR_FRONT_M - CAR_REAR_M - 0.01, 0.0, 0.0))
-    assert not overlap(first, rectangle(CAR_FRONT_M - CAR_REAR_M + 0.01, 0.0, 0.0))
-    assert not overlap(first, rectangle(3.5, 2.9, np.pi / 4))  # bounding boxes do touch
+    first = make_rectangle(0.0, 0.0, 0.0)
+    assert do_overlap(first, make_rectangle(CAR_FRONT_M - CAR_REAR_M - 0.01, 0.0, 0.0))
+    assert not do_overlap(first, make_rectangle(CAR_FRONT_M - CAR_REAR_M + 0.01, 0.0, 0.0))
+    assert not do_overlap(first, make_rectangle(3.5, 2.9, np.pi / 4))  # bounding boxes do touch
 
 
 def test_a_position_beside_the_road_is_located(drives):
@@ -172,9 +172,9 @@ def test_every_wording_names_its_own_cause_and_no_other(cause):
     wordings = reasons.REASONS[cause].wordings
     assert len(wordings) >= 3
     for wording in wordings:
-        assert reasons.named(wording) == {cause}
+        assert reasons.find_causes(wording) == {cause}
         assert 1 <= wording.count('.') <= 2 and wording[0].isupper()
 
 
 def test_a_sentence_without_a_cause_names_none():
-    assert reasons.named('The weather is fine.') == frozenset()
+    assert reasons.find_causes('The weather is fine.') == frozenset()

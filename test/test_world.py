@@ -8,7 +8,7 @@ import pytest
 from alpamayo_ros.geometry import rotation_matrix
 from alpamayo_ros.world.camera import CAMERAS
 from alpamayo_ros.world.rendering.mesh import ball, box, pyramid
-from alpamayo_ros.world.rendering.paint import View, clipped
+from alpamayo_ros.world.rendering.paint import View, clip_at_near_plane
 from alpamayo_ros.world.rendering.render import Renderer, make_world
 from alpamayo_ros.world.road import LEFT_EDGE_M, RIGHT_EDGE_M
 from alpamayo_ros.world.scenario import make_scenario
@@ -123,9 +123,9 @@ def test_pictures_at_rest_stay_and_on_the_move_change(world):
 
 def test_polygons_are_cut_at_the_near_plane():
     triangle = np.array([[0.0, 1.0, -2.0], [1.0, 1.0, 4.0], [-1.0, 1.0, 4.0]])
-    cut = clipped(triangle)
+    cut = clip_at_near_plane(triangle)
     assert len(cut) == 4 and cut[:, 2].min() == pytest.approx(0.2)
-    assert len(clipped(triangle - (0.0, 0.0, 5.0))) == 0
+    assert len(clip_at_near_plane(triangle - (0.0, 0.0, 5.0))) == 0
 
 
 @pytest.mark.parametrize(

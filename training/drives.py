@@ -19,11 +19,11 @@ from alpamayo_ros.world.rendering.raster import RasterScene, stack
 from alpamayo_ros.world.rendering.stage import Stage
 from alpamayo_ros.world.samples import (
     Sample,
-    chosen,
-    displaced,
-    frame_moments,
-    sample,
-    training_drive,
+    choose_times,
+    displace_sample,
+    list_frame_moments,
+    make_sample,
+    make_training_drive,
 )
 from alpamayo_ros.world.scenario import make_scenario
 
@@ -62,15 +62,14 @@ class Drives(Dataset[TrainingDrive]):
     def __getitem__(self, number: int) -> TrainingDrive:
         data, image = self._settings.data, self._settings.image
         scenario = make_scenario(self._split, number, data['seconds'])
-        simulation, times = training_drive(scenario)
+        simulation, times = make_training_drive(scenario)
         rng = scenario.rng(20)
-        times = chosen(simulation.trace, times, data['samples_per_drive'], rng)
-        driven = [displaced(simulation, t0_s, rng) for t0_s in times]
-        samples = [sample(d.trace, t0_s, rng) for d, t0_s in zip(driven, times, strict=True)]
+        times = choose_times(simulation.trace, times, data['samples_per_drive'], rng)
+        driven = [displace_sample(simulation, t0_s, rng) for t0_s in times]
+        samples = [make_sample(d.trace, t0_s, rng) for d, t0_s in zip(driven, times, strict=True)]
         stage = Stage(scenario, image['height'], image['width'])
-        scenes = stack(
-            [stage.scene(frame_moments(d, t0_s)) for d, t0_s in zip(driven, times, strict=True)]
-        )
+        moments = [list_frame_moments(d, t0_s) for d, t0_s in zip(driven, times, strict=True)]
+        scenes = stack([stage.scene(shown) for shown in moments])
         return TrainingDrive(
             scenes=scenes.map(torch.from_numpy),
             history_xyz=_stacked(samples, 'history_xyz'),

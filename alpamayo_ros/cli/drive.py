@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..bags import synthetic_drive as drive_bag
 from ..errors import BadInput
-from ..files import new_folder, refuse_existing
+from ..files import create_folder, refuse_existing
 from .entry import command
 
 _MAX_SECONDS = 3600.0  # 5 GB
@@ -47,10 +47,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _write_drive(bag: Path, seed: int, seconds: float) -> None:
     messages, total = drive_bag.drive_messages(seed, seconds), drive_bag.message_count(seconds)
-    with new_folder(bag) as folder:
+    with create_folder(bag) as folder:
         bar = tqdm(messages, desc='drive', total=total, unit='msg', dynamic_ncols=True)
         counts = drive_bag.write_bag(folder, bar)
-    print(f'{bag}: {seconds:g} s, seed {seed}, {counts.total()} messages, {_megabytes(bag)}')
+    print(f'{bag}: {seconds:g} s, seed {seed}, {counts.total()} messages, {_format_size(bag)}')
     for topic, count in sorted(counts.items()):
         print(f'  {topic}: {count}')
 
@@ -58,12 +58,12 @@ def _write_drive(bag: Path, seed: int, seconds: float) -> None:
 def _write_checkpoint(checkpoint: Path, seed: int) -> None:
     from ..model.small import write_small_checkpoint  # torch, which a drive alone does not need
 
-    with new_folder(checkpoint) as folder:
+    with create_folder(checkpoint) as folder:
         write_small_checkpoint(folder, seed)
-    print(f'{checkpoint}: untrained checkpoint, seed {seed}, {_megabytes(checkpoint)}')
+    print(f'{checkpoint}: untrained checkpoint, seed {seed}, {_format_size(checkpoint)}')
 
 
-def _megabytes(folder: Path) -> str:
+def _format_size(folder: Path) -> str:
     size = sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
     return f'{size / 1e6:.1f} MB'
 

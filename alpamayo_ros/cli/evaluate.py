@@ -27,10 +27,10 @@ from tqdm import tqdm
 from ..drives import evaluation as study
 from ..drives import parts
 from ..drives.evaluation import EvaluationSettings
-from ..drives.rebuild import rebuild
+from ..drives.rebuild import rebuild_results
 from ..errors import BadInput
 from ..json_types import Table
-from ..metrics.evaluation import LONGEST
+from ..metrics.evaluation import LONGEST_HORIZON
 from .entry import command
 
 _CONFIG = 'evaluate'
@@ -41,10 +41,10 @@ _BESIDES = ('full_key:', 'object_type=', 'reference_type=', 'See https:')
 @command
 def main(argv: list[str] | None = None) -> int:
     """Evaluate a checkpoint: 0 done, 2 bad input. What is in `out` already is not done again."""
-    arguments = _parse(argv)
+    arguments = _parse_arguments(argv)
     _require_settings(arguments.override)
-    jobs = [_compose(job) for job in _jobs(arguments.override, arguments.multirun)]
-    planned = [(settings, study.rows_of(settings)) for settings in jobs]
+    jobs = [_compose_settings(job) for job in _list_jobs(arguments.override, arguments.multirun)]
+    planned = [(settings, study.make_rows(settings)) for settings in jobs]
     for settings in jobs:  # a folder that cannot be made is told before hours of work
         (Path(settings.out) / parts.FOLDER).mkdir(parents=True, exist_ok=True)
     table: Table = {}
@@ -55,17 +55,18 @@ def main(argv: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             print(f'{settings.out}: stopped; the same command goes on', file=sys.stderr)
             raise
-        table = rebuild(Path(settings.out), settings.rounds, settings.seed)
-        _print(table, Path(settings.out))
+        table = rebuild_results(Path(settings.out), settings.rounds, settings.seed)
+        _print_table(table, Path(settings.out))
     if arguments.json:
         print(json.dumps(table))
     return 0
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     defaults = EvaluationSettings()
     known = ', '.join(
-        f'{x.name}={_shown(getattr(defaults, x.name))}' for x in fields(EvaluationSettings)
+        f'{x.name}={_format_default(getattr(defaults, x.name))}'
+        for x in fields(EvaluationSettings)
     )
     parser = argparse.ArgumentParser(
         prog='alpamayo_evaluate', description=__doc__, epilog=f'{main.__doc__} Settings: {known}'
@@ -89,14 +90,14 @@ def _require_settings(overrides: Sequence[str]) -> None:
             raise BadInput(f"'{text}': expected KEY=VALUE, settings are {', '.join(known)}")
 
 
-def _jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
+def _list_jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
     """Overrides of each job: with multirun the product of all that name several values."""
     if not multirun:
         return [list(overrides)]
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise BadInput(_one_line(error)) from None
+        raise BadInput(_join_error_lines(error)) from None
     choices = [
         [f'{x.get_key_element()}={value}' for value in x.sweep_string_iterator()]
         if x.is_sweep_override()
@@ -106,19 +107,19 @@ def _jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
     return [list(job) for job in product(*choices)]
 
 
-def _compose(overrides: list[str]) -> EvaluationSettings:
+def _compose_settings(overrides: list[str]) -> EvaluationSettings:
     ConfigStore.instance().store(name=_CONFIG, node=EvaluationSettings)
     try:
         with initialize(version_base='1.3', config_path=None):
             composed = OmegaConf.to_object(compose(_CONFIG, overrides=overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        raise BadInput(_one_line(error)) from None
+        raise BadInput(_join_error_lines(error)) from None
     assert isinstance(composed, EvaluationSettings)
-    study.check(composed)
+    study.check_settings(composed)
     return composed
 
 
-def _one_line(error: BaseException) -> str:
+def _join_error_lines(error: BaseException) -> str:
     """What hydra says, in one line, with the setting that it says it of."""
     lines = [line.strip() for line in str(error.__cause__ or error).splitlines()]
     keys = [line.split(':', 1)[1].strip() for line in lines if line.startswith('full_key:')]
@@ -148,12 +149,12 @@ def _begin_bar(
     return advance
 
 
-def _print(table: Table, out: Path) -> None:
+def _print_table(table: Table, out: Path) -> None:
     """A line for each row, and where the files are."""
     for row in table['rows']:
         found = row['open']['all']
-        best, lane = found[f'min_ade_m_{LONGEST}s'], found['off_lane']
-        text = f'minADE {_with_interval(best, 2)} m, off the lane {100 * lane["mean"]:.1f} %'
+        best, lane = found[f'min_ade_m_{LONGEST_HORIZON}s'], found['off_lane']
+        text = f'minADE {_format_interval(best, 2)} m, off the lane {100 * lane["mean"]:.1f} %'
         for latency, figures in row['closed'].items():
             text += f', {latency} s late {100 * figures["clean"]["mean"]:.0f} % clean'
         print(f'{row["name"]}: {text}')
@@ -162,14 +163,14 @@ def _print(table: Table, out: Path) -> None:
     print(f'report: {out / "evaluation.html"}')
 
 
-def _with_interval(figure: dict[str, Any] | None, digits: int) -> str:
+def _format_interval(figure: dict[str, Any] | None, digits: int) -> str:
     if figure is None:
         return 'unknown'
     low, high = (f'{figure[x]:.{digits}f}' for x in ('low', 'high'))
     return f'{figure["mean"]:.{digits}f} ({low} to {high})'
 
 
-def _shown(value: object) -> str:
+def _format_default(value: object) -> str:
     return json.dumps(value) if not isinstance(value, str) else value
 
 

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from ..data_types import NANOSECONDS, Prediction
 from ..ros.policy import Policies, compare_with_previous, decide
-from ..world.moments import STEP_S
+from ..world.moments import SIMULATION_STEP_S
 from ..world.simulation import Simulation
-from .follower import Path, follow, path_from
+from .follower import FollowedPath, follow, place_path
 from .planners import Planner
 from .scene import START_NS, EvaluationDrive, Scene
 
 REPLAN_S = 0.5  # where planning takes no time
-LONGEST_S = 10.0  # of the latencies: scenarios are made so much longer
+LONGEST_LATENCY_S = 10.0  # of the latencies: scenarios are made so much longer
 _LOOK_STEPS = 2  # steps between two looks at lane and bodies
 Record = dict[str, Any]
 
@@ -46,13 +46,13 @@ class ClosedLoop:
 
 
 @dataclass
-class Run:
+class ClosedLoopDrive:
     """One drive in the making. The expert drives until the first plan comes."""
 
     drive: EvaluationDrive
     loop: ClosedLoop
     simulation: Simulation
-    path: Path | None = None
+    path: FollowedPath | None = None
     previous: tuple[int, NDArray[np.float64]] | None = None
     end: str = ''
     distance_m: float = 0.0
@@ -76,7 +76,7 @@ class Run:
             chosen = prediction.chosen
             start = self.simulation.trace.ego(scene.t0_s)
             sample, actions = prediction.samples[chosen], prediction.actions[chosen]
-            self.path = path_from(
+            self.path = place_path(
                 start, scene.t0_s, sample.astype(np.float64), actions.astype(np.float64)
             )
 
@@ -91,28 +91,30 @@ class Run:
             self.simulation.run(self.loop.latency_s)
             return 0.0
         start_s = self.simulation.time_s
-        for number in range(round((min(start_s + seconds, self.last_s) - start_s) / STEP_S)):
+        for number in range(
+            round((min(start_s + seconds, self.last_s) - start_s) / SIMULATION_STEP_S)
+        ):
             self._step()
             if number % _LOOK_STEPS == _LOOK_STEPS - 1 and (fault := self._fault()):
                 self.end = fault
                 break
-        if not self.end and self.simulation.time_s > self.last_s - STEP_S / 2:
+        if not self.end and self.simulation.time_s > self.last_s - SIMULATION_STEP_S / 2:
             self.end = 'done'
         return self.simulation.time_s - start_s
 
     def _step(self) -> None:
         t_s, state = self.simulation.time_s, self.simulation.trace.steps[-1].ego
         if self.path is None or self.path.is_over(t_s):
-            self.without_path_s += STEP_S
-        following = follow(state, t_s, self.path).after(STEP_S)
+            self.without_path_s += SIMULATION_STEP_S
+        following = follow(state, t_s, self.path).after(SIMULATION_STEP_S)
         self.simulation.step(following)
-        self.distance_m += (state.speed_mps + following.speed_mps) / 2 * STEP_S
+        self.distance_m += (state.speed_mps + following.speed_mps) / 2 * SIMULATION_STEP_S
 
     def _fault(self) -> str:
         state = self.simulation.trace.steps[-1].ego
-        if self.simulation.collides(state, self.simulation.time_s):
+        if self.simulation.has_collision(state, self.simulation.time_s):
             return 'collision'
-        return 'off_lane' if self.simulation.off_lane(state) else ''
+        return 'off_lane' if self.simulation.is_off_lane(state) else ''
 
     def record(self) -> Record:
         """Figures of a drive that has ended."""
@@ -130,7 +132,9 @@ class Run:
             'time_s': round(end_s - first_s, 3),
             'distance_m': round(self.distance_m, 3),
             'expert_m': round(expert_m, 3),
-            'without_path': round(self.without_path_s / max(end_s - first_s, STEP_S), 6),
+            'without_path': round(
+                self.without_path_s / max(end_s - first_s, SIMULATION_STEP_S), 6
+            ),
             'plans': self.plans,
             'held_back': dict(sorted(self.held_back.items())),
         }
@@ -148,20 +152,22 @@ def measure(
     size: height and width of the pictures. advance is called with seconds that have been driven,
     in all `loop.seconds` of each drive.
     """
-    runs = [begin(loop, number, size) for number in drives]
-    _drive(planner, runs, advance)
+    runs = [begin_drive(loop, number, size) for number in drives]
+    _drive_to_end(planner, runs, advance)
     return [run.record() for run in runs]
 
 
-def begin(loop: ClosedLoop, number: int, size: tuple[int, int]) -> Run:
+def begin_drive(loop: ClosedLoop, number: int, size: tuple[int, int]) -> ClosedLoopDrive:
     """A drive at its start, t = 0 s."""
-    drive = EvaluationDrive(loop.split, number, loop.seconds + LONGEST_S, size)
+    drive = EvaluationDrive(loop.split, number, loop.seconds + LONGEST_LATENCY_S, size)
     simulation = drive.scenario.simulate()
     simulation.run(0.0)
-    return Run(drive, loop, simulation)
+    return ClosedLoopDrive(drive, loop, simulation)
 
 
-def _drive(planner: Planner, runs: Sequence[Run], advance: Callable[[float], object]) -> None:
+def _drive_to_end(
+    planner: Planner, runs: Sequence[ClosedLoopDrive], advance: Callable[[float], object]
+) -> None:
     """Drive all of them in step until each has ended."""
     loop, going = runs[0].loop, list(runs)
     while going:
@@ -177,7 +183,7 @@ def _drive(planner: Planner, runs: Sequence[Run], advance: Callable[[float], obj
         going = [run for run in going if not run.end]
 
 
-def _deliver(plans: Sequence[tuple[Run, Scene, Prediction]]) -> None:
+def _deliver(plans: Sequence[tuple[ClosedLoopDrive, Scene, Prediction]]) -> None:
     for run, scene, prediction in plans:
         if not run.end:
             run.receive(scene, prediction)

@@ -24,14 +24,14 @@ from ..ros.policy import EXPIRED_PATH, ON_INVALID, Policies
 from ..runtime.constant_turn_rate import ConstantTurnRateEngine
 from ..runtime.constant_velocity import ConstantVelocityEngine
 from ..world.camera import CAMERAS
-from ..world.moments import STEP_S
+from ..world.moments import SIMULATION_STEP_S
 from ..world.samples import HORIZON_S
 from ..world.scenario import SPLITS
 from . import closed_loop, open_loop, parts
-from .closed_loop import LONGEST_S, ClosedLoop
+from .closed_loop import LONGEST_LATENCY_S, ClosedLoop
 from .open_loop import OpenLoop
-from .planners import Blind, Expert, Looking, Planner
-from .scene import as_they_are, black, shuffled
+from .planners import BaselinePlanner, CheckpointPlanner, ExpertPlanner, Planner
+from .scene import blacken, keep_pictures, shuffle_cameras
 
 REFERENCE_BITS = 16
 Progress = Callable[[str, float, float], Callable[[float], object]]
@@ -87,7 +87,7 @@ class EvaluationRow:
     size: tuple[int, int] = (0, 0)
 
 
-def check(settings: EvaluationSettings) -> None:
+def check_settings(settings: EvaluationSettings) -> None:
     """Raise BadInput for values that make no evaluation."""
     _require(
         bool(settings.checkpoint), 'checkpoint', settings.checkpoint, 'a folder, small or a hub id'
@@ -105,30 +105,42 @@ def check(settings: EvaluationSettings) -> None:
         value = getattr(settings, name)
         _require(value in known, name, value, f'one of {", ".join(known)}')
     for latency_s in settings.latencies_s:
-        even = abs(latency_s / STEP_S - round(latency_s / STEP_S)) < 1e-9
-        wanted = f'0 to {LONGEST_S:g} in steps of {STEP_S:g}'
-        _require(0 <= latency_s <= LONGEST_S and even, 'latencies_s', latency_s, wanted)
+        even = abs(latency_s / SIMULATION_STEP_S - round(latency_s / SIMULATION_STEP_S)) < 1e-9
+        wanted = f'0 to {LONGEST_LATENCY_S:g} in steps of {SIMULATION_STEP_S:g}'
+        _require(0 <= latency_s <= LONGEST_LATENCY_S and even, 'latencies_s', latency_s, wanted)
     closed = settings.closed_drives
     _require(
         closed is None or 1 <= closed <= settings.drives, 'closed_drives', closed, '1 to drives'
     )
 
 
-def rows_of(settings: EvaluationSettings) -> list[EvaluationRow]:
+def make_rows(settings: EvaluationSettings) -> list[EvaluationRow]:
     """The rows that an evaluation needs; checkpoints are checked, and loaded when planned with.
 
     Raises BadInput for a checkpoint that cannot be used as asked.
     """
     samples = SamplingOptions(num_samples=settings.samples)
     rows = [
-        EvaluationRow(name, 'baseline', Blind(engine), Blind(engine), {'engine': engine.name})
+        EvaluationRow(
+            name,
+            'baseline',
+            BaselinePlanner(engine),
+            BaselinePlanner(engine),
+            {'engine': engine.name},
+        )
         for name, engine in (
             ('constant velocity', ConstantVelocityEngine(samples)),
             ('constant turn rate', ConstantTurnRateEngine(samples)),
         )
     ]
     rows.append(
-        EvaluationRow('expert', 'expert', Expert(settings.samples), Expert(), {'engine': 'expert'})
+        EvaluationRow(
+            'expert',
+            'expert',
+            ExpertPlanner(settings.samples),
+            ExpertPlanner(),
+            {'engine': 'expert'},
+        )
     )
     asked = _Model(settings.checkpoint, settings, settings.bits, settings.recipe)
     if settings.reference is not None:
@@ -146,7 +158,7 @@ def rows_of(settings: EvaluationSettings) -> list[EvaluationRow]:
     return rows
 
 
-LOOKS = {'cameras shuffled': shuffled, 'black images': black}
+PICTURE_CHANGES = {'cameras shuffled': shuffle_cameras, 'black images': blacken}
 
 
 class _Model:
@@ -157,7 +169,7 @@ class _Model:
     ) -> None:
         from ..hub import resolve
         from ..model.checkpoint import checkpoint_sha256  # torch takes seconds to import
-        from ..model.image_processor import smart_resize
+        from ..model.prompt.image_processor import smart_resize
         from ..runtime.engine import AlpamayoEngine
         from ..runtime.load import plan_load
 
@@ -196,13 +208,13 @@ class _Model:
 
     def ablated(self, look: str) -> EvaluationRow:
         """The model with other pictures, in the open loop alone."""
-        planner = self._planner(self.settings.samples, LOOKS[look])
+        planner = self._planner(self.settings.samples, PICTURE_CHANGES[look])
         about = {**self.about, 'look': look}
         return EvaluationRow(f'{self.name}, {look}', 'ablation', planner, None, about, self.size)
 
-    def _planner(self, samples: int, look: Any = as_they_are) -> Looking:
+    def _planner(self, samples: int, look: Any = keep_pictures) -> CheckpointPlanner:
         options = SamplingOptions(num_samples=samples)
-        return Looking(self._load, options, self.settings.batch, look)
+        return CheckpointPlanner(self._load, options, self.settings.batch, look)
 
 
 def run(settings: EvaluationSettings, rows: list[EvaluationRow], progress: Progress) -> None:
@@ -211,9 +223,9 @@ def run(settings: EvaluationSettings, rows: list[EvaluationRow], progress: Progr
     progress: name of a part, its amount of work and what of it is known to a function that is
     called with what has been done since.
     """
-    folder, wanted = Path(settings.out), list(_parts(settings, rows))
-    parts.require_fitting(folder, [made_from for _, _, made_from in wanted])
-    with _workers(settings) as pool:
+    folder, wanted = Path(settings.out), list(_list_parts(settings, rows))
+    parts.require_same_settings(folder, [made_from for _, _, made_from in wanted])
+    with _start_workers(settings) as pool:
         for row, loop, made_from in wanted:
             if isinstance(loop, OpenLoop):
                 group, each = max(settings.batch // settings.moments, 1), float(settings.moments)
@@ -221,10 +233,12 @@ def run(settings: EvaluationSettings, rows: list[EvaluationRow], progress: Progr
             else:
                 group, each = settings.batch, loop.seconds
                 name = f'{row.name}, {loop.latency_s:g} s late'
-            known = parts.known_drives(folder, made_from)
+            known = parts.count_known_drives(folder, made_from)
             advance = progress(name, each * loop.drives, each * known)
-            measure = _measure if pool is None else functools.partial(_shared, pool, each)
-            parts.complete(
+            measure = (
+                _measure if pool is None else functools.partial(_measure_with_workers, pool, each)
+            )
+            parts.complete_part(
                 folder, made_from, group, functools.partial(measure, row, loop, advance)
             )
 
@@ -243,7 +257,9 @@ def _measure(
             yield closed_loop.measure(row.closed, loop, drives, row.size, advance)
 
 
-def _workers(settings: EvaluationSettings) -> AbstractContextManager[ProcessPoolExecutor | None]:
+def _start_workers(
+    settings: EvaluationSettings,
+) -> AbstractContextManager[ProcessPoolExecutor | None]:
     """Processes that measure groups of drives, or None where there is to be one alone."""
     if settings.workers == 1:
         return nullcontext()
@@ -259,14 +275,14 @@ def _begin_worker(settings: EvaluationSettings) -> None:
     import torch
 
     torch.set_num_threads(max((os.cpu_count() or 1) // settings.workers, 1))
-    _rows_of_worker.update({row.name: row for row in rows_of(settings)})
+    _rows_of_worker.update({row.name: row for row in make_rows(settings)})
 
 
 def _measure_group(name: str, loop: OpenLoop | ClosedLoop, drives: Sequence[int]) -> list[Record]:
     return next(_measure(_rows_of_worker[name], loop, lambda amount: None, [drives]))
 
 
-def _shared(
+def _measure_with_workers(
     pool: ProcessPoolExecutor,
     each: float,
     row: EvaluationRow,
@@ -285,11 +301,11 @@ def _shared(
             future.cancel()
 
 
-def _parts(
+def _list_parts(
     settings: EvaluationSettings, rows: list[EvaluationRow]
 ) -> Iterator[tuple[EvaluationRow, OpenLoop | ClosedLoop, dict[str, Any]]]:
     """Each row in each of its loops, and what that is made from."""
-    world = world_sha256()
+    world = hash_world()
     opened = OpenLoop(
         settings.split, settings.drives, settings.seconds, settings.moments, settings.seed
     )
@@ -308,7 +324,7 @@ def _parts(
             yield row, loop, about | {'loop': {'kind': 'closed'} | asdict(loop) | samples}
 
 
-def world_sha256() -> str:
+def hash_world() -> str:
     """Hash of the code that makes the drives: with other code they are other drives."""
     digest = hashlib.sha256()
     for file in sorted((Path(__file__).parents[1] / 'world').rglob('*.py')):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data_types import GRID_NS, NANOSECONDS, WAYPOINTS
-from ..world.moments import STEP_S, State
+from ..world.moments import SIMULATION_STEP_S, State
 
 GRID_S = GRID_NS / NANOSECONDS
 BRAKE_MPS2 = 3.0  # without a path
@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Path:
+class FollowedPath:
     """A plan in the world frame, from t0 on: rows k at t0 + k * 0.1 s, k = 0 ... 64.
 
     xy (65, 2) m, yaw (65,) rad continuous, speed (65,) m/s, way (65,) m along it; curvature (64,)
@@ -47,7 +47,7 @@ class Path:
 
     def is_over(self, t_s: float) -> bool:
         """Whether it says nothing of the step from t_s on."""
-        return t_s > self.end_s - STEP_S / 2
+        return t_s > self.end_s - SIMULATION_STEP_S / 2
 
     def at(self, t_s: float) -> tuple[float, float]:
         """Speed m/s and way m of the plan at a time."""
@@ -78,30 +78,30 @@ class Path:
         return float(self.way[k] + part * length[k]), offset, yaw, float(self.curvature[k])
 
 
-def path_from(start: State, t0_s: float, sample: Array, actions: Array) -> Path:
+def place_path(start: State, t0_s: float, sample: Array, actions: Array) -> FollowedPath:
     """Path of a sample (64, 4) with actions (64, 2), both in the frame of the pose at t0."""
     cos, sin = math.cos(start.yaw_rad), math.sin(start.yaw_rad)
     local = np.vstack([[0.0, 0.0, 0.0, start.speed_mps], sample[:, :4]])
     xy = local[:, :2] @ np.array([[cos, sin], [-sin, cos]]) + (start.x_m, start.y_m)
     steps = (local[1:, 3] + local[:-1, 3]) / 2 * GRID_S
     way = np.concatenate([[0.0], np.cumsum(steps)])
-    return Path(t0_s, xy, start.yaw_rad + local[:, 2], local[:, 3], way, actions[:, 1])
+    return FollowedPath(t0_s, xy, start.yaw_rad + local[:, 2], local[:, 3], way, actions[:, 1])
 
 
-def follow(state: State, t_s: float, path: Path | None) -> State:
+def follow(state: State, t_s: float, path: FollowedPath | None) -> State:
     """The state at t_s with the acceleration and curvature that hold until t_s + STEP_S.
 
     Without a path, or behind its end, the vehicle brakes and keeps its steering.
     """
     if path is None or path.is_over(t_s):
-        stop = -min(BRAKE_MPS2, state.speed_mps / STEP_S)
+        stop = -min(BRAKE_MPS2, state.speed_mps / SIMULATION_STEP_S)
         return replace(state, acceleration_mps2=stop)
     way, offset, yaw, curvature = path.beside(state.x_m, state.y_m)
     _, planned_way = path.at(t_s)
-    later, _ = path.at(t_s + STEP_S)
+    later, _ = path.at(t_s + SIMULATION_STEP_S)
     nudge = max(-_NUDGE_MPS, min(_NUDGE_MPS, _NUDGE_PER_S * (planned_way - way)))
     wanted = max(later + (nudge if later > 0.1 else 0.0), 0.0)
-    acceleration = (wanted - state.speed_mps) / STEP_S
+    acceleration = (wanted - state.speed_mps) / SIMULATION_STEP_S
     acceleration = max(-_HARDEST_MPS2, min(_FASTEST_MPS2, acceleration))
     heading = math.remainder(state.yaw_rad - yaw, 2 * math.pi)
     length = max(_BACK_M, _BACK_S * state.speed_mps)

@@ -14,16 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data_types import GRID_NS, NANOSECONDS, WAYPOINTS, Prediction
-from ..metrics.displacement import ade, horizon_metrics
+from ..metrics.displacement import ade, measure_horizons
 from ..metrics.evaluation import SHOWN_S
 from ..world.moments import State
-from ..world.reasons import named
-from ..world.samples import sample_times
+from ..world.reasons import find_causes
+from ..world.samples import list_sample_times
 from .planners import Planner
-from .scene import EvaluationDrive, Scene, truth
+from .scene import EvaluationDrive, Scene, get_future
 
 STEP_S = GRID_NS / NANOSECONDS
-BESIDE_EVERY = 2  # waypoints between two looks at lane and bodies: a car is longer than that
+BODY_CHECK_WAYPOINTS = (
+    2  # waypoints between two looks at lane and bodies: a car is longer than that
+)
 _TIMES_PURPOSE = 20  # stream of a drive's random numbers; 0 to 9 are the scenario's
 Record = dict[str, Any]
 Array = NDArray[np.float64]
@@ -42,11 +44,11 @@ class OpenLoop:
     def scenes(self, number: int, size: tuple[int, int]) -> list[Scene]:
         """Scenes of one drive, one in each of `moments` equal parts of it."""
         drive = EvaluationDrive(self.split, number, self.seconds, size)
-        times = np.array(sample_times(drive.scenario.expert, STEP_S))
+        times = np.array(list_sample_times(drive.scenario.expert, STEP_S))
         rng = drive.scenario.rng(_TIMES_PURPOSE, self.seed)
         at = (np.arange(self.moments) + rng.random(self.moments)) / self.moments
         picked = times[(at * len(times)).astype(int)]
-        return [Scene(drive, drive.scenario.driven, t_s) for t_s in picked.tolist()]
+        return [Scene(drive, drive.scenario.expert_simulation, t_s) for t_s in picked.tolist()]
 
 
 def measure(
@@ -61,12 +63,12 @@ def measure(
     size: height and width of the pictures. advance is called with the number of new records.
     """
     scenes = [scene for number in drives for scene in loop.scenes(number, size)]
-    records = list(map(record, scenes, planner.plan(scenes, loop.seed)))
+    records = list(map(make_record, scenes, planner.plan(scenes, loop.seed)))
     advance(len(records))
     return records
 
 
-def record(scene: Scene, prediction: Prediction) -> Record:
+def make_record(scene: Scene, prediction: Prediction) -> Record:
     """Figures of one prediction; those that are not known are None.
 
     A prediction that is not finite has no distances and counts as off the lane; one without
@@ -76,7 +78,7 @@ def record(scene: Scene, prediction: Prediction) -> Record:
     causes, ends = trace.causes(scene.t0_s), prediction.end
     speaks = any(prediction.tokens) or any(prediction.texts)
     finite = bool(np.isfinite(prediction.samples).all() and np.isfinite(prediction.actions).all())
-    said = [named(text) for text in prediction.texts]
+    said = [find_causes(text) for text in prediction.texts]
     found: Record = {
         'drive': scene.drive.seed,
         't0_s': round(scene.t0_s, 3),
@@ -84,22 +86,24 @@ def record(scene: Scene, prediction: Prediction) -> Record:
         'weather': scene.drive.scenario.weather.kind,
         'said': prediction.texts[prediction.chosen],
         'finite': float(finite),
-        'text': _share(len(names) == 1 and names <= causes for names in said) if speaks else None,
-        'marker': _share(end == 'marker' for end in ends) if speaks else None,
+        'text': _share_true(len(names) == 1 and names <= causes for names in said)
+        if speaks
+        else None,
+        'marker': _share_true(end == 'marker' for end in ends) if speaks else None,
     }
     if not finite:
         return found | {'off_lane': 1.0, 'collision': None}
-    driven = truth(scene, scene.simulation)
+    driven = get_future(scene, scene.simulation)
     chosen = prediction.samples[prediction.chosen].astype(np.float64)
-    found |= _distances(prediction, driven)
-    found |= comfort(prediction.actions[prediction.chosen].astype(np.float64))
-    off_lane, collision = _beside(scene, chosen)
+    found |= _measure_distances(prediction, driven)
+    found |= measure_comfort(prediction.actions[prediction.chosen].astype(np.float64))
+    off_lane, collision = _check_bodies(scene, chosen)
     return found | {'off_lane': float(off_lane), 'collision': float(collision)}
 
 
-def _distances(prediction: Prediction, driven: Array) -> dict[str, float]:
+def _measure_distances(prediction: Prediction, driven: Array) -> dict[str, float]:
     """By horizon: errors of the chosen sample, of the best one, and of one sample on average."""
-    horizons = horizon_metrics(prediction.samples, prediction.chosen, driven[:, :3])
+    horizons = measure_horizons(prediction.samples, prediction.chosen, driven[:, :3])
     found: dict[str, float] = {}
     for horizon_s in SHOWN_S:
         own, length = horizons[f'{horizon_s:.1f}'], round(horizon_s / STEP_S)
@@ -112,7 +116,7 @@ def _distances(prediction: Prediction, driven: Array) -> dict[str, float]:
     return found
 
 
-def comfort(actions: Array) -> dict[str, float]:
+def measure_comfort(actions: Array) -> dict[str, float]:
     """Root mean squares over the horizon of actions (64, 2): acceleration, jerk, curvature rate.
 
     In m/s^2, m/s^3 and 1/(m s).
@@ -126,31 +130,31 @@ def comfort(actions: Array) -> dict[str, float]:
     return {name: round(float(np.sqrt(np.mean(x**2))), 6) for name, x in parts.items()}
 
 
-def _share(found: Iterable[bool]) -> float:
+def _share_true(found: Iterable[bool]) -> float:
     return round(float(np.mean(list(found))), 6)
 
 
-def _beside(scene: Scene, path: Array) -> tuple[bool, bool]:
+def _check_bodies(scene: Scene, path: Array) -> tuple[bool, bool]:
     """Whether a path (64, >= 3) in the t0 frame leaves the lane, and whether it touches anything.
 
     The others move as they do beside the expert.
     """
     off_lane = collision = False
-    for pose, t_s in _poses(scene, path):
-        off_lane = off_lane or scene.simulation.off_lane(pose)
-        collision = collision or scene.simulation.collides(pose, t_s)
+    for pose, t_s in _iterate_poses(scene, path):
+        off_lane = off_lane or scene.simulation.is_off_lane(pose)
+        collision = collision or scene.simulation.has_collision(pose, t_s)
         if off_lane and collision:
             break
     return off_lane, collision
 
 
-def _poses(scene: Scene, path: Array) -> Iterator[tuple[State, float]]:
+def _iterate_poses(scene: Scene, path: Array) -> Iterator[tuple[State, float]]:
     """Poses of the world along a path, with their times."""
     start = scene.simulation.trace.ego(scene.t0_s)
     cos, sin, s = np.cos(start.yaw_rad), np.sin(start.yaw_rad), start.s_m
     x = start.x_m + cos * path[:, 0] - sin * path[:, 1]
     y = start.y_m + sin * path[:, 0] + cos * path[:, 1]
     yaw = start.yaw_rad + path[:, 2]
-    for k in range(BESIDE_EVERY - 1, WAYPOINTS, BESIDE_EVERY):
+    for k in range(BODY_CHECK_WAYPOINTS - 1, WAYPOINTS, BODY_CHECK_WAYPOINTS):
         s, _, _ = scene.simulation.route.road.locate(x[k], y[k], s)
         yield State(s, x[k], y[k], yaw[k], 0.0, 0.0, 0.0), scene.t0_s + (k + 1) * STEP_S

@@ -33,7 +33,7 @@ class Part:
         return int(self.made_from['loop']['drives'])
 
 
-def complete(
+def complete_part(
     folder: Path,
     made_from: Mapping[str, Any],
     group: int,
@@ -43,43 +43,43 @@ def complete(
 
     measure: groups of drives to their records, in this order.
     """
-    path, drives = _path(folder, made_from), int(made_from['loop']['drives'])
-    done = known_drives(folder, made_from)
+    path, drives = _locate_part(folder, made_from), int(made_from['loop']['drives'])
+    done = count_known_drives(folder, made_from)
     if done == drives:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     if not done:
-        write_atomically(path, _line(made_from))
+        write_atomically(path, _to_line(made_from))
     groups = [range(start, min(start + group, drives)) for start in range(done, drives, group)]
     with path.open('a', encoding='utf-8') as file:
         for records in measure(groups):
-            file.write(_line(records))
+            file.write(_to_line(records))
             file.flush()
 
 
-def read_all(folder: Path) -> Iterator[Part]:
+def read_parts(folder: Path) -> Iterator[Part]:
     """Every part of a folder that is complete, by name."""
     for path in sorted((folder / FOLDER).glob('*.jsonl')):
-        part = _read(path)
-        if _done(part.records) == part.drives:
+        part = _read_part(path)
+        if _count_drives(part.records) == part.drives:
             yield part
 
 
-def known_drives(folder: Path, made_from: Mapping[str, Any]) -> int:
+def count_known_drives(folder: Path, made_from: Mapping[str, Any]) -> int:
     """How many drives of a part are on disk."""
-    path = _path(folder, made_from)
-    return _done(_read(path).records) if path.exists() else 0
+    path = _locate_part(folder, made_from)
+    return _count_drives(_read_part(path).records) if path.exists() else 0
 
 
-def require_fitting(folder: Path, wanted: Sequence[Mapping[str, Any]]) -> None:
+def require_same_settings(folder: Path, wanted: Sequence[Mapping[str, Any]]) -> None:
     """Raise BadInput unless the parts in a folder and the wanted ones belong into one table.
 
     A row is made from one thing, and all rows of a loop are of the same drives of one world.
     """
     known: dict[str, tuple[str, Any]] = {}
     paths = sorted((folder / FOLDER).glob('*.jsonl'))
-    found = [(str(path), _read(path).made_from) for path in paths]
-    for where, made_from in [*found, *(('wanted', _plain(own)) for own in wanted)]:
+    found = [(str(path), _read_part(path).made_from) for path in paths]
+    for where, made_from in [*found, *(('wanted', _to_plain_json(own)) for own in wanted)]:
         loop = {**made_from['loop'], 'latency_s': None}
         for what, value in (
             ('world', made_from['world']),
@@ -88,13 +88,14 @@ def require_fitting(folder: Path, wanted: Sequence[Mapping[str, Any]]) -> None:
         ):
             there, first = known.setdefault(what, (where, value))
             if value != first:
+                difference = _describe_difference(first, value)
                 raise BadInput(
-                    f'{there}: made from {what} with {_difference(first, value)}: expected a new '
-                    f'folder, or the same settings'
+                    f'{there}: made from {what} with {difference}: expected a new folder, or the '
+                    f'same settings'
                 )
 
 
-def _read(path: Path) -> Part:
+def _read_part(path: Path) -> Part:
     """A part; a last line without an end was interrupted, and is cut off the file."""
     text = path.read_text(encoding='utf-8')
     if not text.endswith('\n'):
@@ -107,12 +108,12 @@ def _read(path: Path) -> Part:
         raise BadInput(f'{path}: not a part of an evaluation: {error}') from None
 
 
-def _done(records: Sequence[Record]) -> int:
+def _count_drives(records: Sequence[Record]) -> int:
     """How many drives have their records."""
     return int(records[-1]['drive']) + 1 if records else 0
 
 
-def _difference(first: Any, other: Any) -> str:
+def _describe_difference(first: Any, other: Any) -> str:
     """What two descriptions do not share, as the first and the other have it."""
     if not (isinstance(first, dict) and isinstance(other, dict)):
         return f'{first}, not {other}'
@@ -120,17 +121,17 @@ def _difference(first: Any, other: Any) -> str:
     return ', '.join(f'{key}={first.get(key)}, not {other.get(key)}' for key in keys)
 
 
-def _path(folder: Path, made_from: Mapping[str, Any]) -> Path:
+def _locate_part(folder: Path, made_from: Mapping[str, Any]) -> Path:
     loop = made_from['loop']
     late = f'-{loop["latency_s"]:g}s' if 'latency_s' in loop else ''
     row = made_from['row'].replace(' ', '_').replace(',', '')
     return folder / FOLDER / f'{row}-{loop["kind"]}{late}.jsonl'
 
 
-def _plain(made_from: Mapping[str, Any]) -> dict[str, Any]:
+def _to_plain_json(made_from: Mapping[str, Any]) -> dict[str, Any]:
     """What it is when it is read again."""
-    return dict(json.loads(_line(made_from)))
+    return dict(json.loads(_to_line(made_from)))
 
 
-def _line(content: Mapping[str, Any] | Sequence[Record]) -> str:
+def _to_line(content: Mapping[str, Any] | Sequence[Record]) -> str:
     return json.dumps(content) + '\n'

@@ -18,12 +18,12 @@ from ..data_types import (
     WAYPOINTS,
     Prediction,
     SamplingOptions,
-    seed_at,
+    derive_seed,
 )
 from ..runtime.worker import Engine
-from ..world.reasons import sentence
+from ..world.reasons import choose_sentence
 from ..world.simulation import Simulation
-from .scene import Look, Scene, as_they_are, contexts, truth
+from .scene import PictureChange, Scene, get_future, keep_pictures, make_contexts
 
 if TYPE_CHECKING:
     from ..runtime.engine import AlpamayoEngine
@@ -36,30 +36,30 @@ class Planner(Protocol):
         """A prediction for each scene; what is drawn depends on seed, drive and t0 alone."""
 
 
-def scene_seed(seed: int, scene: Scene) -> int:
+def derive_seed(seed: int, scene: Scene) -> int:
     """Seed of the inference at a scene: equal for every planner, so that rows can be paired."""
-    return seed_at(seed_at(seed, scene.drive.seed), scene.t0_ns)
+    return derive_seed(derive_seed(seed, scene.drive.seed), scene.t0_ns)
 
 
 @dataclass(frozen=True)
-class Blind:
+class BaselinePlanner:
     """A baseline: an engine for one context at a time that needs no pictures."""
 
     engine: Engine
 
     def plan(self, scenes: Sequence[Scene], seed: int) -> list[Prediction]:
         """See Planner."""
-        return [self.engine.infer(scene.context(), scene_seed(seed, scene)) for scene in scenes]
+        return [self.engine.infer(scene.context(), derive_seed(seed, scene)) for scene in scenes]
 
 
 @dataclass(frozen=True)
-class Looking:
+class CheckpointPlanner:
     """An Alpamayo in batches of scenes. load: to the engine, when it is needed."""
 
     load: Callable[[], AlpamayoEngine]
     options: SamplingOptions
     batch: int
-    look: Look = as_they_are
+    look: PictureChange = keep_pictures
 
     def plan(self, scenes: Sequence[Scene], seed: int) -> list[Prediction]:
         """See Planner."""
@@ -68,31 +68,31 @@ class Looking:
         engine, found = self.load(), []
         for start in range(0, len(scenes), self.batch):
             part = scenes[start : start + self.batch]
-            seeds = [scene_seed(seed, scene) for scene in part]
+            seeds = [derive_seed(seed, scene) for scene in part]
             rngs = [np.random.default_rng(own) for own in seeds]
-            seen = contexts(part, self.look, rngs, engine.device.type)
+            seen = make_contexts(part, self.look, rngs, engine.device.type)
             found += infer_batch(engine, seen, seeds, self.options)
         return found
 
 
 @dataclass(frozen=True)
-class Expert:
+class ExpertPlanner:
     """The expert of the world, K equal samples: it knows what others do and what lights show."""
 
     samples: int = 1
 
     def plan(self, scenes: Sequence[Scene], seed: int) -> list[Prediction]:
         """See Planner."""
-        return [self._plan(scene, scene_seed(seed, scene)) for scene in scenes]
+        return [self._plan(scene, derive_seed(seed, scene)) for scene in scenes]
 
     def _plan(self, scene: Scene, seed: int) -> Prediction:
         step_s = GRID_NS / NANOSECONDS
-        future = driven_on(scene.simulation, scene.t0_s + (WAYPOINTS + 1) * step_s)
-        path = truth(scene, future)
+        future = continue_with_expert(scene.simulation, scene.t0_s + (WAYPOINTS + 1) * step_s)
+        path = get_future(scene, future)
         times = scene.t0_s + step_s * np.arange(WAYPOINTS)
         states = [future.trace.ego(t_s + step_s / 2) for t_s in times.tolist()]
         actions = np.array([(s.acceleration_mps2, s.curvature) for s in states])
-        text = sentence(future.trace.cause(scene.t0_s), np.random.default_rng(seed))
+        text = choose_sentence(future.trace.cause(scene.t0_s), np.random.default_rng(seed))
         return Prediction(
             t0_ns=scene.t0_ns,
             seed=seed,
@@ -108,7 +108,7 @@ class Expert:
         )
 
 
-def driven_on(simulation: Simulation, until_s: float) -> Simulation:
+def continue_with_expert(simulation: Simulation, until_s: float) -> Simulation:
     """The world with the expert at the wheel until then: a copy where it is not known so far."""
     if simulation.time_s >= until_s - 1e-9:
         return simulation

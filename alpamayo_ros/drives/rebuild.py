@@ -11,41 +11,43 @@ from ..files import write_atomically
 from ..json_types import Table
 from ..report import evaluation_plots as study_plots
 from ..report.evaluation_page import render
-from .parts import read_all
+from .parts import read_parts
 from .table import tabulate, to_csv
 
 
-def rebuild(folder: Path, rounds: int, seed: int) -> Table:
+def rebuild_results(folder: Path, rounds: int, seed: int) -> Table:
     """Write all results of an evaluation beside its parts and return the table."""
-    table = tabulate(read_all(folder), rounds, seed)
+    table = tabulate(read_parts(folder), rounds, seed)
     write_atomically(folder / 'evaluation.json', json.dumps(table, indent=1))
     write_atomically(folder / 'evaluation.csv', to_csv(table))
-    write_atomically(folder / 'evaluation.html', render(table, _plots(table)))
+    write_atomically(folder / 'evaluation.html', render(table, _draw_plots(table)))
     return table
 
 
-def _plots(table: Table) -> dict[str, dict[str, bytes]]:
+def _draw_plots(table: Table) -> dict[str, dict[str, bytes]]:
     rows = table['rows']
     shown = [row for row in rows if row['kind'] in ('reference', 'model')]
     beside = [row for row in rows if row['name'] == 'constant turn rate']
     found = {
-        'open': {'minADE_K by horizon': study_plots.errors_by_horizon(rows)},
+        'open': {'minADE_K by horizon': study_plots.plot_errors_by_horizon(rows)},
         'groups': {
-            f'minADE_K by {group}': study_plots.errors_by_group([*shown, *beside], group)
+            f'minADE_K by {group}': study_plots.plot_errors_by_group([*shown, *beside], group)
             for group in ('cause', 'weather')
         },
     }
     closed = [row for row in rows if row['closed']]
     if closed:
         found['closed'] = {
-            'Drives without a fault': study_plots.by_latency(
+            'Drives without a fault': study_plots.plot_by_latency(
                 closed, 'clean', 'drives without a fault [%]', 100.0
             ),
-            'Distance before the first fault': study_plots.by_latency(
+            'Distance before the first fault': study_plots.plot_by_latency(
                 closed, 'distance_m', 'distance [m]'
             ),
             **{
-                f'Drives without a fault over time: {row["name"]}': study_plots.still_driving(row)
+                f'Drives without a fault over time: {row["name"]}': study_plots.plot_still_driving(
+                    row
+                )
                 for row in closed
                 if row['kind'] != 'baseline'
             },

@@ -17,13 +17,13 @@ from ..data_types import GRID_NS, HISTORY_POSES, NANOSECONDS, WAYPOINTS, Context
 from ..world.camera import CAMERAS
 from ..world.rendering.raster import render, stack
 from ..world.rendering.stage import Stage
-from ..world.samples import frame_moments, motion
+from ..world.samples import express_motion, list_frame_moments
 from ..world.scenario import Scenario, make_scenario
 from ..world.simulation import Simulation
 
 START_NS = 100 * NANOSECONDS
 Pictures = NDArray[np.uint8]
-Look = Callable[[Pictures, np.random.Generator], Pictures]
+PictureChange = Callable[[Pictures, np.random.Generator], Pictures]
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Scene:
     def context(self, pictures: Pictures | None = None) -> Context:
         """What an engine is given; pictures (C, F, 3, H, W) RGB, no camera without."""
         steps = np.arange(1 - HISTORY_POSES, 1)
-        xyz, rot = motion(self.simulation.trace, self.t0_s, steps)
+        xyz, rot = express_motion(self.simulation.trace, self.t0_s, steps)
         frames = {}
         for camera, shots in zip(CAMERAS, () if pictures is None else pictures, strict=False):
             count = len(shots)
             frames[camera.name] = tuple(
-                _frame(self.t0_ns - (count - 1 - k) * GRID_NS, shot)
+                _make_frame(self.t0_ns - (count - 1 - k) * GRID_NS, shot)
                 for k, shot in enumerate(shots)
             )
         return Context(
@@ -90,32 +90,35 @@ class Scene:
         )
 
 
-def truth(scene: Scene, simulation: Simulation) -> NDArray[np.float64]:
+def get_future(scene: Scene, simulation: Simulation) -> NDArray[np.float64]:
     """Where a drive leads (64, 4) after t0: x, y m, yaw rad in the t0 frame, speed m/s."""
     steps = np.arange(1, WAYPOINTS + 1)
-    xyz, rot = motion(simulation.trace, scene.t0_s, steps)
+    xyz, rot = express_motion(simulation.trace, scene.t0_s, steps)
     times = scene.t0_s + steps * GRID_NS / NANOSECONDS
     speeds = [simulation.trace.ego(t_s).speed_mps for t_s in times.tolist()]
     return np.column_stack([xyz[:, :2], np.unwrap(geometry.yaw(rot)), speeds])
 
 
-def contexts(
-    scenes: Sequence[Scene], look: Look, rngs: Sequence[np.random.Generator], device: str = 'cpu'
+def make_contexts(
+    scenes: Sequence[Scene],
+    look: PictureChange,
+    rngs: Sequence[np.random.Generator],
+    device: str = 'cpu',
 ) -> list[Context]:
     """Contexts with pictures as `look` leaves them; drawn on the device."""
-    drawn = _drawn_on_cpu(scenes) if device == 'cpu' else _drawn(scenes, device)
+    drawn = _draw_on_cpu(scenes) if device == 'cpu' else _draw_on_device(scenes, device)
     return [
         scene.context(look(pictures, rng))
         for scene, pictures, rng in zip(scenes, drawn, rngs, strict=True)
     ]
 
 
-def as_they_are(pictures: Pictures, rng: np.random.Generator) -> Pictures:
+def keep_pictures(pictures: Pictures, rng: np.random.Generator) -> Pictures:
     """Leave the pictures as they are."""
     return pictures
 
 
-def shuffled(pictures: Pictures, rng: np.random.Generator) -> Pictures:
+def shuffle_cameras(pictures: Pictures, rng: np.random.Generator) -> Pictures:
     """Pictures (C, F, 3, H, W) under the names of other cameras: none keeps its own."""
     count = len(pictures)
     while True:
@@ -124,32 +127,34 @@ def shuffled(pictures: Pictures, rng: np.random.Generator) -> Pictures:
             return pictures[order]
 
 
-def black(pictures: Pictures, rng: np.random.Generator) -> Pictures:
+def blacken(pictures: Pictures, rng: np.random.Generator) -> Pictures:
     """Black pictures of the same shape."""
     return np.zeros_like(pictures)
 
 
-def _drawn_on_cpu(scenes: Sequence[Scene]) -> list[Pictures]:
-    return [s.drive.stage.pictures(frame_moments(s.simulation, s.t0_s)) for s in scenes]
+def _draw_on_cpu(scenes: Sequence[Scene]) -> list[Pictures]:
+    return [s.drive.stage.pictures(list_frame_moments(s.simulation, s.t0_s)) for s in scenes]
 
 
-def _drawn(scenes: Sequence[Scene], device: str) -> Pictures:
+def _draw_on_device(scenes: Sequence[Scene], device: str) -> Pictures:
     """Pictures (B, C, F, 3, H, W) by the same formulas, all scenes at once, painted by kernels."""
     import torch
 
-    from ..world.rendering.paint_triton import covered, painted
+    from ..world.rendering.paint_triton import compute_cover, paint_faces
 
-    moments = [frame_moments(scene.simulation, scene.t0_s) for scene in scenes]
+    moments = [list_frame_moments(scene.simulation, scene.t0_s) for scene in scenes]
     stages = [scene.drive.stage for scene in scenes]
     pairs = list(zip(stages, moments, strict=True))
     parts = stack([stage.scene(shown) for stage, shown in pairs])
     noise = np.stack([stage.noise(shown) for stage, shown in pairs])
     on_device = parts.map(lambda array: torch.from_numpy(array).to(device))
-    drawn = render(torch, on_device, torch.from_numpy(noise).to(device), covered, painted)
+    drawn = render(
+        torch, on_device, torch.from_numpy(noise).to(device), compute_cover, paint_faces
+    )
     return np.asarray(drawn.cpu().numpy())
 
 
-def _frame(stamp_ns: int, picture: Pictures) -> Frame:
+def _make_frame(stamp_ns: int, picture: Pictures) -> Frame:
     """Picture (3, H, W) as a raw image."""
     _, height, width = picture.shape
     rows = np.ascontiguousarray(picture.transpose(1, 2, 0)).reshape(-1)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..json_types import Table
 from ..metrics.bootstrap import Bootstrap, Interval
-from ..metrics.evaluation import CLOSED, DISTANCES, OPEN
+from ..metrics.evaluation import CLOSED_LOOP_METRICS, DISTANCE_METRICS, OPEN_LOOP_METRICS
 from .parts import Part, Record
 
 KINDS = ('reference', 'model', 'ablation', 'baseline', 'expert')  # in the order of the table
@@ -32,7 +32,7 @@ def tabulate(parts: Iterable[Part], rounds: int, seed: int) -> Table:
         (p.records for p in opened.values() if p.made_from['kind'] == 'reference'), None
     )
     rows = []
-    order = sorted(opened.values(), key=_order)
+    order = sorted(opened.values(), key=_get_sort_key)
     for part in order:
         name = part.made_from['row']
         draws = Bootstrap(part.drives, rounds, seed)
@@ -44,9 +44,9 @@ def tabulate(parts: Iterable[Part], rounds: int, seed: int) -> Table:
             'name': name,
             'kind': part.made_from['kind'],
             'planner': part.made_from['planner'],
-            'open': _open(part.records, reference, draws),
+            'open': _summarize_open(part.records, reference, draws),
             'closed': {
-                f'{p.made_from["loop"]["latency_s"]:g}': _closed(p, rounds, seed)
+                f'{p.made_from["loop"]["latency_s"]:g}': _summarize_closed(p, rounds, seed)
                 for p in sorted(closed, key=lambda p: float(p.made_from['loop']['latency_s']))
             },
         })  # fmt: skip
@@ -57,7 +57,7 @@ def tabulate(parts: Iterable[Part], rounds: int, seed: int) -> Table:
         'loops': dict(sorted(loops.items())),
         'bootstrap': {'rounds': rounds, 'seed': seed},
         'world_sha256': found[0].made_from['world'] if found else None,
-        'notes': _notes(rows),
+        'notes': _write_notes(rows),
     }
 
 
@@ -82,25 +82,25 @@ def to_csv(table: Table) -> str:
     return text.getvalue()
 
 
-def _open(
+def _summarize_open(
     records: Sequence[Record], reference: Sequence[Record] | None, draws: Bootstrap
 ) -> dict[str, Any]:
     def figures(kept: Sequence[Record]) -> dict[str, Any]:
         drives = [record['drive'] for record in kept]
         return {
-            metric.key: _figure(draws.mean([r.get(metric.key) for r in kept], drives))
-            for metric in OPEN
+            metric.key: _to_figure(draws.mean([r.get(metric.key) for r in kept], drives))
+            for metric in OPEN_LOOP_METRICS
         }
 
     drives = [record['drive'] for record in records]
     ratio = None
     if reference is not None:
         ratio = {
-            m.key: _figure(
+            m.key: _to_figure(
                 draws.ratio([r.get(m.key) for r in records], [r.get(m.key) for r in reference],
                             drives)
             )
-            for m in DISTANCES
+            for m in DISTANCE_METRICS
         }  # fmt: skip
     return {
         'all': figures(records),
@@ -108,27 +108,27 @@ def _open(
         **{
             group: {
                 name: figures([r for r in records if r[group] == name])
-                for name in _by_frequency(record[group] for record in records)
+                for name in _sort_by_frequency(record[group] for record in records)
             }
             for group in ('cause', 'weather')
         },
     }
 
 
-def _closed(part: Part, rounds: int, seed: int) -> dict[str, Any]:
+def _summarize_closed(part: Part, rounds: int, seed: int) -> dict[str, Any]:
     draws = Bootstrap(part.drives, rounds, seed)
     records, drives = part.records, [record['drive'] for record in part.records]
 
     def mean(value: Callable[[Record], float]) -> dict[str, Any] | None:
-        return _figure(draws.mean([value(record) for record in records], drives))
+        return _to_figure(draws.mean([value(record) for record in records], drives))
 
     figures: dict[str, Any] = {
         metric.key: mean(lambda record, key=metric.key: record[key])  # type: ignore[misc]
-        for metric in CLOSED
+        for metric in CLOSED_LOOP_METRICS
         if metric.key != 'progress'
     }
     distance, expert = ([r[key] for r in records] for key in ('distance_m', 'expert_m'))
-    figures['progress'] = _figure(draws.ratio(distance, expert, drives))
+    figures['progress'] = _to_figure(draws.ratio(distance, expert, drives))
     held: Counter[str] = Counter()
     for record in records:
         held.update(record['held_back'])
@@ -142,12 +142,12 @@ def _closed(part: Part, rounds: int, seed: int) -> dict[str, Any]:
     }
 
 
-def _order(part: Part) -> tuple[int, float, str]:
+def _get_sort_key(part: Part) -> tuple[int, float, str]:
     about = part.made_from
     return KINDS.index(about['kind']), -float(about['planner'].get('bits', 0)), about['row']
 
 
-def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _write_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = []
     if any(row['planner'].get('untrained') for row in rows):
         notes.append(
@@ -162,10 +162,10 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return notes
 
 
-def _by_frequency(names: Iterable[str]) -> list[str]:
+def _sort_by_frequency(names: Iterable[str]) -> list[str]:
     counts = Counter(names)
     return sorted(counts, key=lambda name: (-counts[name], name))
 
 
-def _figure(interval: Interval | None) -> dict[str, Any] | None:
+def _to_figure(interval: Interval | None) -> dict[str, Any] | None:
     return asdict(interval) if interval is not None else None

@@ -39,8 +39,10 @@ class Bootstrap:
         sums, counts = self._by_drive(values, drives)
         if not counts.sum():
             return None
-        return _interval(
-            sums.sum() / counts.sum(), _quotient(self._times @ sums, self._times @ counts), counts
+        return _make_interval(
+            sums.sum() / counts.sum(),
+            _divide_drawn(self._times @ sums, self._times @ counts),
+            counts,
         )
 
     def ratio(
@@ -57,8 +59,10 @@ class Bootstrap:
                                    drives)  # fmt: skip
         if not bottom.sum():
             return None
-        return _interval(
-            top.sum() / bottom.sum(), _quotient(self._times @ top, self._times @ bottom), counts
+        return _make_interval(
+            top.sum() / bottom.sum(),
+            _divide_drawn(self._times @ top, self._times @ bottom),
+            counts,
         )
 
     def _by_drive(
@@ -73,12 +77,12 @@ class Bootstrap:
         return sums, np.bincount(at, minlength=size).astype(np.float64)
 
 
-def _quotient(above: Array, below: Array) -> Array:
+def _divide_drawn(above: Array, below: Array) -> Array:
     """Quotients of the rounds that drew anything."""
     return above[below > 0] / below[below > 0]
 
 
-def _interval(mean: float, rounds: Array, counts: Array) -> Interval:
+def _make_interval(mean: float, rounds: Array, counts: Array) -> Interval:
     low, high = np.percentile(rounds, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     mean, low, high = (round(float(x), 6) for x in (mean, low, high))
     return Interval(mean, low, high, int(counts.sum()))

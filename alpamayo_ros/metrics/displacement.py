@@ -1,7 +1,7 @@
 """How far predicted paths lie from the driven one. Knows no bag, no ROS, no torch.
 
-Definitions: alpamayo-r1.md section 9 and ros-node.md section 5. Arrays end in (waypoint, axis);
-every leading axis is kept, so one call serves one path or a batch of sets of samples.
+Definitions: docs/model.md section 9, docs/ros-contract.md section 5. Arrays end in (waypoint,
+axis); every leading axis is kept, so one call serves one path or a batch of sets of samples.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..data_types import GRID_NS, NANOSECONDS, WAYPOINTS
 
-STEP_S = GRID_NS / NANOSECONDS
-HORIZONS_S = (0.5, 1.0, 3.0, 5.0, WAYPOINTS * STEP_S)
+WAYPOINT_STEP_S = GRID_NS / NANOSECONDS
+HORIZONS_S = (0.5, 1.0, 3.0, 5.0, WAYPOINTS * WAYPOINT_STEP_S)
 BOX_M = (4.0, 3.0, 2.0)  # length, width, height of the box whose corners are compared
 
 Horizons = dict[str, dict[str, float] | None]
@@ -28,7 +28,7 @@ def fde(pred_xy: ArrayLike, gt_xy: ArrayLike) -> NDArray[np.float64]:
     return _distance(pred_xy, gt_xy)[..., -1]
 
 
-def best_sample(pred_xy: ArrayLike, gt_xy: ArrayLike) -> NDArray[np.int64]:
+def select_best_sample(pred_xy: ArrayLike, gt_xy: ArrayLike) -> NDArray[np.int64]:
     """Index of the sample with the smallest ADE over all T waypoints; (..., K, T, 2) to (...)."""
     return ade(pred_xy, np.expand_dims(gt_xy, -3)).argmin(axis=-1)
 
@@ -58,12 +58,12 @@ def corner_distance(
     pred_xyz (..., K, T, 3), pred_rot (..., K, T, 3, 3), gt_xyz (..., T, 3), gt_rot (..., T, 3, 3).
     The nearest sample is taken for each corner and waypoint before the mean.
     """
-    predicted = _corners(pred_xyz, pred_rot, size_m)  # (..., K, T, 8, 3)
-    true = np.expand_dims(_corners(gt_xyz, gt_rot, size_m), -4)
+    predicted = _place_corners(pred_xyz, pred_rot, size_m)  # (..., K, T, 8, 3)
+    true = np.expand_dims(_place_corners(gt_xyz, gt_rot, size_m), -4)
     return np.linalg.norm(predicted - true, axis=-1).min(axis=-3).mean(axis=(-2, -1))
 
 
-def horizon_metrics(samples: ArrayLike, chosen: int, truth: ArrayLike) -> Horizons:
+def measure_horizons(samples: ArrayLike, chosen: int, truth: ArrayLike) -> Horizons:
     """Every metric of one t0 by horizon ('0.5' ... '6.4' s); None where truth ends earlier.
 
     samples (K, 64, >=3) and truth (M, 3): x, y m and yaw rad in the t0 frame, row k at t0 + (k+1)
@@ -74,19 +74,21 @@ def horizon_metrics(samples: ArrayLike, chosen: int, truth: ArrayLike) -> Horizo
     paths, driven = np.asarray(samples, np.float64), np.asarray(truth, np.float64)
     best = 0
     if len(driven):
-        best = int(best_sample(paths[:, : len(driven), :2], driven[:, :2]))
+        best = int(select_best_sample(paths[:, : len(driven), :2], driven[:, :2]))
     result: Horizons = {}
     for horizon_s in HORIZONS_S:
-        end = round(horizon_s / STEP_S)
+        end = round(horizon_s / WAYPOINT_STEP_S)
         length = min(end, len(driven))
         known = length >= end - 1
         result[f'{horizon_s:.1f}'] = (
-            _at(paths[chosen, :length], paths[best, :length], driven[:length]) if known else None
+            _measure_at(paths[chosen, :length], paths[best, :length], driven[:length])
+            if known
+            else None
         )
     return result
 
 
-def _at(
+def _measure_at(
     chosen: NDArray[np.float64], best: NDArray[np.float64], truth: NDArray[np.float64]
 ) -> dict[str, float]:
     error = chosen[-1, :3] - truth[-1]
@@ -107,7 +109,7 @@ def _distance(pred_xy: ArrayLike, gt_xy: ArrayLike) -> NDArray[np.float64]:
     return np.linalg.norm(difference, axis=-1)
 
 
-def _corners(
+def _place_corners(
     xyz: ArrayLike, rot: ArrayLike, size_m: tuple[float, float, float]
 ) -> NDArray[np.float64]:
     signs = np.stack(np.meshgrid(*[(-0.5, 0.5)] * 3, indexing='ij'), axis=-1).reshape(8, 3)

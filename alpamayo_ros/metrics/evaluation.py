@@ -8,7 +8,7 @@ from .displacement import HORIZONS_S
 
 SHOWN_S = HORIZONS_S[1:]
 HORIZONS = tuple(f'{horizon_s:.1f}' for horizon_s in SHOWN_S)
-LONGEST = HORIZONS[-1]
+LONGEST_HORIZON = HORIZONS[-1]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Metric:
     percent: bool = False
 
 
-DISTANCES = tuple(
+DISTANCE_METRICS = tuple(
     Metric(f'{key}_{horizon}s', f'{title} at {float(horizon):g} s', 'm')
     for key, title in (
         ('min_ade_m', 'minADE_K'),
@@ -33,7 +33,7 @@ DISTANCES = tuple(
     )
     for horizon in HORIZONS
 )
-OTHERS = (
+OTHER_METRICS = (
     Metric('acceleration_mps2', 'acceleration, RMS', 'm/s²'),
     Metric('jerk_mps3', 'jerk, RMS', 'm/s³'),
     Metric('curvature_rate', 'curvature rate, RMS', '1/(m s)', 4),
@@ -43,8 +43,8 @@ OTHERS = (
     Metric('marker', 'reasoning ends with its marker', '%', 1, percent=True),
     Metric('finite', 'finite', '%', 1, percent=True),
 )
-OPEN = (*DISTANCES, *OTHERS)
-CLOSED = (
+OPEN_LOOP_METRICS = (*DISTANCE_METRICS, *OTHER_METRICS)
+CLOSED_LOOP_METRICS = (
     Metric('clean', 'drives without a fault', '%', 1, percent=True),
     Metric('off_lane', 'left the lane', '%', 1, percent=True),
     Metric('collision', 'hit something', '%', 1, percent=True),

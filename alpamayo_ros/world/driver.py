@@ -110,13 +110,13 @@ def accelerate(
     free = max(min(free, (later * factor - speed) / _PREVIEW_S), -HARDEST_BRAKING_MPS2)
     wanted, cause = free, why if free < -0.3 else ''
     for thing in ahead:
-        towards = _follow(speed, allowed * factor, thing)
+        towards = _approach(speed, allowed * factor, thing)
         if towards < min(wanted, free - 0.3):
             wanted, cause = towards, thing.cause
     return wanted, cause
 
 
-def _follow(speed: float, desired: float, thing: Ahead) -> float:
+def _approach(speed: float, desired: float, thing: Ahead) -> float:
     """Acceleration towards a vehicle (IDM), or to rest at a line by constant braking."""
     if thing.cause != 'lead':
         gap = max(thing.gap_m - speed * _PREVIEW_S, 0.0)
@@ -127,7 +127,7 @@ def _follow(speed: float, desired: float, thing: Ahead) -> float:
     return max(ACCELERATING_MPS2 * (1 - ratio), -HARDEST_BRAKING_MPS2)
 
 
-def smoothed(acceleration: float, wanted: float, speed: float, step_s: float) -> float:
+def limit_jerk(acceleration: float, wanted: float, speed: float, step_s: float) -> float:
     """Acceleration of the next step: limited jerk, more in an emergency, and no rolling back."""
     jerk = _JERK_MPS3 if wanted > -2.5 else 4 * _JERK_MPS3
     change = max(-jerk * step_s, min(jerk * step_s, wanted - acceleration))

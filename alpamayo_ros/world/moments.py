@@ -11,8 +11,8 @@ import math
 from .road import LEFT_EDGE_M, RIGHT_EDGE_M
 from .route import Crossing, Route
 
-RATE_HZ = 20
-STEP_S = 1 / RATE_HZ
+SIMULATION_RATE_HZ = 20
+SIMULATION_STEP_S = 1 / SIMULATION_RATE_HZ
 WALKING_MPS = 1.4
 CAR_FRONT_M, CAR_REAR_M, CAR_HALF_WIDTH_M = 3.65, -0.96, 0.92  # from the rear axle
 
@@ -89,7 +89,7 @@ class TraceStep:
     cause: str
 
 
-def kerbs(crossing: Crossing) -> tuple[float, float]:
+def get_kerb_offsets(crossing: Crossing) -> tuple[float, float]:
     """Offsets m where the pedestrian of a crossing starts and ends."""
     right, left = RIGHT_EDGE_M - 1.0, LEFT_EDGE_M + 1.0
     return (right, left) if crossing.side < 0 else (left, right)
@@ -106,13 +106,13 @@ class Trace:
     @property
     def end_s(self) -> float:
         """Last time that is known."""
-        return self.start_s + (len(self.steps) - 1) * STEP_S
+        return self.start_s + (len(self.steps) - 1) * SIMULATION_STEP_S
 
     def _at(self, t_s: float) -> tuple[TraceStep, float]:
-        index = math.floor((t_s - self.start_s) * RATE_HZ + 1e-9)
+        index = math.floor((t_s - self.start_s) * SIMULATION_RATE_HZ + 1e-9)
         if not 0 <= index < len(self.steps) or t_s > self.end_s + 1e-9:
             raise ValueError(f't = {t_s:g} s is not within {self.start_s:g} to {self.end_s:g} s')
-        return self.steps[index], max(t_s - self.start_s - index * STEP_S, 0.0)
+        return self.steps[index], max(t_s - self.start_s - index * SIMULATION_STEP_S, 0.0)
 
     def ego(self, t_s: float) -> State:
         """State of the ego vehicle."""
@@ -126,8 +126,8 @@ class Trace:
     def causes(self, t_s: float, within_s: float = 0.5) -> frozenset[str]:
         """All causes within some time before and after: a change is no sharp line."""
         low, high = max(t_s - within_s, self.start_s), min(t_s + within_s, self.end_s)
-        count = round((high - low) * RATE_HZ) + 1
-        return frozenset(self.cause(min(low + i * STEP_S, high)) for i in range(count))
+        count = round((high - low) * SIMULATION_RATE_HZ) + 1
+        return frozenset(self.cause(min(low + i * SIMULATION_STEP_S, high)) for i in range(count))
 
     def lead(self, t_s: float) -> State | None:
         """State of the vehicle ahead on the same route, if there is one."""
@@ -145,7 +145,7 @@ class Trace:
         for crossing, walked in zip(self.route.crossings, step.walked_m, strict=True):
             if crossing.side == 0 or abs(crossing.middle_m - near_m) > 200.0:
                 continue
-            start, end = kerbs(crossing)
+            start, end = get_kerb_offsets(crossing)
             way = min(walked + (rest * WALKING_MPS if walked > 0 else 0.0), abs(end - start))
             sign = math.copysign(1.0, end - start)
             x, y = self.route.road.points(crossing.middle_m, start + sign * way).tolist()

@@ -29,7 +29,7 @@ class Situation:
     green: bool
 
 
-def cause(route: Route, plan: DrivingPlan, now: Situation) -> str:
+def name_cause(route: Route, plan: DrivingPlan, now: Situation) -> str:
     """Name of the cause, one of `reasons.CAUSES`."""
     speed = now.speed_mps
     if now.setter == 'lead' and now.lead is not None:

@@ -95,19 +95,19 @@ REASONS: dict[str, Reason] = {
 CAUSES = tuple(REASONS)
 
 
-def sentence(cause: str, rng: np.random.Generator) -> str:
+def choose_sentence(cause: str, rng: np.random.Generator) -> str:
     """One of the wordings of a cause, one or two sentences."""
     wordings = REASONS[cause].wordings
     return wordings[int(rng.integers(len(wordings)))]
 
 
-def named(text: str) -> frozenset[str]:
+def find_causes(text: str) -> frozenset[str]:
     """The causes that a text names."""
-    words = set(re.findall(r'[a-z]+', text.lower()))
-    return frozenset(name for name, reason in REASONS.items() if words >= set(reason.keys))
+    tokens = set(re.findall(r'[a-z]+', text.lower()))
+    return frozenset(name for name, reason in REASONS.items() if tokens >= set(reason.keys))
 
 
-def words() -> tuple[str, ...]:
+def list_words() -> tuple[str, ...]:
     """Every word of the wordings once, sorted, with its capitals."""
     text = ' '.join(wording for reason in REASONS.values() for wording in reason.wordings)
     return tuple(sorted(set(re.findall(r'[A-Za-z]+', text))))

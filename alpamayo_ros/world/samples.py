@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .moments import STEP_S, Moment, Trace
-from .reasons import sentence
+from .moments import SIMULATION_STEP_S, Moment, Trace
+from .reasons import choose_sentence
 from .road import Array
 from .scenario import Scenario
 from .simulation import MARGIN_S, Displacement, Simulation
@@ -55,13 +55,13 @@ class Sample:
     text: str
 
 
-def training_drive(scenario: Scenario) -> tuple[Simulation, tuple[float, ...]]:
+def make_training_drive(scenario: Scenario) -> tuple[Simulation, tuple[float, ...]]:
     """The drive of every even seed, or a disturbed one of an odd seed, and times t0 to learn from.
 
     Times are 0.2 s apart; a push may lie in a history, never in a future.
     """
     if scenario.seed % 2 == 0:
-        return scenario.driven, sample_times(scenario.expert, 0.2)
+        return scenario.expert_simulation, list_sample_times(scenario.expert, 0.2)
     rng, simulation = scenario.rng(7), scenario.simulate()
     times: list[float] = []
     start_s = float(rng.uniform(0.0, 3.0))
@@ -69,8 +69,8 @@ def training_drive(scenario: Scenario) -> tuple[Simulation, tuple[float, ...]]:
         simulation.run(start_s)
         _push(simulation, rng)
         # behind the step that still carries the last push
-        first_s, last_s = simulation.time_s + STEP_S, simulation.time_s + _BACK_FOR_S
-        start_s = last_s + HORIZON_S + 2 * STEP_S
+        first_s, last_s = simulation.time_s + SIMULATION_STEP_S, simulation.time_s + _BACK_FOR_S
+        start_s = last_s + HORIZON_S + 2 * SIMULATION_STEP_S
         if start_s > scenario.seconds + MARGIN_S:
             return simulation, tuple(times)
         simulation.run(start_s)
@@ -82,20 +82,20 @@ def _push(simulation: Simulation, rng: np.random.Generator) -> None:
     for _ in range(round(_PUSHED_S / _EACH_S)):
         along, across = rng.normal(0.0, _PUSHES_MPS2).tolist()
         starts = rng.random() < _STARTS
-        for _ in range(round(_EACH_S / STEP_S)):
+        for _ in range(round(_EACH_S / SIMULATION_STEP_S)):
             speed = simulation.trace.steps[-1].ego.speed_mps
             bend = across / max(speed, 1.0) ** 2
             bend = max(-_SHARPEST, min(_SHARPEST, bend))
-            outwards = simulation.aside_m() * bend > 0.0
+            outwards = simulation.offset_from_path_m() * bend > 0.0
             if speed < 0.3:
                 simulation.step(push=(_START_MPS2 if starts else 0.0, 0.0))
-            elif outwards and abs(simulation.aside_m()) > _ASIDE_M:
+            elif outwards and abs(simulation.offset_from_path_m()) > _ASIDE_M:
                 simulation.step()
             else:
                 simulation.step(push=(along, bend))
 
 
-def displaced(simulation: Simulation, t0_s: float, rng: np.random.Generator) -> Simulation:
+def displace_sample(simulation: Simulation, t0_s: float, rng: np.random.Generator) -> Simulation:
     """A copy that ends behind the future of t0, its ego beside where it was, up to t0 and after.
 
     What the ego did up to t0 is moved, turned and made faster or slower as a whole, about its pose
@@ -106,28 +106,31 @@ def displaced(simulation: Simulation, t0_s: float, rng: np.random.Generator) -> 
     if rng.random() < _DISPLACED:
         for _ in range(_TRIES):
             displacement = Displacement(
-                beside_m=float(rng.normal(0.0, _BESIDE_M)),
+                left_m=float(rng.normal(0.0, _BESIDE_M)),
                 ahead_m=float(rng.normal(0.0, _AHEAD_M)),
-                turned_rad=float(rng.laplace(0.0, _TURNED_RAD)),  # now and then by a lot
-                faster=float(rng.lognormal(0.0, _FASTER)),
+                turn_rad=float(rng.laplace(0.0, _TURNED_RAD)),  # now and then by a lot
+                speed_factor=float(rng.lognormal(0.0, _FASTER)),
             )
             moved = simulation.branch(t0_s)
-            moved.displace(displacement, _BACK_S + STEP_S)
+            moved.displace(displacement, _BACK_S + SIMULATION_STEP_S)
             ego = moved.trace.steps[-1].ego
-            if not moved.off_lane(ego) and not moved.collides(ego, moved.time_s):
+            if not moved.is_off_lane(ego) and not moved.has_collision(ego, moved.time_s):
                 following = moved
                 break
-    following.run(t0_s + HORIZON_S + 2 * STEP_S)
+    following.run(t0_s + HORIZON_S + 2 * SIMULATION_STEP_S)
     return following
 
 
-def sample_times(trace: Trace, every_s: float) -> tuple[float, ...]:
+def list_sample_times(trace: Trace, every_s: float) -> tuple[float, ...]:
     """Times with a whole history before and a whole future behind."""
-    first, last = trace.start_s + _BACK_S + STEP_S, trace.end_s - HORIZON_S - STEP_S
+    first, last = (
+        trace.start_s + _BACK_S + SIMULATION_STEP_S,
+        trace.end_s - HORIZON_S - SIMULATION_STEP_S,
+    )
     return tuple(np.arange(first, last, every_s).tolist())
 
 
-def chosen(
+def choose_times(
     trace: Trace, times: Sequence[float], count: int, rng: np.random.Generator
 ) -> tuple[float, ...]:
     """Some of the times, rare causes more often than they come; at most as many as there are."""
@@ -138,13 +141,13 @@ def chosen(
     return tuple(times[i] for i in sorted(picked.tolist()))
 
 
-def frame_moments(simulation: Simulation, t0_s: float) -> tuple[Moment, ...]:
+def list_frame_moments(simulation: Simulation, t0_s: float) -> tuple[Moment, ...]:
     """The four moments that the cameras show, oldest first."""
     times = [t0_s - (FRAMES - 1 - i) * GRID_S for i in range(FRAMES)]
     return tuple(simulation.moment(t_s) for t_s in times)
 
 
-def motion(trace: Trace, t0_s: float, steps: NDArray[np.int64]) -> tuple[Array, Array]:
+def express_motion(trace: Trace, t0_s: float, steps: NDArray[np.int64]) -> tuple[Array, Array]:
     """Positions (N, 3) m and rotations (N, 3, 3) at steps of GRID_S from t0, in its base frame."""
     states = [trace.ego(t0_s + step * GRID_S) for step in steps.tolist()]
     x, y, yaw = np.array([(s.x_m, s.y_m, s.yaw_rad) for s in states]).T
@@ -158,12 +161,12 @@ def motion(trace: Trace, t0_s: float, steps: NDArray[np.int64]) -> tuple[Array, 
     return xyz, rot
 
 
-def sample(trace: Trace, t0_s: float, rng: np.random.Generator) -> Sample:
+def make_sample(trace: Trace, t0_s: float, rng: np.random.Generator) -> Sample:
     """Sample of a trace at t0; rng chooses among the wordings."""
-    xyz, rot = motion(trace, t0_s, np.arange(1 - HISTORY, FUTURE + 1))
+    xyz, rot = express_motion(trace, t0_s, np.arange(1 - HISTORY, FUTURE + 1))
     cause = trace.cause(t0_s)
     xyz32, rot32 = xyz.astype(np.float32), rot.astype(np.float32)
     return Sample(
         t0_s, xyz32[:HISTORY], rot32[:HISTORY], xyz32[HISTORY:], rot32[HISTORY:],
-        cause, trace.causes(t0_s), sentence(cause, rng),
+        cause, trace.causes(t0_s), choose_sentence(cause, rng),
     )  # fmt: skip

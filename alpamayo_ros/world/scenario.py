@@ -40,7 +40,7 @@ class Scenario:
         return Simulation(self.route, self.plan, self.traffic, self.oncoming)
 
     @functools.cached_property
-    def driven(self) -> Simulation:
+    def expert_simulation(self) -> Simulation:
         """The world with the expert at the wheel, to the end."""
         simulation = self.simulate()
         simulation.run(self.seconds + MARGIN_S)
@@ -49,11 +49,11 @@ class Scenario:
     @property
     def expert(self) -> Trace:
         """The expert's motion and its causes, -MARGIN_S <= t_s <= seconds + MARGIN_S."""
-        return self.driven.trace
+        return self.expert_simulation.trace
 
     def moment(self, t_s: float) -> Moment:
         """Everything that moves while the expert drives."""
-        return self.driven.moment(t_s)
+        return self.expert_simulation.moment(t_s)
 
     def ego(self, t_s: float) -> State:
         """State of the ego while the expert drives."""
@@ -61,24 +61,26 @@ class Scenario:
 
     def rng(self, purpose: int, *more: int) -> np.random.Generator:
         """A stream of its own for each purpose; 0 to 9 are the scenario's."""
-        return stream(self.split, self.seed, purpose, *more)
+        return make_rng(self.split, self.seed, purpose, *more)
 
 
-def stream(split: str, seed: int, *purpose: int) -> np.random.Generator:
+def make_rng(split: str, seed: int, *purpose: int) -> np.random.Generator:
     """Random numbers of a drive; another split, seed or purpose is another stream."""
     return np.random.default_rng([SPLITS.index(split), seed, *purpose])
 
 
 def make_scenario(split: str, seed: int, seconds: float = 60.0) -> Scenario:
     """Drive of a split ('train', 'validation' or 'test')."""
-    route = make_route(stream(split, seed, 0), _LONGEST_MPS * (seconds + 2 * MARGIN_S))
+    route = make_route(make_rng(split, seed, 0), _LONGEST_MPS * (seconds + 2 * MARGIN_S))
     plan = make_plan(route)
-    traffic = _traffic(stream(split, seed, 1), seconds)
-    weather = make_weather(stream(split, seed, 2))
-    return Scenario(split, seed, seconds, route, plan, traffic, _approach(route, plan), weather)
+    traffic = _make_traffic(make_rng(split, seed, 1), seconds)
+    weather = make_weather(make_rng(split, seed, 2))
+    return Scenario(
+        split, seed, seconds, route, plan, traffic, _make_approach(route, plan), weather
+    )
 
 
-def _traffic(rng: np.random.Generator, seconds: float) -> Traffic:
+def _make_traffic(rng: np.random.Generator, seconds: float) -> Traffic:
     has_lead = rng.random() < 0.42
     start = float(rng.uniform(16.0, 55.0))
     factor = float(rng.uniform(0.75, 1.05))
@@ -90,7 +92,7 @@ def _traffic(rng: np.random.Generator, seconds: float) -> Traffic:
     return Traffic(start if has_lead else None, factor, own, tuple((times + jitter).tolist()))
 
 
-def _approach(route: Route, plan: DrivingPlan) -> Approach:
+def _make_approach(route: Route, plan: DrivingPlan) -> Approach:
     s = route.road.s_m[::10]
     speed = np.minimum(_ONCOMING_MPS, plan.speed_mps[::2][: len(s)])
     seconds = np.concatenate([[0.0], np.cumsum(np.diff(s) / ((speed[1:] + speed[:-1]) / 2))])

@@ -10,7 +10,7 @@ from .moments import CAR_FRONT_M, CAR_HALF_WIDTH_M, CAR_REAR_M
 from .road import Array
 
 
-def rectangle(
+def make_rectangle(
     x_m: float, y_m: float, yaw_rad: float, front_m: float = CAR_FRONT_M,
     rear_m: float = CAR_REAR_M, half_m: float = CAR_HALF_WIDTH_M,
 ) -> Array:  # fmt: skip
@@ -21,7 +21,7 @@ def rectangle(
     return corners @ np.array([[cos, sin], [-sin, cos]]) + (x_m, y_m)
 
 
-def overlap(first: Array, second: Array) -> bool:
+def do_overlap(first: Array, second: Array) -> bool:
     """Whether two rectangles (4, 2) touch: no edge of either separates them."""
     for corners in (first, second):
         for axis in (corners[1] - corners[0], corners[2] - corners[1]):

@@ -10,23 +10,23 @@ import copy
 from dataclasses import dataclass, replace
 import math
 
-from .driver import Ahead, DrivingPlan, accelerate, smoothed, steer
+from .driver import Ahead, DrivingPlan, accelerate, limit_jerk, steer
 from .moments import (
     CAR_FRONT_M,
     CAR_REAR_M,
-    STEP_S,
+    SIMULATION_STEP_S,
     WALKING_MPS,
     Car,
     Moment,
     State,
     Trace,
     TraceStep,
-    kerbs,
+    get_kerb_offsets,
 )
-from .motives import Situation, cause
+from .motives import Situation, name_cause
 from .road import CENTRE_LINE_M, ONCOMING_M, RIGHT_EDGE_M, Array
 from .route import PARKED_M, Crossing, Route
-from .shapes import overlap, rectangle
+from .shapes import do_overlap, make_rectangle
 
 MARGIN_S = 2.0  # motion is known this long before the start and after the end
 PARKED_COLOURS, LEAD_COLOUR, ONCOMING_COLOURS = (0, 1, 2, 3, 4), 5, (6, 7, 8, 9)
@@ -58,10 +58,10 @@ class Displacement:
     is, and driven so much faster.
     """
 
-    beside_m: float = 0.0
+    left_m: float = 0.0
     ahead_m: float = 0.0
-    turned_rad: float = 0.0
-    faster: float = 1.0
+    turn_rad: float = 0.0
+    speed_factor: float = 1.0
 
 
 class Simulation:
@@ -93,7 +93,7 @@ class Simulation:
         """
         now, t_s = self.trace.steps[-1], self.time_s
         state, why = self._decide(now, t_s, push)
-        following = state.after(STEP_S) if ego is None else ego
+        following = state.after(SIMULATION_STEP_S) if ego is None else ego
         s, _, _ = self.route.road.locate(following.x_m, following.y_m, following.s_m)
         following = replace(following, s_m=s)
         # the decision counts from this step on: its motion is known to the next one
@@ -113,7 +113,7 @@ class Simulation:
     def branch(self, t_s: float) -> Simulation:
         """A copy that ends at t_s, a step's time, and can go on otherwise."""
         other, trace = copy.copy(self), self.trace
-        count = round((t_s - trace.start_s) / STEP_S) + 1
+        count = round((t_s - trace.start_s) / SIMULATION_STEP_S) + 1
         other.trace = Trace(trace.route, trace.start_s, trace.steps[:count])
         return other
 
@@ -123,12 +123,13 @@ class Simulation:
         now = steps[-1].ego
         yaw = self.route.road.at(now.s_m)[2]
         cos, sin = math.cos(yaw), math.sin(yaw)
-        x = now.x_m + cos * moved.ahead_m - sin * moved.beside_m
-        y = now.y_m + sin * moved.ahead_m + cos * moved.beside_m
-        cos, sin = math.cos(moved.turned_rad), math.sin(moved.turned_rad)
-        for i in range(max(len(steps) - 1 - round(seconds / STEP_S), 0), len(steps)):
+        x = now.x_m + cos * moved.ahead_m - sin * moved.left_m
+        y = now.y_m + sin * moved.ahead_m + cos * moved.left_m
+        cos, sin = math.cos(moved.turn_rad), math.sin(moved.turn_rad)
+        for i in range(max(len(steps) - 1 - round(seconds / SIMULATION_STEP_S), 0), len(steps)):
             ego = steps[i].ego
-            east, north = moved.faster * (ego.x_m - now.x_m), moved.faster * (ego.y_m - now.y_m)
+            factor = moved.speed_factor
+            east, north = factor * (ego.x_m - now.x_m), factor * (ego.y_m - now.y_m)
             there = x + cos * east - sin * north, y + sin * east + cos * north
             s, _, _ = self.route.road.locate(*there, ego.s_m)
             state = replace(
@@ -136,14 +137,14 @@ class Simulation:
                 s_m=s,
                 x_m=there[0],
                 y_m=there[1],
-                yaw_rad=ego.yaw_rad + moved.turned_rad,
-                speed_mps=moved.faster * ego.speed_mps,
-                acceleration_mps2=moved.faster * ego.acceleration_mps2,
-                curvature=ego.curvature / moved.faster,
+                yaw_rad=ego.yaw_rad + moved.turn_rad,
+                speed_mps=moved.speed_factor * ego.speed_mps,
+                acceleration_mps2=moved.speed_factor * ego.acceleration_mps2,
+                curvature=ego.curvature / moved.speed_factor,
             )
             steps[i] = replace(steps[i], ego=state)
 
-    def aside_m(self) -> float:
+    def offset_from_path_m(self) -> float:
         """How far the ego is left of the path that the expert wants."""
         ego = self.trace.steps[-1].ego
         s, offset, _ = self.route.road.locate(ego.x_m, ego.y_m, ego.s_m)
@@ -171,25 +172,25 @@ class Simulation:
         lights = tuple(light.phase(t_s) for light in self.route.lights)
         return Moment(t_s, ego, tuple(cars), self.trace.walkers(t_s, ego.s_m), lights)
 
-    def off_lane(self, pose: State) -> bool:
+    def is_off_lane(self, pose: State) -> bool:
         """Whether a body at this pose stands outside its lane; pose.s_m: roughly where."""
-        for x, y in rectangle(pose.x_m, pose.y_m, pose.yaw_rad).tolist():
+        for x, y in make_rectangle(pose.x_m, pose.y_m, pose.yaw_rad).tolist():
             _, offset, _ = self.route.road.locate(x, y, pose.s_m)
             low, high = RIGHT_EDGE_M - _BODY_TOLERANCE_M, CENTRE_LINE_M + _BODY_TOLERANCE_M
             if not low <= offset <= high:
                 return True
         return False
 
-    def collides(self, pose: State, t_s: float) -> bool:
+    def has_collision(self, pose: State, t_s: float) -> bool:
         """Whether a body at this pose touches a car or a pedestrian."""
         moment = self.moment(t_s)
-        body = rectangle(pose.x_m, pose.y_m, pose.yaw_rad)
-        others = [rectangle(car.x_m, car.y_m, car.yaw_rad) for car in moment.cars]
+        body = make_rectangle(pose.x_m, pose.y_m, pose.yaw_rad)
+        others = [make_rectangle(car.x_m, car.y_m, car.yaw_rad) for car in moment.cars]
         others += [
-            rectangle(walker.x_m, walker.y_m, walker.yaw_rad, 0.25, -0.25, 0.25)
+            make_rectangle(walker.x_m, walker.y_m, walker.yaw_rad, 0.25, -0.25, 0.25)
             for walker in moment.walkers
         ]
-        return any(overlap(body, other) for other in others)
+        return any(do_overlap(body, other) for other in others)
 
     def _decide(self, now: TraceStep, t_s: float, push: tuple[float, float]) -> tuple[State, str]:
         """The ego's state with the expert's acceleration and curvature, and the cause."""
@@ -204,19 +205,21 @@ class Simulation:
             else:
                 lead = None
         wanted, setter = accelerate(self.plan, s, ego.speed_mps, 1.0, ahead)
-        acceleration = smoothed(ego.acceleration_mps2, wanted + push[0], ego.speed_mps, STEP_S)
+        acceleration = limit_jerk(
+            ego.acceleration_mps2, wanted + push[0], ego.speed_mps, SIMULATION_STEP_S
+        )
         heading = math.remainder(ego.yaw_rad - road_yaw, 2 * math.pi)
         curvature = steer(self.plan, s, offset, heading, ego.speed_mps, self.route.road.at(s)[3])
         curvature += push[1]
         state = replace(ego, s_m=s, acceleration_mps2=acceleration, curvature=curvature)
         if ego.speed_mps == 0.0 and acceleration == 0.0 and not setter:
-            setter = _setter_at_rest(ahead)
+            setter = _find_nearest_cause(ahead)
         situation = Situation(s, ego.speed_mps, acceleration, setter, lead, self._green(s, t_s))
-        return state, cause(self.route, self.plan, situation)
+        return state, name_cause(self.route, self.plan, situation)
 
     def _lines(self, now: TraceStep, s: float, speed: float, t_s: float) -> list[Ahead]:
         """Lines at which a vehicle whose rear axle is at s has to stop."""
-        front, over = s + CAR_FRONT_M, _over(speed)
+        front, over = s + CAR_FRONT_M, _get_overshoot_m(speed)
         found = []
         for light in self.route.lights:
             gap = light.stop_m - front
@@ -226,7 +229,7 @@ class Simulation:
                 found.append(Ahead('red_light', gap))
         for crossing, walked in zip(self.route.crossings, now.walked_m, strict=True):
             gap = crossing.stop_m - front
-            if -over < gap < _SEEN_M['pedestrian'] and not _cleared(crossing, walked):
+            if -over < gap < _SEEN_M['pedestrian'] and not _is_lane_clear(crossing, walked):
                 found.append(Ahead('pedestrian', gap))
         return found
 
@@ -244,16 +247,16 @@ class Simulation:
         lines = self._lines(now, s, speed, t_s)
         wanted, _ = accelerate(self.plan, s, speed, self.traffic.lead_factor, lines)
         # what is shown of a step is the acceleration that led to it
-        acceleration = smoothed(acceleration, wanted, speed, STEP_S)
-        following = max(speed + acceleration * STEP_S, 0.0)
-        return s + (speed + following) / 2 * STEP_S, following, acceleration
+        acceleration = limit_jerk(acceleration, wanted, speed, SIMULATION_STEP_S)
+        following = max(speed + acceleration * SIMULATION_STEP_S, 0.0)
+        return s + (speed + following) / 2 * SIMULATION_STEP_S, following, acceleration
 
     def _walked_after(self, now: TraceStep) -> tuple[float, ...]:
         waiting = [(now.ego.s_m, now.ego.speed_mps)]
         waiting += [now.lead[:2]] if now.lead is not None else []
         return tuple(
-            walked + WALKING_MPS * STEP_S
-            if walked > 0 or _stands_before(crossing, waiting)
+            walked + WALKING_MPS * SIMULATION_STEP_S
+            if walked > 0 or _is_waiting(crossing, waiting)
             else 0.0
             for crossing, walked in zip(self.route.crossings, now.walked_m, strict=True)
         )
@@ -283,30 +286,30 @@ class Approach:
         return float(low + (high - low) * (position - index))
 
 
-def _setter_at_rest(ahead: list[Ahead]) -> str:
+def _find_nearest_cause(ahead: list[Ahead]) -> str:
     """What the ego stands for: the nearest thing."""
     nearest = min(ahead, key=lambda thing: thing.gap_m, default=None)
     return nearest.cause if nearest is not None and nearest.gap_m < 8.0 else ''
 
 
-def _cleared(crossing: Crossing, walked_m: float) -> bool:
+def _is_lane_clear(crossing: Crossing, walked_m: float) -> bool:
     """Whether the ego lane is free of the pedestrian."""
     if crossing.side == 0:
         return True
-    start, end = kerbs(crossing)
+    start, end = get_kerb_offsets(crossing)
     far = CENTRE_LINE_M + 0.7 if crossing.side < 0 else RIGHT_EDGE_M - 0.5
     return walked_m > abs(far - start)
 
 
-def _stands_before(crossing: Crossing, vehicles: list[tuple[float, float]]) -> bool:
+def _is_waiting(crossing: Crossing, vehicles: list[tuple[float, float]]) -> bool:
     if crossing.side == 0:
         return False
     return any(
-        -_over(speed) < crossing.stop_m - s - CAR_FRONT_M < 4.0 and speed < 0.8
+        -_get_overshoot_m(speed) < crossing.stop_m - s - CAR_FRONT_M < 4.0 and speed < 0.8
         for s, speed in vehicles
     )
 
 
-def _over(speed: float) -> float:
+def _get_overshoot_m(speed: float) -> float:
     """How far a vehicle may be over a line and still stop for it: more where it came creeping."""
     return _CREPT_OVER_M if speed < _CREEPING_MPS else _OVER_M

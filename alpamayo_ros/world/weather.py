@@ -58,7 +58,7 @@ def make_weather(rng: np.random.Generator) -> Weather:
     )
 
 
-def illumination(ambient: float | Any, ahead: Any, left: Any) -> Any:
+def compute_illumination(ambient: float | Any, ahead: Any, left: Any) -> Any:
     """Light on what is so far ahead and left of the ego in m: daylight and own headlamps.
 
     Arrays of NumPy or tensors of PyTorch, whichever the places are.
@@ -68,7 +68,7 @@ def illumination(ambient: float | Any, ahead: Any, left: Any) -> Any:
     return ambient + 0.8 * (1.0 - ambient) * reach * beam
 
 
-def grain(noise: Any, deviation: float | Any, rain: float | Any) -> Any:
+def make_grain(noise: Any, deviation: float | Any, rain: float | Any) -> Any:
     """What noise and rain add to a picture: from white noise (..., H, W) of deviation 1.
 
     The streaks are bright and vertical. Arrays of NumPy or tensors of PyTorch.
@@ -81,13 +81,13 @@ def grain(noise: Any, deviation: float | Any, rain: float | Any) -> Any:
     return added
 
 
-def seen_colours(colours: Array, away_m: Array, yaw_rad: float, weather: Weather) -> Array:
+def light_colours(colours: Array, away_m: Array, yaw_rad: float, weather: Weather) -> Array:
     """Colours (N, 3) so far away (N, 2) from the ego, in its light and through the haze."""
     cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
     ahead, left = away_m @ np.array([cos, sin]), away_m @ np.array([-sin, cos])
     ambient = min(weather.ambient, 1.0)
     clear = np.exp(-np.hypot(ahead, left) / weather.haze_m)[:, None]
     glows = colours.max(axis=1, keepdims=True) > 255.0
-    light = np.where(glows, 1.0, illumination(ambient, ahead, left)[:, None])
+    light = np.where(glows, 1.0, compute_illumination(ambient, ahead, left)[:, None])
     haze = np.where(glows, 0.3, 1.0) * (1 - clear)  # lamps are seen through it
     return np.minimum(colours * light, 255.0) * (1 - haze) + HAZE * ambient * haze

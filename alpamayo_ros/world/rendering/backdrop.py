@@ -18,7 +18,7 @@ Picture = NDArray[np.uint8]
 Array = NDArray[np.float64]
 
 
-def value_noise(
+def make_value_noise(
     rng: np.random.Generator, size: int, cells: tuple[int, ...], falloff: float
 ) -> Array:
     """Periodic noise (size, size), mean 0 and deviation 1, of octaves with so many cells.
@@ -27,34 +27,34 @@ def value_noise(
     """
     total = np.zeros((size, size))
     for octave, count in enumerate(cells):
-        coarse = _wrapped(rng.standard_normal((count, count)), 2)
+        coarse = _wrap(rng.standard_normal((count, count)), 2)
         cell = size // count
         fine = cv2.resize(coarse, None, fx=cell, fy=cell, interpolation=cv2.INTER_CUBIC)
         total += falloff**octave * fine[2 * cell : -2 * cell, 2 * cell : -2 * cell]
     return (total - total.mean()) / total.std()
 
 
-def _wrapped(tile: Array, border: int) -> Array:
+def _wrap(tile: Array, border: int) -> Array:
     """Continue a tile by its own other side, so that filters see no seam."""
     return np.pad(tile, border, mode='wrap')
 
 
-def meadow_tile(rng: np.random.Generator) -> Picture:
+def make_meadow_tile(rng: np.random.Generator) -> Picture:
     """Colour of the meadow (TILE_PX, TILE_PX, 3), with drier patches."""
-    patches = value_noise(rng, TILE_PX, (4, 16, 32, 64), 0.6)[..., None]
+    patches = make_value_noise(rng, TILE_PX, (4, 16, 32, 64), 0.6)[..., None]
     green = MEADOW + patches * np.array([3.0, 6.0, 10.0])
     return np.clip(green, 0, 255).astype(np.uint8)
 
 
-def grain_tile(rng: np.random.Generator) -> NDArray[np.float32]:
+def make_grain_tile(rng: np.random.Generator) -> NDArray[np.float32]:
     """Grain of the ground (TILE_PX, TILE_PX, 2), deviation 1: as it is, and without detail."""
-    grain = value_noise(rng, TILE_PX, (8, 32, 128, 256, 512), 0.95)
+    grain = make_value_noise(rng, TILE_PX, (8, 32, 128, 256, 512), 0.95)
     border = 32
-    coarse = cv2.GaussianBlur(_wrapped(grain, border), (0, 0), 9.0)[border:-border, border:-border]
+    coarse = cv2.GaussianBlur(_wrap(grain, border), (0, 0), 9.0)[border:-border, border:-border]
     return np.stack([grain, coarse], axis=-1).astype(np.float32)
 
 
-def panorama(rng: np.random.Generator) -> Picture:
+def make_panorama(rng: np.random.Generator) -> Picture:
     """Sky with clouds, hills and woods at infinity.
 
     Columns are azimuth 0 ... 2 pi, rows elevation from PANORAMA_HIGH_RAD down to _LOW_RAD, at
@@ -67,7 +67,7 @@ def panorama(rng: np.random.Generator) -> Picture:
     height = np.clip(elevation / 1.1, 0.0, 1.0)[..., None]
     sky = HAZE * (1 - height) ** 3 + ZENITH * (1 - (1 - height) ** 3)
     sky = sky + np.zeros((rows, PANORAMA_WIDTH, 1))
-    cover = _clouds(rng, azimuth, elevation)[..., None]
+    cover = _make_clouds(rng, azimuth, elevation)[..., None]
     sky = sky * (1 - cover) + np.array([250.0, 248.0, 246.0]) * cover
     layers = (
         (3.4, 1.2, (5, 8, 13), np.array([206.0, 188.0, 164.0])),
@@ -88,9 +88,9 @@ def panorama(rng: np.random.Generator) -> Picture:
     return np.clip(sky, 0, 255).astype(np.uint8)
 
 
-def _clouds(rng: np.random.Generator, azimuth: Array, elevation: Array) -> Array:
+def _make_clouds(rng: np.random.Generator, azimuth: Array, elevation: Array) -> Array:
     """Cover 0 ... 1 by a flat layer of clouds, thinner towards the horizon."""
-    noise = value_noise(rng, 512, (4, 8, 16, 32, 64), 0.55).astype(np.float32)
+    noise = make_value_noise(rng, 512, (4, 8, 16, 32, 64), 0.55).astype(np.float32)
     distance = 150.0 / np.tan(np.maximum(elevation, 0.0) + 0.06)
     map_x = (distance * np.cos(azimuth)).astype(np.float32)
     map_y = (distance * np.sin(azimuth)).astype(np.float32)

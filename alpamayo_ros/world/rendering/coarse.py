@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 
-from .furniture import facing
+from .furniture import make_facing_quad
 from .mesh import Colour, Mesh, box, join, polygons
 from .things import delineator, house_size, lamp_post, plant_size
 
@@ -23,14 +23,17 @@ def car(colour: Colour, braking: bool, lamps: bool = False) -> Mesh:
     """Passenger car; its lamps shine when it brakes or lamps are on."""
     rear: Colour = (90, 90, 520) if braking else ((50, 45, 300) if lamps else (32, 30, 128))
     front: Colour = (480, 520, 520) if lamps else (225, 240, 245)
-    ahead = [facing((y - 0.2, 0.48), (y + 0.2, 0.64), 0.0)[::-1] + (3.67, 0, 0)
+    ahead = [make_facing_quad((y - 0.2, 0.48), (y + 0.2, 0.64), 0.0)[::-1] + (3.67, 0, 0)
              for y in (-0.66, 0.66)]  # fmt: skip
     return join(
         box((-0.8, -0.86, 0.0), (3.4, 0.86, 0.36), (32, 31, 31)),
         box((-0.95, -0.91, 0.32), (3.65, 0.91, 0.92), colour),
         box((-0.7, -0.74, 0.92), (2.1, 0.74, 1.42), _GLASS),
         box((-0.5, -0.7, 1.42), (1.7, 0.7, 1.48), colour),
-        polygons([facing((y - 0.21, 0.64), (y + 0.21, 0.84), -0.97) for y in (-0.68, 0.68)], rear),
+        polygons(
+            [make_facing_quad((y - 0.21, 0.64), (y + 0.21, 0.84), -0.97) for y in (-0.68, 0.68)],
+            rear,
+        ),
         polygons(ahead, front),
     )
 

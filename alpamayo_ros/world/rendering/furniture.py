@@ -23,25 +23,27 @@ _COUNTED_S = 10.0  # what a full bar stands for
 _SEGMENTS = {'0': 'abcdef', '3': 'abcdg', '5': 'acdfg', '7': 'abc'}
 
 
-def facing(low: tuple[float, float], high: tuple[float, float], x_m: float) -> np.ndarray:
+def make_facing_quad(
+    low: tuple[float, float], high: tuple[float, float], x_m: float
+) -> np.ndarray:
     """Rectangle (4, 3) that faces -x, between two corners (y, z)."""
     return np.array([(x_m, low[0], low[1]), (x_m, low[0], high[1]), (x_m, high[0], high[1]),
                      (x_m, high[0], low[1])])  # fmt: skip
 
 
-def traffic_light(phase: str, seconds: float) -> Mesh:
+def make_traffic_light(phase: str, seconds: float) -> Mesh:
     """Light with a bar that shows how long the phase lasts, at most 10 s."""
     # half a second is as fine as a camera sees it, and keeps the number of meshes small
-    return _traffic_light(phase, round(2 * min(seconds, _COUNTED_S)) / 2)
+    return _make_traffic_light(phase, round(2 * min(seconds, _COUNTED_S)) / 2)
 
 
 @functools.cache
-def _traffic_light(phase: str, seconds: float) -> Mesh:
+def _make_traffic_light(phase: str, seconds: float) -> Mesh:
     lit = {'red_amber': ('red', 'amber')}.get(phase, (phase,))
     bar = LIT['green' if phase == 'green' else 'red']
     top = 2.3 + 2.0 * seconds / _COUNTED_S
     lamps = [
-        polygons([facing((-0.3, z - 0.3), (0.3, z + 0.3), -0.12)],
+        polygons([make_facing_quad((-0.3, z - 0.3), (0.3, z + 0.3), -0.12)],
                  LIT[name] if name in lit else _DARK)
         for name, z in _LAMPS.items()
     ]  # fmt: skip
@@ -49,24 +51,24 @@ def _traffic_light(phase: str, seconds: float) -> Mesh:
         box((-0.08, -0.08, 0.0), (0.08, 0.08, 2.2), (130, 130, 128)),
         box((-0.1, -0.5, 2.2), (0.1, 1.05, 4.4), _DARK),
         *lamps,
-        polygons([facing((0.6, 2.3), (0.95, max(top, 2.32)), -0.12)], bar),
+        polygons([make_facing_quad((0.6, 2.3), (0.95, max(top, 2.32)), -0.12)], bar),
     )
 
 
 @functools.cache
-def speed_sign(limit_kmh: int) -> Mesh:
+def make_speed_sign(limit_kmh: int) -> Mesh:
     """Red frame and the number on a board, whose colour a small picture shows too."""
     digits = [quad for number, digit in enumerate(str(limit_kmh))
-              for quad in _digit(digit, 0.42 - 0.48 * number)]  # fmt: skip
+              for quad in _make_digit(digit, 0.42 - 0.48 * number)]  # fmt: skip
     return join(
         box((-0.05, -0.05, 0.0), (0.05, 0.05, 1.9), (150, 150, 148)),
         box((-0.04, -0.85, 1.75), (0.04, 0.85, 3.45), (40, 40, 258)),
-        polygons([facing((-0.65, 1.95), (0.65, 3.25), -0.06)], _BOARDS[limit_kmh]),
+        polygons([make_facing_quad((-0.65, 1.95), (0.65, 3.25), -0.06)], _BOARDS[limit_kmh]),
         polygons(digits, (20, 20, 20)),
     )
 
 
-def _digit(digit: str, left_y: float) -> list[np.ndarray]:
+def _make_digit(digit: str, left_y: float) -> list[np.ndarray]:
     """Seven-segment digit 0.36 m wide and 0.9 m high; y falls from left to right."""
     low, middle, high, width, thick = 2.15, 2.6, 3.05, 0.36, 0.13
     right = left_y - width
@@ -79,11 +81,11 @@ def _digit(digit: str, left_y: float) -> list[np.ndarray]:
         'f': ((left_y - thick, middle), (left_y, high)),
         'g': ((right, middle - thick / 2), (left_y, middle + thick / 2)),
     }
-    return [facing(*bars[name], x_m=-0.08) for name in _SEGMENTS[digit]]
+    return [make_facing_quad(*bars[name], x_m=-0.08) for name in _SEGMENTS[digit]]
 
 
 @functools.cache
-def arrow_board(side: int) -> Mesh:
+def make_arrow_board(side: int) -> Mesh:
     """Blue board with a white arrow; side +1 points to the left."""
 
     def part(corners: Sequence[tuple[float, float]]) -> np.ndarray:

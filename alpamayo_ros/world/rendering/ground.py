@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ..moments import State
 from ..road import BEHIND_M, LEFT_EDGE_M, RIGHT_EDGE_M, Array
 from ..route import Route
-from ..weather import ASPHALT, HAZE, VERGE, WHITE, Weather, illumination
+from ..weather import ASPHALT, HAZE, VERGE, WHITE, Weather, compute_illumination
 from .backdrop import TILE_PX, Picture
-from .markings import MARGIN_M, VERGE_M, arms, white
+from .markings import MARGIN_M, VERGE_M, list_crossing_roads, list_white_markings
 from .mesh import Colour
 
 _MEADOW_PX_PER_M, _GRAIN_PX_PER_M = 14.0, 30.0
@@ -26,7 +26,7 @@ Weight = NDArray[np.float32]
 _AHEAD_M, _BEHIND_M = 430.0, 90.0
 
 
-def lifted(ground_m: Array) -> Array:
+def lift(ground_m: Array) -> Array:
     """World positions (..., 3) m of ground positions (..., 2) m."""
     return np.concatenate([ground_m, np.zeros((*ground_m.shape[:-1], 1))], axis=-1)
 
@@ -54,7 +54,9 @@ class GroundMap:
         self._fine = np.exp(-((covered_m / 0.12) ** 2)).astype(np.float32)
         self._coarse = (1 - self._fine) * np.exp(-((covered_m / 1.5) ** 2)).astype(np.float32)
         self._clear = np.exp(-distance / weather.haze_m).astype(np.float32)
-        light = illumination(min(weather.ambient, 1.0), self._x, self._y).astype(np.float32)
+        light = compute_illumination(min(weather.ambient, 1.0), self._x, self._y).astype(
+            np.float32
+        )
         self._lit = self._clear * light
         haze = (HAZE * min(weather.ambient, 1.0)).astype(np.uint8)
         self._haze = np.broadcast_to(haze, (*distance.shape, 3)).copy()
@@ -68,13 +70,13 @@ class GroundMap:
     def paint_meadow(self, image: Picture, ego: State, texture: NDArray[np.float32]) -> None:
         """Grass everywhere below the horizon."""
         meadow = self._lookup(self._meadow, ego, _MEADOW_PX_PER_M)
-        image[self._top :] = cv2.multiply(meadow, _factor(0.12 * texture), scale=1 / 128)
+        image[self._top :] = cv2.multiply(meadow, _to_factor(0.12 * texture), scale=1 / 128)
 
     def finish(self, image: Picture, texture: NDArray[np.float32], light: Picture) -> None:
         """Put grain, shade (height, width) and haze over the painted ground."""
         below = image[self._top :]
         shade = cv2.multiply(
-            _factor(0.05 * texture), cv2.merge([light[self._top :]] * 3), scale=1 / 255
+            _to_factor(0.05 * texture), cv2.merge([light[self._top :]] * 3), scale=1 / 255
         )
         below[:] = cv2.multiply(below, shade, scale=1 / 128)
         below[:] = _blend(below, self._haze, self._lit, 1 - self._clear)
@@ -93,16 +95,16 @@ def _blend(first: Picture, second: Picture, weight: Weight, other: Weight) -> Pi
     return np.asarray(total, dtype=np.uint8)
 
 
-def _factor(deviation: NDArray[np.float32]) -> Picture:
+def _to_factor(deviation: NDArray[np.float32]) -> Picture:
     """Factor 1 + deviation for each colour, in 1/128."""
     grey = cv2.convertScaleAbs(deviation, alpha=128, beta=128)
     return np.asarray(cv2.merge([grey, grey, grey]), dtype=np.uint8)
 
 
-def surfaces(route: Route, s_m: float) -> Iterator[tuple[Array, Colour]]:
+def list_surfaces(route: Route, s_m: float) -> Iterator[tuple[Array, Colour]]:
     """Outlines (N, 2) m of shoulder and asphalt around s, in the order of painting."""
-    s = stations(s_m)
-    crossing = arms(route, s[0], s[-1])
+    s = list_stations(s_m)
+    crossing = list_crossing_roads(route, s[0], s[-1])
     for margin, colour in ((VERGE_M, tuple(VERGE)), (MARGIN_M, tuple(ASPHALT))):
         for quad in crossing:
             middle = quad.mean(axis=0)
@@ -113,13 +115,13 @@ def surfaces(route: Route, s_m: float) -> Iterator[tuple[Array, Colour]]:
         yield np.concatenate([left, right]), colour
 
 
-def markings(route: Route, s_m: float) -> tuple[Array, Array]:
+def list_markings(route: Route, s_m: float) -> tuple[Array, Array]:
     """White quadrilaterals (N, 4, 2) m around s with their colours (N, 3)."""
-    quads = white(route, stations(s_m))
+    quads = list_white_markings(route, list_stations(s_m))
     return quads, np.broadcast_to(WHITE, (len(quads), 3))
 
 
-def stations(s_m: float) -> Array:
+def list_stations(s_m: float) -> Array:
     """Places along the road around s, denser where the camera is near."""
     behind = max(s_m - _BEHIND_M, -BEHIND_M)
     start = np.floor(s_m / 2.0) * 2.0

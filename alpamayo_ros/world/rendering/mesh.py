@@ -25,7 +25,7 @@ class Mesh:
     faces: Array
     colours: Array
 
-    def placed(self, x_m: float, y_m: float, yaw_rad: float, scale: float = 1.0) -> Mesh:
+    def place(self, x_m: float, y_m: float, yaw_rad: float, scale: float = 1.0) -> Mesh:
         """The same mesh scaled, turned about z and moved."""
         cos, sin = scale * np.cos(yaw_rad), scale * np.sin(yaw_rad)
         turn = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, scale]])
@@ -55,7 +55,7 @@ def polygons(corners: Sequence[ArrayLike], colour: Colour) -> Mesh:
     return Mesh(np.stack(faces), np.tile(np.array(colour, dtype=float), (len(faces), 1)))
 
 
-def extruded(
+def extrude(
     profile_xz: ArrayLike, half_width: float | Sequence[float], colour: Colour, y_m: float = 0.0
 ) -> Mesh:
     """Convex profile (N, 2), clockwise seen from the right (-y), extruded across y.
@@ -78,7 +78,7 @@ def box(low: Sequence[float], high: Sequence[float], colour: Colour) -> Mesh:
     """Axis-aligned box between two corners."""
     profile = [(low[0], low[2]), (low[0], high[2]), (high[0], high[2]), (high[0], low[2])]
     half = (high[1] - low[1]) / 2
-    return extruded(profile, half, colour, y_m=(high[1] + low[1]) / 2)
+    return extrude(profile, half, colour, y_m=(high[1] + low[1]) / 2)
 
 
 def inset(face: ArrayLike, x: tuple[float, float], y: tuple[float, float]) -> Array:

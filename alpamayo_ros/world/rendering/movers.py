@@ -9,7 +9,7 @@ import numpy as np
 from ..moments import Moment
 from ..road import RIGHT_EDGE_M, Array
 from ..route import JUNCTION_HALF_M, Route
-from .furniture import traffic_light
+from .furniture import make_traffic_light
 from .mesh import Colour, Mesh
 
 _PAINT: tuple[Colour, ...] = (  # by the index that cars carry
@@ -21,7 +21,7 @@ _JACKET: Colour = (46, 140, 258)  # seen by night too
 _LIGHT_M = RIGHT_EDGE_M - 1.5  # offset of the posts
 
 
-def movers(
+def place_movers(
     moment: Moment, route: Route, shapes: ModuleType, lamps: bool, range_m: float
 ) -> list[tuple[Mesh, Array]]:
     """Cars, pedestrians and traffic lights within a range of the ego, with their centres (2,).
@@ -40,10 +40,12 @@ def movers(
         for s in (light.stop_m + 1.6, light.middle_m + JUNCTION_HALF_M + 2.0):
             if abs(s - ego.s_m) < range_m:
                 x, y = route.road.points(s, _LIGHT_M).tolist()
-                objects.append((traffic_light(phase, seconds), x, y, route.road.at(s)[2], 0.0))
+                objects.append(
+                    (make_traffic_light(phase, seconds), x, y, route.road.at(s)[2], 0.0)
+                )
     placed = []
     for mesh, x, y, yaw, middle in objects:
         if np.hypot(x - ego.x_m, y - ego.y_m) < range_m:
             centre = np.array([x + middle * np.cos(yaw), y + middle * np.sin(yaw)])
-            placed.append((mesh.placed(x, y, yaw), centre))
+            placed.append((mesh.place(x, y, yaw), centre))
     return placed

@@ -47,16 +47,16 @@ def draw(
     whole = np.all(front, axis=1)
     with np.errstate(divide='ignore', invalid='ignore'):
         pixels = view.camera.project(optical)
-    outside = _outside(pixels, view.camera) & whole
+    outside = _is_outside(pixels, view.camera) & whole
     if below is not None:
-        cover = _thickness_px(pixels)[:, None].clip(0.0, 1.0)
+        cover = _measure_thickness_px(pixels)[:, None].clip(0.0, 1.0)
         colours = np.where(whole[:, None], colours * cover + below * (1 - cover), colours)
-    fixed = _fixed_point(np.where(whole[:, None, None], pixels, 0.0))
+    fixed = _to_fixed_point(np.where(whole[:, None, None], pixels, 0.0))
     shades = colours.tolist()
     for number in np.flatnonzero(np.any(front, axis=1) & ~outside).tolist():
         corners = fixed[number]
         if not whole[number]:
-            corners = _fixed_point(view.camera.project(clipped(optical[number])))
+            corners = _to_fixed_point(view.camera.project(clip_at_near_plane(optical[number])))
         cv2.fillConvexPoly(image, corners, shades[number], cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
@@ -64,13 +64,13 @@ def fill(
     image: Picture, view: View, outline_m: Array, colour: tuple[float, float, float] | int
 ) -> None:
     """Fill one polygon (N, 3) m, not necessarily convex."""
-    optical = clipped(view.optical(outline_m))
+    optical = clip_at_near_plane(view.optical(outline_m))
     if len(optical) > 2:
-        corners = _fixed_point(view.camera.project(optical))
+        corners = _to_fixed_point(view.camera.project(optical))
         cv2.fillPoly(image, [corners], colour, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def clipped(polygon: Array) -> Array:
+def clip_at_near_plane(polygon: Array) -> Array:
     """Part of a polygon (N, 3) in front of the near plane (Sutherland and Hodgman 1974)."""
     following = np.roll(polygon, -1, axis=0)
     inside = polygon[:, 2] > _NEAR_M
@@ -86,17 +86,17 @@ def clipped(polygon: Array) -> Array:
     return np.array(corners).reshape(-1, 3)
 
 
-def _fixed_point(pixels: Array) -> NDArray[np.int32]:
+def _to_fixed_point(pixels: Array) -> NDArray[np.int32]:
     return np.round(pixels.clip(-1e6, 1e6) * 2**_SUBPIXEL_BITS).astype(np.int32)
 
 
-def _outside(pixels: Array, camera: PinholeCamera) -> NDArray[np.bool_]:
+def _is_outside(pixels: Array, camera: PinholeCamera) -> NDArray[np.bool_]:
     low, high = pixels.min(axis=1), pixels.max(axis=1)
     size = np.array([camera.width, camera.height])
     return ((high < 0) | (low > size)).any(axis=1)
 
 
-def _thickness_px(quads: Array) -> Array:
+def _measure_thickness_px(quads: Array) -> Array:
     """Area over length of quadrilaterals (N, 4, 2)."""
     first, second = quads[:, 2] - quads[:, 0], quads[:, 3] - quads[:, 1]
     area = np.abs(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]) / 2

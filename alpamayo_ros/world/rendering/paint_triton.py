@@ -20,14 +20,14 @@ except ImportError:  # CPU builds of torch come without it
 _ROWS, _COLUMNS = 16, 32  # of a tile
 
 
-def covered(xp: Any, lines: Tensor, seen: Tensor, box: Any, u: Tensor, v: Tensor) -> Tensor:
-    """What `raster.covered` gives."""
+def compute_cover(xp: Any, lines: Tensor, seen: Tensor, box: Any, u: Tensor, v: Tensor) -> Tensor:
+    """What `raster.compute_cover` gives."""
     canvas = lines.new_zeros(*seen.shape[:3], 1, len(v), len(u))
     _launch(canvas, lines, seen, box, None)
     return canvas[..., 0, :, :].clip_(0.0, 1.0)
 
 
-def painted(
+def paint_faces(
     xp: Any,
     canvas: Tensor,
     lines: Tensor,
@@ -37,7 +37,7 @@ def painted(
     u: Tensor,
     v: Tensor,
 ) -> Tensor:
-    """What `raster.painted` gives."""
+    """What `raster.paint_faces` gives."""
     canvas = canvas.contiguous()
     _launch(canvas, lines, seen, box, colours)
     return canvas

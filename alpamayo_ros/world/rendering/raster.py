@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ..weather import ASPHALT, HAZE, MEADOW, VERGE, WHITE, ZENITH, grain, illumination
+from ..weather import ASPHALT, HAZE, MEADOW, VERGE, WHITE, ZENITH, compute_illumination, make_grain
 
 _NEAR_M = 0.05
 _LEAST_PX2 = 0.1  # what is smaller is left out
 _HILLS = np.array([150.0, 152.0, 128.0])
-_COLOURS = np.stack(  # rows are channels, as `blended` takes them
+_COLOURS = np.stack(  # rows are channels, as `blend_background` takes them
     [MEADOW, VERGE, ASPHALT, WHITE, HAZE, ZENITH, _HILLS, HAZE * 0.9], axis=1
 ).tolist()
 _SHADE = 0.41  # of the light that a shadow takes away at noon
@@ -72,7 +72,7 @@ def stack(scenes: list[RasterScene]) -> RasterScene:
     return RasterScene(*stacked)
 
 
-def covered(xp: Any, lines: Any, seen: Any, box: Any, u: Any, v: Any) -> Any:
+def compute_cover(xp: Any, lines: Any, seen: Any, box: Any, u: Any, v: Any) -> Any:
     """Share (B, C, F, H, W) of each pixel that disjoint quadrilaterals cover together.
 
     lines (B, C, F, N, 4, 3), seen (B, C, F, N) and box, two of (B, C, F, N, 2): see `_edges`. u
@@ -80,36 +80,38 @@ def covered(xp: Any, lines: Any, seen: Any, box: Any, u: Any, v: Any) -> Any:
     """
     if xp is np:
         total = np.zeros((*seen.shape[:3], len(v), len(u)), np.float32)
-        for view, _, part, cover in _patches(lines, seen, box, u, v):
+        for view, _, part, cover in _iterate_patches(lines, seen, box, u, v):
             total[view][part] += cover
         return total.clip(0.0, 1.0)
-    parts = _packed(xp, seen, seen, lines, *box)
+    parts = _pack_seen(xp, seen, seen, lines, *box)
     total = seen.sum(-1)[..., None, None] * (u + v) * 0.0
     for slot in range(parts[0].shape[-1]):
-        total = total + _slot(parts, slot, u, v)
+        total = total + _cover_slot(parts, slot, u, v)
     return total.clip(0.0, 1.0)
 
 
-def painted(
+def paint_faces(
     xp: Any, canvas: Any, lines: Any, seen: Any, box: Any, colours: Any, u: Any, v: Any
 ) -> Any:
     """Canvas (B, C, F, 3, H, W) with quadrilaterals painted over it, one after the other.
 
-    colours (B, C, F, N, 3); the rest as for `covered`.
+    colours (B, C, F, N, 3); the rest as for `compute_cover`.
     """
     if xp is np:
-        for view, number, part, cover in _patches(lines, seen, box, u, v):
+        for view, number, part, cover in _iterate_patches(lines, seen, box, u, v):
             patch = canvas[view][:, part[0], part[1]]
             patch += cover * (colours[view][number][:, None, None] - patch)
         return canvas
-    *parts, colours = _packed(xp, seen, seen, lines, *box, colours)
+    *parts, colours = _pack_seen(xp, seen, seen, lines, *box, colours)
     for slot in range(colours.shape[-2]):
         colour = colours[..., slot, :, None, None]
-        canvas = canvas + _slot(parts, slot, u, v)[..., None, :, :] * (colour - canvas)
+        canvas = canvas + _cover_slot(parts, slot, u, v)[..., None, :, :] * (colour - canvas)
     return canvas
 
 
-def blended(xp: Any, colours: Any, shares: Sequence[Any], ambient: Any, cloudy: Any) -> Any:
+def blend_background(
+    xp: Any, colours: Any, shares: Sequence[Any], ambient: Any, cloudy: Any
+) -> Any:
     """Sky and ground (B, C, F, 3, H, W) of colours (3, 8), one row for each channel.
 
     shares, nine of (B, C, F, H, W): where which colour is seen, and in what light; ambient, cloudy
@@ -134,41 +136,41 @@ def render(
     xp: Any,
     scenes: RasterScene,
     noise: Any,
-    covered: Callable[..., Any] = covered,
-    painted: Callable[..., Any] = painted,
-    blended: Callable[..., Any] = blended,
+    compute_cover: Callable[..., Any] = compute_cover,
+    paint_faces: Callable[..., Any] = paint_faces,
+    blend_background: Callable[..., Any] = blend_background,
 ) -> Any:
     """Pictures (B, C, F, 3, H, W) uint8 RGB of stacked scenes.
 
-    noise: (B, C, F, H, W) float32 of deviation 1. covered, painted, blended: the functions of
-    these names, or faster ones in their place.
+    noise: (B, C, F, H, W) float32 of deviation 1. compute_cover, paint_faces, blend_background:
+    the functions of these names, or faster twins of them.
     """
     u, v = scenes.columns[0], scenes.rows[0][:, None]
     layers = [
-        covered(xp, *_edges(xp, scenes, quads, two_sided=True), u, v)
+        compute_cover(xp, *_project_edges(xp, scenes, quads, two_sided=True), u, v)
         for quads in (scenes.verge, scenes.asphalt, scenes.white, scenes.dark)
     ]
-    canvas = blended(xp, _COLOURS, *_background(xp, scenes, layers, u, v))
-    lines, seen, box = _edges(xp, scenes, scenes.faces, two_sided=False)
+    canvas = blend_background(xp, _COLOURS, *_compute_shares(xp, scenes, layers, u, v))
+    lines, seen, box = _project_edges(xp, scenes, scenes.faces, two_sided=False)
     colours = xp.broadcast_to(scenes.colours[:, None], (*seen.shape, 3))
-    canvas = painted(xp, canvas, lines, seen, box, colours, u, v)
-    _, _, rain, deviation, gain, _ = _weather(scenes)
-    canvas = canvas * gain[..., None, :, :] + grain(noise, deviation, rain)[..., None, :, :]
+    canvas = paint_faces(xp, canvas, lines, seen, box, colours, u, v)
+    _, _, rain, deviation, gain, _ = _split_weather(scenes)
+    canvas = canvas * gain[..., None, :, :] + make_grain(noise, deviation, rain)[..., None, :, :]
     return xp.asarray(canvas.clip(0.0, 255.0), dtype=xp.uint8)[..., [2, 1, 0], :, :]
 
 
-def _weather(scenes: RasterScene) -> tuple[Any, ...]:
+def _split_weather(scenes: RasterScene) -> tuple[Any, ...]:
     """Ambient, haze, rain, noise, gain and sun, each with axes (B, 1, 1, 1, 1)."""
     return tuple(scenes.weather[:, i, None, None, None, None] for i in range(6))
 
 
-def _background(
+def _compute_shares(
     xp: Any, scenes: RasterScene, layers: list[Any], u: Any, v: Any
 ) -> tuple[tuple[Any, ...], Any, Any]:
     """Shares (B, C, F, H, W) of what sky and ground consist of, daylight and cloudiness."""
     verge, asphalt, white, dark = layers
-    ambient, haze_m, rain, _, _, sun = _weather(scenes)
-    rx, ry, rz = _rays(scenes, u, v)
+    ambient, haze_m, rain, _, _, sun = _split_weather(scenes)
+    rx, ry, rz = _compute_rays(scenes, u, v)
     level = (rx * rx + ry * ry) ** 0.5
     focal = scenes.focal[:, :, None, None, None]
     height = scenes.mount[:, :, None, None, None, 2]
@@ -178,8 +180,8 @@ def _background(
     left = scenes.mount[:, :, None, None, None, 1] + reach * ry
     distance = reach * level
     clear = xp.exp(-distance / haze_m)
-    lit = illumination(ambient, ahead, left) * (1.0 - _SHADE * sun * dark) * clear
-    pattern = _pattern(xp, scenes, ahead, left) * xp.exp(-distance / 14.0)
+    lit = compute_illumination(ambient, ahead, left) * (1.0 - _SHADE * sun * dark) * clear
+    pattern = _compute_pattern(xp, scenes, ahead, left) * xp.exp(-distance / 14.0)
     elevation = xp.arctan(rz / level)
     thin = (1.0 - (elevation / 1.1).clip(0.0, 1.0)) ** 3
     hills = 0.6 * (1.2 - abs(elevation) / 0.02).clip(0.0, 1.0)
@@ -188,7 +190,7 @@ def _background(
     return shares, ambient, cloudy
 
 
-def _rays(scenes: RasterScene, u: Any, v: Any) -> tuple[Any, Any, Any]:
+def _compute_rays(scenes: RasterScene, u: Any, v: Any) -> tuple[Any, Any, Any]:
     """View directions in the base frame, three of (B, C, F, H, W)."""
     focal, centre = scenes.focal[:, :, None, None, None], scenes.centre[:, :, None, None, None]
     across = (u - centre[..., 0]) / focal[..., 0]
@@ -201,14 +203,16 @@ def _rays(scenes: RasterScene, u: Any, v: Any) -> tuple[Any, Any, Any]:
     return x, y, z
 
 
-def _pattern(xp: Any, scenes: RasterScene, ahead: Any, left: Any) -> Any:
+def _compute_pattern(xp: Any, scenes: RasterScene, ahead: Any, left: Any) -> Any:
     """Patches of the meadow, which lie still while the vehicle moves."""
     x, y, cos, sin = (scenes.place[:, None, :, i, None, None] for i in range(4))
     east, north = x + cos * ahead - sin * left, y + sin * ahead + cos * left
     return 0.1 * xp.sin(1.1 * east + 0.6 * north) * xp.sin(0.7 * east - 1.3 * north)
 
 
-def _edges(xp: Any, scenes: RasterScene, quads: Any, two_sided: bool) -> tuple[Any, Any, Any]:
+def _project_edges(
+    xp: Any, scenes: RasterScene, quads: Any, two_sided: bool
+) -> tuple[Any, Any, Any]:
     """Lines (B, C, F, N, 4, 3), what may be in the picture (B, C, F, N), and its bounding box.
 
     A line gives the distance in pixels of (u, v, 1) from an edge, positive inside. The box is two
@@ -251,7 +255,7 @@ def _edges(xp: Any, scenes: RasterScene, quads: Any, two_sided: bool) -> tuple[A
     return xp.stack([a * scale, b * scale, c * scale], -1), seen, box
 
 
-def _cover(lines: Any, u: Any, v: Any) -> Any:
+def _cover_pixels(lines: Any, u: Any, v: Any) -> Any:
     """Share (..., h, w) of each pixel that quadrilaterals with lines (..., 4, 3) cover."""
     lines = lines[..., None, None]
     inside = lines[..., 0, :, :] * u + (lines[..., 1, :, :] * v + (lines[..., 2, :, :] + 0.5))
@@ -260,15 +264,15 @@ def _cover(lines: Any, u: Any, v: Any) -> Any:
     return strips[..., 0, :, :] * strips[..., 1, :, :]
 
 
-def _slot(parts: Sequence[Any], slot: int, u: Any, v: Any) -> Any:
+def _cover_slot(parts: Sequence[Any], slot: int, u: Any, v: Any) -> Any:
     """Cover (B, C, F, H, W) of the quadrilateral that each view has at this number."""
     seen, lines, low, high = parts
     at = [edge[..., slot, axis, None, None] for edge in (low, high) for axis in (0, 1)]
     inside = (u >= at[0]) & (v >= at[1]) & (u <= at[2]) & (v <= at[3])
-    return _cover(lines[..., slot, :, :], u, v) * (inside & seen[..., slot, None, None])
+    return _cover_pixels(lines[..., slot, :, :], u, v) * (inside & seen[..., slot, None, None])
 
 
-def _patches(
+def _iterate_patches(
     lines: Any, seen: Any, box: Any, u: Any, v: Any
 ) -> Iterator[tuple[tuple[int, ...], int, tuple[slice, slice], Any]]:
     """View, number, part of the picture and its cover, of what is seen; NumPy only."""
@@ -278,10 +282,10 @@ def _patches(
         at = (*view, number)
         (left, top), (right, bottom) = low[at].tolist(), high[at].tolist()
         part = (slice(top, bottom), slice(left, right))
-        yield tuple(view), number, part, _cover(lines[at], u[part[1]], v[part[0]])
+        yield tuple(view), number, part, _cover_pixels(lines[at], u[part[1]], v[part[0]])
 
 
-def _packed(xp: Any, seen: Any, *arrays: Any) -> tuple[Any, ...]:
+def _pack_seen(xp: Any, seen: Any, *arrays: Any) -> tuple[Any, ...]:
     """Arrays (B, C, F, N, ...) with those seen first, in their order, cut behind the last."""
     order = xp.argsort(xp.asarray(~seen, dtype=xp.uint8), dim=-1, stable=True)
     order = order[..., : int(seen.sum(-1).max()) if seen.shape[-1] else 0]

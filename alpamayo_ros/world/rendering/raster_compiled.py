@@ -27,7 +27,7 @@ Small = NDArray[np.float32]
 
 def render_on_cpu(scenes: RasterScene, noise: Small) -> NDArray[np.uint8]:
     """What `raster.render` gives with NumPy, compiled where Numba is installed."""
-    ways = () if numba is None else (covered, painted, blended)
+    ways = () if numba is None else (compute_cover, paint_faces, blend_background)
     drawn = []
     for i in range(len(noise)):  # what eight samples need at once leaves the processor's cache
         part = itemgetter(slice(i, i + 1))
@@ -35,45 +35,56 @@ def render_on_cpu(scenes: RasterScene, noise: Small) -> NDArray[np.uint8]:
     return np.concatenate(drawn)
 
 
-def covered(xp: Any, lines: Small, seen: Any, box: Any, u: Small, v: Small) -> Small:
-    """What `raster.covered` gives."""
+def compute_cover(xp: Any, lines: Small, seen: Any, box: Any, u: Small, v: Small) -> Small:
+    """What `raster.compute_cover` gives."""
     total = np.zeros((*seen.shape[:3], len(v), len(u)), np.float32)
-    _add(_views(total), *_faces(lines, seen, box), u, v[:, 0])
+    _add_cover(_flatten_views(total), *_flatten_faces(lines, seen, box), u, v[:, 0])
     return total.clip(0.0, 1.0)
 
 
-def painted(
+def paint_faces(
     xp: Any, canvas: Small, lines: Small, seen: Any, box: Any, colours: Small, u: Small, v: Small
 ) -> Small:
-    """What `raster.painted` gives."""
+    """What `raster.paint_faces` gives."""
     canvas = np.ascontiguousarray(canvas)
-    _paint(_views(canvas), *_faces(lines, seen, box), _views(colours), u, v[:, 0])
+    _paint_views(
+        _flatten_views(canvas),
+        *_flatten_faces(lines, seen, box),
+        _flatten_views(colours),
+        u,
+        v[:, 0],
+    )
     return canvas
 
 
-def blended(
+def blend_background(
     xp: Any, colours: Any, shares: Sequence[Small], ambient: Small, cloudy: Small
 ) -> Small:
-    """What `raster.blended` gives."""
+    """What `raster.blend_background` gives."""
     batch, *shape, height, width = shares[0].shape
     canvas = np.empty((batch, *shape, 3, height, width), np.float32)
-    flat = tuple(_views(share).reshape(-1, height * width) for share in shares)
+    flat = tuple(_flatten_views(share).reshape(-1, height * width) for share in shares)
     single = tuple(tuple(np.float32(number) for number in channel) for channel in colours)
     lights = [np.broadcast_to(a[..., 0, 0], (batch, *shape)).ravel() for a in (ambient, cloudy)]
-    _blend(canvas.reshape(-1, 3, height * width), single, flat, *lights)
+    _blend_views(canvas.reshape(-1, 3, height * width), single, flat, *lights)
     return canvas
 
 
-def _views(array: Any) -> Any:
+def _flatten_views(array: Any) -> Any:
     """(B, C, F, ...) as (B * C * F, ...), the same memory where it is contiguous."""
     return np.ascontiguousarray(array).reshape(-1, *array.shape[3:])
 
 
-def _faces(lines: Small, seen: Any, box: Any) -> tuple[Any, ...]:
-    return _views(lines), _views(seen), _views(box[0]), _views(box[1])
+def _flatten_faces(lines: Small, seen: Any, box: Any) -> tuple[Any, ...]:
+    return (
+        _flatten_views(lines),
+        _flatten_views(seen),
+        _flatten_views(box[0]),
+        _flatten_views(box[1]),
+    )
 
 
-def _compiled(loops: Callable[..., Any]) -> Callable[..., Any]:
+def _compile(loops: Callable[..., Any]) -> Callable[..., Any]:
     if numba is None:
         return loops
     try:
@@ -82,27 +93,27 @@ def _compiled(loops: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(nogil=True)(loops)
 
 
-@_compiled
-def _clipped(value, least, most):
+@_compile
+def _clip(value, least, most):
     return min(max(value, least), most)
 
 
-@_compiled
-def _between(low, high, many):
+@_compile
+def _find_range(low, high, many):
     """First pixel from `low` on, and the one behind the last up to `high`."""
-    first, end = _clipped(np.ceil(low), 0, many), _clipped(np.floor(high) + 1, 0, many)
+    first, end = _clip(np.ceil(low), 0, many), _clip(np.floor(high) + 1, 0, many)
     return int(first), int(end)
 
 
-@_compiled
-def _strip(first, second):
+@_compile
+def _cover_strip(first, second):
     """Share of a pixel between two opposite edges, from how far it is inside of them."""
-    both = _clipped(first, _ZERO, _ONE) + _clipped(second, _ZERO, _ONE)
+    both = _clip(first, _ZERO, _ONE) + _clip(second, _ZERO, _ONE)
     return max(both - _ONE, _ZERO)
 
 
-@_compiled
-def _cover(cover, edges, u, v):
+@_compile
+def _cover_row(cover, edges, u, v):
     """Share of the pixels of a row that a quadrilateral covers."""
     a, b, c, d = edges[0, 0], edges[1, 0], edges[2, 0], edges[3, 0]
     at_a = edges[0, 1] * v + (edges[0, 2] + _HALF)
@@ -110,35 +121,35 @@ def _cover(cover, edges, u, v):
     at_c = edges[2, 1] * v + (edges[2, 2] + _HALF)
     at_d = edges[3, 1] * v + (edges[3, 2] + _HALF)
     for i in range(len(u)):
-        along = _strip(a * u[i] + at_a, c * u[i] + at_c)
-        cover[i] = along * _strip(b * u[i] + at_b, d * u[i] + at_d)
+        along = _cover_strip(a * u[i] + at_a, c * u[i] + at_c)
+        cover[i] = along * _cover_strip(b * u[i] + at_b, d * u[i] + at_d)
 
 
-@_compiled
-def _add(total, lines, seen, low, high, u, v):
+@_compile
+def _add_cover(total, lines, seen, low, high, u, v):
     """Cover of all faces of each view."""
     cover = np.empty_like(u)
     for view in range(len(seen)):
         for face in np.flatnonzero(seen[view]):
-            left, right = _between(low[view, face, 0], high[view, face, 0], len(u))
-            top, bottom = _between(low[view, face, 1], high[view, face, 1], len(v))
+            left, right = _find_range(low[view, face, 0], high[view, face, 0], len(u))
+            top, bottom = _find_range(low[view, face, 1], high[view, face, 1], len(v))
             for row in range(top, bottom):
-                _cover(cover, lines[view, face], u[left:right], v[row])
+                _cover_row(cover, lines[view, face], u[left:right], v[row])
                 line = total[view, row, left:right]  # a slice: its loop becomes vector code
                 for i in range(len(line)):
                     line[i] += cover[i]
 
 
-@_compiled
-def _paint(canvas, lines, seen, low, high, colours, u, v):
+@_compile
+def _paint_views(canvas, lines, seen, low, high, colours, u, v):
     """All faces of each view, one over the other."""
     cover = np.empty_like(u)
     for view in range(len(seen)):
         for face in np.flatnonzero(seen[view]):
-            left, right = _between(low[view, face, 0], high[view, face, 0], len(u))
-            top, bottom = _between(low[view, face, 1], high[view, face, 1], len(v))
+            left, right = _find_range(low[view, face, 0], high[view, face, 0], len(u))
+            top, bottom = _find_range(low[view, face, 1], high[view, face, 1], len(v))
             for row in range(top, bottom):
-                _cover(cover, lines[view, face], u[left:right], v[row])
+                _cover_row(cover, lines[view, face], u[left:right], v[row])
                 for channel in range(3):
                     line = canvas[view, channel, row, left:right]
                     colour = colours[view, face, channel]
@@ -146,8 +157,8 @@ def _paint(canvas, lines, seen, low, high, colours, u, v):
                         line[i] += cover[i] * (colour - line[i])
 
 
-@_compiled
-def _blend(canvas, colours, shares, ambient, cloudy):
+@_compile
+def _blend_views(canvas, colours, shares, ambient, cloudy):
     """Sky and ground of each view and channel."""
     pattern, verge, asphalt, white, lit, clear, thin, hills, below = shares
     for view in range(len(canvas)):

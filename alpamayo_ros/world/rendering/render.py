@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from ..camera import Array, PinholeCamera
 from ..moments import Moment, State
 from ..scenario import Scenario
-from ..weather import ASPHALT, HAZE, LAMPS_BELOW, SUN_SHARE, Weather, grain, seen_colours
+from ..weather import ASPHALT, HAZE, LAMPS_BELOW, SUN_SHARE, Weather, light_colours, make_grain
 from . import backdrop, ground, things
 from .backdrop import Picture
 from .mesh import Mesh
-from .movers import movers
+from .movers import place_movers
 from .paint import View, draw, fill
 from .scenery import SUN, Scenery, collect, make_scenery
 
@@ -48,10 +48,10 @@ def make_world(scenario: Scenario) -> World:
     return World(
         scenario,
         scenery,
-        tuple(_shadow(mesh) for mesh in scenery.meshes),
-        backdrop.panorama(rng),
-        backdrop.meadow_tile(rng),
-        backdrop.grain_tile(rng),
+        tuple(_outline_shadow(mesh) for mesh in scenery.meshes),
+        backdrop.make_panorama(rng),
+        backdrop.make_meadow_tile(rng),
+        backdrop.make_grain_tile(rng),
     )
 
 
@@ -75,35 +75,35 @@ class Renderer:
     def picture(self, moment: Moment) -> Picture:
         """Picture (height, width, 3) uint8 BGR of a moment."""
         route, ego = self._world.scenario.route, moment.ego
-        view = _view(self._camera, ego)
+        view = _make_view(self._camera, ego)
         lamps = self._weather.ambient < LAMPS_BELOW
-        moving = collect(movers(moment, route, things, lamps, _RANGE_M))
+        moving = collect(place_movers(moment, route, things, lamps, _RANGE_M))
         image = np.empty((self._camera.height, self._camera.width, 3), np.uint8)
         self._sky.paint(image, self._world.panorama, ego.yaw_rad, self._weather)
         texture = self._ground.texture(ego)
         self._ground.paint_meadow(image, ego, texture)
-        for outline, colour in ground.surfaces(route, ego.s_m):
-            fill(image, view, ground.lifted(outline), colour)
-        quads, colours = ground.markings(route, ego.s_m)
-        draw(image, view, ground.lifted(quads), colours, ASPHALT)
+        for outline, colour in ground.list_surfaces(route, ego.s_m):
+            fill(image, view, ground.lift(outline), colour)
+        quads, colours = ground.list_markings(route, ego.s_m)
+        draw(image, view, ground.lift(quads), colours, ASPHALT)
         self._ground.finish(image, texture, self._shade(view, ego, moving))
         _draw_objects(image, view, ego, (self._world.scenery, moving), self._weather)
-        return self._exposed(image, moment)
+        return self._expose(image, moment)
 
     def _shade(self, view: View, ego: State, moving: Scenery) -> Picture:
         """Light (height, width) that reaches the ground, 255 in the sun."""
         light = np.full((self._camera.height, self._camera.width), 255, np.uint8)
         dark = 255 - round(_SHADOW * SUN_SHARE[self._weather.kind])
-        own = _shadow(things.car(_EGO_COLOUR, False).placed(ego.x_m, ego.y_m, ego.yaw_rad))
-        fill(light, view, ground.lifted(own), dark)
+        own = _outline_shadow(things.car(_EGO_COLOUR, False).place(ego.x_m, ego.y_m, ego.yaw_rad))
+        fill(light, view, ground.lift(own), dark)
         scenery = self._world.scenery
-        for number in _in_view(view, scenery, _SHADOW_RANGE_M):
-            fill(light, view, ground.lifted(self._world.shadows[number]), dark)
-        for number in _in_view(view, moving, _SHADOW_RANGE_M):
-            fill(light, view, ground.lifted(_shadow(moving.meshes[number])), dark)
+        for number in _select_in_view(view, scenery, _SHADOW_RANGE_M):
+            fill(light, view, ground.lift(self._world.shadows[number]), dark)
+        for number in _select_in_view(view, moving, _SHADOW_RANGE_M):
+            fill(light, view, ground.lift(_outline_shadow(moving.meshes[number])), dark)
         return light
 
-    def _exposed(self, image: Picture, moment: Moment) -> Picture:
+    def _expose(self, image: Picture, moment: Moment) -> Picture:
         """The picture with the rain and the noise of its weather; a function of the time."""
         weather = self._weather
         if weather.noise == 0.0 and weather.rain == 0.0 and weather.gain == 1.0:
@@ -111,7 +111,7 @@ class Renderer:
         stamp = round((moment.t_s + 100.0) * 1e6)
         rng = self._world.scenario.rng(5, self._camera.index, stamp)
         noise = rng.standard_normal(image.shape[:2], dtype=np.float32)
-        added = grain(noise, weather.noise, weather.rain)[..., None]
+        added = make_grain(noise, weather.noise, weather.rain)[..., None]
         return np.clip(image * np.float32(weather.gain) + added, 0, 255).astype(np.uint8)
 
 
@@ -140,21 +140,21 @@ class _SkyMap:
         image[: self._rows] = sky
 
 
-def _shadow(mesh: Mesh) -> Array:
+def _outline_shadow(mesh: Mesh) -> Array:
     """Outline (N, 2) of the shadow on the ground, convex."""
     corners = mesh.faces.reshape(-1, 3)
     outline = corners[:, :2] - corners[:, 2:] * SUN[:2] / SUN[2]
     return cv2.convexHull(outline.astype(np.float32))[:, 0].astype(float)
 
 
-def _view(camera: PinholeCamera, ego: State) -> View:
+def _make_view(camera: PinholeCamera, ego: State) -> View:
     cos, sin = np.cos(ego.yaw_rad), np.sin(ego.yaw_rad)
     world_from_base = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
     position = np.array([ego.x_m, ego.y_m, 0.0]) + world_from_base @ np.array(camera.position_m)
     return View(camera, position, world_from_base @ camera.base_from_optical)
 
 
-def _in_view(view: View, scenery: Scenery, range_m: float) -> NDArray[np.int64]:
+def _select_in_view(view: View, scenery: Scenery, range_m: float) -> NDArray[np.int64]:
     """Numbers of the objects that may be in the picture, far ones first."""
     offset = scenery.centres - view.position_m[:2]
     ahead = view.world_from_optical[:2, 2]
@@ -174,7 +174,7 @@ def _draw_objects(
     faces, colours, centres = [], [], []
     for scenery in objects:
         seen = np.zeros(len(scenery.centres), dtype=bool)
-        seen[_in_view(view, scenery, _RANGE_M)] = True
+        seen[_select_in_view(view, scenery, _RANGE_M)] = True
         chosen = np.flatnonzero(seen[scenery.owner])
         to_face = scenery.faces[chosen, 0] - view.position_m
         chosen = chosen[(to_face * scenery.normals[chosen]).sum(axis=1) < 0]
@@ -184,5 +184,5 @@ def _draw_objects(
     away = np.concatenate(centres) - view.position_m[:2]
     distance = np.hypot(*away.T)
     order = np.argsort(-distance, kind='stable')
-    shade = seen_colours(np.concatenate(colours), away, ego.yaw_rad, weather)
+    shade = light_colours(np.concatenate(colours), away, ego.yaw_rad, weather)
     draw(image, view, np.concatenate(faces)[order], shade[order])

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ..road import BEHIND_M, LEFT_EDGE_M, RIGHT_EDGE_M, Array
 from ..route import TURN_RADIUS_M, Route
 from . import things
-from .furniture import arrow_board, speed_sign
-from .markings import arms
+from .furniture import make_arrow_board, make_speed_sign
+from .markings import list_crossing_roads
 from .mesh import CORNERS, Mesh, join
 
 SUN = np.array([-0.42, 0.62, 0.66]) / np.linalg.norm([-0.42, 0.62, 0.66])  # towards the sun
@@ -27,7 +27,7 @@ _EMPTY = Mesh(np.zeros((0, CORNERS, 3)), np.zeros((0, 3)))
 _SIDES = ((RIGHT_EDGE_M, -1.0), (LEFT_EDGE_M, 1.0))
 
 
-def shaded(mesh: Mesh, normals: Array) -> Array:
+def shade_faces(mesh: Mesh, normals: Array) -> Array:
     """Colours (F, 3) of the faces in sun and sky light; what shines by itself stays above 255."""
     light = 0.52 + 0.1 * normals[:, 2:] + 0.42 * np.maximum(normals @ SUN, 0.0)[:, None]
     glows = mesh.colours.max(axis=1, keepdims=True) > 255.0
@@ -57,7 +57,7 @@ def collect(objects: list[tuple[Mesh, Array]]) -> Scenery:
     return Scenery(
         whole.faces,
         normals,
-        shaded(whole, normals),
+        shade_faces(whole, normals),
         np.repeat(np.arange(len(objects)), [len(mesh.faces) for mesh in meshes]).astype(np.int64),
         np.array([centre for _, centre in objects]).reshape(-1, 2),
         meshes,
@@ -75,13 +75,13 @@ def make_scenery(rng: np.random.Generator, route: Route, shapes: ModuleType = th
         start = max(zone.start_m, -BEHIND_M)
         end = following.start_m if following else float(route.road.s_m[-1])
         if zone.start_m > 0:
-            place(speed_sign(zone.limit_kmh), start, RIGHT_EDGE_M - 1.6, 0.0, 0.0)
+            place(make_speed_sign(zone.limit_kmh), start, RIGHT_EDGE_M - 1.6, 0.0, 0.0)
         _line_zone(seeds[2], place, shapes, zone.limit_kmh, start, end)
     for turn in route.turns:
         x, y, yaw, _ = route.road.at(turn.start_m)
         way = TURN_RADIUS_M[turn.side] + 3.0 + LEFT_EDGE_M + 3.0
         at = np.array([x + way * math.cos(yaw), y + way * math.sin(yaw)])
-        board = arrow_board(turn.side).placed(at[0], at[1], yaw)
+        board = make_arrow_board(turn.side).place(at[0], at[1], yaw)
         place.objects.append((board, at))
     for number, (edge, side) in enumerate(_SIDES):
         s = -BEHIND_M
@@ -101,12 +101,12 @@ class _Placer:
         middle = route.road.points(route.road.s_m[::20], (RIGHT_EDGE_M + LEFT_EDGE_M) / 2)
         crossing = [
             quad[0] + (quad[1] - quad[0]) / 2 + (quad[3] - quad[0]) * share
-            for quad in arms(route, -BEHIND_M, math.inf)
+            for quad in list_crossing_roads(route, -BEHIND_M, math.inf)
             for share in np.linspace(0.0, 1.0, 24)
         ]
         along = [
             (quad[0] + quad[3]) / 2 + (quad[1] - quad[0]) * share
-            for quad in arms(route, -BEHIND_M, math.inf)
+            for quad in list_crossing_roads(route, -BEHIND_M, math.inf)
             for share in np.linspace(0.0, 1.0, 24)
         ]
         points = [middle, np.array(crossing).reshape(-1, 2), np.array(along).reshape(-1, 2)]
@@ -126,7 +126,7 @@ class _Placer:
             beside = np.array(self._houses) - at
             if (beside**2).sum(axis=1).min() < (clearance_m + 8.0) ** 2:
                 return
-        self.objects.append((mesh.placed(x - offset_m * math.sin(yaw),
+        self.objects.append((mesh.place(x - offset_m * math.sin(yaw),
                                          y + offset_m * math.cos(yaw), yaw + yaw_rad, scale),
                              at))  # fmt: skip
 

@@ -15,11 +15,17 @@ from ..camera import CAMERAS, PinholeCamera
 from ..moments import Moment, State
 from ..road import BEHIND_M, Array
 from ..scenario import Scenario
-from ..shapes import rectangle
-from ..weather import LAMPS_BELOW, SUN_SHARE, seen_colours
+from ..shapes import make_rectangle
+from ..weather import LAMPS_BELOW, SUN_SHARE, light_colours
 from . import coarse
-from .markings import MARGIN_M, VERGE_M, arms, lane_surface, white
-from .movers import movers
+from .markings import (
+    MARGIN_M,
+    VERGE_M,
+    list_crossing_roads,
+    list_white_markings,
+    make_lane_surface,
+)
+from .movers import place_movers
 from .raster import RasterScene, stack
 from .raster_compiled import render_on_cpu
 from .scenery import Scenery, collect, make_scenery
@@ -59,12 +65,12 @@ class Stage:
         figures = (min(weather.ambient, 1.0), weather.haze_m, weather.rain,
                    _NOISE_SHARE * weather.noise, weather.gain, sun)  # fmt: skip
         scene = RasterScene(
-            faces=_filled([faces for faces, _, _ in parts]),
-            colours=_filled([colours for _, colours, _ in parts]),
-            verge=np.stack([_ground_seen(verge, ego) for ego in egos]),
-            asphalt=np.stack([_ground_seen(asphalt, ego) for ego in egos]),
-            white=np.stack([_ground_seen(paint, ego) for ego in egos]),
-            dark=_filled([_ground_seen(shade, m.ego) for (_, _, shade), m
+            faces=_stack_padded([faces for faces, _, _ in parts]),
+            colours=_stack_padded([colours for _, colours, _ in parts]),
+            verge=np.stack([_lift_to_base(verge, ego) for ego in egos]),
+            asphalt=np.stack([_lift_to_base(asphalt, ego) for ego in egos]),
+            white=np.stack([_lift_to_base(paint, ego) for ego in egos]),
+            dark=_stack_padded([_lift_to_base(shade, m.ego) for (_, _, shade), m
                           in zip(parts, moments, strict=True)]),
             place=np.array([(e.x_m, e.y_m, np.cos(e.yaw_rad), np.sin(e.yaw_rad)) for e in egos]),
             to_optical=self._rotations(moments),
@@ -98,25 +104,25 @@ class Stage:
             np.arange(start, s_m + 34.0, 2.5), np.arange(s_m + 34.0, s_m + 70.0, 5.0),
             np.arange(s_m + 70.0, s_m + _AHEAD_M + 1.0, 10.0),
         ])  # fmt: skip
-        verge, lanes = (lane_surface(route.road, places, m) for m in (VERGE_M, MARGIN_M))
-        crossing = arms(route, places[0], places[-1])
-        return verge, np.concatenate([lanes, crossing]), white(route, places)
+        verge, lanes = (make_lane_surface(route.road, places, m) for m in (VERGE_M, MARGIN_M))
+        crossing = list_crossing_roads(route, places[0], places[-1])
+        return verge, np.concatenate([lanes, crossing]), list_white_markings(route, places)
 
     def _objects(self, moment: Moment) -> tuple[Array, Array, Array]:
         """Faces (N, 4, 3) m in base, far ones first, their colours, and shadows (M, 4, 2) m."""
         ego, weather = moment.ego, self._scenario.weather
         lamps = weather.ambient < LAMPS_BELOW
-        moving = collect(movers(moment, self._scenario.route, coarse, lamps, _AHEAD_M))
+        moving = collect(place_movers(moment, self._scenario.route, coarse, lamps, _AHEAD_M))
         faces, colours, distances = [], [], []
         for scenery in (self._scenery, moving):
-            chosen = _near(scenery, ego)
+            chosen = _select_near(scenery, ego)
             away = scenery.centres[scenery.owner[chosen]] - (ego.x_m, ego.y_m)
-            faces.append(_in_base(scenery.faces[chosen, :4], ego))
-            colours.append(seen_colours(scenery.colours[chosen], away, ego.yaw_rad, weather))
+            faces.append(_to_base(scenery.faces[chosen, :4], ego))
+            colours.append(light_colours(scenery.colours[chosen], away, ego.yaw_rad, weather))
             distances.append(np.hypot(*away.T))
         order = np.argsort(-np.concatenate(distances), kind='stable')
-        shadows = [rectangle(c.x_m, c.y_m, c.yaw_rad, 3.8, -1.1, 1.0) for c in moment.cars]
-        own = rectangle(ego.x_m, ego.y_m, ego.yaw_rad, 3.8, -1.1, 1.0)
+        shadows = [make_rectangle(c.x_m, c.y_m, c.yaw_rad, 3.8, -1.1, 1.0) for c in moment.cars]
+        own = make_rectangle(ego.x_m, ego.y_m, ego.yaw_rad, 3.8, -1.1, 1.0)
         return (
             np.concatenate(faces)[order],
             np.concatenate(colours)[order],
@@ -135,7 +141,7 @@ class Stage:
         return fixed[:, None] @ np.array(shaken)[None]
 
 
-def _near(scenery: Scenery, ego: State) -> NDArray[np.int64]:
+def _select_near(scenery: Scenery, ego: State) -> NDArray[np.int64]:
     """Numbers of the faces that a camera may see."""
     cos, sin = np.cos(ego.yaw_rad), np.sin(ego.yaw_rad)
     away = scenery.centres - (ego.x_m, ego.y_m)
@@ -147,19 +153,19 @@ def _near(scenery: Scenery, ego: State) -> NDArray[np.int64]:
     return chosen[towards > -_EYES_M]
 
 
-def _in_base(points_m: Array, ego: State) -> Array:
+def _to_base(points_m: Array, ego: State) -> Array:
     """World points (..., 3) in the base frame."""
     cos, sin = np.cos(ego.yaw_rad), np.sin(ego.yaw_rad)
     turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
     return (points_m - (ego.x_m, ego.y_m, 0.0)) @ turn
 
 
-def _ground_seen(quads_m: Array, ego: State) -> Array:
+def _lift_to_base(quads_m: Array, ego: State) -> Array:
     """Quadrilaterals (N, 4, 2) of the world as (N, 4, 3) in the base frame."""
-    return _in_base(np.concatenate([quads_m, np.zeros((*quads_m.shape[:2], 1))], axis=2), ego)
+    return _to_base(np.concatenate([quads_m, np.zeros((*quads_m.shape[:2], 1))], axis=2), ego)
 
 
-def _filled(parts: list[Array]) -> Array:
+def _stack_padded(parts: list[Array]) -> Array:
     """Stack of arrays of different length, zeros behind the shorter ones."""
     most = max(len(part) for part in parts)
     return np.stack([

@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from .mesh import Array, Colour, Mesh, ball, box, extruded, inset, join, polygons, pyramid
+from .mesh import Array, Colour, Mesh, ball, box, extrude, inset, join, polygons, pyramid
 
 _GLASS: Colour = (66, 56, 48)
 _TYRE: Colour = (34, 33, 33)
@@ -30,8 +30,8 @@ def car(colour: Colour, braking: bool, lamps: bool = False) -> Mesh:
     profile = [(-0.95, 0.32), (-0.95, 0.86), (-0.86, 0.97), (2.5, 0.97), (3.42, 0.8), (3.65, 0.62),
                (3.65, 0.3)]  # fmt: skip
     cabin_profile = [(-0.82, 0.95), (-0.28, 1.46), (1.35, 1.49), (2.45, 0.95)]
-    body = extruded(profile, 0.91, colour)
-    cabin = extruded(cabin_profile, (0.84, 0.64, 0.64, 0.84), colour)
+    body = extrude(profile, 0.91, colour)
+    cabin = extrude(cabin_profile, (0.84, 0.64, 0.64, 0.84), colour)
     chassis = box((-0.8, -0.8, 0.16), (3.4, 0.8, 0.36), (30, 30, 30))
     return join(chassis, *_tyres(), body, *_wheels(), cabin, _windows(cabin),
                 _lights(braking, lamps))  # fmt: skip
