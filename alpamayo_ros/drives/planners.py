@@ -36,7 +36,7 @@ class Planner(Protocol):
         """A prediction for each scene; what is drawn depends on seed, drive and t0 alone."""
 
 
-def derive_seed(seed: int, scene: Scene) -> int:
+def derive_scene_seed(seed: int, scene: Scene) -> int:
     """Seed of the inference at a scene: equal for every planner, so that rows can be paired."""
     return derive_seed(derive_seed(seed, scene.drive.seed), scene.t0_ns)
 
@@ -49,7 +49,9 @@ class BaselinePlanner:
 
     def plan(self, scenes: Sequence[Scene], seed: int) -> list[Prediction]:
         """See Planner."""
-        return [self.engine.infer(scene.context(), derive_seed(seed, scene)) for scene in scenes]
+        return [
+            self.engine.infer(scene.context(), derive_scene_seed(seed, scene)) for scene in scenes
+        ]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class CheckpointPlanner:
         engine, found = self.load(), []
         for start in range(0, len(scenes), self.batch):
             part = scenes[start : start + self.batch]
-            seeds = [derive_seed(seed, scene) for scene in part]
+            seeds = [derive_scene_seed(seed, scene) for scene in part]
             rngs = [np.random.default_rng(own) for own in seeds]
             seen = make_contexts(part, self.look, rngs, engine.device.type)
             found += infer_batch(engine, seen, seeds, self.options)
@@ -83,7 +85,7 @@ class ExpertPlanner:
 
     def plan(self, scenes: Sequence[Scene], seed: int) -> list[Prediction]:
         """See Planner."""
-        return [self._plan(scene, derive_seed(seed, scene)) for scene in scenes]
+        return [self._plan(scene, derive_scene_seed(seed, scene)) for scene in scenes]
 
     def _plan(self, scene: Scene, seed: int) -> Prediction:
         step_s = GRID_NS / NANOSECONDS
