@@ -50,8 +50,8 @@ endif
 demo: $(STAMP) $(DRIVE)
 	@rm -rf $(DEMO)/live
 	$(BIN)/python -m rosless alpamayo_ros.cli.live $(DEMO)/drive --rig synthetic --out $(DEMO)/live \
-	    checkpoint:=small bits:=16 device:=cpu num_samples:=3 \
-	    on_invalid:=flag expired_path:=publish
+	    --checkpoint small --bits 16 --device cpu --num-samples 3 \
+	    --on-invalid flag --expired-path publish
 
 replay: $(STAMP) $(DRIVE)
 	@rm -rf $(DEMO)/replay

@@ -1,9 +1,176 @@
-"""JSON objects that the programs write: lines and summary of a replay, table of an evaluation."""
+"""Shapes of the JSON objects that the programs write: record and summary of a replay, evaluation.
+
+Keys that not every object has are in the classes with `total=False`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
-Line = dict[str, Any]
-Summary = dict[str, Any]
-Table = dict[str, Any]
+Facts = dict[str, Any]  # names and values that depend on the engine, for people to read
+HorizonMetrics = dict[str, dict[str, float] | None]  # '0.5' ... '6.4' s to metric to value
+
+
+class PoseJson(TypedDict):
+    """`odom_from_t0` of a line: metres and a unit quaternion in the odometry frame."""
+
+    position_m: list[float]
+    quaternion_xyzw: list[float]
+    frame_id: str
+    child_frame_id: str
+
+
+class LineStatus(TypedDict):
+    """What every line of results.jsonl has; see replay/record.py."""
+
+    t0_ns: int
+    status: str
+    reason: str
+
+
+class Line(LineStatus, total=False):
+    """One line of results.jsonl: a prediction, or why there is none, or a refused message.
+
+    samples (K, 64, 4) and actions (K, 64, 2) as nested lists; None when they are not finite.
+    """
+
+    log_ns: int
+    detail: str
+    topic: str
+    seed: int
+    k: int
+    chosen: int
+    end: str
+    checks: list[str]
+    text: str
+    partial_text: str
+    tokens: int | None
+    v0_mps: float
+    twist_mps: float
+    skew_ms: float | None
+    spread_m: float | None
+    ms: dict[str, float]
+    horizons: HorizonMetrics
+    baseline: HorizonMetrics
+    odom_from_t0: PoseJson
+    samples: list[list[list[float]]] | None
+    actions: list[list[list[float]]] | None
+
+
+class RigFacts(TypedDict):
+    """Which rig a run has read."""
+
+    name: str
+    absent: list[str]
+    sha256: str
+
+
+class RunFacts(TypedDict):
+    """What every run.json has: what a replay was made from and with."""
+
+    bag: Facts
+    rig: RigFacts
+    parameters: Facts
+    engine: Facts
+    versions: dict[str, str | None]
+    machine: str
+    started: str
+
+
+class Run(RunFacts, total=False):
+    """run.json. anchors: what became of the anchor frames of a live run."""
+
+    anchors: dict[str, int]
+
+
+class Stats(TypedDict):
+    """Distribution of a number over the lines that have it."""
+
+    n: int
+    mean: float
+    p50: float
+    p90: float
+    max: float
+
+
+ErrorStats = dict[str, dict[str, Stats] | None]  # '0.5' ... '6.4' s to metric to Stats
+
+
+_Pass = TypedDict('_Pass', {'pass': bool})  # a keyword: the class syntax cannot have it
+
+
+class Threshold(_Pass):
+    """A limit of the command line and what was measured; None: nothing was."""
+
+    limit: float
+    value: float | None
+
+
+class Summary(_Pass):
+    """summary.json: counts, distributions, thresholds and provenance of a replay."""
+
+    anchors: int
+    ok: int
+    rejected: int
+    failed: int
+    valid_share: float
+    reasons: dict[str, int]
+    refused_messages: dict[str, int]
+    checks: dict[str, int]
+    ends: dict[str, int]
+    longest_horizon_s: float | None
+    horizons: ErrorStats
+    baseline: ErrorStats
+    spread_m: Stats | None
+    ms: dict[str, Stats]
+    thresholds: dict[str, Threshold]
+    notes: list[str]
+    provenance: Run
+
+
+class Figure(TypedDict):
+    """A mean with the bounds of its interval, over n moments or drives."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+Figures = dict[str, Figure | None]  # by key of a metric
+
+
+class OpenLoop(TypedDict):
+    """Figures of a row in the open loop: of all moments, against 16 bits, by scenario."""
+
+    all: Figures
+    ratio: Figures | None
+    cause: dict[str, Figures]
+    weather: dict[str, Figures]
+
+
+class TableRow(TypedDict):
+    """One planner of an evaluation; `closed`: latency to the figures of the closed loop."""
+
+    name: str
+    kind: str
+    planner: Facts
+    open: OpenLoop
+    closed: dict[str, Facts]
+
+
+class BootstrapFacts(TypedDict):
+    """How the intervals of a table were drawn."""
+
+    rounds: int
+    seed: int
+
+
+class Table(TypedDict):
+    """evaluation.json."""
+
+    rows: list[TableRow]
+    loops: dict[str, Facts]
+    bootstrap: BootstrapFacts
+    world_sha256: str | None
+    notes: list[str]

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..context import ContextBuffer
+from ..context.buffer import ContextBuffer
 from ..data_types import GRID_NS, NANOSECONDS, Context, EgoPose, Frame
 from ..errors import BadInput
+from ..json_types import Line
 from ..rig import CameraRig, load_rig
 from .benchmark_engine import add_engine, add_kernels, add_quantize
 from .benchmark_node import add_node
@@ -137,9 +138,7 @@ def benchmark_replay(arguments: argparse.Namespace) -> dict[str, Any]:
             return _replay_figures(served, arguments)
 
 
-def _replay_figures(
-    served: Iterator[dict[str, Any]], arguments: argparse.Namespace
-) -> dict[str, Any]:
+def _replay_figures(served: Iterator[Line], arguments: argparse.Namespace) -> dict[str, Any]:
     """Take WARM_UP_LINES, then time the wanted number of lines."""
     warm_up = list(islice(served, WARM_UP_LINES))
     start = time.perf_counter()

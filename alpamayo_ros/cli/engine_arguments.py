@@ -1,44 +1,81 @@
-"""Arguments that choose an engine and how it samples, for every command that runs one."""
+"""Options that several commands share: the engine and its sampling, and parameters of the node."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
 from ..data_types import SamplingOptions
 from ..errors import BadInput
+from ..ros.parameters import NodeParameters
+
+BOOLEANS = {'true': True, 'false': False}
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that choose the engine and how it samples."""
+    """Add the options that choose the engine and how it samples."""
     engine = parser.add_argument_group('engine')
-    engine.add_argument('--engine', choices=('alpamayo', 'constant_velocity'), default='alpamayo')
+    engine.add_argument(
+        '--engine',
+        choices=('alpamayo', 'constant_velocity'),
+        default='alpamayo',
+        help='the model (default), or a path straight on at the measured speed',
+    )
     engine.add_argument(
         '--checkpoint',
         type=Path,
         metavar='DIR',
-        help='needed by alpamayo: folder, hub id, or small, which knows a synthetic world only',
+        help='required by alpamayo: a folder, a hub id, or small (a synthetic world only)',
     )
     engine.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     engine.add_argument(
         '--bits',
         type=float,
-        help='expected of a quantized checkpoint; a plain one is quantized while it is loaded',
+        help='width that a quantized checkpoint must have; a plain one is quantized to it on load',
     )
     engine.add_argument(
-        '--recipe', help='likewise (default for a plain one: as alpamayo_quantize)'
+        '--recipe',
+        help='recipe that a quantized checkpoint must have; a plain one is quantized with it '
+        '(default: that of alpamayo_quantize)',
     )
     engine.add_argument(
-        '--host-embedding', action='store_true', help='leave the embedding in its file'
+        '--host-embedding',
+        action='store_true',
+        help='read rows of the token embedding from its file, to save memory of the device',
     )
-    engine.add_argument('--samples', type=int, default=1, metavar='K', help='per t0 (default 1)')
-    engine.add_argument('--seed', type=int, default=0)
-    engine.add_argument('--greedy', action='store_true', help='reasoning by argmax')
-    engine.add_argument('--temperature', type=float, default=SamplingOptions.temperature)
-    engine.add_argument('--top-p', type=float, default=SamplingOptions.top_p)
-    engine.add_argument('--max-tokens', type=int, default=SamplingOptions.max_tokens)
-    engine.add_argument('--flow-steps', type=int, help="default: the checkpoint's")
+    engine.add_argument(
+        '--samples', type=int, default=1, metavar='K', help='trajectories per t0 (default 1)'
+    )
+    engine.add_argument(
+        '--seed', type=int, default=0, help='with t0 the seed of an inference (default 0)'
+    )
+    engine.add_argument(
+        '--greedy', action='store_true', help='take the likeliest token of the reasoning text'
+    )
+    engine.add_argument(
+        '--temperature',
+        type=float,
+        default=SamplingOptions.temperature,
+        help='sampling temperature of the reasoning text (default %(default)s)',
+    )
+    engine.add_argument(
+        '--top-p',
+        type=float,
+        default=SamplingOptions.top_p,
+        help='probability mass that the reasoning text is sampled from (default %(default)s)',
+    )
+    engine.add_argument(
+        '--max-tokens',
+        type=int,
+        default=SamplingOptions.max_tokens,
+        help='longest reasoning text of a sample, in tokens (default %(default)s)',
+    )
+    engine.add_argument(
+        '--flow-steps', type=int, help="steps of flow matching (default: the checkpoint's)"
+    )
 
 
 def check_engine_arguments(arguments: argparse.Namespace) -> None:
@@ -54,7 +91,7 @@ def check_engine_arguments(arguments: argparse.Namespace) -> None:
 
 
 def make_engine(arguments: argparse.Namespace) -> Any:
-    """Engine that the arguments ask for, loaded."""
+    """Load the engine that the arguments ask for."""
     options = SamplingOptions(
         num_samples=arguments.samples,
         temperature=arguments.temperature,
@@ -79,7 +116,61 @@ def make_engine(arguments: argparse.Namespace) -> Any:
     )
 
 
+def add_node_parameters(parser: argparse.ArgumentParser, title: str, names: Iterable[str]) -> None:
+    """Add an option for each parameter of the node in `names`; '_' becomes '-'.
+
+    The values are texts, None where the option is not given: see `parse_node_parameter`.
+    """
+    group = parser.add_argument_group(title)
+    rows = {row.name: row for row in fields(NodeParameters)}
+    for name in names:
+        row = rows[name]
+        group.add_argument(
+            f'--{name.replace("_", "-")}',
+            metavar=_metavar(row),
+            nargs='?' if row.type == 'bool' else None,
+            const='true',
+            help=f'{row.metadata["description"]} {_describe_default(row)}'.replace('%', '%%'),
+        )
+
+
+def read_node_parameters(arguments: argparse.Namespace, names: Iterable[str]) -> Mapping[str, Any]:
+    """Values of the parameters of the node that the command line sets, by name.
+
+    Raises BadInput for a text that is no value of the type of its parameter.
+    """
+    texts = {name: getattr(arguments, name) for name in names}
+    return {
+        name: parse_node_parameter(name, text) for name, text in texts.items() if text is not None
+    }
+
+
+def parse_node_parameter(name: str, text: str) -> Any:
+    """Value of a parameter of the node; integers as the node reads them: 0x10 is 16."""
+    kind = {row.name: row.type for row in fields(NodeParameters)}[name]
+    try:
+        if kind == 'int':
+            return int(text, 0)
+        if kind == 'float':
+            return float(text)
+        return BOOLEANS[text.lower()] if kind == 'bool' else text
+    except (ValueError, KeyError):
+        expected = {'int': 'an integer', 'float': 'a number', 'bool': 'true or false'}[str(kind)]
+        raise BadInput(f'--{name.replace("_", "-")} {text}: expected {expected}') from None
+
+
 def require(condition: bool, name: str, value: object, expected: str) -> None:
     """Raise BadInput unless the condition on an argument holds."""
     if not condition:
         raise BadInput(f'{name} {value}: expected {expected}')
+
+
+def _metavar(row: Field[Any]) -> str:
+    if row.metadata['choices']:
+        return '|'.join(f'{x:g}' if row.type == 'float' else x for x in row.metadata['choices'])
+    kinds = {'int': 'N', 'float': 'S' if row.name.endswith('_s') else 'X', 'bool': 'true|false'}
+    return kinds.get(str(row.type), 'TEXT')
+
+
+def _describe_default(row: Field[Any]) -> str:
+    return f'(default {str(row.default).lower()})' if row.default != '' else ''

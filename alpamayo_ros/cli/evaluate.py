@@ -29,7 +29,7 @@ from ..drives import parts
 from ..drives.evaluation import EvaluationSettings
 from ..drives.rebuild import rebuild_results
 from ..errors import BadInput
-from ..json_types import Table
+from ..json_types import Figure, Table
 from ..metrics.evaluation import LONGEST_HORIZON
 from .entry import command
 
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     planned = [(settings, study.make_rows(settings)) for settings in jobs]
     for settings in jobs:  # a folder that cannot be made is told before hours of work
         (Path(settings.out) / parts.FOLDER).mkdir(parents=True, exist_ok=True)
-    table: Table = {}
+    table: Table | None = None
     for settings, rows in planned:
         try:
             with ExitStack() as bars:  # so that what is printed next has a line of its own
@@ -154,7 +154,8 @@ def _print_table(table: Table, out: Path) -> None:
     for row in table['rows']:
         found = row['open']['all']
         best, lane = found[f'min_ade_m_{LONGEST_HORIZON}s'], found['off_lane']
-        text = f'minADE {_format_interval(best, 2)} m, off the lane {100 * lane["mean"]:.1f} %'
+        off_lane = f'{100 * lane["mean"]:.1f}' if lane else 'unknown'
+        text = f'minADE {_format_interval(best, 2)} m, off the lane {off_lane} %'
         for latency, figures in row['closed'].items():
             text += f', {latency} s late {100 * figures["clean"]["mean"]:.0f} % clean'
         print(f'{row["name"]}: {text}')
@@ -163,10 +164,10 @@ def _print_table(table: Table, out: Path) -> None:
     print(f'report: {out / "evaluation.html"}')
 
 
-def _format_interval(figure: dict[str, Any] | None, digits: int) -> str:
+def _format_interval(figure: Figure | None, digits: int) -> str:
     if figure is None:
         return 'unknown'
-    low, high = (f'{figure[x]:.{digits}f}' for x in ('low', 'high'))
+    low, high = (f'{x:.{digits}f}' for x in (figure['low'], figure['high']))
     return f'{figure["mean"]:.{digits}f} ({low} to {high})'
 
 

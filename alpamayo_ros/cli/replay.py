@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 import json
 from pathlib import Path
 import sys
-from typing import Any
 
 from tqdm import tqdm
 
 from ..bags.reader import Bag
 from ..data_types import NANOSECONDS
+from ..json_types import Summary
 from ..replay.provenance import describe_run
-from ..replay.rebuild import last_plan, rebuild
+from ..replay.rebuild import last_path, rebuild
 from ..replay.record import ReplayRecord
 from ..replay.replay import Replay, Schedule, require_topics
 from ..rig import CameraRig, load_rig
@@ -79,11 +78,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _replay(
     arguments: argparse.Namespace, bag: Bag, rig: CameraRig, engine: Engine, record: ReplayRecord
-) -> dict[str, Any]:
+) -> Summary:
     run = describe_run(bag, rig, engine, {name: getattr(arguments, name) for name in PARAMETERS})
     done = record.resume(run) if arguments.resume else record.begin(run)
     schedule = Schedule(round(arguments.period * NANOSECONDS), arguments.t0)
-    replay = Replay(bag, rig, engine, schedule, arguments.seed, last_plan(record))
+    replay = Replay(bag, rig, engine, schedule, arguments.seed, last_path(record))
     thresholds = {name: getattr(arguments, name) for name in THRESHOLDS}
     bar = tqdm(
         desc=engine.name,
@@ -104,14 +103,14 @@ def _replay(
     return rebuild(record, bag, rig, replay.driven, thresholds)
 
 
-def print_summary(summary: Mapping[str, Any], out: Path) -> None:
+def print_summary(summary: Summary, out: Path) -> None:
     """Print five lines: what was served, how good, how fast, and where it lies."""
     why = ', '.join(f'{name} {count}' for name, count in summary['reasons'].items())
     print(
         f'served   {summary["ok"]} of {summary["anchors"]} anchors '
         f'({100 * summary["valid_share"]:.1f} %){f"; without: {why}" if why else ""}'
     )
-    print(f'error    {_errors(summary)}')
+    print(f'error    {_describe_errors(summary)}')
     total = summary['ms'].get('total')
     time = f'p50 {total["p50"]:.4g}, p90 {total["p90"]:.4g} ms per context' if total else 'none'
     missed = [name for name, found in summary['thresholds'].items() if not found['pass']]
@@ -120,13 +119,14 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     print(f'bag      {out / "prediction"}')
 
 
-def _errors(summary: Mapping[str, Any]) -> str:
-    longest = summary['longest_horizon_s']
-    if longest is None:
+def _describe_errors(summary: Summary) -> str:
+    longest_s = summary['longest_horizon_s']
+    horizon = f'{longest_s or 0:.1f}'
+    errors, base = summary['horizons'].get(horizon), summary['baseline'].get(horizon)
+    if not (errors and base):
         return 'not measured: no prediction with a driven path behind it'
-    found, base = (summary[x][f'{longest:.1f}'] for x in ('horizons', 'baseline'))
     text = (
-        f'ADE {found["ade_m"]["mean"]:.2f} m, FDE {found["fde_m"]["mean"]:.2f} m at {longest:g} s '
+        f'ADE {errors["ade_m"]["mean"]:.2f} m, FDE {errors["fde_m"]["mean"]:.2f} m at {longest_s:g} s '
         f'(constant velocity {base["ade_m"]["mean"]:.2f} m, {base["fde_m"]["mean"]:.2f} m)'
     )
     if summary['provenance']['engine'].get('untrained'):

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import csv
 from dataclasses import asdict
 import io
-from typing import Any
+from typing import Any, cast
 
-from ..json_types import Table
+from ..json_types import Figure, Figures, OpenLoop, Table, TableRow
 from ..metrics.bootstrap import Bootstrap, Interval
 from ..metrics.evaluation import CLOSED_LOOP_METRICS, DISTANCE_METRICS, OPEN_LOOP_METRICS
 from .parts import Part, Record
@@ -31,7 +31,7 @@ def tabulate(parts: Iterable[Part], rounds: int, seed: int) -> Table:
     reference = next(
         (p.records for p in opened.values() if p.made_from['kind'] == 'reference'), None
     )
-    rows = []
+    rows: list[TableRow] = []
     order = sorted(opened.values(), key=_get_sort_key)
     for part in order:
         name = part.made_from['row']
@@ -84,16 +84,20 @@ def to_csv(table: Table) -> str:
 
 def _summarize_open(
     records: Sequence[Record], reference: Sequence[Record] | None, draws: Bootstrap
-) -> dict[str, Any]:
-    def figures(kept: Sequence[Record]) -> dict[str, Any]:
+) -> OpenLoop:
+    def figures(kept: Sequence[Record]) -> Figures:
         drives = [record['drive'] for record in kept]
         return {
             metric.key: _to_figure(draws.mean([r.get(metric.key) for r in kept], drives))
             for metric in OPEN_LOOP_METRICS
         }
 
+    def by_group(group: str) -> dict[str, Figures]:
+        names = _sort_by_frequency(record[group] for record in records)
+        return {name: figures([r for r in records if r[group] == name]) for name in names}
+
     drives = [record['drive'] for record in records]
-    ratio = None
+    ratio: Figures | None = None
     if reference is not None:
         ratio = {
             m.key: _to_figure(
@@ -105,13 +109,8 @@ def _summarize_open(
     return {
         'all': figures(records),
         'ratio': ratio,
-        **{
-            group: {
-                name: figures([r for r in records if r[group] == name])
-                for name in _sort_by_frequency(record[group] for record in records)
-            }
-            for group in ('cause', 'weather')
-        },
+        'cause': by_group('cause'),
+        'weather': by_group('weather'),
     }
 
 
@@ -119,7 +118,7 @@ def _summarize_closed(part: Part, rounds: int, seed: int) -> dict[str, Any]:
     draws = Bootstrap(part.drives, rounds, seed)
     records, drives = part.records, [record['drive'] for record in part.records]
 
-    def mean(value: Callable[[Record], float]) -> dict[str, Any] | None:
+    def mean(value: Callable[[Record], float]) -> Figure | None:
         return _to_figure(draws.mean([value(record) for record in records], drives))
 
     figures: dict[str, Any] = {
@@ -167,5 +166,5 @@ def _sort_by_frequency(names: Iterable[str]) -> list[str]:
     return sorted(counts, key=lambda name: (-counts[name], name))
 
 
-def _to_figure(interval: Interval | None) -> dict[str, Any] | None:
-    return asdict(interval) if interval is not None else None
+def _to_figure(interval: Interval | None) -> Figure | None:
+    return None if interval is None else cast(Figure, asdict(interval))

@@ -10,24 +10,23 @@ import platform
 from typing import Any, Protocol
 
 from ..bags.reader import Bag
+from ..json_types import Facts, Run
 from ..rig import CameraRig
 
 PACKAGES = ('alpamayo_ros', 'torch', 'transformers', 'numpy', 'rosbags', 'opencv-python-headless')
 
 
 class Source(Protocol):
-    """What made the predictions: an engine, or a node that had one."""
+    """The maker of the predictions: an engine, or a node that had one."""
 
-    def provenance(self) -> dict[str, Any]:
-        """What a result depends on besides the inputs."""
+    def provenance(self) -> Facts:
+        """Facts on which a result depends besides the inputs."""
 
 
-def describe_run(
-    bag: Bag, rig: CameraRig, engine: Source, parameters: Mapping[str, Any]
-) -> dict[str, Any]:
+def describe_run(bag: Bag, rig: CameraRig, engine: Source, parameters: Mapping[str, Any]) -> Run:
     """Bag, rig, parameters and engine, which a resumed run must repeat, and the versions.
 
-    The rig is told by its content, so that an edited file is another rig.
+    The rig is identified by its content, so an edited file is another rig.
     """
     return {
         'bag': {'name': bag.path.resolve().name, **bag.fingerprint()},

@@ -1,7 +1,7 @@
-"""Everything that is rebuilt from a record: summary.json, results.csv, prediction/, report.html.
+"""Rebuilds summary.json, results.csv, prediction/ and report.html from a record.
 
-The input bag is only needed for images and for the driven path. Each file is replaced as a whole,
-so an older one stays when writing fails.
+Only images and the driven path come from the input bag. Each file is replaced as a whole, so an
+older one stays when writing fails.
 """
 
 from __future__ import annotations
@@ -17,23 +17,21 @@ from ..bags.predictions import write_prediction_bag
 from ..bags.reader import Bag
 from ..data_types import NANOSECONDS
 from ..files import write_atomically
-from ..json_types import Line, Summary
-from ..metrics.displacement import HORIZONS_S
+from ..json_types import HorizonMetrics, Line, Summary
 from ..report import plots
 from ..report.overlay import draw_paths, to_jpeg
 from ..report.replay_page import CaseView, render
 from ..rig import CameraRig, RigCamera
 from ..ros.inputs import to_frame
-from ..ros.policy import placed
-from ..runtime.constant_velocity import straight
+from ..ros.policy import place_path
+from ..runtime.constant_velocity import make_straight_path
 from .driven_path import DrivenPath
-from .record import ReplayRecord, read_run, to_plan, to_pose
+from .record import ReplayRecord, read_run, to_pose, to_stamped_prediction
 from .summary import summarise, to_csv
 
 MAX_CASES = 12  # about 250 kB each
-APART_NS = NANOSECONDS  # neighbours look alike
+MIN_DISTANCE_NS = NANOSECONDS  # cases that are nearer look alike
 MAX_PATHS = 300  # on the map of the drive
-ARRAYS = ('samples', 'actions')
 
 
 def rebuild(
@@ -41,62 +39,79 @@ def rebuild(
     bag: Bag,
     rig: CameraRig,
     driven: DrivenPath,
-    thresholds: Mapping[str, float | None],
+    limits: Mapping[str, float | None],
 ) -> Summary:
     """Write all results of a record beside it and return the summary."""
     run = read_run(record.folder)
-    lines = sorted(map(_light, record.lines()), key=lambda line: line['t0_ns'])
-    summary = summarise(lines, run, thresholds)
+    lines = sorted(map(_drop_arrays, record.lines()), key=lambda line: line['t0_ns'])
+    summary = summarise(lines, run, limits)
     write_atomically(record.folder / 'summary.json', json.dumps(summary, indent=2))
     write_atomically(record.folder / 'results.csv', to_csv(lines))
-    plans = (to_plan(line) for line in record.lines() if line['status'] == 'ok')
-    write_prediction_bag(record.folder / 'prediction', plans)
+    predictions = (to_stamped_prediction(x) for x in record.lines() if x['status'] == 'ok')
+    write_prediction_bag(record.folder / 'prediction', predictions)
     start_ns = int(driven.stamps_ns[0]) if len(driven.stamps_ns) else 0
-    worst = _worst(lines)
+    worst = _find_worst(lines)
     full = {x['t0_ns']: x for x in record.lines() if 'topic' not in x and x['t0_ns'] in worst}
     anchor = next(camera for camera in rig.cameras if camera.name == rig.anchor)
-    cases = [_view(full[t0_ns], start_ns, bag, anchor, rig.ground_z_m, driven) for t0_ns in worst]
-    details = {x['reason']: x['detail'] for x in reversed(lines) if x.get('detail')}
-    details |= {
-        f'{x["topic"]}: {x["reason"]}': x['detail'] for x in reversed(lines) if 'topic' in x
-    }
-    overview = _overview(lines, start_ns, record, driven, summary)
-    write_atomically(record.folder / 'report.html', render(summary, overview, cases, details))
+    cases = [
+        _draw_case(full[t0_ns], start_ns, bag, anchor, rig.ground_z_m, driven) for t0_ns in worst
+    ]
+    overview = _draw_overview(lines, start_ns, record, driven, summary)
+    page = render(summary, overview, cases, _find_details(lines))
+    write_atomically(record.folder / 'report.html', page)
     return summary
 
 
-def last_plan(record: ReplayRecord) -> tuple[int, plots.Floats] | None:
-    """t0 and placed path of the last prediction in a record, None when there is none."""
+def last_path(record: ReplayRecord) -> tuple[int, plots.Floats] | None:
+    """t0 and path (64, 3) in the odometry frame of the last prediction; None without one."""
     last = None
     for line in record.lines():
         if line['status'] == 'ok':
             last = line
-    if last is None:
-        return None
-    return last['t0_ns'], placed(to_pose(last), last['samples'][last['chosen']])
+    return None if last is None else (last['t0_ns'], _place_chosen(last))
 
 
-def _light(line: Line) -> Line:
-    return {key: value for key, value in line.items() if key not in ARRAYS}
+def _place_chosen(line: Line) -> plots.Floats:
+    """Path of the chosen sample in the odometry frame."""
+    assert line['samples'] is not None, 'a line with status ok'
+    return place_path(to_pose(line), line['samples'][line['chosen']])
 
 
-def _worst(lines: Sequence[Line]) -> list[int]:
-    """t0 of the cases to show: largest ADE over the longest horizon that truth reaches first."""
+def _drop_arrays(line: Line) -> Line:
+    """Copy of a line without samples and actions, which are most of its size."""
+    light = line.copy()
+    light.pop('samples', None)
+    light.pop('actions', None)
+    return light
+
+
+def _find_details(lines: Sequence[Line]) -> dict[str, str]:
+    """The first sentence of each reason, and of each `topic: reason` of refused messages."""
+    details: dict[str, str] = {}
+    for line in lines:
+        if detail := line.get('detail'):
+            name = f'{line["topic"]}: {line["reason"]}' if 'topic' in line else line['reason']
+            details.setdefault(name, detail)
+    return details
+
+
+def _find_worst(lines: Sequence[Line]) -> list[int]:
+    """t0 of the cases to show: largest ADE first, over the longest horizon that truth reaches."""
 
     def error(line: Line) -> float:
         reached = [values for values in line['horizons'].values() if values]
         return reached[-1]['ade_m'] if reached else -1.0
 
-    shown: list[int] = []
+    worst: list[int] = []
     valid = [line for line in lines if line['status'] == 'ok']
     for line in sorted(valid, key=error, reverse=True):
         t0_ns = line['t0_ns']
-        if len(shown) < MAX_CASES and all(abs(t0_ns - x) >= APART_NS for x in shown):
-            shown.append(t0_ns)
-    return shown
+        if len(worst) < MAX_CASES and all(abs(t0_ns - x) >= MIN_DISTANCE_NS for x in worst):
+            worst.append(t0_ns)
+    return worst
 
 
-def _view(
+def _draw_case(
     line: Line, start_ns: int, bag: Bag, camera: RigCamera, ground_z_m: float, driven: DrivenPath
 ) -> CaseView:
     odom = to_pose(line)
@@ -105,26 +120,26 @@ def _view(
         samples=np.array(line['samples']),
         actions=np.array(line['actions']),
         chosen=line['chosen'],
-        baseline=straight(line['v0_mps']).astype(np.float64),
+        baseline=make_straight_path(line['v0_mps']).astype(np.float64),
         history=driven.history(odom),
         driven=future,
         driven_speeds=driven.speeds(odom, np.arange(1, len(future) + 1)),
     )
-    jpeg, note = _front_image(line, case, bag, camera, ground_z_m)
+    jpeg, note = _draw_front_image(line, case, bag, camera, ground_z_m)
     return CaseView(
         line=line,
         seconds=(line['t0_ns'] - start_ns) / NANOSECONDS,
         image_jpeg=jpeg,
         image_note=note,
-        above_png=plots.birds_eye(case),
-        dynamics_png=plots.dynamics(case),
+        above_png=plots.plot_from_above(case),
+        dynamics_png=plots.plot_dynamics(case),
     )
 
 
-def _front_image(
+def _draw_front_image(
     line: Line, case: plots.PlotCase, bag: Bag, camera: RigCamera, ground_z_m: float
 ) -> tuple[bytes | None, str]:
-    """JPEG of the anchor frame with the paths, and what is to be said about it."""
+    """JPEG of the anchor frame with the paths, and a remark on what is missing in it."""
     log_ns = line['log_ns']
     try:
         for topic, _, payload in bag.messages([camera.topic], log_ns, log_ns + 1):
@@ -133,9 +148,9 @@ def _front_image(
                 pixels = np.ascontiguousarray(images.decode(frame).transpose(1, 2, 0))
                 break
         else:
-            return None, 'the image is no longer in the bag'
+            return None, 'The image is no longer in the bag.'
     except ValueError as error:
-        return None, f'the image cannot be decoded: {error}'
+        return None, f'The image cannot be decoded: {error}'
     if camera.calibration is None:
         return to_jpeg(pixels), 'The rig has no calibration of this camera: nothing is drawn.'
     others = [x for k, x in enumerate(case.samples) if k != case.chosen]
@@ -145,7 +160,7 @@ def _front_image(
     return to_jpeg(drawn), ''
 
 
-def _overview(
+def _draw_overview(
     lines: Sequence[Line],
     start_ns: int,
     record: ReplayRecord,
@@ -157,32 +172,33 @@ def _overview(
     valid = [line for line in anchors if line['status'] == 'ok']
     if not valid:
         return {}
-    every = math.ceil(len(valid) / MAX_PATHS)
-    shown = {line['t0_ns'] for line in valid[::every]}
+    stride = math.ceil(len(valid) / MAX_PATHS)
+    shown = {line['t0_ns'] for line in valid[::stride]}
     paths = [
-        placed(to_pose(line), line['samples'][line['chosen']])
+        _place_chosen(line)
         for line in record.lines()
         if line['status'] == 'ok' and line['t0_ns'] in shown
     ]
-    found = {'The drive from above': plots.drive_map(driven.positions_m[:, :2], paths)}
-    horizon = f'{summary["longest_horizon_s"] or HORIZONS_S[0]:.1f}'
+    pictures = {'The drive from above': plots.plot_map(driven.positions_m[:, :2], paths)}
     if summary['longest_horizon_s'] is not None:
+        horizon = f'{summary["longest_horizon_s"]:.1f}'
         series = {
-            'chosen': _series(anchors, 'horizons', horizon, 'ade_m'),
-            'best': _series(anchors, 'horizons', horizon, 'min_ade_m'),
-            'baseline': _series(anchors, 'baseline', horizon, 'ade_m'),
+            'chosen': _series([x.get('horizons') for x in anchors], horizon, 'ade_m'),
+            'best': _series([x.get('horizons') for x in anchors], horizon, 'min_ade_m'),
+            'baseline': _series([x.get('baseline') for x in anchors], horizon, 'ade_m'),
         }
         seconds = np.array([(x['t0_ns'] - start_ns) / NANOSECONDS for x in anchors])
-        missing = np.array([x['status'] != 'ok' for x in anchors])
-        found[f'ADE over {horizon} s'] = plots.errors_over_time(
-            seconds, series, seconds[missing], 'ADE [m]'
+        is_missing = np.array([x['status'] != 'ok' for x in anchors])
+        pictures[f'ADE over {horizon} s'] = plots.plot_errors_over_time(
+            seconds, series, seconds[is_missing], 'ADE [m]'
         )
-    found['Time per context'] = plots.latency_histogram(
+    pictures['Time per context'] = plots.plot_latencies(
         np.array([line['ms']['total'] for line in valid])
     )
-    return found
+    return pictures
 
 
-def _series(lines: Sequence[Line], source: str, horizon: str, metric: str) -> plots.Floats:
-    values = [(line.get(source) or {}).get(horizon) for line in lines]
+def _series(found: Sequence[HorizonMetrics | None], horizon: str, metric: str) -> plots.Floats:
+    """A metric of each anchor at a horizon; NaN where there is none."""
+    values = [(horizons or {}).get(horizon) for horizons in found]
     return np.array([value[metric] if value else np.nan for value in values])

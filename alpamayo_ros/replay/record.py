@@ -3,30 +3,29 @@
 Everything else in the folder is rebuilt from these two files, so a line is written through to the
 file as soon as it is known. Knows no bag and no engine.
 
-A line has the fields of ros-node.md section 5. Those of the chosen sample are `text`, `tokens`,
-`end`. Besides them:
+docs/ros-contract.md section 5 lists the fields of a line. Those that need a word more:
 
-- `detail`: the sentence behind `reason`; `topic`: set when the line is about a message that was
-  refused, not about an anchor; `t0_ns` then is its log time
-- `log_ns`: log time of the anchor frame in the input bag, where the report finds its image
-- `odom_from_t0`: `position_m`, `quaternion_xyzw`, `frame_id`, `child_frame_id`: places the path
-- `actions` [K][64][acceleration m/s^2, curvature 1/m], `spread_m`, `partial_text`
-- `baseline`: `horizons` of constant velocity; and `heading_rad` in each horizon
+- `text`, `tokens`, `end` are those of the chosen sample.
+- `topic` is set when the line is about a refused message; `t0_ns` then is its log time.
+- `log_ns` is the log time of the anchor frame in the input bag; the report finds its image there.
+- `odom_from_t0` is the pose of the vehicle at t0; it places the path in the odometry frame.
+- `baseline` holds the errors of constant velocity, as `horizons` those of the chosen sample.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ..data_types import Context, EgoPose, Prediction
 from ..errors import BadInput
 from ..files import write_atomically
-from ..json_types import Line
+from ..json_types import Line, Run
 from ..metrics.displacement import Horizons
 from ..ros.outputs import StampedPrediction
 
@@ -63,29 +62,29 @@ def ok_line(
         'v0_mps': round(float(prediction.v0_mps), MICRO),
         'twist_mps': round(float(odom.speed_mps), MICRO),
         'skew_ms': round(context.skew_s * 1e3, 3),
-        'spread_m': _finite(prediction.spread_m),
+        'spread_m': _round_finite(prediction.spread_m),
         'ms': {stage: round(ms, 3) for stage, ms in timing_ms.items()},
-        'horizons': _rounded(horizons) if finite else dict.fromkeys(horizons),
-        'baseline': _rounded(baseline),
+        'horizons': _round(horizons) if finite else dict.fromkeys(horizons),
+        'baseline': _round(baseline),
         'odom_from_t0': {
             'position_m': odom.position_m.tolist(),
             'quaternion_xyzw': odom.quaternion_xyzw.tolist(),
             'frame_id': odom.frame_id,
             'child_frame_id': odom.child_frame_id,
         },
-        'samples': _numbers(prediction.samples) if finite else None,
-        'actions': _numbers(prediction.actions) if finite else None,
+        'samples': _to_numbers(prediction.samples) if finite else None,
+        'actions': _to_numbers(prediction.actions) if finite else None,
     }
 
 
 def reason_line(t0_ns: int, status: str, reason: str, detail: str, topic: str = '') -> Line:
     """Line without a prediction: status 'rejected' or 'failed', of an anchor or of a message."""
-    line = {'t0_ns': t0_ns, 'status': status, 'reason': reason, 'detail': detail}
+    line: Line = {'t0_ns': t0_ns, 'status': status, 'reason': reason, 'detail': detail}
     return {**line, 'topic': topic} if topic else line
 
 
 def line_key(line: Line) -> Key:
-    """What a line is about: an anchor (topic '') or a refused message, and its stamp."""
+    """Key of a line: the topic of a refused message ('' for an anchor), and the stamp."""
     return line.get('topic', ''), line['t0_ns']
 
 
@@ -99,7 +98,8 @@ class ReplayRecord:
     def claim(self, resume: bool) -> None:
         """Check the folder before anything slow happens, and make it when it is absent.
 
-        BadInput when it holds something and `resume` is not set, or has no run and it is.
+        Raises BadInput when the folder holds something and `resume` is not set, and when it holds
+        no run and `resume` is set.
         """
         known = (self.folder / RUN).exists()
         if resume and not known:
@@ -109,22 +109,23 @@ class ReplayRecord:
             raise BadInput(f'{self.folder}: not empty: {hint} another --out')
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def begin(self, run: Mapping[str, Any]) -> set[Key]:
-        """Start a new record in a claimed folder; returns that no line is done."""
+    def begin(self, run: Run) -> set[Key]:
+        """Start a new record in a claimed folder; no line is done, so the set is empty."""
         write_atomically(self.folder / RUN, json.dumps(run, indent=2))
         self.path.touch()
         return set()
 
-    def resume(self, run: Mapping[str, Any]) -> set[Key]:
+    def resume(self, run: Run) -> set[Key]:
         """Continue the record here; returns the keys of the lines that it already has.
 
-        Drops a line that the interruption has torn. BadInput when other parameters, another
-        checkpoint, rig or bag have made the record.
+        Drops a line that the interruption has torn. Raises BadInput when other parameters or
+        another checkpoint, rig or bag have made the record.
         """
         before = read_run(self.folder)
         for part in COMPARED:
-            for key in {**before[part], **run[part]}:
-                old, new = before[part].get(key), run[part].get(key)
+            old_facts, new_facts = _facts(before, part), _facts(run, part)
+            for key in {**old_facts, **new_facts}:
+                old, new = old_facts.get(key), new_facts.get(key)
                 if old != new:
                     raise BadInput(
                         f'{self.folder}: cannot resume, the record was made with '
@@ -147,7 +148,7 @@ class ReplayRecord:
             ) from error
 
     def lines(self) -> Iterator[Line]:
-        """Lines in the order of writing, one at a time; BadInput when one cannot be read."""
+        """Lines in the order of writing; raises BadInput for one that is not a line of a record."""
         with self.path.open('rb') as file:
             for number, text in enumerate(file, start=1):
                 if not text.endswith(b'\n'):
@@ -161,8 +162,8 @@ class ReplayRecord:
                 yield line
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """What run.json says; BadInput when it is not what `begin` wrote."""
+def read_run(folder: Path) -> Run:
+    """Content of run.json; raises BadInput when `begin` has not written it."""
     path = folder / RUN
     try:
         run = json.loads(path.read_text(encoding='utf-8'))
@@ -170,27 +171,31 @@ def read_run(folder: Path) -> dict[str, Any]:
             raise TypeError('a part is not an object')
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise BadInput(f'{path}: not the run.json of a replay: {error}') from error
-    return dict(run)
+    return cast(Run, run)
 
 
-def _finite(value: float) -> float | None:
+def _facts(run: Run, part: str) -> Mapping[str, Any]:
+    return cast(Mapping[str, Any], run[part])  # type: ignore[literal-required]
+
+
+def _round_finite(value: float) -> float | None:
     return round(float(value), MICRO) if np.isfinite(value) else None
 
 
-def _numbers(values: np.ndarray) -> list[Any]:
+def _to_numbers(values: np.ndarray) -> list[Any]:
     numbers: list[Any] = np.asarray(values, np.float64).round(MICRO).tolist()
     return numbers
 
 
-def _rounded(horizons: Horizons) -> Horizons:
+def _round(horizons: Horizons) -> Horizons:
     return {
         name: values and {key: round(value, MICRO) for key, value in values.items()}
         for name, values in horizons.items()
     }
 
 
-def to_plan(line: Line) -> StampedPrediction:
-    """What the messages of one recorded prediction are made from, published when it was ready."""
+def to_stamped_prediction(line: Line) -> StampedPrediction:
+    """The prediction of a line, its pose, and the time at which the live node would publish it."""
     prediction, t0_ns = to_prediction(line), line['t0_ns']
     return StampedPrediction(
         prediction, to_pose(line), now_ns=t0_ns + round(line['ms']['total'] * 1e6)
@@ -211,7 +216,7 @@ def to_pose(line: Line) -> EgoPose:
 
 
 def to_prediction(line: Line) -> Prediction:
-    """Return the prediction of a line; what only the chosen sample has is empty for the others."""
+    """Prediction of a line; text, end and tokens of samples that are not chosen are empty."""
     count, chosen = line['k'], line['chosen']
 
     def only_chosen(value: Any, other: Any) -> tuple[Any, ...]:
@@ -223,7 +228,7 @@ def to_prediction(line: Line) -> Prediction:
         samples=np.array(line['samples'], np.float32),
         actions=np.array(line['actions'], np.float32),
         chosen=chosen,
-        spread_m=line['spread_m'],
+        spread_m=math.nan if line['spread_m'] is None else line['spread_m'],
         v0_mps=line['v0_mps'],
         texts=only_chosen(line['text'], ''),
         partial_texts=only_chosen(line['partial_text'], ''),

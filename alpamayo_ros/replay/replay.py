@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from .. import images
 from ..bags.reader import Bag
-from ..context import ContextBuffer
-from ..data_types import NANOSECONDS, Context, Rejection, seed_at
+from ..context.buffer import ContextBuffer
+from ..data_types import NANOSECONDS, Context, Rejection, derive_seed
 from ..json_types import Line
-from ..metrics.displacement import horizon_metrics
+from ..metrics.displacement import measure_horizons
 from ..rig import CameraRig
 from ..ros.inputs import to_frame, to_pose
 from ..ros.policy import compare_with_previous
-from ..runtime.constant_velocity import straight
+from ..runtime.constant_velocity import make_straight_path
 from ..runtime.worker import Engine
 from .driven_path import DrivenPath
 from .record import Key, line_key, ok_line, reason_line
@@ -169,9 +169,9 @@ class Replay:
             return reason_line(context.t0_ns, 'rejected', context.reason, context.detail)
         start = time.perf_counter()
         try:
-            prediction = self.engine.infer(context, seed_at(self.seed, context.t0_ns))
+            prediction = self.engine.infer(context, derive_seed(self.seed, context.t0_ns))
         except images.ImageError as error:
-            detail = images.broken_frame(context) or str(error)
+            detail = images.find_broken_frame(context) or str(error)
             return reason_line(context.t0_ns, 'rejected', 'bad_image', detail)
         except RuntimeError as error:  # out of memory, or a kernel that a device lacks
             return reason_line(context.t0_ns, 'failed', 'engine_error', str(error))
@@ -180,7 +180,7 @@ class Replay:
             prediction, context.odom_from_t0, self._previous
         )
         truth = self.driven.future(context.odom_from_t0)
-        horizons = horizon_metrics(prediction.samples, prediction.chosen, truth)
-        baseline = horizon_metrics(straight(context.v0_mps)[None], 0, truth)
+        horizons = measure_horizons(prediction.samples, prediction.chosen, truth)
+        baseline = measure_horizons(make_straight_path(context.v0_mps)[None], 0, truth)
         timing_ms = {'context': context_ms, **prediction.timing_ms, 'total': total_ms}
         return ok_line(context, prediction, horizons, baseline, timing_ms)

@@ -18,15 +18,14 @@ from matplotlib.figure import Figure
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data_types import WAYPOINTS
-from ..metrics.displacement import STEP_S
+from ..data_types import GRID_S, WAYPOINTS
 
 Floats = NDArray[np.float64]
 
 CHOSEN, DRIVEN, BASELINE, SAMPLE, HISTORY = '#3b82f6', '#10b981', '#f59e0b', '#94a3b8', '#a78bfa'
 INK, BAD = '#808a9a', '#ef4444'
 DPI = 144
-SECONDS = np.arange(1, WAYPOINTS + 1) * STEP_S
+SECONDS = np.arange(1, WAYPOINTS + 1) * GRID_S
 STYLE: dict[Any, Any] = {
     'font.size': 8,
     'axes.edgecolor': INK,
@@ -65,16 +64,16 @@ class PlotCase:
     driven_speeds: Floats
 
 
-def birds_eye(case: PlotCase) -> bytes:
+def plot_from_above(case: PlotCase) -> bytes:
     """History, driven path, constant velocity and all samples from above: x up, y to the left."""
-    with drawing(3.4, 4.3, 1) as (figure, (axes,)):
+    with open_figure(3.4, 4.3, 1) as (figure, (axes,)):
         for k, sample in enumerate(case.samples):
             if k != case.chosen:
-                _above(axes, sample, color=SAMPLE, lw=0.9, alpha=0.6)
-        _above(axes, case.baseline, color=BASELINE, lw=1.2, ls='--')
-        _above(axes, case.history, color=HISTORY, lw=2.0, origin=False)
-        _above(axes, case.driven, color=DRIVEN, lw=2.4)
-        _above(axes, case.samples[case.chosen], color=CHOSEN, lw=2.0)
+                _draw_path(axes, sample, color=SAMPLE, lw=0.9, alpha=0.6)
+        _draw_path(axes, case.baseline, color=BASELINE, lw=1.2, ls='--')
+        _draw_path(axes, case.history, color=HISTORY, lw=2.0, origin=False)
+        _draw_path(axes, case.driven, color=DRIVEN, lw=2.4)
+        _draw_path(axes, case.samples[case.chosen], color=CHOSEN, lw=2.0)
         for second in range(1, 7):  # one dot per second
             axes.plot(*case.samples[case.chosen][second * 10 - 1, 1::-1], '.', color=CHOSEN, ms=5)
             if len(case.driven) >= second * 10:
@@ -84,12 +83,12 @@ def birds_eye(case: PlotCase) -> bytes:
         axes.set_aspect('equal', adjustable='datalim')
         axes.margins(0.06)
         axes.invert_xaxis()
-        return png(figure)
+        return to_png(figure)
 
 
-def dynamics(case: PlotCase) -> bytes:
+def plot_dynamics(case: PlotCase) -> bytes:
     """Speed, acceleration and curvature over the 6.4 s, driven ones beside the predicted ones."""
-    with drawing(7.6, 1.9, 3) as (figure, (speed, acceleration, curvature)):
+    with open_figure(7.6, 1.9, 3) as (figure, (speed, acceleration, curvature)):
         for k, (sample, action) in enumerate(zip(case.samples, case.actions, strict=True)):
             chosen = k == case.chosen
             style: Any = {'color': CHOSEN, 'lw': 1.8} if chosen else {'color': SAMPLE, 'lw': 0.8}
@@ -101,8 +100,8 @@ def dynamics(case: PlotCase) -> bytes:
         if len(case.driven) > 2:
             seconds, driven = SECONDS[: len(case.driven)], case.driven_speeds
             speed.plot(seconds, driven, color=DRIVEN, lw=1.6)
-            acceleration.plot(seconds, np.gradient(driven, STEP_S), color=DRIVEN, lw=1.2)
-            rate = np.gradient(np.unwrap(case.driven[:, 2]), STEP_S)
+            acceleration.plot(seconds, np.gradient(driven, GRID_S), color=DRIVEN, lw=1.2)
+            rate = np.gradient(np.unwrap(case.driven[:, 2]), GRID_S)
             moving = np.where(np.abs(driven) > 1.0, driven, np.nan)
             curvature.plot(seconds, rate / moving, color=DRIVEN, lw=1.2)
         for axes, title in (
@@ -111,30 +110,30 @@ def dynamics(case: PlotCase) -> bytes:
             (curvature, 'curvature [1/m]'),
         ):
             axes.set(title=title, xlim=(0, SECONDS[-1]), xlabel='s after t0')
-        _at_least(speed, 2.0)
-        _at_least(acceleration, 2.0)
-        _at_least(curvature, 0.02)
-        return png(figure)
+        _widen(speed, 2.0)
+        _widen(acceleration, 2.0)
+        _widen(curvature, 0.02)
+        return to_png(figure)
 
 
-def drive_map(driven_xy: Floats, paths: Sequence[Floats]) -> bytes:
+def plot_map(driven_xy: Floats, paths: Sequence[Floats]) -> bytes:
     """The whole drive from above, odometry frame, with the chosen path of every t0."""
-    with drawing(4.4, 3.0, 1) as (figure, (axes,)):
+    with open_figure(4.4, 3.0, 1) as (figure, (axes,)):
         origin = driven_xy[0] if len(driven_xy) else np.zeros(2)
         for path in paths:
             axes.plot(*(path[:, :2] - origin).T, color=CHOSEN, lw=0.7, alpha=0.35)
         axes.plot(*(driven_xy - origin).T, color=DRIVEN, lw=1.8)
         axes.set(xlabel='x [m] from the start', ylabel='y [m]')
         axes.set_aspect('equal', adjustable='datalim')
-        return png(figure)
+        return to_png(figure)
 
 
-def errors_over_time(
+def plot_errors_over_time(
     seconds: Floats, series: Mapping[str, Floats], rejected_s: Floats, label: str
 ) -> bytes:
     """ADE of each t0 over the drive by row name ('chosen', 'best', 'baseline'); NaN: no truth."""
     colors = {'chosen': CHOSEN, 'best': SAMPLE, 'baseline': BASELINE}
-    with drawing(4.4, 3.0, 1) as (figure, (axes,)):
+    with open_figure(4.4, 3.0, 1) as (figure, (axes,)):
         marker = '.' if len(seconds) - len(rejected_s) <= 120 else ''  # a point may be alone
         for name, values in series.items():
             axes.plot(seconds, values, color=colors[name], lw=1.2, marker=marker, ms=4, label=name)
@@ -144,12 +143,12 @@ def errors_over_time(
         axes.set(xlabel='s from the start', ylabel=label)
         axes.set_ylim(bottom=0)
         axes.legend(ncols=4, loc='lower right', bbox_to_anchor=(1, 1))
-        return png(figure)
+        return to_png(figure)
 
 
-def latency_histogram(total_ms: Floats) -> bytes:
+def plot_latencies(total_ms: Floats) -> bytes:
     """How long inferences took, with median and 90th percentile."""
-    with drawing(4.4, 3.0, 1) as (figure, (axes,)):
+    with open_figure(4.4, 3.0, 1) as (figure, (axes,)):
         axes.hist(total_ms, bins=min(max(len(total_ms) // 3, 8), 40), color=CHOSEN, alpha=0.75)
         for percent, style in ((50, '-'), (90, '--')):
             value = float(np.percentile(total_ms, percent))
@@ -158,11 +157,11 @@ def latency_histogram(total_ms: Floats) -> bytes:
             )
         axes.set(xlabel='ms per context', ylabel='contexts')
         axes.legend(ncols=2, loc='lower right', bbox_to_anchor=(1, 1))
-        return png(figure)
+        return to_png(figure)
 
 
 @contextmanager
-def drawing(width: float, height: float, columns: int) -> Iterator[tuple[Figure, list[Axes]]]:
+def open_figure(width: float, height: float, columns: int) -> Iterator[tuple[Figure, list[Axes]]]:
     """Figure of a size in inches, with its axes side by side; STYLE holds inside the body."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI)
@@ -178,12 +177,12 @@ def drawing(width: float, height: float, columns: int) -> Iterator[tuple[Figure,
         yield figure, list(np.atleast_1d(figure.subplots(1, columns)))
 
 
-def _above(axes: Axes, path: Floats, origin: bool = True, **style: Any) -> None:
+def _draw_path(axes: Axes, path: Floats, origin: bool = True, **style: Any) -> None:
     xy = np.vstack([np.zeros((int(origin), 2)), path[:, :2]])
     axes.plot(xy[:, 1], xy[:, 0], solid_capstyle='round', **style)
 
 
-def _at_least(axes: Axes, span: float) -> None:
+def _widen(axes: Axes, span: float) -> None:
     """Widen the y axis to `span`, so that noise around a constant does not fill the plot."""
     low, high = axes.get_ylim()
     if high - low < span:
@@ -191,7 +190,7 @@ def _at_least(axes: Axes, span: float) -> None:
         axes.set_ylim(middle - span / 2, middle + span / 2)
 
 
-def png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
     """The file of a figure."""
     file = io.BytesIO()
     figure.savefig(file, format='png', transparent=True)
