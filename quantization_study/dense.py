@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from alpamayo_ros.kernels.packing import codes_of, dense_rows, digits, pack
+from alpamayo_ros.kernels.packing import count_digits, pack, unpack_codes, unpack_rows
 from alpamayo_ros.quantization.linear import PackedWeight, QuantEmbedding, QuantLinear
 
 
@@ -47,7 +47,7 @@ def unpack(model: nn.Module) -> dict[str, PackedWeight]:
 def dense(weight: PackedWeight, rows: int) -> Tensor:
     """The first rows (rows, columns) of the matrix, in the dtype of its scales."""
     index = torch.arange(rows, device=weight.device)
-    return dense_rows(*weight.stored, weight.columns, index)
+    return unpack_rows(weight.stored, weight.columns, index)
 
 
 def codes_in(weight: PackedWeight) -> Tensor:
@@ -55,7 +55,7 @@ def codes_in(weight: PackedWeight) -> Tensor:
     data, scale, _, levels = weight.stored
     group = weight.rows * weight.columns // scale.numel()
     rows = torch.arange(scale.numel(), device=data.device)
-    own = codes_of(data.reshape(-1, group), levels, rows)
+    own = unpack_codes(data.reshape(-1, group), levels, rows)
     return own.to(torch.float32).view(weight.rows, weight.columns)
 
 
@@ -66,5 +66,5 @@ def packed_bytes(own: Tensor, like: PackedWeight) -> Tensor:
         return own.to(torch.int8)
     group = like.rows * like.columns // scale.numel()
     rows = own.to(torch.uint8).view(-1, group)
-    rows = nn.functional.pad(rows, (0, 0, 0, -len(rows) % digits(levels)))
-    return pack(rows.view(digits(levels), -1, group), levels)
+    rows = nn.functional.pad(rows, (0, 0, 0, -len(rows) % count_digits(levels)))
+    return pack(rows.view(count_digits(levels), -1, group), levels)

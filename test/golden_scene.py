@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from alpamayo_ros.data_types import Context, EgoPose, Frame
-from alpamayo_ros.kernels.packing import dense_rows
+from alpamayo_ros.kernels.packing import unpack_rows
 from alpamayo_ros.quantization.linear import PackedWeight
 
 MODEL = Path(__file__).parent / 'golden/model'
@@ -63,6 +63,6 @@ def make_dense(plain, model):
         if isinstance(module, PackedWeight):
             target = plain.get_submodule(name.removesuffix('.weight'))
             rows = torch.arange(len(target.weight))
-            matrix = dense_rows(*module.stored, module.columns, rows)
+            matrix = unpack_rows(module.stored, module.columns, rows)
             target.weight = nn.Parameter(matrix, requires_grad=False)
     return plain

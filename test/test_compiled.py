@@ -6,7 +6,7 @@ The packed products are compiled by `alpamayo_benchmark kernels`; see test_bench
 import pytest
 
 from alpamayo_ros.kernels import attention, fused, norm, rotary
-from alpamayo_ros.kernels.packing import digits
+from alpamayo_ros.kernels.packing import count_digits
 
 ORIN, H200 = 87, 90  # numbers behind sm_; the second one's kernels overlap
 BF16, FP32, INT64, UINT8 = '*bf16', '*fp32', '*i64', '*u8'
@@ -60,21 +60,18 @@ def test_kernel_compiles(case, capability):
 
 
 @pytest.mark.parametrize('levels', [4, 16])
-@pytest.mark.parametrize('kernel', ['single', 'decode', 'block'])
-def test_packed_products_keep_everything_in_registers_on_an_h200(kernel, levels):
+@pytest.mark.parametrize('rows', [1, 8, 64])
+def test_packed_products_keep_everything_in_registers_on_an_h200(rows, levels):
     """On Hopper, blocks that shared no byte rows spilled, and products waited for each other."""
     pytest.importorskip('triton', reason='triton is not installed')
-    from alpamayo_ros.kernels import compiled
-    from alpamayo_ros.kernels.packed_tiles import Tile
+    from alpamayo_ros.kernels.compiled import count_product
+    from alpamayo_ros.kernels.gpu import Gpu
+    from alpamayo_ros.kernels.packed_products import product_sizes
 
-    tile, rows = {
-        'single': (Tile(16, 4, 1, 3), 1),
-        'decode': (Tile(16, 4, 1, 3), 8),
-        'block': (Tile(128, 8, 1, 3, shares=digits(levels)), 64),
-    }[kernel]
-    found = compiled.counts(kernel, tile, rows, levels, capability=H200)
-    assert found['spilled_bytes'] == 0
-    assert found['tensor_core_instructions'] > 0
+    sizes = product_sizes(rows, 4096, 128, levels, (12288, 12288))
+    counts = count_product(sizes, Gpu((9, 0), 132)).kernel
+    assert counts.spilled_bytes == 0
+    assert counts.tensor_core_instructions > 0
 
 
 @pytest.mark.parametrize('levels', [3, 4, 5, 16, 256])
@@ -83,6 +80,6 @@ def test_unpacking_compiles(levels):
     from alpamayo_ros.kernels import unpack
 
     sizes = {'GROUP': 128, 'STEP': 128, 'STEPS_PER_GROUP': 1, 'ROWS': unpack.ROWS}
-    constants = {'LEVELS': levels, 'DIGITS': digits(levels), 'OVERLAP': 0, **sizes}
+    constants = {'LEVELS': levels, 'DIGITS': count_digits(levels), 'OVERLAP': 0, **sizes}
     types = {'data_ptr': '*i8' if levels == 256 else UINT8, 'rows_ptr': INT64}
     assert len(machine_code(unpack._unpack_kernel, constants, types, ORIN)) > 1000

@@ -20,7 +20,7 @@ def random_weight(scheme, rows, columns, dtype, seed=0):
     generator = torch.Generator().manual_seed(seed)
     rows = scheme.padded(rows)
     shapes = scheme.tensors(rows, columns)
-    size = packing.digits(scheme.levels)
+    size = packing.count_digits(scheme.levels)
     if scheme.levels == 256:
         data = torch.randint(-127, 128, shapes['._data'], generator=generator, dtype=torch.int8)
     else:
@@ -34,8 +34,9 @@ def random_weight(scheme, rows, columns, dtype, seed=0):
         shift = scale if scheme.levels == 3 else None
     wide = [None if t is None else t.double() for t in (scale, shift)]
     index = torch.arange(rows)
-    matrix = packing.dense_rows(data, *wide, scheme.levels, columns, index)
-    return (data, scale, shift, scheme.levels), matrix
+    wide = packing.PackedMatrix(data, *wide, scheme.levels)
+    matrix = packing.unpack_rows(wide, columns, index)
+    return packing.PackedMatrix(data, scale, shift, scheme.levels), matrix
 
 
 def draw(rows, columns, dtype):
@@ -43,7 +44,8 @@ def draw(rows, columns, dtype):
 
 
 def to(device, stored):
-    return [t.to(device) if isinstance(t, torch.Tensor) else t for t in stored]
+    tensors = [t.to(device) if isinstance(t, torch.Tensor) else t for t in stored]
+    return packing.PackedMatrix(*tensors)
 
 
 def relative(got, want):
@@ -65,7 +67,7 @@ def test_two_bit_bytes_by_hand():
     # N = 8, K = 2: byte row j holds rows j, j + 2, j + 4 and j + 6, lowest bits first
     data = torch.tensor([[0b11100100, 0b00011011], [0b00000001, 0b01000000]], dtype=torch.uint8)
     scale, shift = torch.full((8, 1), 0.5), torch.full((8, 1), 1.0)
-    matrix = packing.dense_rows(data, scale, shift, 4, 2, torch.arange(8))
+    matrix = packing.unpack_rows(packing.PackedMatrix(data, scale, shift, 4), 2, torch.arange(8))
     codes = [[0, 3], [1, 0], [1, 2], [0, 0], [2, 1], [0, 0], [3, 0], [0, 1]]
     assert torch.equal(matrix, torch.tensor(codes) * 0.5 - 1.0)
 
@@ -88,7 +90,7 @@ def test_product_is_the_same_in_pieces(scheme, monkeypatch):
 )
 def test_pieces_are_whole_blocks_of_128_rows_where_they_can_be(count, limit, sizes):
     # cuBLAS took twice as long for pieces of 4101 rows
-    size = packed_ops._even(count, limit)
+    size = packed_ops._even_chunk(count, limit)
     assert [min(size, count - at) for at in range(0, count, size)] == sizes
 
 
@@ -110,7 +112,9 @@ def joined(scheme, dtype):
     ]
     if scheme.levels == 3:
         stored[2] = stored[1]
-    return (*stored, scheme.levels), torch.cat([matrix for _, matrix in weights])
+    return packing.PackedMatrix(*stored, scheme.levels), torch.cat(
+        [matrix for _, matrix in weights]
+    )
 
 
 @pytest.mark.parametrize('scheme', WIDTHS, ids=lambda s: f'{s.bits:g}')
@@ -129,7 +133,9 @@ def gated(scheme, rows, columns, dtype):
         for ts in zip(*(stored for stored, _ in weights), strict=True)
     )
     shift = scale if scheme.levels == 3 else shift
-    return (data, scale, shift, scheme.levels), [matrix for _, matrix in weights]
+    return packing.PackedMatrix(data, scale, shift, scheme.levels), [
+        matrix for _, matrix in weights
+    ]
 
 
 def silu_product(x, gate, up):
@@ -160,10 +166,10 @@ def test_op_has_a_sound_schema(op):
 
 def check_paths(dtype, device, widths=WIDTHS):
     """Every kernel on odd shapes, few rows and many; splits of K as chosen and forced."""
-    from alpamayo_ros.kernels import packed_matmul, packed_tiles, unpack
+    from alpamayo_ros.kernels import packed_products, unpack
 
     limit, dtype = ERRORS[dtype], getattr(torch, dtype)
-    forced = packed_tiles.Tile(rows=16, warps=4, splits=2, stages=2, shares=2)
+    forced = packed_products.Tile(rows=16, warps=4, splits=2, stages=2, shares=2)
     for scheme, shape in itertools.product(widths, [*SHAPES, 'joined']):
         if isinstance(shape, str):
             stored, matrix = joined(scheme, dtype)
@@ -174,16 +180,16 @@ def check_paths(dtype, device, widths=WIDTHS):
         columns, stored = matrix.shape[1], to(device, stored)
         for count in (1, 6, 16, 64, 70) if shape == 'joined' else (1, 64):
             x = draw(count, columns, dtype)
-            path = packed_matmul.path(count)
             for tile in (None, forced):
-                y = packed_tiles.sum_terms(path(x.to(device), *stored, rows, tile), dtype)
+                terms = packed_products.multiply(x.to(device), stored, rows, tile)
+                y = packed_products.sum_terms(terms, dtype)
                 error = relative(y, x.double() @ matrix.T)
                 assert error < limit, (scheme, shape, count, tile, error)
         if len(rows) == 1:
-            dense = unpack.dense_triton(*stored, columns, 3, len(matrix) - 1)
+            dense = unpack.unpack_range_triton(stored, columns, 3, len(matrix) - 1)
             assert relative(dense, matrix[3:-1]) < limit, (scheme, shape)
             chosen = torch.tensor([2, 0, len(matrix) - 1, 2])
-            dense = unpack.rows_triton(*stored, columns, chosen.to(device))
+            dense = unpack.unpack_rows_triton(stored, columns, chosen.to(device))
             assert relative(dense, matrix[chosen]) < limit, (scheme, shape)
 
 
@@ -194,7 +200,7 @@ def check_other_widths():
     for levels in (5, 6, 8):
         scheme = QuantScheme(3, levels, grouped=True, shifted=True, layout='any')
         stored, matrix = random_weight(scheme, 20, 320, torch.float32)
-        dense = unpack.dense_triton(*stored, 320, 0, len(matrix))
+        dense = unpack.unpack_range_triton(stored, 320, 0, len(matrix))
         assert relative(dense, matrix) < ERRORS['float32'], levels
 
 

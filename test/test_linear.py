@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from alpamayo_ros.kernels import packed_ops
-from alpamayo_ros.kernels.packing import dense_rows
+from alpamayo_ros.kernels.packing import unpack_rows
 from alpamayo_ros.quantization.linear import (
     HostEmbedding,
     QuantEmbedding,
@@ -34,7 +34,7 @@ def fill(module, stored):
 
 def dense(weight):
     """Return the matrix (rows, columns) of a PackedWeight."""
-    return dense_rows(*weight.stored, weight.columns, torch.arange(weight.rows))
+    return unpack_rows(weight.stored, weight.columns, torch.arange(weight.rows))
 
 
 def packed(shape, rule, bias=False):

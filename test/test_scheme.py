@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.kernels.packing import codes_of, dense_rows, digits, pack
+from alpamayo_ros.kernels.packing import (
+    PackedMatrix,
+    count_digits,
+    pack,
+    unpack_codes,
+    unpack_rows,
+)
 from alpamayo_ros.quantization.record import KEY, quantization_of
 from alpamayo_ros.quantization.scheme import (
     RECIPES,
@@ -35,20 +41,20 @@ def release():
 
 @pytest.mark.parametrize('scheme', PACKED, ids=lambda s: f'{s.bits:g}')
 def test_every_code_comes_back_from_the_packed_bytes(scheme):
-    each = digits(scheme.levels)
+    each = count_digits(scheme.levels)
     codes = torch.randint(0, scheme.levels, (each, 7, 32), dtype=torch.uint8)
     packed = pack(codes, scheme.levels)
     assert packed.shape == (7, 32)
     one, none = torch.ones(each * 7, 1), torch.zeros(each * 7, 1)
-    dense = dense_rows(packed, one, none, scheme.levels, 32, torch.arange(each * 7))
+    dense = unpack_rows(PackedMatrix(packed, one, none, scheme.levels), 32, torch.arange(each * 7))
     assert torch.equal(dense, codes.flatten(0, 1).to(torch.float32))
 
 
 @pytest.mark.parametrize('levels', [5, 6, 8])
 def test_widths_that_are_not_in_the_table_are_packed_as_well(levels):
-    each = digits(levels)
+    each = count_digits(levels)
     codes = torch.arange(each * 7 * 32, dtype=torch.uint8).reshape(each, 7, 32) % levels
-    found = codes_of(pack(codes, levels), levels, torch.arange(each * 7))
+    found = unpack_codes(pack(codes, levels), levels, torch.arange(each * 7))
     assert torch.equal(found, codes.flatten(0, 1))
 
 

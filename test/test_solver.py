@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alpamayo_ros.kernels.packing import dense_rows
+from alpamayo_ros.kernels.packing import PackedMatrix, unpack_rows
 from alpamayo_ros.quantization import matrix
 from alpamayo_ros.quantization.matrix import quantize_matrix
 from alpamayo_ros.quantization.scheme import SCHEMES, Rule
@@ -21,7 +21,9 @@ def dense(stored, bits, rows, columns):
     data = next(t for name, t in stored.items() if name.endswith('_data'))
     shift = stored['._scale'] if bits == 1.58 else stored.get('._shift')
     levels = SCHEMES[bits].levels
-    return dense_rows(data, stored['._scale'], shift, levels, columns, torch.arange(rows))
+    return unpack_rows(
+        PackedMatrix(data, stored['._scale'], shift, levels), columns, torch.arange(rows)
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 
 from alpamayo_ros.cli.quantize import main as quantize
 from alpamayo_ros.conversion.input_statistics import linear_inputs
-from alpamayo_ros.kernels.packing import dense_rows
-from alpamayo_ros.model.checkpoint import file_sha256
+from alpamayo_ros.kernels.packing import PackedMatrix, unpack_rows
+from alpamayo_ros.model.checkpoint import hash_file
 from alpamayo_ros.model.small import write_small_checkpoint
 from alpamayo_ros.quantization.feedback import quantize_with_feedback
 from alpamayo_ros.quantization.matrix import quantize_matrix
@@ -38,7 +38,9 @@ def dense(stored, rule, rows, columns):
     data = next(t for name, t in stored.items() if name.endswith('_data'))
     shift = stored['._scale'] if rule.bits == 1.58 else stored.get('._shift')
     levels = rule.scheme.levels
-    return dense_rows(data, stored['._scale'], shift, levels, columns, torch.arange(rows))
+    return unpack_rows(
+        PackedMatrix(data, stored['._scale'], shift, levels), columns, torch.arange(rows)
+    )
 
 
 @pytest.mark.parametrize('bits', WIDTHS)
@@ -121,7 +123,7 @@ def test_checkpoint_of_weighed_errors_is_an_ordinary_one(solver, statistics, tmp
     assert run(tmp_path / 'plain') == 0
     assert run(tmp_path / 'weighed', statistics, solver) == 0
     config = json.loads((tmp_path / 'weighed/config.json').read_text())['quantization_config']
-    assert (config['solver'], config['importance_sha256']) == (solver, file_sha256(statistics))
+    assert (config['solver'], config['importance_sha256']) == (solver, hash_file(statistics))
     plain, weighed = (
         load_model(tmp_path / name, bits=2, recipe='mixed').state_dict()
         for name in ('plain', 'weighed')

@@ -1,1 +1,1 @@
-"""Triton kernels, each beside a plain twin in PyTorch. Knows no model."""
+"""Ops with a fast path on a GPU: each has a plain twin in torch and a kernel in Triton."""

@@ -1,8 +1,9 @@
 """Grouped-query attention of few queries over a long cache: one op, plain or in Triton.
 
-On a GPU a decode step has 4 query rows per kv head and some 3,000 keys, a flow step of six samples
-768; torch walks the masked keys of a head in a few blocks and leaves most of the device idle. Here
-they are split among blocks, whose partial softmaxes a second kernel merges. Knows no model.
+A decode step has 4 query rows per kv head and some 3,000 keys, a flow step of six samples 768
+rows. torch walks the masked keys of a head in a few blocks and leaves most of a GPU idle. The
+kernel here splits the keys among blocks; a second kernel merges their partial softmaxes. Knows no
+model.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ try:
     import triton
     import triton.language as tl
 
-    from . import overlap
-    from .overlap import begin
-except ImportError:  # CPU builds of torch come without it: the plain path serves
+    from .hopper import launch_options, wait_for_previous_kernel
+except ImportError:  # CPU builds of torch come without Triton: the plain path serves
     triton = None
 
 MIN_KEYS_PER_SPLIT = 128
@@ -26,26 +26,14 @@ MAX_SPLIT_ROWS = 1024  # query rows of a kv head; with more, torch keeps the dev
 BLOCKS_WANTED = 256  # about two per multiprocessor of a large GPU
 
 
-@torch.library.custom_op('alpamayo_ros::attend', mutates_args=())
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attend_plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of q (B, heads, L, d) to k and v (B, kv heads, S, d); same shape as q.
 
     Query heads h * group ... share kv head h. mask: bool (L, S) or (B, 1, L, S), True where
     visible, None for everything; each row must see something. The scale is 1 / sqrt(d).
-    """
-    return attend_plain(q, k, v, mask)
 
-
-@attend.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    return torch.empty_like(q, memory_format=torch.contiguous_format)
-
-
-def attend_plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The op in torch's own attention.
-
-    On a GPU the query heads of one kv head become extra query rows, so that its kernels repeat
-    no keys; a CPU's need no such help, and masks would have to be repeated for it.
+    On a GPU the query heads of one kv head become extra query rows, so that torch's kernels
+    repeat no keys. On a CPU masks would have to be repeated for that, and nothing would be gained.
     """
     if not q.is_cuda:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
@@ -57,6 +45,14 @@ def attend_plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
         mask = mask.repeat((1,) * (mask.dim() - 2) + (group, 1))
     out = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask)
     return out.reshape(batch, heads, length, dim).contiguous()
+
+
+attend = torch.library.custom_op('alpamayo_ros::attend', mutates_args=())(attend_plain)
+
+
+@attend.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    return torch.empty_like(q, memory_format=torch.contiguous_format)
 
 
 def attend_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -128,7 +124,7 @@ def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
         KEYS=step,
         DIM=dim,
         num_warps=4,
-        **overlap.options(q.device, batch * length == 1),
+        **launch_options(q.device, batch * length == 1),
     )
     # token by token in memory, as the product behind it reads it
     out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device=q.device)
@@ -142,7 +138,7 @@ def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
         SPLITS=splits,
         DIM=dim,
         num_warps=1,
-        **overlap.options(q.device, batch * length == 1),
+        **launch_options(q.device, batch * length == 1),
     )
     return out.transpose(1, 2)
 
@@ -183,7 +179,7 @@ if triton is not None:
         OVERLAP: tl.constexpr,
     ):
         """Online softmax of ROWS queries of one kv head over one of SPLITS parts of the keys."""
-        begin(OVERLAP)
+        wait_for_previous_kernel(OVERLAP)
         head = tl.program_id(1)
         split = tl.program_id(2)
         batch = head // kv_heads
@@ -245,7 +241,7 @@ if triton is not None:
         OVERLAP: tl.constexpr,
     ):
         """One row: partial results weighted by their share of the softmax."""
-        begin(OVERLAP)
+        wait_for_previous_kernel(OVERLAP)
         row = tl.program_id(0)
         split = tl.arange(0, SPLITS)
         at = tl.arange(0, DIM)

@@ -1,136 +1,150 @@
-"""What the packed kernels compile to, for a GPU that need not be there: counts, not times.
+"""Counts of what the packed products compile to, for a GPU that need not be there: no times.
 
-Registers, spills, shared memory and instructions per weight of the inner loop, from the machine
-code that Triton makes. Knows no device.
+Registers, spills, shared memory and instructions, from the machine code that Triton makes. Knows
+no device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import os
 from pathlib import Path
 import re
 import subprocess
 import tempfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import packed_block, packed_decode, packed_single, packed_tiles, spread
-from .packing import digits
+from .gpu import Gpu
+from .hopper import overlap_level
+from .packed_products import ProductSizes, Tile, plan_launch
+from .packing import count_digits
 
 _TOOL = Path(triton.__file__).parent / 'backends/nvidia/bin/cuobjdump'
-_TYPES = {torch.bfloat16: 'bf16', torch.float16: 'fp16'}
+_TYPES = {torch.bfloat16: '*bf16', torch.float16: '*fp16'}
 _LINE = re.compile(r'/\*([0-9a-f]{4,})\*/\s+(.*?);')
 _BRANCH = re.compile(r'BRA.*?0x([0-9a-f]+)')
 
 
-def counts(
-    kernel: str,
-    tile: packed_tiles.Tile,
-    x_rows: int,
-    levels: int = 4,
-    group: int = 128,
-    capability: int = 87,
-    dtype: torch.dtype = torch.bfloat16,
-) -> dict[str, Any]:
-    """Figures of 'single', 'decode' or 'block' for x_rows rows of x, compiled for an sm_ number.
+class KernelCounts(NamedTuple):
+    """What a kernel takes; instructions are machine instructions, those of `loop` in it as well.
 
-    instructions_per_weight: those of the inner loop over all threads, by weights it covers.
+    registers: of a thread. spilled_bytes: a thread's stack. shared_bytes: of a block.
     """
-    made = _compile(kernel, tile, x_rows, levels, group, capability, dtype)
-    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
-        file.write(made.asm['cubin'])
-        file.flush()
-        machine_code = _run('-sass', file.name)
-        usage = _run('-res-usage', file.name)
-    loop = _longest_loop(machine_code)
-    step = min(packed_tiles.MAX_COLUMNS_STEP, triton.next_power_of_2(group))
-    width = step * (1 if kernel == 'block' else tile.warps)
-    weights = tile.rows * digits(levels) // tile.shares * width
-    found = re.search(r'REG:(\d+) STACK:(\d+)', usage)
-    assert found, usage
-    return {
-        'registers': int(found[1]),
-        'spilled_bytes': int(found[2]),
-        'shared_bytes': int(made.metadata.shared),
-        'instructions_per_weight': round(len(loop) * 32 * tile.warps / weights, 2),
-        'tensor_core_instructions': sum('MMA' in line for line in loop),
-    }
+
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    instructions: int
+    loop_instructions: int
+    tensor_core_instructions: int
 
 
-def _compile(
-    kernel: str,
-    tile: packed_tiles.Tile,
-    x_rows: int,
-    levels: int,
-    group: int,
-    capability: int,
-    dtype: torch.dtype,
-) -> Any:
-    real = '*' + _TYPES[dtype]
-    step = min(packed_tiles.MAX_COLUMNS_STEP, triton.next_power_of_2(group))
-    taken = digits(levels) // tile.shares
-    function, how = {
-        'single': (packed_single._single_kernel, spread.pairs(levels, dtype)),
-        'decode': (packed_decode._decode_kernel, spread.codes(levels, dtype)),
-        'block': (packed_block._block_kernel, spread.weights(levels, dtype, taken)),
-    }[kernel]
-    types = dict.fromkeys(['x_ptr', 'scale_ptr', 'shift_ptr'], real)
-    types |= {'data_ptr': '*u8', 'terms_ptr': '*fp32'}
-    constants = {
-        'LEVELS': levels,
-        'DIGITS': digits(levels),
-        'GROUP': group,
-        'STEP': step,
-        'STEPS_PER_GROUP': triton.cdiv(group, step),
-        'ASSEMBLY': how.assembly,
-        'CONSTRAINTS': how.constraints,
-        'OFFSET': how.offset,
-        'FACTORS': how.factors,
-        'ROWS': tile.rows,
-        'STAGES': tile.stages,
-        'SEGMENTS': tile.warps,
-        'X_ROWS': x_rows,
-        'TAKEN': taken,
-        'PLACES': triton.next_power_of_2(digits(levels)),
-        'SLOTS': packed_single.COLUMNS,
-        'ROUNDS': packed_single.COLUMNS,
-        'AHEAD': tile.shares > 1,
-        'EVEN': True,
-        'OVERLAP': int(capability >= 90),
-    }
-    names = function.arg_names
-    constants = {name: value for name, value in constants.items() if name in names}
-    signature = {name: types.get(name, 'i32') for name in names}
+def compile_kernel(
+    kernel: Any,
+    types: Mapping[str, str],
+    constants: Mapping[str, Any],
+    gpu: Gpu,
+    num_warps: int = 4,
+    aligned: tuple[str, ...] = (),
+) -> KernelCounts:
+    """Compile a Triton kernel for a GPU and count.
+
+    types: of the arguments that are not int32 ('*bf16', 'fp32' ...). aligned: integer arguments
+    that are multiples of 16, as pointers are.
+    """
+    constants = {n: v for n, v in constants.items() if n in kernel.arg_names}
+    if 'OVERLAP' in kernel.arg_names:
+        constants['OVERLAP'] = overlap_level(gpu)
+    signature = {name: types.get(name, 'i32') for name in kernel.arg_names}
     signature |= dict.fromkeys(constants, 'constexpr')
-    aligned = [
-        i for i, n in enumerate(names) if n in types or n in ('columns', 'groups', 'byte_rows')
-    ]
-    source = ASTSource(
-        function, signature, constants, {(i,): [['tt.divisibility', 16]] for i in aligned}
+    multiples = {
+        (i,): [['tt.divisibility', 16]]
+        for i, name in enumerate(kernel.arg_names)
+        if signature[name].startswith('*') or name in aligned
+    }
+    major, minor = gpu.capability
+    compiled = triton.compile(
+        ASTSource(kernel, signature, constants, multiples),
+        target=GPUTarget('cuda', 10 * major + minor, 32),
+        options={'num_warps': num_warps},
     )
-    return triton.compile(
-        source, target=GPUTarget('cuda', capability, 32), options={'num_warps': tile.warps}
+    with tempfile.NamedTemporaryFile(suffix='.cubin') as file:
+        file.write(compiled.asm['cubin'])
+        file.flush()
+        lines = _machine_code(file.name)
+        usage = re.search(r'REG:(\d+) STACK:(\d+)', _run_tool('-res-usage', file.name))
+    assert usage, 'cuobjdump printed no resource usage'
+    loop = _longest_loop(lines)
+    return KernelCounts(
+        int(usage[1]),
+        int(usage[2]),
+        int(compiled.metadata.shared),
+        len(lines),
+        len(loop),
+        sum('MMA' in text for text in loop),
     )
 
 
-def _run(option: str, file: str) -> str:
+class ProductCounts(NamedTuple):
+    """The tile that a GPU takes for a product, and what its kernel takes.
+
+    instructions_per_weight: of all threads of the whole kernel, rounds of the inner loop counted,
+    by the weights of the product; loop_instructions_per_weight: those of the loop alone.
+    """
+
+    tile: Tile
+    kernel: KernelCounts
+    instructions_per_weight: float
+    loop_instructions_per_weight: float
+
+
+def count_product(
+    sizes: ProductSizes, gpu: Gpu, dtype: torch.dtype = torch.bfloat16, tile: Tile | None = None
+) -> ProductCounts:
+    """Compile a product of x with packed matrices as `packed_products.multiply` launches it."""
+    plan = plan_launch(sizes, dtype, gpu, tile)
+    types = dict.fromkeys(['x_ptr', 'scale_ptr', 'shift_ptr'], _TYPES[dtype])
+    types |= {'data_ptr': '*i8' if sizes.levels == 256 else '*u8'}
+    types |= {'terms_ptr': '*fp32' if plan.tile.splits > 1 else _TYPES[dtype]}
+    constants = plan.constants | ({'shift_ptr': None} if sizes.levels == 256 else {})
+    aligned = 'columns', 'byte_rows'
+    counts = compile_kernel(plan.kernel, types, constants, gpu, plan.tile.warps, aligned)
+    blocks = 1
+    for count in plan.grid:
+        blocks *= count
+    weights = sizes.byte_rows * count_digits(sizes.levels) * sizes.columns
+    each = 32 * plan.tile.warps * blocks / weights
+    in_loop = counts.loop_instructions * plan.rounds
+    outside = counts.instructions - counts.loop_instructions
+    return ProductCounts(
+        plan.tile, counts, round((in_loop + outside) * each, 2), round(in_loop * each, 2)
+    )
+
+
+def _run_tool(option: str, file: str) -> str:
     done = subprocess.run(
         [os.fspath(_TOOL), option, file], check=True, capture_output=True, text=True
     )
     return done.stdout + done.stderr
 
 
-def _longest_loop(machine_code: str) -> list[str]:
+def _machine_code(file: str) -> dict[int, str]:
+    """Instructions by address, without the jump to itself and what fills up the end."""
+    lines = {int(at, 16): text for at, text in _LINE.findall(_run_tool('-sass', file))}
+    return {at: text for at, text in lines.items() if text.strip() != 'NOP'}
+
+
+def _longest_loop(lines: Mapping[int, str]) -> list[str]:
     """Instructions between the target of the farthest backward branch and the branch."""
-    lines = [(int(at, 16), text) for at, text in _LINE.findall(machine_code)]
-    best: list[str] = []
-    for at, text in lines:
+    longest: list[str] = []
+    for at, text in lines.items():
         branch = _BRANCH.search(text)
         if branch and (target := int(branch[1], 16)) < at:
-            body = [line for place, line in lines if target <= place <= at]
-            best = max(best, body, key=len)
-    return best
+            body = [line for place, line in lines.items() if target <= place <= at]
+            longest = max(longest, body, key=len)
+    return longest

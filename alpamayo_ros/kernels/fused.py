@@ -1,12 +1,13 @@
-"""What stands between the matrix products of a decoder layer, one kernel each, with plain twins.
+"""The steps between the matrix products of a decoder layer: one kernel each, with plain twins.
 
-In torch these are some fifty small kernels a layer, which take longer than the products of a
+torch takes some fifty small kernels a layer for them, which last longer than the products of a
 decode step. Knows no model.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,19 +19,20 @@ try:
     import triton
     import triton.language as tl
 
-    from . import overlap
-    from .overlap import begin
-except ImportError:  # CPU builds of torch come without it: the plain path serves
+    from .hopper import launch_options, wait_for_previous_kernel
+except ImportError:  # CPU builds of torch come without Triton: the plain path serves
     triton = None
 
 SWIGLU_BLOCK = 1024
 MAX_HEADS = 8  # of a block that rotates
 
 
-@torch.library.custom_op('alpamayo_ros::swiglu', mutates_args=())
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+def swiglu_plain(gate: Tensor, up: Tensor) -> Tensor:
     """Product of silu(gate) and up, same shape."""
-    return swiglu_plain(gate, up)
+    return F.silu(gate) * up
+
+
+swiglu = torch.library.custom_op('alpamayo_ros::swiglu', mutates_args=())(swiglu_plain)
 
 
 @swiglu.register_fake
@@ -38,13 +40,7 @@ def _(gate: Tensor, up: Tensor) -> Tensor:
     return torch.empty_like(gate)
 
 
-def swiglu_plain(gate: Tensor, up: Tensor) -> Tensor:
-    """The op in torch."""
-    return F.silu(gate) * up
-
-
-@torch.library.custom_op('alpamayo_ros::rotate_into_cache', mutates_args=('keys', 'values'))
-def rotate_into_cache(
+def rotate_into_cache_plain(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -63,42 +59,6 @@ def rotate_into_cache(
     keys and values (B, kv heads, capacity, d), written at slots (L). Returns q (B, heads, L, d),
     token by token in memory: attention then leaves its result as the next product reads it.
     """
-    return rotate_into_cache_plain(q, k, v, q_weight, k_weight, eps, cos, sin, keys, values, slots)
-
-
-@rotate_into_cache.register_fake
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q_weight: Tensor,
-    k_weight: Tensor,
-    eps: float,
-    cos: Tensor,
-    sin: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    slots: Tensor,
-) -> Tensor:
-    batch, length, width = q.shape
-    dim = q_weight.shape[0]
-    return q.new_empty(batch, length, width // dim, dim).transpose(1, 2)
-
-
-def rotate_into_cache_plain(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q_weight: Tensor,
-    k_weight: Tensor,
-    eps: float,
-    cos: Tensor,
-    sin: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    slots: Tensor,
-) -> Tensor:
-    """The op in torch."""
     dim = q_weight.shape[0]
     # (B, L, heads * d) -> (B, heads, L, d)
     q, k, v = (x.unflatten(-1, (-1, dim)).transpose(1, 2) for x in (q, k, v))
@@ -108,15 +68,27 @@ def rotate_into_cache_plain(
     return _rotate(q, cos, sin).transpose(1, 2).contiguous().transpose(1, 2)
 
 
+rotate_into_cache = torch.library.custom_op(
+    'alpamayo_ros::rotate_into_cache', mutates_args=('keys', 'values')
+)(rotate_into_cache_plain)
+
+
+@rotate_into_cache.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, q_weight: Tensor, *others: Any) -> Tensor:
+    batch, length, width = q.shape
+    dim = q_weight.shape[0]
+    return q.new_empty(batch, length, width // dim, dim).transpose(1, 2)
+
+
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat([-second, first], -1) * sin
 
 
 def swiglu_triton(gate: Tensor, up: Tensor, out: Tensor | None = None) -> Tensor:
-    """The op in Triton; out: columns of a matrix (rows, N) that it is written to."""
+    """The op in Triton; out: columns of a matrix (rows, N) to write to."""
     out, size = gate.new_empty(gate.shape) if out is None else out, gate.shape[-1]
-    gate, up, flat = _rows(gate), _rows(up), out.view(-1, size)
+    gate, up, flat = _flatten_rows(gate), _flatten_rows(up), out.view(-1, size)
     _swiglu_kernel[(len(gate), triton.cdiv(size, SWIGLU_BLOCK))](
         gate,
         up,
@@ -126,12 +98,12 @@ def swiglu_triton(gate: Tensor, up: Tensor, out: Tensor | None = None) -> Tensor
         up.stride(0),
         flat.stride(0),
         BLOCK=SWIGLU_BLOCK,
-        **overlap.options(out.device, len(gate) == 1),
+        **launch_options(out.device, len(gate) == 1),
     )
     return out
 
 
-def _rows(x: Tensor) -> Tensor:
+def _flatten_rows(x: Tensor) -> Tensor:
     """(..., N) as (rows, N); parts of joined products stay where they are, a stride apart."""
     x = x.reshape(-1, x.shape[-1])
     return x if x.stride(1) == 1 else x.contiguous()
@@ -150,12 +122,12 @@ def rotate_into_cache_triton(
     values: Tensor,
     slots: Tensor,
 ) -> Tensor:
-    """The op in Triton: one block a few heads of a token. keys and values share their strides."""
+    """The op in Triton: one block takes a few heads of a token. keys and values share strides."""
     batch, length, width = q.shape
     dim = q_weight.shape[0]
     heads, kv_heads = width // dim, k.shape[-1] // dim
     group = math.gcd(heads, kv_heads, MAX_HEADS)
-    q, k, v = _rows(q), _rows(k), _rows(v)
+    q, k, v = _flatten_rows(q), _flatten_rows(k), _flatten_rows(v)
     out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device=q.device)
     _rotate_kernel[(batch * length, (heads + 2 * kv_heads) // group)](
         q,
@@ -182,7 +154,7 @@ def rotate_into_cache_triton(
         HEADS=group,
         DIM=dim,
         num_warps=max(1, group // 2),
-        **overlap.options(q.device, batch * length == 1),
+        **launch_options(q.device, batch * length == 1),
     )
     return out.transpose(1, 2)
 
@@ -201,7 +173,7 @@ if triton is not None:
         BLOCK: tl.constexpr,
         OVERLAP: tl.constexpr,
     ):
-        begin(OVERLAP)
+        wait_for_previous_kernel(OVERLAP)
         row = tl.program_id(0).to(tl.int64)
         at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         inside = at < size
@@ -212,7 +184,9 @@ if triton is not None:
         tl.store(out_ptr + row * out_row + at, silu * up, inside)
 
     @triton.jit
-    def _turned(x_ptr, weight_ptr, cos_ptr, sin_ptr, eps, HEADS: tl.constexpr, DIM: tl.constexpr):
+    def _normalise_and_rotate(
+        x_ptr, weight_ptr, cos_ptr, sin_ptr, eps, HEADS: tl.constexpr, DIM: tl.constexpr
+    ):
         """Heads, normalised and rotated: halves are read crosswise for the rotation."""
         at = tl.arange(0, DIM)
         half: tl.constexpr = DIM // 2
@@ -254,7 +228,7 @@ if triton is not None:
         DIM: tl.constexpr,
         OVERLAP: tl.constexpr,
     ):
-        begin(OVERLAP)
+        wait_for_previous_kernel(OVERLAP)
         token = tl.program_id(0).to(tl.int64)
         head = tl.program_id(1) * HEADS
         batch, i = token // length, token % length
@@ -263,7 +237,7 @@ if triton is not None:
         sin_ptr += token * DIM
         if head < heads:
             source = q_ptr + token * q_row + head * DIM
-            q = _turned(source, q_weight_ptr, cos_ptr, sin_ptr, eps, HEADS, DIM)
+            q = _normalise_and_rotate(source, q_weight_ptr, cos_ptr, sin_ptr, eps, HEADS, DIM)
             tl.store(out_ptr + (token * heads + head + some) * DIM + at, q)
         else:
             kv_head = (head - heads) % kv_heads
@@ -271,7 +245,7 @@ if triton is not None:
             target += tl.load(slots_ptr + i) * cache_slot
             if head < heads + kv_heads:
                 source = k_ptr + token * k_row + kv_head * DIM
-                k = _turned(source, k_weight_ptr, cos_ptr, sin_ptr, eps, HEADS, DIM)
+                k = _normalise_and_rotate(source, k_weight_ptr, cos_ptr, sin_ptr, eps, HEADS, DIM)
                 tl.store(keys_ptr + target + at, k)
             else:
                 v = tl.load(v_ptr + token * v_row + (kv_head + some) * DIM + at)

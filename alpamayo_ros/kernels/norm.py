@@ -1,6 +1,6 @@
-"""Norms, with the sums before them: one kernel each, with plain twins.
+"""Norms, and the residual sums before them: one kernel each, with plain twins.
 
-In torch a sum and a norm are up to six kernels, each over all of it. Knows no model.
+torch takes up to six kernels for a sum and a norm, each over the whole tensor. Knows no model.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ try:
     import triton
     import triton.language as tl
 
-    from . import overlap
-    from .overlap import begin
-except ImportError:  # CPU builds of torch come without it: the plain path serves
+    from .hopper import launch_options, wait_for_previous_kernel
+except ImportError:  # CPU builds of torch come without Triton: the plain path serves
     triton = None
 
 
-@torch.library.custom_op('alpamayo_ros::rms_norm', mutates_args=())
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm_plain(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Root-mean-square norm of the last dimension of x (..., n), times weight (n).
 
     Statistics in float32, cast back to the dtype of x, then the product.
     """
-    return rms_norm_plain(x, weight, eps)
+    wide = x.to(torch.float32)
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
+
+
+rms_norm = torch.library.custom_op('alpamayo_ros::rms_norm', mutates_args=())(rms_norm_plain)
 
 
 @rms_norm.register_fake
@@ -33,20 +36,18 @@ def _(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return torch.empty_like(x)
 
 
-def rms_norm_plain(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The op in torch."""
-    wide = x.to(torch.float32)
-    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return weight * wide.to(x.dtype)
-
-
-@torch.library.custom_op('alpamayo_ros::add_rms_norm', mutates_args=('x',))
-def add_rms_norm(x: Tensor, terms: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Add terms (S, ..., n) to x (..., n) in place; returns the `rms_norm` of the sum.
+def add_rms_norm_plain(x: Tensor, terms: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Add terms (S, ..., n) to x (..., n) in place and return the `rms_norm` of the sum.
 
     Several terms are added up in float32, rounded to the dtype of x, and then added to x.
     """
-    return add_rms_norm_plain(x, terms, weight, eps)
+    add_terms(x, terms)
+    return rms_norm_plain(x, weight, eps)
+
+
+add_rms_norm = torch.library.custom_op('alpamayo_ros::add_rms_norm', mutates_args=('x',))(
+    add_rms_norm_plain
+)
 
 
 @add_rms_norm.register_fake
@@ -54,26 +55,25 @@ def _(x: Tensor, terms: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def add_rms_norm_plain(x: Tensor, terms: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The op in torch."""
-    add_terms(x, terms)
-    return rms_norm_plain(x, weight, eps)
-
-
 def add_terms(x: Tensor, terms: Tensor) -> Tensor:
     """Add terms to x in place, as `add_rms_norm` does."""
     return x.add_(terms[0] if len(terms) == 1 else terms.sum(0).to(x.dtype))
 
 
-@torch.library.custom_op('alpamayo_ros::add_layer_norm', mutates_args=())
-def add_layer_norm(
+def add_layer_norm_plain(
     x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """Sum of x and y (..., n) in their dtype, and its layer norm with weight and bias (n).
 
-    Statistics in float32. It has no gradient.
+    Statistics in float32. The op has no gradient.
     """
-    return add_layer_norm_plain(x, y, weight, bias, eps)
+    x = x + y
+    return x, F.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+add_layer_norm = torch.library.custom_op('alpamayo_ros::add_layer_norm', mutates_args=())(
+    add_layer_norm_plain
+)
 
 
 @add_layer_norm.register_fake
@@ -81,26 +81,18 @@ def _(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[T
     return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
-def add_layer_norm_plain(
-    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    """The op in torch."""
-    x = x + y
-    return x, F.layer_norm(x, weight.shape, weight, bias, eps)
-
-
 def rms_norm_triton(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The op in Triton: one block a row."""
-    return _norm_triton(x.contiguous(), None, weight, eps)
+    return _launch_rms_norm(x.contiguous(), None, weight, eps)
 
 
 def add_rms_norm_triton(x: Tensor, terms: Tensor, weight: Tensor, eps: float) -> Tensor:
     """The op in Triton: one block a row."""
-    return _norm_triton(x, terms.contiguous(), weight, eps)
+    return _launch_rms_norm(x, terms.contiguous(), weight, eps)
 
 
-def _norm_triton(x: Tensor, terms: Tensor | None, weight: Tensor, eps: float) -> Tensor:
-    """Norm of x, to which terms are added before, if there are any."""
+def _launch_rms_norm(x: Tensor, terms: Tensor | None, weight: Tensor, eps: float) -> Tensor:
+    """Add terms to x, if there are any, and return the norm of x."""
     size = x.shape[-1]
     rows, out = x.view(-1, size), x.new_empty(x.shape)  # a view, as the sum goes where x is
     block = triton.next_power_of_2(size)
@@ -116,7 +108,7 @@ def _norm_triton(x: Tensor, terms: Tensor | None, weight: Tensor, eps: float) ->
         SPLITS=0 if terms is None else len(terms),
         BLOCK=block,
         num_warps=8 if block >= 2048 else 4,
-        **overlap.options(x.device, len(rows) == 1),
+        **launch_options(x.device, len(rows) == 1),
     )
     return out
 
@@ -138,7 +130,7 @@ def add_layer_norm_triton(
         eps,
         BLOCK=triton.next_power_of_2(size),
         num_warps=4,
-        **overlap.options(x.device),
+        **launch_options(x.device),
     )
     return total, out
 
@@ -159,7 +151,7 @@ if triton is not None:
         BLOCK: tl.constexpr,
         OVERLAP: tl.constexpr,
     ):
-        begin(OVERLAP)
+        wait_for_previous_kernel(OVERLAP)
         row = tl.program_id(0).to(tl.int64)
         at = tl.arange(0, BLOCK)
         inside = at < size
@@ -189,7 +181,7 @@ if triton is not None:
         BLOCK: tl.constexpr,
         OVERLAP: tl.constexpr,
     ):
-        begin(OVERLAP)
+        wait_for_previous_kernel(OVERLAP)
         row = tl.program_id(0).to(tl.int64) * size
         at = tl.arange(0, BLOCK)
         inside = at < size

@@ -1,94 +1,24 @@
-"""Product of up to a few hundred rows with packed weights, in Triton: the 64 of a flow step.
+"""Kernel of products of 17 to 128 rows with packed weights: the 64 waypoints of a flow step.
 
-Weights are unpacked in registers and multiplied as the library's would be, rounded to the dtype of
-x. Knows no module.
+Weights are unpacked in registers, rounded to the dtype of x as the library's would be, and
+multiplied. `packed_products` launches it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
 import triton
 import triton.language as tl
 
-from . import spread
-from .overlap import begin
-from .packed_tiles import (
-    Shape,
-    Tile,
-    constants,
-    digit_of,
-    multiprocessors,
-    new_terms,
-    put,
-    row_of,
-    shape_of,
-    spread_dtype,
-)
-from .packing import digits
+from .hopper import wait_for_previous_kernel
+from .unpack import decode_digit, locate_rows, replace_item
 
 X_BLOCK = 64  # rows of x of a block
 
 
-def block(
-    x: Tensor,
-    data: Tensor,
-    scale: Tensor,
-    shift: Tensor | None,
-    levels: int,
-    rows: Sequence[int],
-    tile: Tile | None = None,
-) -> Tensor:
-    """Terms (S, M, sum of rows) of the product of x (M, K), in blocks of rows; as `single`."""
-    shape = shape_of(x, data, scale, levels, rows)
-    x_block = min(X_BLOCK, max(16, triton.next_power_of_2(shape.x_rows)))
-    x_blocks = triton.cdiv(shape.x_rows, x_block)
-    tile = tile or _tile(shape, digits(levels), x_blocks, x.device)
-    count = digits(levels)
-    if levels**count < 256 or count % tile.shares:
-        tile = tile._replace(shares=1)  # no whole bits a digit, or no equal shares
-    taken = count // tile.shares
-    terms = new_terms(x, tile.splits, rows)
-    _block_kernel[(triton.cdiv(shape.byte_rows, tile.rows) * tile.shares, tile.splits, x_blocks)](
-        x,
-        data,
-        scale,
-        shift,
-        terms,
-        shape.x_rows,
-        shape.columns,
-        shape.columns // shape.group,
-        shape.byte_rows,
-        *shape.bounds,
-        triton.cdiv(shape.steps, tile.splits),
-        **constants(x, levels, shape, tile, spread.weights(levels, spread_dtype(x), taken)),
-        X_ROWS=x_block,
-        TAKEN=taken,
-        AHEAD=tile.shares > 1,
-    )
-    return terms
-
-
-def _tile(shape: Shape, count: int, x_blocks: int, device: torch.device) -> Tile:
-    """The fastest of a sweep on an H200, over the model's shapes.
-
-    Hopper's tensor cores take weights from registers, of which all digits of a byte need so many
-    that no product could run beside the next one's unpacking. Before it, bytes are read once.
-    """
-    hopper = device.type == 'cuda' and torch.cuda.get_device_capability(device) >= (9, 0)
-    shares, rows, processors = count if hopper else 1, 64, multiprocessors(device)
-    if hopper and shape.byte_rows * shape.steps >= 16384:
-        rows = 128
-    blocks = triton.cdiv(shape.byte_rows, rows) * x_blocks * shares
-    wanted = processors if hopper else 2 * processors
-    splits = max(1, min(32, wanted // blocks, shape.steps // 2))
-    return Tile(rows, rows // 16, splits, 3, shares)
-
-
 @triton.jit
-def _scales(scale_ptr, shift_ptr, row, stride, inside, group, groups, first, TAKEN: tl.constexpr):
+def _load_scales(
+    scale_ptr, shift_ptr, row, stride, inside, group, groups, first, TAKEN: tl.constexpr
+):
     """Scales and negative shifts (ROWS, 1) of some digits in one group."""
     scales = ()
     shifts = ()
@@ -105,7 +35,7 @@ def _scales(scale_ptr, shift_ptr, row, stride, inside, group, groups, first, TAK
 
 
 @triton.jit
-def _block_kernel(
+def block_kernel(
     x_ptr,
     data_ptr,
     scale_ptr,
@@ -135,20 +65,19 @@ def _block_kernel(
     """All warps share the same step along K: one product a digit, accumulated."""
     SHARES: tl.constexpr = DIGITS // TAKEN
     split = tl.program_id(1)
-    byte_row = tl.program_id(0) // SHARES * ROWS + tl.arange(0, ROWS)
-    inside_matrix = byte_row < byte_rows
-    byte_row = tl.minimum(byte_row, byte_rows - 1)
-    row, stride = row_of(byte_row, byte_rows, bound0, bound1, DIGITS)
-    lowest = tl.program_id(0) % SHARES * TAKEN  # of the digits that are this block's
+    byte_row, inside_matrix, row, stride = locate_rows(
+        tl.program_id(0) // SHARES * ROWS, byte_rows, bound0, bound1, ROWS, DIGITS
+    )
+    lowest = tl.program_id(0) % SHARES * TAKEN  # the first of this block's digits
     bits = (lowest * (8 // DIGITS)).to(tl.uint8)
     m = tl.program_id(2) * X_ROWS + tl.arange(0, X_ROWS)
     dtype = x_ptr.dtype.element_ty
-    if AHEAD:  # scales are asked for one step ahead
+    if AHEAD:  # scales are loaded one step ahead
         group = split * rounds // STEPS_PER_GROUP
-        scales, shifts = _scales(
+        scales, shifts = _load_scales(
             scale_ptr, shift_ptr, row, stride, inside_matrix, group, groups, lowest, TAKEN
         )
-    begin(OVERLAP)
+    wait_for_previous_kernel(OVERLAP)
     total = (tl.zeros((ROWS, X_ROWS), tl.float32),) * TAKEN
     for i in tl.range(0, rounds, num_stages=STAGES):
         step = split * rounds + i
@@ -166,11 +95,11 @@ def _block_kernel(
         ).trans()
         if AHEAD:
             group = (step + 1) // STEPS_PER_GROUP
-            next_scales, next_shifts = _scales(
+            next_scales, next_shifts = _load_scales(
                 scale_ptr, shift_ptr, row, stride, inside_matrix, group, groups, lowest, TAKEN
             )
         else:
-            scales, shifts = _scales(
+            scales, shifts = _load_scales(
                 scale_ptr, shift_ptr, row, stride, inside_matrix, group, groups, lowest, TAKEN
             )
         if ASSEMBLY != '':
@@ -185,11 +114,11 @@ def _block_kernel(
                 w = w >> bits
             weights = ()
             for digit in tl.static_range(TAKEN):
-                wide = digit_of(w, digit, LEVELS, tl.float32) * scales[digit].to(tl.float32)
+                wide = decode_digit(w, digit, LEVELS, tl.float32) * scales[digit].to(tl.float32)
                 weights = weights + ((wide + shifts[digit].to(tl.float32)).to(dtype),)
         for digit in tl.static_range(TAKEN):
             product = tl.dot(weights[digit], x, total[digit], input_precision='ieee')
-            total = put(total, digit, product)
+            total = replace_item(total, digit, product)
         if AHEAD:
             scales = next_scales
             shifts = next_shifts

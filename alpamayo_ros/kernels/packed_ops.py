@@ -1,7 +1,8 @@
-"""Linear layers and embedding over packed weights: op schemas, plain twins, the choice of path.
+"""Linear layers, SwiGLU and embedding over packed weights: ops with plain twins and fast paths.
 
-The weights stay as they are stored (see `packing`); no path makes a second copy of them. Knows no
-module and no recipe.
+The weights stay as they are stored (see `packing`); no path makes a second copy of them. An op on
+a CPU is its plain twin. Op schemas know no named tuple, so ops take the fields of a PackedMatrix
+one by one. Knows no module and no recipe.
 """
 
 from __future__ import annotations
@@ -12,22 +13,21 @@ import torch
 from torch import Tensor
 
 from .fused import swiglu_plain
-from .packing import SCRATCH_BYTES, dense_rows, digits, parts
+from .packing import SCRATCH_BYTES, PackedMatrix, count_digits, unpack_rows
 
 try:
-    from . import packed_matmul, unpack
+    from . import unpack
     from .fused import swiglu_triton
-    from .packed_tiles import sum_terms
+    from .packed_products import multiply, sum_terms
 except ImportError:  # no Triton, as in CPU builds of torch: the plain path serves
-    packed_matmul = None  # type: ignore[assignment]
+    unpack = None  # type: ignore[assignment]
 
 MAX_BLOCK_ROWS = 128  # with more rows, unpacking once for the library's product is faster
 
-Dense = Callable[[Tensor, Tensor, Tensor | None, int, int, int, int], Tensor]
+UnpackRange = Callable[[PackedMatrix, int, int, int], Tensor]
 
 
-@torch.library.custom_op('alpamayo_ros::packed_linear', mutates_args=())
-def packed_linear(
+def packed_linear_plain(
     x: Tensor,
     data: Tensor,
     scale: Tensor,
@@ -38,10 +38,15 @@ def packed_linear(
 ) -> Tensor:
     """Product (..., sum of rows) of x (..., K) with the transposes of packed matrices, plus bias.
 
-    rows: the heights N of the matrices; several may be joined in one tensor, one after another.
-    data: bytes (P, g) or (sum of N / digits, K); scale and shift: one value a group row, N first.
+    rows: the heights N of the matrices; several may be joined, see PackedMatrix.
     """
-    return packed_linear_plain(x, data, scale, shift, levels, rows, bias)
+    matrix = PackedMatrix(data, scale, shift, levels)
+    return _multiply_unpacked(x, matrix, rows, bias, _unpack_range_plain)
+
+
+packed_linear = torch.library.custom_op('alpamayo_ros::packed_linear', mutates_args=())(
+    packed_linear_plain
+)
 
 
 @packed_linear.register_fake
@@ -57,71 +62,7 @@ def _(
     return x.new_empty(*x.shape[:-1], sum(rows))
 
 
-def packed_linear_plain(
-    x: Tensor,
-    data: Tensor,
-    scale: Tensor,
-    shift: Tensor | None,
-    levels: int,
-    rows: Sequence[int],
-    bias: Tensor | None = None,
-) -> Tensor:
-    """The op in torch."""
-    return _unpacked_product(x, data, scale, shift, levels, rows, bias, _dense_plain)
-
-
-def _even(count: int, limit: int) -> int:
-    """Size of equal pieces of `count` rows, whole blocks of 128: odd ones are slow to multiply."""
-    limit = max(limit // 128 * 128, min(limit, 128))
-    size = -(-count // -(-count // limit))
-    return min(limit, -(-size // 128) * 128)
-
-
-def _dense_plain(
-    data: Tensor,
-    scale: Tensor,
-    shift: Tensor | None,
-    levels: int,
-    columns: int,
-    start: int,
-    stop: int,
-) -> Tensor:
-    rows = torch.arange(start, stop, device=data.device)
-    return dense_rows(data, scale, shift, levels, columns, rows)
-
-
-def _unpacked_product(
-    x: Tensor,
-    data: Tensor,
-    scale: Tensor,
-    shift: Tensor | None,
-    levels: int,
-    rows: Sequence[int],
-    bias: Tensor | None,
-    dense: Dense,
-) -> Tensor:
-    """Unpack as many rows as the scratch holds, multiply, and so on."""
-    columns = x.shape[-1]
-    flat = x.reshape(-1, columns)
-    out = x.new_empty(len(flat), sum(rows))
-    at, limit = 0, max(1, SCRATCH_BYTES // (columns * x.element_size()))
-    stored = parts(data, scale, shift, levels, rows)
-    for count, (own_data, own_scale, own_shift) in zip(rows, stored, strict=True):
-        chunk = _even(count, limit)
-        for start in range(0, count, chunk):
-            stop = min(start + chunk, count)
-            weight = dense(own_data, own_scale, own_shift, levels, columns, start, stop)
-            weight, place = weight.to(x.dtype).t(), slice(at + start, at + stop)
-            if bias is None:
-                torch.mm(flat, weight, out=out[:, place])
-            else:  # in the product's own kernel
-                torch.addmm(bias[place], flat, weight, out=out[:, place])
-        at += count
-    return out.view(*x.shape[:-1], -1)
-
-
-@torch.library.custom_op('alpamayo_ros::packed_terms', mutates_args=())
-def packed_terms(
+def packed_terms_plain(
     x: Tensor,
     data: Tensor,
     scale: Tensor,
@@ -131,9 +72,15 @@ def packed_terms(
 ) -> Tensor:
     """Terms (S, ..., sum of rows) that add up to `packed_linear` without a bias.
 
-    Several, in float32, where the product is cut along K: whoever reads them adds them up.
+    On a GPU there are several, in float32, where the product is cut along K: whoever reads them
+    adds them up. Here there is one.
     """
-    return packed_terms_plain(x, data, scale, shift, levels, rows)
+    return packed_linear_plain(x, data, scale, shift, levels, rows).unsqueeze(0)
+
+
+packed_terms = torch.library.custom_op('alpamayo_ros::packed_terms', mutates_args=())(
+    packed_terms_plain
+)
 
 
 @packed_terms.register_fake
@@ -149,20 +96,7 @@ def _(
     return x.new_empty(count, *x.shape[:-1], sum(rows))
 
 
-def packed_terms_plain(
-    x: Tensor,
-    data: Tensor,
-    scale: Tensor,
-    shift: Tensor | None,
-    levels: int,
-    rows: Sequence[int],
-) -> Tensor:
-    """The op in torch: one term."""
-    return packed_linear_plain(x, data, scale, shift, levels, rows).unsqueeze(0)
-
-
-@torch.library.custom_op('alpamayo_ros::packed_swiglu', mutates_args=())
-def packed_swiglu(
+def packed_swiglu_plain(
     x: Tensor,
     data: Tensor,
     scale: Tensor,
@@ -174,7 +108,13 @@ def packed_swiglu(
 
     rows: the height N of gate and of up, which are joined in one tensor.
     """
-    return packed_swiglu_plain(x, data, scale, shift, levels, rows)
+    both = packed_linear_plain(x, data, scale, shift, levels, rows)
+    return swiglu_plain(*both.split(list(rows), -1))
+
+
+packed_swiglu = torch.library.custom_op('alpamayo_ros::packed_swiglu', mutates_args=())(
+    packed_swiglu_plain
+)
 
 
 @packed_swiglu.register_fake
@@ -189,34 +129,19 @@ def _(
     return x.new_empty(*x.shape[:-1], rows[0])
 
 
-def packed_swiglu_plain(
-    x: Tensor,
-    data: Tensor,
-    scale: Tensor,
-    shift: Tensor | None,
-    levels: int,
-    rows: Sequence[int],
-) -> Tensor:
-    """The op in torch."""
-    both = packed_linear_plain(x, data, scale, shift, levels, rows)
-    return swiglu_plain(*both.split(list(rows), -1))
-
-
-@torch.library.custom_op('alpamayo_ros::packed_embedding', mutates_args=())
-def packed_embedding(
-    ids: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, columns: int
-) -> Tensor:
-    """Rows (..., columns) of a packed matrix at ids (...) int64."""
-    return packed_embedding_plain(ids, data, scale, shift, levels, columns)
-
-
 def packed_embedding_plain(
     ids: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, columns: int
 ) -> Tensor:
-    """The op in torch."""
+    """Rows (..., columns) of a packed matrix at ids (...) int64."""
     one = ids.numel() == 1 and not ids.is_cuda
-    rows = dense_rows(data, scale, shift, levels, columns, int(ids) if one else ids.flatten())
+    matrix = PackedMatrix(data, scale, shift, levels)
+    rows = unpack_rows(matrix, columns, int(ids) if one else ids.flatten())
     return rows.view(*ids.shape, columns)
+
+
+packed_embedding = torch.library.custom_op('alpamayo_ros::packed_embedding', mutates_args=())(
+    packed_embedding_plain
+)
 
 
 @packed_embedding.register_fake
@@ -235,10 +160,11 @@ def packed_linear_cuda(
     rows: Sequence[int],
     bias: Tensor | None = None,
 ) -> Tensor:
-    """The fastest path for the number of rows of x."""
-    if _is_unpacked(x, levels, rows):
-        return _unpacked_product(x, data, scale, shift, levels, rows, bias, unpack.dense_triton)
-    y = sum_terms(packed_terms_cuda(x, data, scale, shift, levels, rows), x.dtype)
+    """The op by the path that is fastest for the number of rows of x."""
+    matrix = PackedMatrix(data, scale, shift, levels)
+    if _needs_unpacking(x, levels, rows):
+        return _multiply_unpacked(x, matrix, rows, bias, unpack.unpack_range_triton)
+    y = sum_terms(packed_terms_cuda(x, *matrix, rows), x.dtype)
     return y if bias is None else y.add_(bias)
 
 
@@ -251,19 +177,11 @@ def packed_terms_cuda(
     rows: Sequence[int],
 ) -> Tensor:
     """The terms as the kernel leaves them."""
-    if _is_unpacked(x, levels, rows):
-        return packed_linear_cuda(x, data, scale, shift, levels, rows).unsqueeze(0)
-    flat = x.reshape(-1, x.shape[-1])
-    terms = packed_matmul.path(len(flat))(flat, data, scale, shift, levels, rows)
+    matrix = PackedMatrix(data, scale, shift, levels)
+    if _needs_unpacking(x, levels, rows):
+        return packed_linear_cuda(x, *matrix, rows).unsqueeze(0)
+    terms = multiply(x.reshape(-1, x.shape[-1]), matrix, rows)
     return terms.view(-1, *x.shape[:-1], terms.shape[-1])
-
-
-def _is_unpacked(x: Tensor, levels: int, rows: Sequence[int]) -> bool:
-    """Whether the library multiplies: many rows of x, or what no kernel of ours takes."""
-    whole = all(height % digits(levels) == 0 for height in rows)
-    # float32 is there for comparisons: its tiles would not fit the shared memory
-    many = x.numel() // x.shape[-1] > MAX_BLOCK_ROWS
-    return many or not whole or x.dtype == torch.float32
 
 
 def packed_swiglu_cuda(
@@ -274,20 +192,21 @@ def packed_swiglu_cuda(
     levels: int,
     rows: Sequence[int],
 ) -> Tensor:
-    """The op without both products of many rows in memory at once: piece by piece."""
-    if not _is_unpacked(x, levels, rows):
-        both = packed_linear_cuda(x, data, scale, shift, levels, rows)
+    """The op piece by piece, without both products of many rows in memory at once."""
+    matrix = PackedMatrix(data, scale, shift, levels)
+    if not _needs_unpacking(x, levels, rows):
+        both = packed_linear_cuda(x, *matrix, rows)
         return swiglu_triton(*both.split(list(rows), -1))
     flat = x.reshape(-1, x.shape[-1])
     height, columns = rows[0], x.shape[-1]
     out = x.new_empty(len(flat), height)
-    stored = list(parts(data, scale, shift, levels, rows))
-    chunk = _even(height, max(1, SCRATCH_BYTES // (2 * columns * x.element_size())))
+    gate_and_up = list(matrix.split(rows))
+    chunk = _even_chunk(height, max(1, SCRATCH_BYTES // (2 * columns * x.element_size())))
     for start in range(0, height, chunk):
         size = min(chunk, height - start)
-        weight = unpack.scratch(scale, 2 * size, columns)
-        for half, (own_data, own_scale, own_shift) in zip(weight.split(size), stored, strict=True):
-            unpack.fill(half, own_data, own_scale, own_shift, levels, start)
+        weight = unpack.get_scratch(scale, 2 * size, columns)
+        for half, part in zip(weight.split(size), gate_and_up, strict=True):
+            unpack.unpack_into(half, part, start)
         gate, up = torch.mm(flat, weight.to(x.dtype).t()).split(size, -1)
         swiglu_triton(gate, up, out[:, start : start + size])
     return out.view(*x.shape[:-1], height)
@@ -297,11 +216,57 @@ def packed_embedding_cuda(
     ids: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, columns: int
 ) -> Tensor:
     """The op as one kernel."""
-    rows = unpack.rows_triton(data, scale, shift, levels, columns, ids.flatten())
+    matrix = PackedMatrix(data, scale, shift, levels)
+    rows = unpack.unpack_rows_triton(matrix, columns, ids.flatten())
     return rows.view(*ids.shape, columns)
 
 
-if packed_matmul is not None:
+def _needs_unpacking(x: Tensor, levels: int, rows: Sequence[int]) -> bool:
+    """Whether the library multiplies: many rows of x, or what no kernel here takes."""
+    has_whole_bytes = all(height % count_digits(levels) == 0 for height in rows)
+    # float32 is there for comparisons: its tiles would not fit the shared memory
+    is_large = x.numel() // x.shape[-1] > MAX_BLOCK_ROWS
+    return is_large or not has_whole_bytes or x.dtype == torch.float32
+
+
+def _multiply_unpacked(
+    x: Tensor,
+    matrix: PackedMatrix,
+    rows: Sequence[int],
+    bias: Tensor | None,
+    unpack_range: UnpackRange,
+) -> Tensor:
+    """Unpack as many rows as the scratch holds, multiply, and so on."""
+    columns = x.shape[-1]
+    flat = x.reshape(-1, columns)
+    out = x.new_empty(len(flat), sum(rows))
+    at, limit = 0, max(1, SCRATCH_BYTES // (columns * x.element_size()))
+    for count, part in zip(rows, matrix.split(rows), strict=True):
+        chunk = _even_chunk(count, limit)
+        for start in range(0, count, chunk):
+            stop = min(start + chunk, count)
+            weight = unpack_range(part, columns, start, stop).to(x.dtype).t()
+            place = slice(at + start, at + stop)
+            if bias is None:
+                torch.mm(flat, weight, out=out[:, place])
+            else:  # in the product's own kernel
+                torch.addmm(bias[place], flat, weight, out=out[:, place])
+        at += count
+    return out.view(*x.shape[:-1], -1)
+
+
+def _unpack_range_plain(matrix: PackedMatrix, columns: int, start: int, stop: int) -> Tensor:
+    return unpack_rows(matrix, columns, torch.arange(start, stop, device=matrix.data.device))
+
+
+def _even_chunk(count: int, limit: int) -> int:
+    """Size of equal pieces of `count` rows, whole blocks of 128: cuBLAS is slow with odd sizes."""
+    limit = max(limit // 128 * 128, min(limit, 128))
+    size = -(-count // -(-count // limit))
+    return min(limit, -(-size // 128) * 128)
+
+
+if unpack is not None:
     packed_linear.register_kernel('cuda')(packed_linear_cuda)
     packed_terms.register_kernel('cuda')(packed_terms_cuda)
     packed_swiglu.register_kernel('cuda')(packed_swiglu_cuda)

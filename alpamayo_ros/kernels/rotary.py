@@ -1,7 +1,7 @@
-"""Rotation of query and key heads of the vision tower: one op, plain or in Triton.
+"""Rotation of the query and key heads of the vision tower: one op, plain or in Triton.
 
-In torch it is ten kernels a layer over float32 copies, which take as long as the tower's
-products. It has a gradient, since training runs the tower as it is. Knows no model.
+torch takes ten kernels a layer over float32 copies, which last as long as the tower's products.
+The op has a gradient, because training runs the same tower. Knows no model.
 """
 
 from __future__ import annotations
@@ -15,19 +15,24 @@ try:
     import triton
     import triton.language as tl
 
-    from . import overlap
-    from .overlap import begin
-except ImportError:  # CPU builds of torch come without it: the plain path serves
+    from .hopper import launch_options, wait_for_previous_kernel
+except ImportError:  # CPU builds of torch come without Triton: the plain path serves
     triton = None
 
 
-@torch.library.custom_op('alpamayo_ros::rotate_heads', mutates_args=())
-def rotate_heads(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate_heads_plain(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Heads x (images, patches, heads, d) turned by cos and sin (patches, d) float32.
 
     x may be part of a wider tensor, the result is contiguous. Computed in float32, rounded once.
     """
-    return rotate_heads_plain(x, cos, sin)
+    wide, cos, sin = x.to(torch.float32), cos.unsqueeze(1), sin.unsqueeze(1)
+    first, second = wide.chunk(2, -1)
+    return (wide * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
+
+
+rotate_heads = torch.library.custom_op('alpamayo_ros::rotate_heads', mutates_args=())(
+    rotate_heads_plain
+)
 
 
 @rotate_heads.register_fake
@@ -35,27 +40,20 @@ def _(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def rotate_heads_plain(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The op in torch."""
-    wide, cos, sin = x.to(torch.float32), cos.unsqueeze(1), sin.unsqueeze(1)
-    first, second = wide.chunk(2, -1)
-    return (wide * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+def _save_angles(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[1:])
 
 
-def _back(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+def _rotate_back(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
     cos, sin = ctx.saved_tensors
     return rotate_heads(gradient, cos, -sin), None, None  # halves of a frequency turn alike
 
 
-rotate_heads.register_autograd(_back, setup_context=_keep)
+rotate_heads.register_autograd(_rotate_back, setup_context=_save_angles)
 
 
 def rotate_heads_triton(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The op in Triton: one block a patch, all of its heads."""
+    """The op in Triton: one block takes all heads of a patch."""
     images, patches, heads, dim = x.shape
     if x.stride(3) != 1 or x.stride(0) != patches * x.stride(1):
         x = x.contiguous()
@@ -72,7 +70,7 @@ def rotate_heads_triton(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         DIM=dim,
         HEADS=triton.next_power_of_2(heads),
         COLUMNS=triton.next_power_of_2(dim // 2),
-        **overlap.options(x.device),
+        **launch_options(x.device),
     )
     return out
 
@@ -94,7 +92,7 @@ if triton is not None:
         COLUMNS: tl.constexpr,
         OVERLAP: tl.constexpr,
     ):
-        begin(OVERLAP)
+        wait_for_previous_kernel(OVERLAP)
         # sizes are constants, or several numbers could not be read at once
         patch = tl.program_id(0).to(tl.int64)
         head, at = tl.arange(0, HEADS)[:, None], tl.arange(0, COLUMNS)[None, :]

@@ -1,6 +1,6 @@
-"""Packed weights to dense ones, a piece at a time into a scratch that is reused, in Triton.
+"""Packed weights to numbers on a GPU: what product kernels share, and whole rows into a scratch.
 
-For products of many rows, which then go to the library. Knows no module.
+The scratch serves products of many rows, which the library then computes. Knows no module.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from torch import Tensor
 import triton
 import triton.language as tl
 
-from . import overlap
-from .overlap import begin
-from .packing import SCRATCH_BYTES, digits, group_size
+from .hopper import launch_options, wait_for_previous_kernel
+from .packing import SCRATCH_BYTES, PackedMatrix
 
 ROWS = 32  # rows of a block
 MAX_STEP = 128  # columns of a block, never of two groups
@@ -20,78 +19,84 @@ MAX_STEP = 128  # columns of a block, never of two groups
 _SCRATCH: dict[tuple[torch.device, torch.dtype], Tensor] = {}  # of SCRATCH_BYTES each
 
 
-def dense_triton(
-    data: Tensor,
-    scale: Tensor,
-    shift: Tensor | None,
-    levels: int,
-    columns: int,
-    start: int,
-    stop: int,
-) -> Tensor:
-    """Rows (stop - start, columns) as packing.dense_rows; the next call overwrites them."""
-    out = scratch(scale, stop - start, columns)
-    fill(out, data, scale, shift, levels, start)
+def unpack_range_triton(matrix: PackedMatrix, columns: int, start: int, stop: int) -> Tensor:
+    """Rows (stop - start, columns) as `packing.unpack_rows`; the next call overwrites them."""
+    out = get_scratch(matrix.scale, stop - start, columns)
+    unpack_into(out, matrix, start)
     return out
 
 
-def fill(
-    out: Tensor, data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, start: int
-) -> None:
+def unpack_into(out: Tensor, matrix: PackedMatrix, start: int) -> None:
     """Write the rows from `start` on into out (R, columns)."""
-    _unpack(data, scale, shift, levels, None, start, out)
+    _launch_unpack(matrix, None, start, out)
 
 
-def rows_triton(
-    data: Tensor, scale: Tensor, shift: Tensor | None, levels: int, columns: int, rows: Tensor
-) -> Tensor:
-    """As packing.dense_rows, rows (R) int64."""
-    out = scale.new_empty(len(rows), columns)
-    _unpack(data, scale, shift, levels, rows.contiguous(), 0, out)
+def unpack_rows_triton(matrix: PackedMatrix, columns: int, rows: Tensor) -> Tensor:
+    """As `packing.unpack_rows`, rows (R) int64."""
+    out = matrix.scale.new_empty(len(rows), columns)
+    _launch_unpack(matrix, rows.contiguous(), 0, out)
     return out
 
 
-def _unpack(
-    data: Tensor,
-    scale: Tensor,
-    shift: Tensor | None,
-    levels: int,
-    rows: Tensor | None,
-    start: int,
-    out: Tensor,
-) -> None:
-    """Fill out (R, columns) with the rows from `start` on, or those that are listed."""
+def get_scratch(like: Tensor, rows: int, columns: int) -> Tensor:
+    """A matrix (rows, columns) in memory allocated once: recorded graphs keep its address."""
+    key = like.device, like.dtype
+    if key not in _SCRATCH:
+        _SCRATCH[key] = like.new_empty(SCRATCH_BYTES // like.element_size())
+    return _SCRATCH[key][: rows * columns].view(rows, columns)
+
+
+def _launch_unpack(matrix: PackedMatrix, rows: Tensor | None, start: int, out: Tensor) -> None:
+    """Fill out (R, columns) with the listed rows, or with those from `start` on."""
     count, columns = out.shape
-    group = group_size(data, scale, levels)
+    group = matrix.group
     step = min(MAX_STEP, triton.next_power_of_2(group))
     steps_per_group = triton.cdiv(group, step)
-    grid = (triton.cdiv(count, ROWS), columns // group * steps_per_group)
-    _unpack_kernel[grid](
-        data,
-        scale,
-        shift,
+    _unpack_kernel[(triton.cdiv(count, ROWS), columns // group * steps_per_group)](
+        *matrix[:3],
         rows,
         out,
         start,
         count,
         columns,
-        -(-scale.numel() // digits(levels)),
-        LEVELS=levels,
-        DIGITS=digits(levels),
+        matrix.group_rows,
+        LEVELS=matrix.levels,
+        DIGITS=matrix.digits,
         GROUP=group,
         STEP=step,
         STEPS_PER_GROUP=steps_per_group,
         ROWS=ROWS,
-        **overlap.options(out.device),
+        **launch_options(out.device),
     )
 
 
-def scratch(like: Tensor, rows: int, columns: int) -> Tensor:
-    """A matrix (rows, columns) in what is allocated once: recorded graphs keep its address."""
-    key = like.device, like.dtype
-    if key not in _SCRATCH:
-        _SCRATCH[key] = like.new_empty(SCRATCH_BYTES // like.element_size())
-    return _SCRATCH[key][: rows * columns].view(rows, columns)
+@triton.jit
+def replace_item(values, at: tl.constexpr, value):
+    """A tuple with one value replaced."""
+    return values[:at] + (value,) + values[at + 1 :]
+
+
+@triton.jit
+def decode_digit(w, digit: tl.constexpr, LEVELS: tl.constexpr, dtype: tl.constexpr):
+    """Codes of one digit of bytes, without assembly."""
+    if LEVELS == 256:
+        return w.to(dtype)
+    return (w.to(tl.int32) // (LEVELS**digit) % LEVELS).to(dtype)
+
+
+@triton.jit
+def locate_rows(first, byte_rows, bound0, bound1, ROWS: tl.constexpr, DIGITS: tl.constexpr):
+    """Byte rows (ROWS) of a block from `first` on, whether each exists, and its matrix rows.
+
+    The lowest digit of a byte row belongs to the matrix row `row`, each next digit to one `stride`
+    further on. bound0 and bound1: byte rows at which the second and third joined matrix begin.
+    """
+    byte_row = first + tl.arange(0, ROWS)
+    inside = byte_row < byte_rows
+    at = tl.minimum(byte_row, byte_rows - 1)
+    start = tl.where(at >= bound1, bound1, tl.where(at >= bound0, bound0, 0))
+    stop = tl.where(at >= bound1, byte_rows, tl.where(at >= bound0, bound1, bound0))
+    return at, inside, DIGITS * start + at - start, stop - start
 
 
 @triton.jit
@@ -119,7 +124,7 @@ def _unpack_kernel(
     inside = place < count
     row = start + place
     if rows_ptr is not None:
-        begin(OVERLAP)
+        wait_for_previous_kernel(OVERLAP)
         row = tl.load(rows_ptr + place, mask=inside, other=0).to(tl.int32)
     group_row = row * (columns // GROUP) + group
     at = (group_row % byte_rows).to(tl.int64) * GROUP
@@ -149,5 +154,5 @@ def _unpack_kernel(
     wide = wide * scale[:, None] - (scale + shift)[:, None]
     at = place.to(tl.int64)[:, None] * columns + group * GROUP + within[None, :]
     if rows_ptr is None:
-        begin(OVERLAP)  # the product before may still read the scratch
+        wait_for_previous_kernel(OVERLAP)  # the product before may still read the scratch
     tl.store(out_ptr + at, wide.to(out_ptr.dtype.element_ty), mask=mask)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from ..kernels.packing import digits, pack
+from ..kernels.packing import count_digits, pack
 from .scheme import QuantScheme, Rule
 from .solver import nearest_codes, solve
 
@@ -46,8 +46,8 @@ def quantize_with_feedback(
     if levels == 256:
         return {'._data': (codes - levels // 2).to(torch.int8), '._scale': scale}, float(error)
     rows = codes.to(torch.uint8).view(-1, group)
-    rows = F.pad(rows, (0, 0, 0, -len(rows) % digits(levels)))
-    stored = {'._data._data': pack(rows.view(digits(levels), -1, group), levels)}
+    rows = F.pad(rows, (0, 0, 0, -len(rows) % count_digits(levels)))
+    stored = {'._data._data': pack(rows.view(count_digits(levels), -1, group), levels)}
     stored['._scale'] = scale.view(-1, 1)
     if scheme.shifted:
         stored['._shift'] = shift.view(-1, 1)

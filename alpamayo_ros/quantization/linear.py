@@ -1,7 +1,7 @@
-"""Modules that hold packed weights under optimum-quanto's names, and the swap that puts them in.
+"""Linear layers and embeddings with packed weights, and the swap of plain ones for them.
 
-Their tensors are those of a quantized checkpoint as stored: loading assigns, nothing is repacked.
-Knows no solver, no recipe's name and no model.
+Their tensors have optimum-quanto's names and lie as in a quantized checkpoint: loading assigns
+them, and nothing is repacked. Knows no solver, no recipe's name and no model.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ..kernels.packed_ops import (
     packed_swiglu,
     packed_terms,
 )
-from ..kernels.packing import digits
+from ..kernels.packing import PackedMatrix, count_digits
 from .scheme import QuantScheme, Rule, Rules, rule_of
 
-# Scalars beside every layer in optimum-quanto's files, of no use without quantized activations.
+# Scalars that optimum-quanto stores beside every layer; quanto needs them for its activations.
 UNUSED = ('.input_scale', '.output_scale')
 
 
 class _Data(nn.Module):
-    """The module that makes a buffer's name `_data._data`."""
+    """A module in between, so that the buffer is called `_data._data` as in optimum-quanto."""
 
     _data: Tensor
 
@@ -37,7 +37,7 @@ class _Data(nn.Module):
 
 
 class PackedWeight(nn.Module):
-    """A stored matrix of `rows` x `columns`: bytes, scales and shifts as buffers."""
+    """A packed matrix (rows, columns): bytes, scales and shifts as buffers."""
 
     _scale: Tensor
 
@@ -56,41 +56,37 @@ class PackedWeight(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the matrix once unpacked."""
+        """Dtype of the matrix once unpacked."""
         return self._scale.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the bytes are."""
+        """Device of the bytes."""
         return self._scale.device
 
     @property
-    def stored(self) -> tuple[Tensor, Tensor, Tensor | None, int]:
-        """Data, scale, shift and levels, as the ops of kernels/ take them."""
+    def stored(self) -> PackedMatrix:
+        """The matrix as the ops of kernels/ take it."""
         data = self._data._data if isinstance(self._data, _Data) else self._data
         # three symmetric levels are -scale, 0 and scale: the shift is the scale itself
         shift = self._shift if self.shifted else self._scale if self.levels == 3 else None
-        return data, self._scale, shift, self.levels  # type: ignore[return-value]
+        return PackedMatrix(data, self._scale, shift, self.levels)  # type: ignore[arg-type]
 
-    def joinable(self, other: PackedWeight) -> bool:
+    def can_join(self, other: PackedWeight) -> bool:
         """Whether both can lie in one tensor, one behind the other."""
         return (
-            self.rows % digits(self.levels) == 0
-            and self._data_shape[1:] == other._data_shape[1:]
+            self.rows % count_digits(self.levels) == 0
+            and self.stored.data.shape[1:] == other.stored.data.shape[1:]
             and (self.levels, self.columns, self.dtype, self.device)
             == (other.levels, other.columns, other.dtype, other.device)
         )
-
-    @property
-    def _data_shape(self) -> torch.Size:
-        return self.stored[0].shape
 
 
 class QuantLinear(nn.Module):
     """nn.Linear over a packed weight; rows beyond out_features are padding.
 
-    joint: set by `join` on the first of several layers that read the same input; x to a list of
-    their outputs in one pass. Moving or casting the layer takes it away.
+    joint: `join` sets it on the first of several layers that read the same input. It computes all
+    of their outputs in one pass. Moving or casting the layer removes it.
     """
 
     joint: Joint | None = None
@@ -114,17 +110,17 @@ class QuantLinear(nn.Module):
         """Terms (S, ..., out_features) that add up to the output."""
         if self.bias is not None:
             return self(x).unsqueeze(0)
-        found = packed_terms(x, *self.weight.stored, [self.weight.rows])
-        return found[..., : self.out_features]
+        terms: Tensor = packed_terms(x, *self.weight.stored, [self.weight.rows])
+        return terms[..., : self.out_features]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
-        """Moving or casting makes tensors of its own, which a joint product does not see."""
+        """Move or cast the layer: its new tensors are no longer those of the joint product."""
         self.joint = None
         return super()._apply(fn, recurse)
 
 
 class QuantEmbedding(nn.Module):
-    """nn.Embedding over a packed weight, which may stay on another device than the ids."""
+    """nn.Embedding over a packed weight, which may be on another device than the ids."""
 
     def __init__(self, like: nn.Embedding, rule: Rule) -> None:
         super().__init__()
@@ -135,9 +131,9 @@ class QuantEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Ids (...) to (..., embedding_dim) on the device of the ids."""
         stored = self.weight.stored
-        # on the host a token is read in less time than it takes to dispatch the op
-        read = packed_embedding if stored[0].is_cuda else packed_embedding_plain
-        return read(ids.to(stored[0].device), *stored, self.embedding_dim).to(ids.device)
+        # on the host, dispatching the op would take longer than reading a token
+        look_up = packed_embedding if stored.data.is_cuda else packed_embedding_plain
+        return look_up(ids.to(stored.data.device), *stored, self.embedding_dim).to(ids.device)
 
 
 class HostEmbedding(nn.Embedding):
@@ -149,9 +145,10 @@ class HostEmbedding(nn.Embedding):
 
 
 class RowParts(nn.ModuleList):
-    """A linear layer without bias as layers of some rows each: no tensor of it is very large.
+    """A linear layer without bias, cut into layers of some rows each, so that no tensor is large.
 
-    rows: of each part but the last. For 8 bits and more: below, a byte holds several rows.
+    rows: of each part but the last. For 8 bits and more; with fewer bits, a byte holds digits of
+    several rows.
     """
 
     def __init__(self, like: nn.Linear, count: int, rule: Rule) -> None:
@@ -165,7 +162,7 @@ class RowParts(nn.ModuleList):
 
     @property
     def weight(self) -> Any:
-        """Of the first part: it tells dtype and device."""
+        """Weight of the first part, from which callers read dtype and device."""
         return self[0].weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,22 +177,22 @@ class Joint:
         weights = [layer.weight for layer in layers]
         self.rows = [weight.rows for weight in weights]
         self.out_features = [layer.out_features for layer in layers]
-        self.stored: list[Any] = []
-        for tensors in zip(*(weight.stored[:3] for weight in weights), strict=True):
-            self.stored.append(None if tensors[0] is None else torch.cat(tensors))
-        start = [0, 0]
-        for weight in weights:
-            data, scale = weight.stored[:2]
-            own = [slice(at, at + len(t)) for at, t in zip(start, (data, scale), strict=True)]
+        matrices = [weight.stored for weight in weights]
+        data = torch.cat([matrix.data for matrix in matrices])
+        scale = torch.cat([matrix.scale for matrix in matrices])
+        shift = scale if weights[0].levels == 3 else None
+        if weights[0].shifted:
+            shift = torch.cat([weight._shift for weight in weights])  # type: ignore[misc]
+        self.stored = PackedMatrix(data, scale, shift, weights[0].levels)
+        byte = row = 0
+        for weight, matrix in zip(weights, matrices, strict=True):
+            bytes_end, rows_end = byte + len(matrix.data), row + len(matrix.scale)
             holder = weight._data if isinstance(weight._data, _Data) else weight
-            holder._data = self.stored[0][own[0]]
-            weight._scale = self.stored[1][own[1]]
+            holder._data = data[byte:bytes_end]
+            weight._scale = scale[row:rows_end]
             if weight.shifted:
-                weight._shift = self.stored[2][own[1]]
-            start = [own[0].stop, own[1].stop]
-        if weights[0].levels == 3:
-            self.stored[2] = self.stored[1]
-        self.stored.append(weights[0].levels)
+                weight._shift = shift[row:rows_end]  # type: ignore[index]
+            byte, row = bytes_end, rows_end
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         """Outputs (..., out_features) of each layer for x (..., in_features)."""
@@ -208,22 +205,23 @@ class Joint:
 
 
 def join(layers: Sequence[nn.Module]) -> bool:
-    """Let up to three loaded layers that read the same input run as one, where they can.
+    """Let up to three layers that read the same input run as one product; False if they cannot.
 
-    The first gets `joint`, and all become views of one tensor. Call it after loading.
+    The first layer gets `joint`, and the weights of all become views of one tensor. Call it after
+    loading.
     """
     quantized = [layer for layer in layers if isinstance(layer, QuantLinear)]
     first = quantized[0].weight if quantized else None
     if first is None or len(quantized) != len(layers) or len(layers) > 3:
         return False
-    if any(layer.bias is not None or not layer.weight.joinable(first) for layer in quantized):
+    if any(layer.bias is not None or not layer.weight.can_join(first) for layer in quantized):
         return False
     quantized[0].joint = Joint(quantized)
     return True
 
 
 def replace_linears(module: nn.Module, rules: Rules) -> list[str]:
-    """Swap linear layers and embeddings for packed ones where a rule says so; names swapped.
+    """Swap linear layers and embeddings for packed ones where a rule says so; return their names.
 
     For a module on the meta device, before its weights are loaded.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels.packing import digits, pack
+from ..kernels.packing import count_digits, pack
 from .scheme import Rule
 from .solver import solve
 
@@ -35,7 +35,7 @@ def quantize_matrix(
     of each input's weights counts. Error: Frobenius norm of the difference over the weight's.
     """
     scheme, columns = rule.scheme, weight.shape[1]
-    group, each = scheme.group(columns), digits(scheme.levels)
+    group, each = scheme.group(columns), count_digits(scheme.levels)
     stored = {}
     for name, shape in scheme.tensors(rule.rows(weight.shape[0]), columns).items():
         kind = dtype

@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from ..errors import BadInput
-from ..kernels.packing import digits
+from ..kernels.packing import count_digits
 
 GROUP = 128  # quanto's largest group; it is lowered by 32 until it divides K
 _METADATA_BYTES = 2  # of a scale or a shift in bfloat16
@@ -46,7 +46,7 @@ class QuantScheme:
     def padded(self, rows: int, multiple: int = 1) -> int:
         """Rows that are stored: whole bytes where quanto's format does not say otherwise."""
         if self.layout != 'quanto' and self.levels:
-            multiple = math.lcm(multiple, digits(self.levels))
+            multiple = math.lcm(multiple, count_digits(self.levels))
         return -(-rows // multiple) * multiple
 
     def tensors(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
@@ -58,7 +58,7 @@ class QuantScheme:
         group = self.group(columns)
         count = rows * columns // group
         shapes: dict[str, tuple[int, ...]] = {
-            '._data._data': (-(-count // digits(self.levels)), group),
+            '._data._data': (-(-count // count_digits(self.levels)), group),
             '._scale': (count, 1),
         }
         return shapes | ({'._shift': (count, 1)} if self.shifted else {})

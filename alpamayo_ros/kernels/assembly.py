@@ -1,9 +1,9 @@
-"""Inline assembly that turns four packed bytes into pairs of bf16 or fp16, a few steps a weight.
+"""Inline assembly that turns four packed bytes into pairs of bf16 or fp16 numbers.
 
-A code is put, by one masked OR, into the mantissa of a float whose exponent makes it
-offset + code * factor exactly: 2**7 for bf16, 2**10 for fp16, mantissas of 7 and 10 bits. Digits
-that lie too high for the mantissa are shifted down first. No conversion instruction is used: they
-are too slow for this. Knows no kernel.
+One masked OR puts a code into the mantissa of a float whose exponent makes the float equal to
+offset + code * factor exactly; the offset is 2**7 for bf16 and 2**10 for fp16, whose mantissas
+have 7 and 10 bits. Digits that lie too high for the mantissa are shifted down first. Conversion
+instructions would be several times slower. Knows no kernel.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import torch
 
-from .packing import digits
+from .packing import count_digits
 
 
-class Spread(NamedTuple):
-    """Assembly for `tl.inline_asm_elementwise` with pack=4, and what its results mean.
+class UnpackAssembly(NamedTuple):
+    """Assembly for `tl.inline_asm_elementwise` with pack=4, and the meaning of its results.
 
     Result t is offset + code * factors[t]. An empty assembly stands for plain conversions.
     """
@@ -31,8 +31,8 @@ class _Float(NamedTuple):
     mantissa: int
     name: str
 
-    def pair(self, value: float) -> str:
-        """The bits of a pair of equal values."""
+    def format_pair(self, value: float) -> str:
+        """Bits of a pair of equal values, as text."""
         dtype = torch.bfloat16 if self.name == 'bf16x2' else torch.float16
         bits = int(torch.tensor(value, dtype=dtype).view(torch.int16)) & 0xFFFF
         return f'0x{bits:04X}{bits:04X}'
@@ -43,21 +43,22 @@ _FLOATS = {torch.bfloat16: _Float(7, 'bf16x2'), torch.float16: _Float(10, 'f16x2
 _WIDEN = ['prmt.b32 p0, {w}, 0, 0x4140;', 'prmt.b32 p1, {w}, 0, 0x4342;']
 
 
-def plain(levels: int) -> Spread:
-    """No assembly: the kernel converts the codes themselves."""
-    return Spread('', '', 0.0, (1.0,) * digits(levels))
+def use_plain_conversions(levels: int) -> UnpackAssembly:
+    """No assembly: the kernel converts the codes itself."""
+    return UnpackAssembly('', '', 0.0, (1.0,) * count_digits(levels))
 
 
-def pairs(levels: int, dtype: torch.dtype) -> Spread:
-    """Four bytes to the codes of each digit, bytes 0 and 2 as one pair, 1 and 3 as the other.
+def assemble_pairs(levels: int, dtype: torch.dtype) -> UnpackAssembly:
+    """Turn four bytes into codes of each digit: bytes 0 and 2 as a pair, 1 and 3 as another.
 
-    Bytes of one half of a word need no spreading to halves: one shift does for two permutations.
+    Bytes 0 and 2 lie in the low bits of the two halves of a word, so a shift replaces two
+    permutations.
     """
     if dtype not in _FLOATS or levels not in (4, 16):
-        return plain(levels)
-    count, real = digits(levels), _FLOATS[dtype]
+        return use_plain_conversions(levels)
+    count, real = count_digits(levels), _FLOATS[dtype]
     bits, source = 8 // count, f'${2 * count}'
-    exponent, factors = real.pair(2.0**real.mantissa), []
+    exponent, factors = real.format_pair(2.0**real.mantissa), []
     lines, shifted = [], {0: source}
     for digit in range(count):
         low = bits * digit
@@ -74,55 +75,55 @@ def pairs(levels: int, dtype: torch.dtype) -> Spread:
     names = ', '.join(name for shift, name in shifted.items() if shift)
     constraints = ','.join(['=&r'] * (2 * count) + ['r'])
     assembly = '\n'.join(['{', f'.reg .b32 {names};', *lines, '}'])
-    return Spread(assembly, constraints, 2.0**real.mantissa, tuple(factors))
+    return UnpackAssembly(assembly, constraints, 2.0**real.mantissa, tuple(factors))
 
 
-def codes(levels: int, dtype: torch.dtype) -> Spread:
-    """Four bytes to the codes of each digit and to ones behind them."""
+def assemble_codes(levels: int, dtype: torch.dtype) -> UnpackAssembly:
+    """Turn four bytes into the codes of each digit, and ones behind them."""
     if dtype not in _FLOATS or levels not in (4, 16):
-        return plain(levels)
-    count, real = digits(levels), _FLOATS[dtype]
+        return use_plain_conversions(levels)
+    count, real = count_digits(levels), _FLOATS[dtype]
     results = 2 * (count + 1)
-    lines, factors = _masked(levels, real, f'${results}', count)
-    lines += [f'mov.b32 ${i}, {real.pair(1.0)};' for i in range(2 * count, results)]
+    lines, factors = _mask_digits(levels, real, f'${results}', count)
+    lines += [f'mov.b32 ${i}, {real.format_pair(1.0)};' for i in range(2 * count, results)]
     constraints = ','.join(['=&r'] * results + ['r'])
-    return Spread(_block(lines), constraints, 2.0**real.mantissa, factors)
+    return UnpackAssembly(_enclose(lines), constraints, 2.0**real.mantissa, factors)
 
 
-def weights(levels: int, dtype: torch.dtype, count: int) -> Spread:
-    """Four bytes, the scale of each digit and its negative shift to weights of each digit.
+def assemble_weights(levels: int, dtype: torch.dtype, count: int) -> UnpackAssembly:
+    """Turn four bytes, the scale of each digit and its negative shift into weights of each digit.
 
-    count: how many digits of each byte. With less than all, the last input says by how many bits
-    the first of them lies above the lowest one.
+    count: digits taken of each byte. Where it is less than all, the last input is the number of
+    bits between the lowest digit and the first one taken.
     """
     if dtype not in _FLOATS or levels not in (4, 16):
-        return plain(levels)
+        return use_plain_conversions(levels)
     real, source, lines = _FLOATS[dtype], f'${2 * count}', []
-    some = count < digits(levels)
-    if some:  # four equal bytes say it
+    some = count < count_digits(levels)
+    if some:  # the input is four equal bytes
         lines += [f'and.b32 q0, ${6 * count + 1}, 7;', f'shr.b32 q1, {source}, q0;']
         source = 'q1'
-    masked, factors = _masked(levels, real, source, count)
+    masked, factors = _mask_digits(levels, real, source, count)
     lines += masked
     for digit, factor in enumerate(factors):
         # the code itself, exactly; then one rounding
-        unit, back = real.pair(1 / factor), real.pair(-(2.0**real.mantissa) / factor)
+        unit, back = real.format_pair(1 / factor), real.format_pair(-(2.0**real.mantissa) / factor)
         lines += [f'mov.b32 unit, {unit};', f'mov.b32 back, {back};']
         for i in (2 * digit, 2 * digit + 1):
             scale, shift = 2 * count + 1 + i, 4 * count + 1 + i
             lines.append(f'fma.rn.{real.name} ${i}, ${i}, unit, back;')
             lines.append(f'fma.rn.{real.name} ${i}, ${i}, ${scale}, ${shift};')
     constraints = ','.join(['=&r'] * (2 * count) + ['r'] * (4 * count + 1 + some))
-    return Spread(_block(lines), constraints, 0.0, (1.0,) * count)
+    return UnpackAssembly(_enclose(lines), constraints, 0.0, (1.0,) * count)
 
 
-def _masked(
+def _mask_digits(
     levels: int, real: _Float, source: str, count: int
 ) -> tuple[list[str], tuple[float, ...]]:
-    """Lines that put digit t < count of four bytes into outputs 2 t and 2 t + 1, and factors."""
-    bits = 8 // digits(levels)
+    """Lines that put digit t < count of four bytes into outputs 2 t and 2 t + 1; the factors."""
+    bits = 8 // count_digits(levels)
     lines = [line.format(w=source) for line in _WIDEN]
-    exponent, factors = real.pair(2.0**real.mantissa), []
+    exponent, factors = real.format_pair(2.0**real.mantissa), []
     for digit in range(count):
         low = bits * digit
         shift = max(0, low + bits - real.mantissa)
@@ -139,6 +140,6 @@ def _masked(
     return lines, tuple(factors)
 
 
-def _block(lines: list[str]) -> str:
+def _enclose(lines: list[str]) -> str:
     declared = '.reg .b32 p0, p1, q0, q1, r0, r1, unit, back;'
     return '\n'.join(['{', declared, *lines, '}'])
