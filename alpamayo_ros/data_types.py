@@ -19,6 +19,7 @@ WAYPOINTS = 64
 HISTORY_POSES = 16
 FRAMES_PER_CAMERA = 4
 GRID_NS = 100_000_000  # 10 Hz: frames, history and waypoints share it
+GRID_S = GRID_NS / NANOSECONDS
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class Prediction:
     timing_ms: Mapping[str, float] = field(default_factory=dict)
 
 
-def seed_at(seed: int, t0_ns: int) -> int:
+def derive_seed(seed: int, t0_ns: int) -> int:
     """Seed of the inference at t0, a function of both: earlier inferences change nothing."""
     digest = hashlib.blake2b(f'{seed}:{t0_ns}'.encode(), digest_size=8).digest()
     return int.from_bytes(digest, 'little') >> 1  # below 2**63, as torch.Generator wants it

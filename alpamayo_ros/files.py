@@ -18,7 +18,7 @@ def refuse_existing(path: Path) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def create_folder(path: Path) -> Iterator[Path]:
     """Give a place to make a folder of that name in, and move it to `path` at the end.
 
     The place does not exist yet and lies beside `path`; an exception or Ctrl-C leaves nothing of

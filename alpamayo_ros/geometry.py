@@ -134,7 +134,7 @@ def to_local(
 ) -> tuple[Array, Array]:
     """World poses (N, 3), (N, 4) in the frame of one pose: positions (N, 3), rotations (N, 3, 3).
 
-    p_local = R^-1 (p - p_0), R_local = R_0^-1 R: alpamayo-r1.md section 9.
+    p_local = R^-1 (p - p_0), R_local = R_0^-1 R: docs/model.md section 9.
     """
     local_from_world = rotation_matrix(quaternion).T
     offsets = np.asarray(positions_m, np.float64) - np.asarray(position_m, np.float64)
@@ -156,7 +156,7 @@ def fit_speeds(xy_m: ArrayLike, yaw_rad: ArrayLike) -> Array:
     """Speeds (N + 1,) m/s along the heading that explain N segments of 0.1 s; the last one is v0.
 
     xy_m (N + 1, 2) and yaw_rad (N + 1,) of the ego history. Minimises the sum over segments of
-    |v_t u_t + v_t+1 u_t+1 - 2 dp_t / dt|^2, smoothed and with a ridge: alpamayo-r1.md section 9.
+    |v_t u_t + v_t+1 u_t+1 - 2 dp_t / dt|^2, smoothed and with a ridge: docs/model.md section 9.
     """
     xy, heading = np.asarray(xy_m, np.float64), np.asarray(yaw_rad, np.float64)
     count = len(xy)
@@ -179,10 +179,10 @@ def _penalties(count: int) -> tuple[Array, Array]:
     return SMOOTHNESS * third.T @ third, RIDGE * np.eye(count)
 
 
-def latest_at_or_before(stamps: ArrayLike, requested: ArrayLike) -> NDArray[np.int64]:
+def find_latest_at_or_before(stamps: ArrayLike, requested: ArrayLike) -> NDArray[np.int64]:
     """Index of the latest of the sorted `stamps` (N,) at or before each of `requested` (T,).
 
-    This is the reference loader's choice of frames (alpamayo-r1.md section 9); the buffer takes
+    This is the reference loader's choice of frames (docs/model.md section 9); the buffer takes
     the nearest instead. A time outside the stamps raises ValueError.
     """
     stamps, requested = np.asarray(stamps), np.asarray(requested)

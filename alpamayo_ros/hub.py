@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from .errors import BadInput
-from .shipped import shipped
+from .shipped import find_shipped
 
 TOKENIZER_FILES = (
     'config.json',
@@ -26,13 +26,13 @@ CHECKPOINT_FILES = ('*.safetensors', '*.json', 'merges.txt', 'chat_template.*', 
 _HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 
 
-def resolve(name: str | Path) -> Path:
+def resolve_checkpoint(name: str | Path) -> Path:
     """Folder of a checkpoint by path, by its name in checkpoints/, or by hub id.
 
     A folder wins over a name, a name over a hub id. Raises BadInput when it is none of them, or
     when the hub cannot be reached and its cache does not hold the files.
     """
-    own = shipped('checkpoints', '/config.json')
+    own = find_shipped('checkpoints', '/config.json')
     if str(name) in own and not Path(name).is_dir():
         return own[str(name)].parent
     return _folder_or_hub(name, CHECKPOINT_FILES, f'not one of {", ".join(own)}, ' if own else '')

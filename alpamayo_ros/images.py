@@ -56,7 +56,7 @@ def decode(frame: Frame) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
 
 
-def broken_frame(context: Context) -> str:
+def find_broken_frame(context: Context) -> str:
     """Which camera and frame of a context cannot be decoded, and why; '' when all can."""
     for camera, frames in context.frames.items():
         for frame in frames:
@@ -107,7 +107,7 @@ def _convert(frame: Frame) -> NDArray[np.uint8]:
     return np.asarray(cv2.convertScaleAbs(pixels, alpha=1 / 257) if wide else pixels, np.uint8)
 
 
-def header_size(encoding: str, data: NDArray[np.uint8]) -> tuple[int, int]:
+def read_header_size(encoding: str, data: NDArray[np.uint8]) -> tuple[int, int]:
     """(height, width) that the header of a JPEG or PNG states, without decoding it.
 
     (0, 0) when the bytes hold none: such a file fails in `decode`.

@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from .errors import BadInput
-from .shipped import shipped
+from .shipped import find_shipped
 
-CAMERA_INDEX = {  # model index of each camera: alpamayo-r1.md section 5
+CAMERA_INDEX = {  # model index of each camera: docs/model.md section 2
     'cross_left': 0,
     'front_wide': 1,
     'cross_right': 2,
@@ -80,9 +80,9 @@ class CameraRig:
     ground_z_m: float = 0.0
 
 
-def known_rigs() -> tuple[str, ...]:
+def list_rigs() -> tuple[str, ...]:
     """Names of the rigs that come with the package."""
-    return tuple(sorted(_rig_files()))
+    return tuple(sorted(_find_rig_files()))
 
 
 def load_rig(name_or_path: str | Path) -> CameraRig:
@@ -91,9 +91,9 @@ def load_rig(name_or_path: str | Path) -> CameraRig:
     if '/' in text or text.endswith('.yaml'):
         path = Path(text)
     else:
-        files = _rig_files()
+        files = _find_rig_files()
         if text not in files:
-            raise BadInput(f"rig '{text}' is not one of {', '.join(known_rigs())}")
+            raise BadInput(f"rig '{text}' is not one of {', '.join(list_rigs())}")
         path = files[text]
     try:
         document = yaml.load(path.read_text(encoding='utf-8'), _Loader)  # noqa: S506 safe loader
@@ -109,8 +109,8 @@ def _is_finite(value: float) -> bool:
     return abs(value) <= sys.float_info.max
 
 
-def _rig_files() -> dict[str, Path]:
-    return shipped('config/rigs', '.yaml')
+def _find_rig_files() -> dict[str, Path]:
+    return find_shipped('config/rigs', '.yaml')
 
 
 class _Loader(yaml.SafeLoader):

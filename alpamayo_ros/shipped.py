@@ -18,7 +18,7 @@ PLACES = (
 )
 
 
-def shipped(folder: str, ending: str) -> dict[str, Path]:
+def find_shipped(folder: str, ending: str) -> dict[str, Path]:
     """Files `folder`/NAME`ending` that come with the package, by NAME; the first place wins."""
     found: dict[str, Path] = {}
     for base in (place / folder for place in PLACES):

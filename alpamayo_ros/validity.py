@@ -1,7 +1,7 @@
 """Whether a predicted trajectory can be believed: named checks, and the choice among samples.
 
 Knows no model, no ROS and no policy: nothing is clipped or held back here, names are returned.
-Limits are those of docs/ros-node.md section 2.
+Limits are those of docs/ros-contract.md section 2.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ JUMP_LATERAL_M, JUMP_AHEAD_M, JUMP_BACK_M = 0.5, 1.0, 0.1
 JUMP_WAYPOINTS = 10  # the next second: further on, two samples of one scene may well differ
 
 
-def medoid(samples: ArrayLike) -> tuple[int, float]:
+def find_medoid(samples: ArrayLike) -> tuple[int, float]:
     """Index of the sample with the smallest mean distance to the others, and the spread in m.
 
     samples (K, 64, >= 2), x and y first. The distance of two samples is the mean over all

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from alpamayo_ros import geometry
-from alpamayo_ros.context import ContextBuffer, ContextLimits
+from alpamayo_ros.context.buffer import ContextBuffer
 from alpamayo_ros.data_types import Context, EgoPose, Frame, Rejection
 from alpamayo_ros.errors import BadInput
+from alpamayo_ros.limits import ContextLimits
 from alpamayo_ros.rig import CameraRig, RigCamera
 
 START_NS = 1_700_000_000_000_000_000

@@ -16,7 +16,7 @@ from small_bag import START_NS, drive, write, write_rig
 
 from alpamayo_ros.bags.reader import Bag
 from alpamayo_ros.cli import live, play
-from alpamayo_ros.data_types import GRID_NS, NANOSECONDS, seed_at
+from alpamayo_ros.data_types import GRID_NS, NANOSECONDS, derive_seed
 
 LIMIT_S = 60
 # Participants with another tag are not seen: test runs side by side do not meet.
@@ -78,7 +78,7 @@ def test_a_drive_is_played_predicted_recorded_and_reported(tmp_path):
     results = [json.loads(x) for x in (tmp_path / 'out/results.jsonl').read_text().splitlines()]
     served = [line for line in results if line['status'] == 'ok']
     assert len(served) == summary['ok']
-    assert all(line['seed'] == seed_at(7, line['t0_ns']) for line in served)
+    assert all(line['seed'] == derive_seed(7, line['t0_ns']) for line in served)
     assert {check for line in served for check in line['checks']} == set()
     page, fates = (tmp_path / 'out/report.html').read_text(), summary['provenance']['anchors']
     assert '<h1>Live run of drive</h1>' in page

@@ -7,8 +7,8 @@ import pytest
 from test_outputs import T0_NS, plan, prediction
 
 from alpamayo_ros.bags.messages import TYPESTORE, message_factory
-from alpamayo_ros.context import ContextLimits
 from alpamayo_ros.data_types import Context, Rejection
+from alpamayo_ros.limits import ContextLimits
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.ros import diagnostics
 from alpamayo_ros.ros.anchors import Anchors
@@ -46,14 +46,14 @@ def monitor(rate_hz=10, seconds=2.0, delay_ms=30):
     found = InputMonitor('/camera', IMAGE)
     for k in range(round(seconds * rate_hz)):
         stamp_ns = T0_NS + k * SECOND // rate_hz
-        found.arrived(k / rate_hz, stamp_ns + delay_ms * 1_000_000, stamp_ns, '')
+        found.note_arrival(k / rate_hz, stamp_ns + delay_ms * 1_000_000, stamp_ns, '')
     return found
 
 
 def test_an_input_tells_rate_delay_and_age():
     found = monitor()
     now_ns = found.newest_ns + SECOND // 10
-    status = diagnostics.input_status('tele', found, now_ns, 1.9, 0.5, {})
+    status = diagnostics.describe_input('tele', found, now_ns, 1.9, 0.5, {})
     assert (status.level, status.name, status.message) == (OK, 'input/tele', '10.0 Hz')
     assert (status.values['delay ms'], status.values['age s']) == (30.0, 0.1)
 
@@ -63,34 +63,34 @@ def test_the_rate_of_messages_that_are_fetched_together_is_that_of_the_messages(
     found = InputMonitor('/odometry', 'nav_msgs/msg/Odometry')
     for k in range(400):
         taken_s = k // together * together / 100
-        found.arrived(taken_s, T0_NS, T0_NS - 5_000_000, '')
+        found.note_arrival(taken_s, T0_NS, T0_NS - 5_000_000, '')
         if k % together == together - 1 and k > 200:
-            assert found.rate_hz(taken_s) == pytest.approx(100, rel=0.01)
+            assert found.measure_rate_hz(taken_s) == pytest.approx(100, rel=0.01)
     assert found.delay_ms == 5.0
 
 
 def test_a_stale_input_is_an_error_that_names_it_and_its_rate_falls():
     found = monitor()
-    status = diagnostics.input_status('tele', found, found.newest_ns + 1_800_000_000, 3.7, 0.5, {})
+    status = diagnostics.describe_input('tele', found, found.newest_ns + 1_800_000_000, 3.7, 0.5, {})
     assert (status.level, status.message) == (ERROR, 'tele: 1.8 s old')
     assert status.values['rate Hz'] < 10
 
 
 def test_an_input_from_the_future_is_an_error():
     found = monitor()
-    status = diagnostics.input_status('tele', found, found.newest_ns - 3 * SECOND, 2.0, 0.5, {})
+    status = diagnostics.describe_input('tele', found, found.newest_ns - 3 * SECOND, 2.0, 0.5, {})
     assert (status.level, status.message) == (ERROR, 'tele: stamped 3.0 s in the future')
 
 
 def test_an_input_that_never_came_says_so_and_what_is_there_in_its_place():
     other = {'/camera': [IMAGE, 'sensor_msgs/msg/CompressedImage']}
-    status = diagnostics.input_status('tele', InputMonitor('/camera', IMAGE), 0, 0.0, 0.5, other)
+    status = diagnostics.describe_input('tele', InputMonitor('/camera', IMAGE), 0, 0.0, 0.5, other)
     assert status.message == (
         'tele: no sensor_msgs/msg/Image on /camera, which is a sensor_msgs/msg/CompressedImage'
     )
     found = InputMonitor('/camera', IMAGE)
-    found.arrived(0.0, T0_NS, None, 'tele: image without data')
-    status = diagnostics.input_status('tele', found, 0, 0.0, 0.5, {})
+    found.note_arrival(0.0, T0_NS, None, 'tele: image without data')
+    status = diagnostics.describe_input('tele', found, 0, 0.0, 0.5, {})
     assert status.message == 'tele: image without data'
 
 
@@ -105,7 +105,7 @@ def test_an_input_that_never_came_says_so_and_what_is_there_in_its_place():
     ],
 )
 def test_every_state_of_the_model_has_its_level(state, error, enabled, level, message):
-    status = diagnostics.model_status(state, error, enabled, 2.04, {'device': 'cpu'})
+    status = diagnostics.describe_model(state, error, enabled, 2.04, {'device': 'cpu'})
     assert (status.level, status.message) == (level, message)
     assert (status.values['load s'], status.values['device']) == (2.0, 'cpu')
 
@@ -113,18 +113,18 @@ def test_every_state_of_the_model_has_its_level(state, error, enabled, level, me
 @pytest.mark.parametrize('reason, level', [('odometry_gap', WARN), ('frame_missing', ERROR)])
 def test_a_rejected_anchor_is_told_with_its_detail_and_counted(anchors, reason, level):
     anchors.reject(Rejection(T0_NS, reason, 'the sentence'))
-    status = diagnostics.context_status(anchors, None, no_clock=False)
+    status = diagnostics.describe_context(anchors, None, no_clock=False)
     assert (status.level, status.message) == (level, 'the sentence')
     assert status.values[f'rejected: {reason}'] == 1
 
 
 def test_an_unusual_context_is_a_warning_and_a_silent_clock_an_error(anchors):
-    status = diagnostics.context_status(anchors, context('v0_mismatch'), no_clock=False)
+    status = diagnostics.describe_context(anchors, context('v0_mismatch'), no_clock=False)
     assert (status.level, 'twist disagree' in status.message) == (WARN, True)
     assert status.values['v0 m/s'] == 9.5 and status.values['skew ms'] == 4.0
-    assert diagnostics.context_status(anchors, context(), no_clock=False).level == OK
-    assert diagnostics.context_status(anchors, None, no_clock=False).level == STALE
-    status = diagnostics.context_status(anchors, None, no_clock=True)
+    assert diagnostics.describe_context(anchors, context(), no_clock=False).level == OK
+    assert diagnostics.describe_context(anchors, None, no_clock=False).level == STALE
+    status = diagnostics.describe_context(anchors, None, no_clock=True)
     assert (status.level, '/clock' in status.message) == (ERROR, True)
 
 
@@ -133,21 +133,21 @@ def test_a_long_inference_is_an_error_and_counts_are_shown_by_fate(anchors):
     anchors.settle('inferred')
     anchors.settle('dropped', 'overtaken')
     anchors.settle('dropped', 'rate_limit')
-    status = diagnostics.inference_status(anchors, 2, 61.0, 60.0, [0.4, 0.6, 2.0], None)
+    status = diagnostics.describe_inference(anchors, 2, 61.0, 60.0, [0.4, 0.6, 2.0], None)
     assert status.level == ERROR
     assert status.message == 'inference has been running for 61.0 s, limit 60 s'
     shown = {key: status.values[key] for key in ('seen', 'inferred', 'dropped', 'pending')}
     assert shown == {'seen': 5, 'inferred': 1, 'dropped': 2, 'pending': 2}
     assert status.values['dropped: rate_limit'] == 1
     assert (status.values['submit ms'], status.values['submit p95 ms']) == (0.6, 1.86)
-    assert diagnostics.inference_status(anchors, 0, 0.0, 60.0, [], None).level == OK
+    assert diagnostics.describe_inference(anchors, 0, 0.0, 60.0, [], None).level == OK
 
 
 def output(decision, later_s=0.25, failure='', found=True):
     """Status of the output some time after t0."""
     last = served() if found else None
     t0_ns = served().prediction.t0_ns
-    return diagnostics.output_status(
+    return diagnostics.describe_output(
         last, decision, {'published': 3}, failure, t0_ns + round(later_s * 1e9)
     )
 
@@ -180,9 +180,9 @@ def test_gaps_in_the_stamps_are_dropped_messages_and_silence_is_not():
     heard = diagnostics.InputMonitor('/x', 'nav_msgs/msg/Odometry')
     stamps = [i * 100_000_000 for i in range(1, 40) if i not in (20, 30, 31)]
     for stamp_ns in [*stamps, stamps[-1] + 5_000_000_000]:
-        heard.arrived(stamp_ns / 1e9, stamp_ns, stamp_ns, '')
+        heard.note_arrival(stamp_ns / 1e9, stamp_ns, stamp_ns, '')
     assert heard.dropped == 3
-    status = diagnostics.input_status('x', heard, stamps[-1], 9.0, 10.0, {})
+    status = diagnostics.describe_input('x', heard, stamps[-1], 9.0, 10.0, {})
     assert status.values['dropped'] == 3
 
 
@@ -191,10 +191,10 @@ def test_reasoning_without_its_end_is_a_warning_with_what_was_said():
         checks=('marker_missing',),
         partial_texts=('Keep the', ''),
     )
-    status = diagnostics.reasoning_status(found)
+    status = diagnostics.describe_reasoning(found)
     assert (status.level, status.message) == (WARN, 'marker_missing')
     assert status.values['partial text'] == 'Keep the'
-    assert diagnostics.reasoning_status(served()).level == OK
+    assert diagnostics.describe_reasoning(served()).level == OK
 
 
 def test_statuses_become_a_message_that_serialises():
@@ -207,7 +207,7 @@ def test_statuses_become_a_message_that_serialises():
         return make(type_name, **fields)
 
     statuses = [Status(ERROR, 'model', 'gone', {'state': 'error'})]
-    message = diagnostics.diagnostic_array(statuses, as_rosbags, T0_NS, '/car/alpamayo', 'r1')
+    message = diagnostics.build_diagnostic_array(statuses, as_rosbags, T0_NS, '/car/alpamayo', 'r1')
     again = TYPESTORE.deserialize_cdr(TYPESTORE.serialize_cdr(message, kind), kind)
     (status,) = again.status
     assert (status.level, status.name, status.hardware_id) == (2, '/car/alpamayo: model', 'r1')

@@ -34,19 +34,19 @@ def test_local_poses_equal_the_reference(t0_frame, part):
 
 def test_picking_of_the_reference_is_the_latest_frame_at_or_before(t0_frame):
     stamps = t0_frame['camera_frame_timestamps']
-    picked = geometry.latest_at_or_before(stamps, t0_frame['image_timestamps'])
+    picked = geometry.find_latest_at_or_before(stamps, t0_frame['image_timestamps'])
     np.testing.assert_array_equal(picked, t0_frame['picked_frame_index'])
     np.testing.assert_array_equal(stamps[picked], t0_frame['picked_timestamps'])
 
 
 def test_picking_takes_a_frame_exactly_at_the_time():
-    assert geometry.latest_at_or_before([10, 20, 30], [20, 29, 30]).tolist() == [1, 1, 2]
+    assert geometry.find_latest_at_or_before([10, 20, 30], [20, 29, 30]).tolist() == [1, 1, 2]
 
 
 @pytest.mark.parametrize(('stamps', 'requested'), [([10, 20], [9]), ([10, 20], [21]), ([], [1])])
 def test_picking_outside_the_frames_is_an_error(stamps, requested):
     with pytest.raises(ValueError, match='outside'):
-        geometry.latest_at_or_before(stamps, requested)
+        geometry.find_latest_at_or_before(stamps, requested)
 
 
 def test_fitted_speed_equals_the_reference(action_space):

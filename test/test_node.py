@@ -8,8 +8,9 @@ from small_bag import PICTURE, START_NS, compressed, drive, jpeg, make, odometry
 import torch
 from wire import ATTEMPTS, LIMIT_S, NODE, TOPICS, Peer, Process, arguments, running, stamp_ns
 
-from alpamayo_ros.context import ContextBuffer, ContextLimits
-from alpamayo_ros.data_types import SamplingOptions, seed_at
+from alpamayo_ros.context.buffer import ContextBuffer
+from alpamayo_ros.data_types import SamplingOptions, derive_seed
+from alpamayo_ros.limits import ContextLimits
 from alpamayo_ros.model.small import write_small_checkpoint
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.ros import outputs
@@ -130,8 +131,8 @@ def test_live_and_offline_give_bit_equal_poses_on_a_cpu(peer, start, rig_file, t
             buffer.add_pose(to_pose(message))
     for t0_ns, path in live.items():
         context = buffer.context_at(t0_ns)
-        prediction = engine.infer(context, seed_at(5, t0_ns))
-        offline = outputs.path(
+        prediction = engine.infer(context, derive_seed(5, t0_ns))
+        offline = outputs.build_path(
             outputs.StampedPrediction(prediction, context.odom_from_t0, t0_ns), make
         )
         assert poses_of(path) == poses_of(offline)

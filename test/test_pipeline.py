@@ -21,7 +21,7 @@ from test_policy import Listener
 
 from alpamayo_ros.bags.messages import TYPESTORE
 from alpamayo_ros.bags.reader import Bag
-from alpamayo_ros.data_types import seed_at
+from alpamayo_ros.data_types import derive_seed
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.replay.replay import Replay, Schedule
 from alpamayo_ros.rig import load_rig
@@ -83,7 +83,7 @@ class Bench:
 
     def status(self, name):
         """Diagnostics of a name."""
-        return next(s for s in self.pipeline.statuses({}, False) if s.name == name)
+        return next(s for s in self.pipeline.describe_all({}, False) if s.name == name)
 
     def fates(self):
         """Anchor frames by fate, after a check that they add up."""
@@ -168,7 +168,7 @@ def test_the_seed_is_a_function_of_the_parameter_and_t0(rig):
 
     Bench(rig, Spy(), seed=7).feed(drive(seconds=2.0))
     assert len(seeds) == 6
-    assert all(seed == seed_at(7, t0_ns) for t0_ns, seed in seeds)
+    assert all(seed == derive_seed(7, t0_ns) for t0_ns, seed in seeds)
 
 
 def test_two_loops_of_a_bag_give_the_same_paths_and_a_new_epoch(bench):

@@ -71,7 +71,7 @@ def drop(*keys):
     return change
 
 
-@pytest.mark.parametrize('name', rig.known_rigs())
+@pytest.mark.parametrize('name', rig.list_rigs())
 def test_every_shipped_rig_loads(name):
     loaded = rig.load_rig(name)
     assert loaded.name == name
@@ -79,7 +79,7 @@ def test_every_shipped_rig_loads(name):
 
 
 def test_the_two_documented_rigs_are_known():
-    assert {'r1', 'kitti_odom_03'} <= set(rig.known_rigs())
+    assert {'r1', 'kitti_odom_03'} <= set(rig.list_rigs())
 
 
 def test_unknown_name_lists_the_known_ones():

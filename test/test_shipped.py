@@ -11,8 +11,8 @@ from alpamayo_ros.cli.replay import main as replay
 from alpamayo_ros.cli.verify import main as verify
 from alpamayo_ros.drives import evaluation as study
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.hub import resolve, resolve_vlm
-from alpamayo_ros.model.checkpoint import checkpoint_sha256
+from alpamayo_ros.hub import resolve_checkpoint, resolve_vlm
+from alpamayo_ros.model.checkpoint import hash_checkpoint
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 
@@ -31,33 +31,33 @@ def tree(tmp_path, monkeypatch):
 
 def test_a_checkpoint_is_found_by_its_name(tree, capsys):
     small = tree / 'checkpoints/small'
-    assert resolve('small') == resolve(Path('small')) == small
+    assert resolve_checkpoint('small') == resolve_checkpoint(Path('small')) == small
     assert AlpamayoEngine('small').provenance()['checkpoint'] == 'small'
     assert verify(['small']) == 0
     assert '"passed": 7' in capsys.readouterr().out
 
 
 def test_an_evaluation_takes_small_when_nothing_is_said(tree):
-    rows = study.rows_of(study.EvaluationSettings(ablations=False))
+    rows = study.make_rows(study.EvaluationSettings(ablations=False))
     hashes = {row.about.get('checkpoint_sha256') for row in rows}
-    assert hashes == {None, checkpoint_sha256(tree / 'checkpoints/small')}
+    assert hashes == {None, hash_checkpoint(tree / 'checkpoints/small')}
 
 
 def test_a_folder_of_that_name_wins(tree, tmp_path):
     (tmp_path / 'small').mkdir()
-    assert resolve('small') == Path('small')
+    assert resolve_checkpoint('small') == Path('small')
 
 
 def test_the_first_place_wins(tree, tmp_path, monkeypatch):
     shutil.copytree(tree, tmp_path / 'other')
     monkeypatch.setattr(shipped, 'PLACES', (tmp_path / 'other', tree))
-    assert resolve('small') == tmp_path / 'other/checkpoints/small'
+    assert resolve_checkpoint('small') == tmp_path / 'other/checkpoints/small'
 
 
 @pytest.mark.parametrize('name', ['large', 'no_checkpoint'])
 def test_an_unknown_name_lists_the_known_ones(tree, name):
     with pytest.raises(BadInput, match=f'{name}: no such folder, not one of .*small.*, and not a'):
-        resolve(name)
+        resolve_checkpoint(name)
 
 
 def test_the_tokenizer_folder_of_a_checkpoint_is_no_checkpoint(tree):
@@ -68,7 +68,7 @@ def test_the_tokenizer_folder_of_a_checkpoint_is_no_checkpoint(tree):
 
 def test_a_rig_is_found_in_any_place(tree):
     (tree / 'config/rigs').mkdir(parents=True)
-    shutil.copy(shipped.shipped('config/rigs', '.yaml')['r1'], tree / 'config/rigs/mine.v2.yaml')
+    shutil.copy(shipped.find_shipped('config/rigs', '.yaml')['r1'], tree / 'config/rigs/mine.v2.yaml')
     assert load_rig('mine.v2').odometry_topic == load_rig('r1').odometry_topic
 
 

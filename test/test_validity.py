@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from alpamayo_ros.validity import check_jump, check_trajectory, medoid
+from alpamayo_ros.validity import check_jump, check_trajectory, find_medoid
 
 SECONDS = np.arange(1, 65) * 0.1
 
@@ -144,25 +144,25 @@ def lanes(*offsets):
 
 def test_medoid_is_the_sample_nearest_to_the_others():
     expected = (1.2 + 3.8 + 0.2 + 0.3) / 4
-    assert medoid(lanes(0.0, 5.0, 1.0, 1.2, 1.5)) == (3, pytest.approx(expected))
+    assert find_medoid(lanes(0.0, 5.0, 1.0, 1.2, 1.5)) == (3, pytest.approx(expected))
 
 
 def test_medoid_averages_over_all_waypoints_and_the_spread_is_at_the_last():
     samples = lanes(0.0, 0.0, 0.0)
     samples[0, :, 1] = 1.0  # always a metre away
     samples[1, -1, 1] = 20.0  # far away, but only at the end
-    chosen, spread_m = medoid(samples)
+    chosen, spread_m = find_medoid(samples)
     assert chosen == 2
     assert spread_m == pytest.approx((1.0 + 20.0) / 2)
 
 
 def test_one_sample_is_its_own_medoid_without_spread():
-    assert medoid(lanes(3.0)) == (0, 0.0)
+    assert find_medoid(lanes(3.0)) == (0, 0.0)
 
 
 def test_samples_that_are_not_finite_are_never_chosen():
     samples = lanes(9.0, 0.0, 1.0, 1.5)
     samples[0, 3, 0], samples[2, 0, 1] = np.nan, np.inf
-    assert medoid(samples) == (1, pytest.approx(1.5))
+    assert find_medoid(samples) == (1, pytest.approx(1.5))
     samples[1:, 0, 0] = np.nan
-    assert medoid(samples) == (0, 0.0)
+    assert find_medoid(samples) == (0, 0.0)

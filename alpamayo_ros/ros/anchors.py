@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..context import ContextBuffer, ContextLimits
+from ..context.buffer import ContextBuffer
 from ..data_types import NANOSECONDS, Context, EgoPose, Frame, Rejection
+from ..limits import ContextLimits
 from ..rig import CameraRig
 
 FATES = ('inferred', 'failed', 'dropped', 'rejected', 'discarded')

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..data_types import NANOSECONDS, EgoPose, Frame
-from ..images import header_size
+from ..images import read_header_size
 from .cdr import Odometry, read_odometry
 
 CODECS = {'jpeg': 'jpeg', 'jpg': 'jpeg', 'png': 'png'}
@@ -31,7 +31,7 @@ def to_frame(message: Any) -> Frame:
     data = np.frombuffer(message.data, np.uint8)
     if hasattr(message, 'format'):
         codec = _codec(message.format)
-        height, width = header_size(codec, data)
+        height, width = read_header_size(codec, data)
         return Frame(stamp_ns, codec, data, height, width)
     if message.is_bigendian and message.encoding.endswith('16') and data.size % 2 == 0:
         data = data.view(np.uint16).byteswap().view(np.uint8)

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
-from ..context import ContextLimits
 from ..data_types import SamplingOptions
 from ..errors import BadInput
+from ..limits import ContextLimits
 from ..runtime.start import ENGINES, EngineChoice
 from .outputs import FRAMES, Make
 from .policy import EXPIRED_PATH, ON_INVALID, ON_UNHEALTHY, Policies
@@ -21,7 +21,7 @@ from .policy import EXPIRED_PATH, ON_INVALID, ON_UNHEALTHY, Policies
 BITS = (1.58, 2.0, 4.0, 8.0, 16.0)
 
 
-def parameter(
+def parameter_field(
     default: Any,
     description: str,
     *,
@@ -39,68 +39,68 @@ def parameter(
 class NodeParameters:
     """Values of all parameters, checked; BadInput names the parameter and what is allowed."""
 
-    rig: str = parameter('', 'Cameras and topics: a name in config/rigs or a path. Required.')
-    engine: str = parameter('alpamayo', 'What predicts.', choices=ENGINES)
-    checkpoint: str = parameter(
+    rig: str = parameter_field('', 'Cameras and topics: a name in config/rigs or a path. Required.')
+    engine: str = parameter_field('alpamayo', 'What predicts.', choices=ENGINES)
+    checkpoint: str = parameter_field(
         '',
         'Folder, hub id, or small, which knows a synthetic world only. '
         'Required for the engine alpamayo.',
     )
-    bits: float = parameter(
+    bits: float = parameter_field(
         2.0,
         'Width of the weights; a plain checkpoint is quantized while it is loaded.',
         choices=BITS,
     )
-    recipe: str = parameter('', 'Recipe of the weights; empty: any, or that of alpamayo_quantize.')
-    device: str = parameter('cuda', 'cuda, cuda:N or cpu.')
-    output_frame: str = parameter('odometry', 'Frame of the path.', choices=FRAMES)
-    on_invalid: str = parameter(
+    recipe: str = parameter_field('', 'Recipe of the weights; empty: any, or that of alpamayo_quantize.')
+    device: str = parameter_field('cuda', 'cuda, cuda:N or cpu.')
+    output_frame: str = parameter_field('odometry', 'Frame of the path.', choices=FRAMES)
+    on_invalid: str = parameter_field(
         'stop',
         'When there is no valid path: no message, the last valid one, or the invalid one flagged.',
         choices=ON_INVALID,
     )
-    on_unhealthy_reasoning: str = parameter(
+    on_unhealthy_reasoning: str = parameter_field(
         'drop', 'Path whose reasoning did not end or repeats.', choices=ON_UNHEALTHY
     )
-    expired_path: str = parameter(
+    expired_path: str = parameter_field(
         'drop',
         'Path that is over; trim also leaves out the waypoints that are over.',
         choices=EXPIRED_PATH,
     )
-    min_remaining_s: float = parameter(
+    min_remaining_s: float = parameter_field(
         1.0, 'What must be left of a trimmed path.', low=0.1, high=6.4
     )
-    max_rate_hz: float = parameter(
+    max_rate_hz: float = parameter_field(
         10.0, 'Upper limit of inferences, by stamps.', low=0.01, high=100.0
     )
-    max_input_age_s: float = parameter(
+    max_input_age_s: float = parameter_field(
         0.5, 'Older input is not inferred any more.', low=0.05, high=10.0
     )
-    odometry_max_gap_s: float = parameter(0.2, 'Longest gap in the odometry.', low=0.01, high=0.5)
-    max_skew_s: float = parameter(
+    odometry_max_gap_s: float = parameter_field(0.2, 'Longest gap in the odometry.', low=0.01, high=0.5)
+    max_skew_s: float = parameter_field(
         0.05, 'Largest spread of the cameras at one grid time.', low=0.0, high=0.1
     )
-    frame_lead_s: float = parameter(
+    frame_lead_s: float = parameter_field(
         0.01, 'How much later than t0 a frame may be stamped.', low=0.0, high=0.05
     )
-    num_samples: int = parameter(1, 'Trajectories per context.', low=1, high=64, live=True)
-    seed: int = parameter(0, 'With t0 the seed of an inference.', low=0, high=2**31 - 1, live=True)
-    temperature: float = parameter(0.6, 'Of the reasoning.', low=0.01, high=5.0, live=True)
-    top_p: float = parameter(0.98, 'Of the reasoning.', low=0.01, high=1.0, live=True)
-    greedy: bool = parameter(False, 'Reasoning by argmax.', live=True)
-    max_tokens: int = parameter(
+    num_samples: int = parameter_field(1, 'Trajectories per context.', low=1, high=64, live=True)
+    seed: int = parameter_field(0, 'With t0 the seed of an inference.', low=0, high=2**31 - 1, live=True)
+    temperature: float = parameter_field(0.6, 'Of the reasoning.', low=0.01, high=5.0, live=True)
+    top_p: float = parameter_field(0.98, 'Of the reasoning.', low=0.01, high=1.0, live=True)
+    greedy: bool = parameter_field(False, 'Reasoning by argmax.', live=True)
+    max_tokens: int = parameter_field(
         256, 'Budget of the reasoning per sample.', low=1, high=4096, live=True
     )
-    flow_steps: int = parameter(
+    flow_steps: int = parameter_field(
         0, "Steps of the flow; 0: the checkpoint's own number.", low=0, high=100, live=True
     )
-    inference_timeout_s: float = parameter(
+    inference_timeout_s: float = parameter_field(
         60.0, 'A longer inference is an error in the diagnostics.', low=0.01, high=3600.0
     )
-    max_failures: int = parameter(
+    max_failures: int = parameter_field(
         3, 'Failed inferences in a row after which inference stops.', low=1, high=1000
     )
-    autoware_trajectory: bool = parameter(
+    autoware_trajectory: bool = parameter_field(
         False, 'Publish ~/output/autoware_trajectory too; needs autoware_planning_msgs.'
     )
 
@@ -151,7 +151,7 @@ class NodeParameters:
             self.engine, self.checkpoint, self.device, self.bits, self.recipe, self.sampling
         )
 
-    def changed(self, values: Mapping[str, Any]) -> NodeParameters:
+    def with_changes(self, values: Mapping[str, Any]) -> NodeParameters:
         """Copy with other values; names that are no parameters of ours are left out."""
         known = {row.name for row in fields(self)}
         return replace(self, **{name: values[name] for name in values if name in known})
@@ -164,14 +164,14 @@ def declare(node: Any, make: Make) -> NodeParameters:
     """
     values = {}
     for row in fields(NodeParameters):
-        described = descriptor(row, make)
+        described = make_descriptor(row, make)
         values[row.name] = node.declare_parameter(row.name, row.default, described).value
     if isinstance(values['bits'], int):
         values['bits'] = float(values['bits'])  # -p bits:=2 is an integer
     return NodeParameters(**values)
 
 
-def descriptor(row: Field[Any], make: Make) -> Any:
+def make_descriptor(row: Field[Any], make: Make) -> Any:
     """rcl_interfaces/ParameterDescriptor of a field."""
     low, high = row.metadata['low'], row.metadata['high']
     kind = 'integer' if row.type == 'int' else 'floating_point'
@@ -191,7 +191,7 @@ def descriptor(row: Field[Any], make: Make) -> Any:
     )
 
 
-def markdown_table() -> str:
+def format_markdown_table() -> str:
     """Table of all parameters for the README."""
     lines = ['| parameter | default | allowed | what it is |', '|---|---|---|---|']
     for row in fields(NodeParameters):
@@ -202,7 +202,7 @@ def markdown_table() -> str:
     return '\n'.join(lines)
 
 
-def help_text() -> str:
+def format_help() -> str:
     """All parameters for a terminal: one line for the facts, one for the description."""
     lines = []
     for row in fields(NodeParameters):

@@ -12,7 +12,7 @@ from functools import partial
 import time
 from typing import Any
 
-from ..data_types import NANOSECONDS, Context, Rejection, seed_at
+from ..data_types import NANOSECONDS, Context, Rejection, derive_seed
 from ..rig import CameraRig
 from ..runtime import memory
 from ..runtime.start import EngineChoice
@@ -29,7 +29,7 @@ ODOMETRY_TYPE = 'nav_msgs/msg/Odometry'
 SUBMITS = 1000  # how many times of submission the figures are made of
 
 
-def input_topics(rig: CameraRig) -> dict[str, tuple[str, str]]:
+def list_input_topics(rig: CameraRig) -> dict[str, tuple[str, str]]:
     """Inputs by name: topic and message type.
 
     A camera topic that ends in 'compressed' is a CompressedImage, as image_transport names them.
@@ -68,7 +68,7 @@ class Pipeline:
         self.parameters, self.rig = parameters, rig
         self.enabled, self.once = True, False
         self.monitors = {
-            name: diagnostics.InputMonitor(*at) for name, at in input_topics(rig).items()
+            name: diagnostics.InputMonitor(*at) for name, at in list_input_topics(rig).items()
         }
         self.anchors = Anchors(rig, parameters.limits, parameters.max_rate_hz)
         self.worker = Worker(post, self._on_result, parameters.max_failures)
@@ -111,17 +111,17 @@ class Pipeline:
             if refusal:
                 self._warn(refusal)
         self._follow_epoch(now_ns)
-        self._look(now_ns, start)
+        self._submit_newest(now_ns, start)
 
     def tick(self) -> None:
         """Decide anchors for which no more input has come; follow the policy where none comes."""
         now_ns = self._now_ns()
-        self._look(now_ns, time.perf_counter())
+        self._submit_newest(now_ns, time.perf_counter())
         name, serving = self.rig.anchor, self.enabled and self.worker.state == 'ready'
         newest_ns = self.monitors[name].newest_ns or now_ns
         age_s = (now_ns - newest_ns) / NANOSECONDS
         if serving and age_s > self.parameters.limits.max_input_age_s:
-            self._miss(Rejection(newest_ns, 'stale_input', f'{name}: {age_s:.1f} s old'), now_ns)
+            self._report_missing(Rejection(newest_ns, 'stale_input', f'{name}: {age_s:.1f} s old'), now_ns)
 
     def infer_once(self) -> None:
         """Infer the next context even while paused."""
@@ -132,7 +132,7 @@ class Pipeline:
         self.anchors.reset()
         self._follow_epoch(self._now_ns())
 
-    def statuses(
+    def describe_all(
         self, published: Mapping[str, Iterable[str]], sim_time: bool
     ) -> list[diagnostics.Status]:
         """What /diagnostics says now.
@@ -142,20 +142,20 @@ class Pipeline:
         now_ns, steady_s = self._now_ns(), time.perf_counter()
         worker, limits = self.worker, self.parameters
         inputs = (
-            diagnostics.input_status(
+            diagnostics.describe_input(
                 name, monitor, now_ns, steady_s, limits.max_input_age_s, published
             )
             for name, monitor in self.monitors.items()
         )
         return [
-            diagnostics.model_status(
+            diagnostics.describe_model(
                 worker.state, worker.error, self.enabled, worker.load_s, worker.provenance
             ),
             *inputs,
-            diagnostics.context_status(
+            diagnostics.describe_context(
                 self.anchors, self._context, no_clock=sim_time and now_ns == 0
             ),
-            diagnostics.inference_status(
+            diagnostics.describe_inference(
                 self.anchors,
                 worker.pending,
                 worker.busy_s,
@@ -163,40 +163,40 @@ class Pipeline:
                 self._submit_ms,
                 self._served,
             ),
-            diagnostics.output_status(
+            diagnostics.describe_output(
                 self._served,
                 self.publication.decision,
                 self.publication.counts,
                 self._failure,
                 now_ns,
             ),
-            diagnostics.reasoning_status(self._served),
-            diagnostics.memory_status(
-                memory.available_bytes(), *memory.resident_bytes(), memory.gpu_peak_bytes()
+            diagnostics.describe_reasoning(self._served),
+            diagnostics.describe_memory(
+                memory.read_available_bytes(), *memory.read_resident_bytes(), memory.read_gpu_peak_bytes()
             ),
         ]
 
-    def _look(self, now_ns: int, start: float) -> None:
+    def _submit_newest(self, now_ns: int, start: float) -> None:
         """Submit the newest context that can be served, if there is one."""
         refusal = '' if self.enabled or self.once else 'paused'
         if self.worker.state != 'ready':
             refusal = 'not_ready'
         found = self.anchors.take(now_ns, refusal)
         if isinstance(found, Rejection):
-            self._miss(found, now_ns)
+            self._report_missing(found, now_ns)
         elif found is not None:
             self.once, self._context = False, found
-            seed = seed_at(self.parameters.seed, found.t0_ns)
+            seed = derive_seed(self.parameters.seed, found.t0_ns)
             job = InferenceJob(found, seed, self.parameters.sampling, self.anchors.epoch)
             if self.worker.submit(job) is not None:
                 self.anchors.settle('dropped', 'newer_context')
             self._submit_ms.append((time.perf_counter() - start) * 1e3)
 
-    def _miss(self, why: Rejection, now_ns: int) -> None:
+    def _report_missing(self, why: Rejection, now_ns: int) -> None:
         """There is nothing to infer from: say so, and do what the policy says."""
         self.anchors.last = why
         self._warn(why.detail)
-        self.publication.missing(why.reason, now_ns)
+        self.publication.publish_missing(why.reason, now_ns)
 
     def _follow_epoch(self, now_ns: int) -> None:
         """After a clock jump or a reset: forget what came from the input before."""
@@ -226,4 +226,4 @@ class Pipeline:
                 self.anchors.settle('failed', result.reason)
                 self._failure = f'inference failed: {result.detail}'
             self._warn(result.detail)
-            self.publication.missing(result.reason, now_ns)
+            self.publication.publish_missing(result.reason, now_ns)

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections import deque
 from typing import Generic, TypeVar
 
-from .data_types import EgoPose, Frame, Rejection
+from ..data_types import EgoPose, Frame, Rejection
 
 MIN_INTERVAL_NS = 1_000_000  # closer stamps are one item sent twice; this also bounds the memory
 
