@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alpamayo_ros.geometry import fit_speeds
-from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace, rotation_z, unwrap
+from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace, rotation_from_yaw, unwrap
 
 R1 = {
     'accel_mean': 0.02902694707164455,
@@ -32,7 +32,7 @@ def circle(speed_mps: float, radius_m: float, steps: torch.Tensor):
     """Poses on a left-hand circle that passes the origin heading along x at step 0."""
     yaw = steps * 0.1 * speed_mps / radius_m
     x, y = radius_m * yaw.sin(), radius_m * (1 - yaw.cos())
-    return torch.stack([x, y, torch.zeros_like(x)], -1), rotation_z(yaw)
+    return torch.stack([x, y, torch.zeros_like(x)], -1), rotation_from_yaw(yaw)
 
 
 def test_v0_of_ten_metres_per_second_is_slightly_small(space):
@@ -91,7 +91,7 @@ def test_trajectory_to_action_and_back_returns_the_trajectory(space):
 def test_one_waypoint_outside_the_bounds_is_enough(space, physical, inside):
     actions = torch.zeros(64, 2)
     actions[40] = torch.tensor(physical)
-    assert bool(space.within_bounds(space.normalise(actions))) is inside
+    assert bool(space.is_within_bounds(space.normalise(actions))) is inside
 
 
 def test_out_of_bounds_trajectory_is_recognised_from_its_path(space):
@@ -100,7 +100,7 @@ def test_out_of_bounds_trajectory_is_recognised_from_its_path(space):
     x = torch.where(t < 3, 10 * t * t, 90 + 60 * (t - 3))
     fut = torch.stack([x, torch.zeros_like(x), torch.zeros_like(x)], -1)
     action, _ = space.traj_to_action(*straight_history(0.0), fut, torch.eye(3).expand(64, 3, 3))
-    assert not bool(space.within_bounds(action))
+    assert not bool(space.is_within_bounds(action))
     assert space.denormalise(action)[:, 0].max() > 15
 
 

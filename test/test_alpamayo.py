@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from alpamayo_ros.data_types import SamplingOptions
-from alpamayo_ros.model.alpamayo import prompt_positions
+from alpamayo_ros.model.alpamayo import compute_prompt_positions
 from alpamayo_ros.model.reasoning import _running_sums, pad_behind, sample_token, summarise
-from alpamayo_ros.model.tokens import TokenIds
+from alpamayo_ros.model.prompt.tokens import TokenIds
 from alpamayo_ros.quantization.scheme import SCHEMES
 from alpamayo_ros.runtime.load import load_model
 
@@ -55,7 +55,7 @@ def prefilled(model, inputs, samples, scenes=1):
     ids, patches, grids = inputs
     with torch.inference_mode():
         vision = model.encode_images(patches.repeat(scenes, 1), grids * scenes)
-        cache = model.new_cache(scenes, ids.shape[1], samples, 40)
+        cache = model.allocate_cache(scenes, ids.shape[1], samples, 40)
         return model.prefill(ids.repeat(scenes, 1), vision, grids * scenes, cache)
 
 
@@ -69,8 +69,8 @@ def forced(model, inputs, rows, scenes=1):
 
 @torch.inference_mode()
 def first_velocity(model, prompt, reasoning, noise):
-    window, positions = model.expert_inputs(prompt, reasoning)
-    return model.velocity(noise, torch.zeros(len(noise), 1, 1), prompt.cache, window, positions)
+    window, positions = model.prepare_expert(prompt, reasoning)
+    return model.predict_velocity(noise, torch.zeros(len(noise), 1, 1), prompt.cache, window, positions)
 
 
 def rows_of_six(reference):
@@ -125,7 +125,7 @@ def test_sampled_reasoning_of_two_rows_ends_at_both_markers(model, inputs):
     options = SamplingOptions(num_samples=2, max_tokens=40)
     with torch.inference_mode():
         prompt = prefilled(model, inputs, 2)
-        reasoning = model.reason(prompt, IDS, options, torch.Generator().manual_seed(0))
+        reasoning = model.generate_reasoning(prompt, IDS, options, torch.Generator().manual_seed(0))
     assert reasoning.end == [['marker', 'marker']]
     last = int(reasoning.marker.max())
     assert reasoning.tokens.shape[-1] == last + 1
@@ -141,7 +141,7 @@ def test_same_seed_gives_the_same_reasoning_whatever_ran_before(model, inputs):
         for seed in (1, 2, 1):
             generator = torch.Generator().manual_seed(seed)
             prompt = prefilled(model, inputs, 3)
-            runs.append(model.reason(prompt, IDS, options, generator).tokens)
+            runs.append(model.generate_reasoning(prompt, IDS, options, generator).tokens)
     assert torch.equal(runs[0], runs[2])
     assert runs[0].shape != runs[1].shape or not torch.equal(runs[0], runs[1])
 
@@ -150,7 +150,7 @@ def test_token_budget_ends_a_reasoning_without_marker(model, inputs):
     options = SamplingOptions(greedy=True, max_tokens=5)
     with torch.inference_mode():
         prompt = prefilled(model, inputs, 1)
-        reasoning = model.reason(prompt, IDS, options)
+        reasoning = model.generate_reasoning(prompt, IDS, options)
     assert reasoning.end == [['budget']]
     assert reasoning.marker.tolist() == [[-1]]
     assert reasoning.length == prompt.length + 5
@@ -161,7 +161,7 @@ def test_marker_at_the_last_token_of_the_budget_is_still_fed_to_the_cache(model,
     options = SamplingOptions(greedy=True, max_tokens=12)
     with torch.inference_mode():
         prompt = prefilled(model, inputs, 1)
-        reasoning = model.reason(prompt, IDS, options)
+        reasoning = model.generate_reasoning(prompt, IDS, options)
     assert reasoning.end == [['marker']]
     assert reasoning.marker.tolist() == [[11]]
     assert prompt.cache.length == prompt.length + 12
@@ -214,7 +214,7 @@ def test_logits_that_are_no_numbers_end_the_reasoning(model, inputs):
     prompt = prefilled(model, inputs, 1)
     prompt.logits.fill_(torch.nan)
     with pytest.raises(RuntimeError, match='not finite'):
-        model.reason(prompt, IDS, SamplingOptions(max_tokens=1))
+        model.generate_reasoning(prompt, IDS, SamplingOptions(max_tokens=1))
 
 
 def frequencies(logits, options, draws=4000):
@@ -245,7 +245,7 @@ def test_temperature_sharpens_and_top_k_cuts():
 
 def test_positions_restart_behind_an_image_at_its_longer_side():
     row = [False, False, *[True] * 6, False, False]
-    positions, delta = prompt_positions(torch.tensor([row]), [(4, 6)], 2)
+    positions, delta = compute_prompt_positions(torch.tensor([row]), [(4, 6)], 2)
     assert positions[0, 0].tolist() == [0, 1, 2, 2, 2, 2, 2, 2, 5, 6]
     assert positions[1, 0].tolist() == [0, 1, 2, 2, 2, 3, 3, 3, 5, 6]
     assert positions[2, 0].tolist() == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6]
@@ -257,8 +257,8 @@ def test_bf16_velocities_stay_near_the_float32_reference(inputs, reference):
     rows = reference['raw_sequences'][:, 223:].long().unsqueeze(0)
     prompt, reasoning, _ = forced(model, inputs, rows)
     with torch.inference_mode():
-        window, positions = model.expert_inputs(prompt, reasoning)
+        window, positions = model.prepare_expert(prompt, reasoning)
         for i in range(reference['x_steps'].shape[1]):
             x, t = reference['x_steps'][:, i], reference['t_steps'][:, i]
-            v = model.velocity(x, t, prompt.cache, window, positions)
+            v = model.predict_velocity(x, t, prompt.cache, window, positions)
             assert (v.float() - reference['v_steps'][:, i]).abs().max() < 0.1

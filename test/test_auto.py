@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.model.alpamayo import AlpamayoR1
+from alpamayo_ros.model.alpamayo import AlpamayoModel
 import alpamayo_ros.runtime.auto  # noqa: F401  registers the classes
 
 MODEL = Path(__file__).parent / 'golden/model'
@@ -19,7 +19,7 @@ def test_auto_model_loads_the_weights_of_the_folder():
     from safetensors.torch import load_file
 
     model = AutoModel.from_pretrained(MODEL)
-    assert isinstance(model, AlpamayoR1)
+    assert isinstance(model, AlpamayoModel)
     want = load_file(MODEL / 'model.safetensors')
     assert all(torch.equal(model.state_dict()[name], want[name]) for name in want)
 
@@ -40,13 +40,13 @@ def test_folder_cannot_bring_its_own_model_code(tmp_path):
     config['auto_map'] = {'AutoModel': 'evil.Evil', 'AutoConfig': 'evil.Config'}
     (copy / 'config.json').write_text(json.dumps(config))
     (copy / 'evil.py').write_text('raise SystemExit("ran")')
-    assert isinstance(AutoModel.from_pretrained(copy), AlpamayoR1)
+    assert isinstance(AutoModel.from_pretrained(copy), AlpamayoModel)
 
 
 def test_hub_id_is_a_folder_of_the_hub(monkeypatch):
     monkeypatch.setattr('huggingface_hub.snapshot_download', lambda name, **more: str(MODEL))
     config = AutoConfig.from_pretrained(MODEL)
-    assert isinstance(AutoModel.from_pretrained('somebody/small', config=config), AlpamayoR1)
+    assert isinstance(AutoModel.from_pretrained('somebody/small', config=config), AlpamayoModel)
 
 
 def test_another_dtype_or_option_is_refused():

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 import torch
 
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.model.checkpoint import checkpoint_sha256, shard_files
+from alpamayo_ros.model.checkpoint import hash_checkpoint, list_shard_files
 from alpamayo_ros.runtime.load import load_model
 
 MODEL = Path(__file__).parent / 'golden/model'
@@ -110,7 +110,7 @@ def test_index_cannot_name_a_file_outside_the_folder(folder, name):
     index = folder / 'model.safetensors.index.json'
     index.write_text(json.dumps({'weight_map': {'a': name}}))
     with pytest.raises(BadInput, match='is not a safetensors file of this folder'):
-        shard_files(folder)
+        list_shard_files(folder)
 
 
 def test_missing_shard_is_named(folder):
@@ -142,10 +142,10 @@ def test_absent_folder_and_device_are_named(tmp_path):
 
 
 def test_hash_changes_with_a_single_weight(folder):
-    before = checkpoint_sha256(folder)
+    before = hash_checkpoint(folder)
 
     def nudge(tensors):
         tensors['expert.norm.weight'][0] += 1e-3
 
     change(folder, nudge)
-    assert checkpoint_sha256(folder) != before
+    assert hash_checkpoint(folder) != before

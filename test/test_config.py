@@ -10,10 +10,10 @@ import torch
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.model.action_expert import PerWaypointActionInProjV2
 from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace
-from alpamayo_ros.model.alpamayo import AlpamayoR1
-from alpamayo_ros.model.config import build, load_config, parse_config
+from alpamayo_ros.model.alpamayo import AlpamayoModel
+from alpamayo_ros.model.config import build_block, load_config, parse_config
 from alpamayo_ros.model.flow_matching import FlowMatching
-from alpamayo_ros.model.trajectory_tokenizer import (
+from alpamayo_ros.model.prompt.trajectory_tokenizer import (
     DeltaTrajectoryTokenizer,
     DiscreteTrajectoryTokenizer,
 )
@@ -47,7 +47,7 @@ def release() -> dict:
     ],
 )
 def test_released_class_names_build_our_classes(prefix, name, arguments, ours):
-    assert type(build({'_target_': f'{prefix}.{name}', **arguments})) is ours
+    assert type(build_block({'_target_': f'{prefix}.{name}', **arguments})) is ours
 
 
 def test_discrete_tokenizer_builds_its_action_space_from_the_nested_block():
@@ -60,20 +60,20 @@ def test_discrete_tokenizer_builds_its_action_space_from_the_nested_block():
             **ACTION_SPACE,
         },
     }
-    tokenizer = build(block)
+    tokenizer = build_block(block)
     assert isinstance(tokenizer, DiscreteTrajectoryTokenizer)
     assert tokenizer.vocab_size == 100
     assert float(tokenizer.action_space.accel_std) == 0.5
 
 
 def test_linear_takes_its_sizes_from_the_caller():
-    linear = build({'_target_': 'torch.nn.Linear'}, in_features=6, out_features=2)
+    linear = build_block({'_target_': 'torch.nn.Linear'}, in_features=6, out_features=2)
     assert isinstance(linear, torch.nn.Linear)
     assert linear.weight.shape == (2, 6)
 
 
 def test_unknown_keys_of_a_block_are_tolerated():
-    flow = build(
+    flow = build_block(
         {
             '_target_': 'alpamayo_r1.diffusion.flow_matching.FlowMatching',
             'num_inference_steps': 4,
@@ -184,7 +184,7 @@ def test_broken_json_names_the_file(tmp_path):
 def test_full_size_model_has_the_names_and_shapes_of_the_release(release):
     want = json.loads((GOLDEN / 'state_dict_10b.json').read_text())
     with torch.device('meta'):
-        model = AlpamayoR1(parse_config(release))
+        model = AlpamayoModel(parse_config(release))
     have = {name: list(t.shape) for name, t in model.state_dict().items()}
     assert have == {name: entry['shape'] for name, entry in want['tensors'].items()}
     assert len(have) == 1166

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alpamayo_ros.model.flow_matching import FlowMatching, training_pair
+from alpamayo_ros.model.flow_matching import FlowMatching, make_training_pair
 
 
 def test_linear_field_gives_the_known_euler_result():
@@ -30,7 +30,7 @@ def test_state_stays_float32_when_the_field_is_bf16():
 def test_following_the_training_target_from_noise_reaches_the_data():
     generator = torch.Generator().manual_seed(0)
     data, noise = (torch.randn(1, 64, 2, generator=generator) for _ in range(2))
-    _, target = training_pair(data, noise, torch.tensor(0.3))
+    _, target = make_training_pair(data, noise, torch.tensor(0.3))
     out = FlowMatching().sample(noise, lambda x, t: target, 7)
     assert torch.allclose(out, data, atol=1e-5)
 

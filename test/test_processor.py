@@ -10,14 +10,14 @@ import torch
 
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.model.config import load_config
-from alpamayo_ros.model.processor import (
+from alpamayo_ros.model.prompt.processor import (
     Processor,
     extract_text,
-    partial_text,
-    reasoning_checks,
-    said,
+    extract_unfinished_text,
+    check_reasoning,
+    trim_tokens,
 )
-from alpamayo_ros.model.tokens import special_token_strings
+from alpamayo_ros.model.prompt.tokens import list_special_tokens
 
 MODEL = Path(__file__).parent / 'golden/model'
 HISTORY = (torch.zeros(16, 3), torch.eye(3).expand(16, 3, 3))
@@ -56,9 +56,9 @@ def test_first_history_delta_is_the_absolute_oldest_position(processor):
 
 
 def test_a_rig_with_fewer_cameras_has_fewer_images_in_the_prompt(processor):
-    one = processor.prompt_text([1], 4)
+    one = processor.render_prompt([1], 4)
     assert one.count('<|image_pad|>') == 4
-    assert processor.prompt_text([0, 1, 2, 6], 4).count('<|image_pad|>') == 16
+    assert processor.render_prompt([0, 1, 2, 6], 4).count('<|image_pad|>') == 16
     assert 'camera' not in one  # R1 prompts have no camera names
 
 
@@ -78,7 +78,7 @@ def test_version_1_5_names_cameras_and_frames(processor):
         include_camera_ids=True,
         include_frame_nums=True,
     )
-    text = Processor(config, MODEL).prompt_text([1, 6], 2)
+    text = Processor(config, MODEL).render_prompt([1, 6], 2)
     image = '<|vision_start|><|image_pad|><|vision_end|>'
     wide, tele = 'Front camera: ', 'Front telephoto camera: '
     want = (
@@ -89,7 +89,7 @@ def test_version_1_5_names_cameras_and_frames(processor):
 
 def test_version_1_5_renames_tokens_and_keeps_their_ids(processor):
     config = replace(processor.config, model_type='alpamayo1_5')
-    names = special_token_strings(config)
+    names = list_special_tokens(config)
     assert names.index('<|_padding_0|>') == names.index('<|traj_history_start|>') - 2
     assert names[17] == '<|image_pad|>'
     assert Processor(config, MODEL).ids == processor.ids
@@ -97,7 +97,7 @@ def test_version_1_5_renames_tokens_and_keeps_their_ids(processor):
 
 def test_without_special_tokens_only_six_markers_are_added(processor):
     config = replace(processor.config, add_special_tokens=False)
-    assert special_token_strings(config) == [
+    assert list_special_tokens(config) == [
         '<|traj_history|>',
         '<|traj_future|>',
         '<|traj_history_start|>',
@@ -167,20 +167,20 @@ def test_reasoning_is_what_ended(decoded, cot):
 
 
 def test_partial_text_keeps_what_was_said():
-    assert partial_text('it was going to ') == 'it was going to'
+    assert extract_unfinished_text('it was going to ') == 'it was going to'
 
 
 def test_health_of_a_reasoning():
-    assert reasoning_checks([1, 2, 3], 'marker') == ()
-    assert reasoning_checks([1, 2, 3], 'eos') == ('marker_missing',)
-    assert reasoning_checks([1, 2, 3], 'budget') == ('marker_missing', 'budget')
+    assert check_reasoning([1, 2, 3], 'marker') == ()
+    assert check_reasoning([1, 2, 3], 'eos') == ('marker_missing',)
+    assert check_reasoning([1, 2, 3], 'budget') == ('marker_missing', 'budget')
     loop = list(range(8)) * 3
-    assert reasoning_checks(loop, 'marker') == ('repetition',)
-    assert reasoning_checks(loop[:-1], 'marker') == ()
+    assert check_reasoning(loop, 'marker') == ('repetition',)
+    assert check_reasoning(loop[:-1], 'marker') == ()
 
 
 def test_said_ends_with_the_marker(processor):
     ids = processor.ids
-    assert said([5, 6, ids.future_start, 7], ids) == [5, 6, ids.future_start]
-    assert said([5, ids.eos, ids.pad], ids) == [5, ids.eos]
-    assert said([5, 6], ids) == [5, 6]
+    assert trim_tokens([5, 6, ids.future_start, 7], ids) == [5, 6, ids.future_start]
+    assert trim_tokens([5, ids.eos, ids.pad], ids) == [5, ids.eos]
+    assert trim_tokens([5, 6], ids) == [5, 6]

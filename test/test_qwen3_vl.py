@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from alpamayo_ros.model.alpamayo import prompt_positions
+from alpamayo_ros.model.alpamayo import compute_prompt_positions
 from alpamayo_ros.model.config import TextConfig, VisionConfig
-from alpamayo_ros.model.text import KVCache, LanguageModel, decode_window, prompt_window
+from alpamayo_ros.model.text import KVCache, LanguageModel, build_decode_window, build_prompt_window
 from alpamayo_ros.model.vision import VisionTower
 
 IMAGE, START = 90, 91
@@ -105,7 +105,7 @@ def run_ours(ours, theirs, patches, ids, chunk, extra=()):
     tower, language = ours
     embeds, levels = tower(patches, GRIDS, chunk_images=1)
     is_image = ids == IMAGE
-    positions, delta = prompt_positions(is_image, GRIDS, 2)
+    positions, delta = compute_prompt_positions(is_image, GRIDS, 2)
     cache = KVCache(language.config, 1, ids.shape[1] + len(extra), torch.float32, 'cpu')
     hidden, seen = [], 0
     for start in range(0, ids.shape[1], chunk):
@@ -115,7 +115,7 @@ def run_ours(ours, theirs, patches, ids, chunk, extra=()):
         count = int(where.sum())
         rows = slice(seen, seen + count)
         x[where] = embeds[rows]
-        window = prompt_window(x.shape[1], cache.length, 'cpu')
+        window = build_prompt_window(x.shape[1], cache.length, 'cpu')
         deepstack = [torch.zeros_like(x).masked_scatter(where[..., None], v[rows]) for v in levels]
         hidden.append(language(x, positions[:, :, part], cache, window, deepstack))
         cache.length += x.shape[1]
@@ -123,7 +123,7 @@ def run_ours(ours, theirs, patches, ids, chunk, extra=()):
     for token in extra:
         at = (delta + cache.length).view(1, 1, 1).expand(3, 1, 1)
         x = language.embed_tokens(torch.tensor([[token]]))
-        window = decode_window(ids.shape[1], cache.length, 1, cache.length + 1, 'cpu')
+        window = build_decode_window(ids.shape[1], cache.length, 1, cache.length + 1, 'cpu')
         hidden.append(language(x, at, cache, window))
         cache.length += 1
     return theirs.lm_head(language.norm(torch.cat(hidden, 1)))
@@ -176,5 +176,5 @@ def test_cached_decode_gives_the_same_logits(theirs, ours, scene):
 def test_positions_behind_images_equal_theirs(theirs, scene):
     patches, ids = scene
     run_theirs(theirs, patches, ids)
-    _, delta = prompt_positions(ids == IMAGE, GRIDS, 2)
+    _, delta = compute_prompt_positions(ids == IMAGE, GRIDS, 2)
     assert delta.tolist() == theirs.model.rope_deltas.flatten().tolist()

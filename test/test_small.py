@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from alpamayo_ros.cli.drive import main
 from alpamayo_ros.data_types import Context, EgoPose, Frame, SamplingOptions
 from alpamayo_ros.model.config import load_config
-from alpamayo_ros.model.processor import Processor
+from alpamayo_ros.model.prompt.processor import Processor
 from alpamayo_ros.model.small import SENTENCE, write_small_checkpoint
 from alpamayo_ros.model.small_vlm import vocabulary
 from alpamayo_ros.runtime.engine import AlpamayoEngine
@@ -99,7 +99,7 @@ def test_the_config_says_that_the_weights_are_untrained(checkpoint):
 
 def test_chat_template_gives_the_prompt_of_the_release(processor, root):
     expected = (root / 'test/golden/model/prompt.txt').read_text(encoding='utf-8')
-    assert processor.prompt_text((0, 1, 2, 6), frames=4) == expected
+    assert processor.render_prompt((0, 1, 2, 6), frames=4) == expected
 
 
 def test_new_tokens_follow_the_base_vocabulary_in_the_order_of_the_release(processor):
@@ -125,7 +125,7 @@ def test_the_vocabulary_covers_all_bytes_once():
 
 
 def test_an_image_of_the_drive_takes_28_tokens(processor):
-    _, grid = processor.image_patches(torch.zeros(3, 360, 640, dtype=torch.uint8))
+    _, grid = processor.extract_patches(torch.zeros(3, 360, 640, dtype=torch.uint8))
     assert grid == (8, 14)
 
 

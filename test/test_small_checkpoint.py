@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from alpamayo_ros.hub import resolve
-from alpamayo_ros.model.checkpoint import checkpoint_sha256, tensor_shapes
+from alpamayo_ros.hub import resolve_checkpoint
+from alpamayo_ros.model.checkpoint import hash_checkpoint, read_tensor_shapes
 from alpamayo_ros.model.config import load_config
-from alpamayo_ros.model.processor import Processor
+from alpamayo_ros.model.prompt.processor import Processor
 from alpamayo_ros.model.small_vlm import ADDED_TOKENS
-from alpamayo_ros.model.tokens import IMAGE_PAD, SPECIAL_NAMES, special
+from alpamayo_ros.model.prompt.tokens import IMAGE_PAD, SPECIAL_NAMES, format_special
 from alpamayo_ros.runtime.load import load_model
 
 BYTES = 16 * 2**20
@@ -28,11 +28,11 @@ def card(folder):
 
 def test_its_name_leads_to_it(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert resolve('small') == folder
+    assert resolve_checkpoint('small') == folder
 
 
 def test_its_hash_is_that_of_its_card(folder, card):
-    assert checkpoint_sha256(folder) == card['sha256']
+    assert hash_checkpoint(folder) == card['sha256']
 
 
 def test_it_is_small(folder):
@@ -46,7 +46,7 @@ def test_it_loads_strictly_and_is_trained(folder, card):
     model = load_model(folder, 'cpu')
     assert not model.config.untrained
     assert sum(parameter.numel() for parameter in model.parameters()) == card['parameters']
-    assert set(model.state_dict()) == set(tensor_shapes(folder))
+    assert set(model.state_dict()) == set(read_tensor_shapes(folder))
 
 
 def test_special_tokens_have_the_order_of_the_release(folder):
@@ -64,7 +64,7 @@ def test_special_tokens_have_the_order_of_the_release(folder):
         discrete[0],
         discrete[-1],
     ]
-    new = [special(name) for name in SPECIAL_NAMES if special(name) != IMAGE_PAD]
+    new = [format_special(name) for name in SPECIAL_NAMES if format_special(name) != IMAGE_PAD]
     ids = tokenizer.convert_tokens_to_ids(new)
     assert ids == list(range(discrete[-1] + 1, config.vocab_size))
 

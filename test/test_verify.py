@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from alpamayo_ros.cli.verify import main
-from alpamayo_ros.verify.golden import STAGES, rows_of
-from alpamayo_ros.verify.golden_model import model_rows
+from alpamayo_ros.verify.golden import STAGES, run_stage
+from alpamayo_ros.verify.golden_model import compare_model
 
 GOLDEN = Path(__file__).parent / 'golden'
 
@@ -45,14 +45,14 @@ def test_reference_files_are_the_ones_of_the_checksums():
 
 @pytest.mark.parametrize(('stage', 'files', 'run'), STAGES)
 def test_stage_holds(stage, files, run):
-    rows = list(rows_of(stage, GOLDEN, files, run))
+    rows = list(run_stage(stage, GOLDEN, files, run))
     assert rows
     assert [row for row in rows if not row.passed] == []
     assert [row for row in rows if row.error is None] == []
 
 
 def test_model_holds_and_velocities_are_within_1e_5():
-    rows = list(model_rows(GOLDEN))
+    rows = list(compare_model(GOLDEN))
     assert [row for row in rows if not row.passed] == []
     velocities = [row.error for row in rows if row.what == 'expert velocities']
     assert len(velocities) == 3

@@ -27,10 +27,10 @@ class FourierEncoder(nn.Module):
         self.dim, self.max_freq = dim, max_freq
         self.freqs: Tensor
         self.register_buffer(
-            'freqs', self.initial_buffers()['freqs'].to(torch.get_default_device())
+            'freqs', self.make_buffers()['freqs'].to(torch.get_default_device())
         )
 
-    def initial_buffers(self) -> dict[str, Tensor]:
+    def make_buffers(self) -> dict[str, Tensor]:
         """The frequencies (1, dim / 2), for a checkpoint that leaves the buffer out."""
         half = self.dim // 2
         powers = torch.arange(half, dtype=torch.float32, device='cpu') / max(half - 1, 1)
@@ -88,13 +88,13 @@ class PerWaypointActionInProjV2(nn.Module):
         return self.norm(self.encoder(torch.cat(parts, -1)))
 
 
-def expert_positions(rope_delta: Tensor, offset: Tensor, waypoints: int) -> Tensor:
+def compute_expert_positions(rope_delta: Tensor, offset: Tensor, waypoints: int) -> Tensor:
     """Positions (3, R, T): 0..T-1 behind the marker on all axes; rope_delta and offset (R)."""
     steps = torch.arange(waypoints, device=offset.device)
     return (steps + (rope_delta + offset).unsqueeze(-1)).expand(3, -1, -1)
 
 
-def expert_window(
+def build_expert_window(
     visible: Tensor, prompt: int | Tensor, used: int | Tensor, waypoints: int, span: int
 ) -> Window:
     """Where the K * T waypoints of each scene go, sample-major behind `used`, and what they see.

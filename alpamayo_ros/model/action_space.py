@@ -49,7 +49,7 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
             'curvature_mean': curvature_mean,
             'curvature_std': curvature_std,
         }
-        for name, value in self.initial_buffers().items():
+        for name, value in self.make_buffers().items():
             self.register_buffer(name, value.to(torch.get_default_device()))
         self.accel_bounds = tuple(accel_bounds)
         self.curvature_bounds = tuple(curvature_bounds)
@@ -60,7 +60,7 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
         self.a_fit = (a_lambda, a_ridge)
         self.kappa_fit = (kappa_lambda, kappa_ridge)
 
-    def initial_buffers(self) -> dict[str, Tensor]:
+    def make_buffers(self) -> dict[str, Tensor]:
         """The config's statistics, for a checkpoint that leaves the buffers out."""
         return {k: torch.tensor(float(v), device='cpu') for k, v in self.statistics.items()}
 
@@ -72,7 +72,7 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
         """Acceleration m/s^2 and curvature 1/m (..., 2) to normalised values."""
         return (action - self._mean(action)) / self._std(action)
 
-    def within_bounds(self, action: Tensor) -> Tensor:
+    def is_within_bounds(self, action: Tensor) -> Tensor:
         """Whether all waypoints of normalised (..., 64, 2) lie inside both bounds: bool (...)."""
         accel, kappa = self.denormalise(action).unbind(-1)
         inside = (accel >= self.accel_bounds[0]) & (accel <= self.accel_bounds[1])
@@ -81,7 +81,7 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
 
     def v0(self, hist_xyz: Tensor, hist_rot: Tensor) -> Tensor:
         """Speed (...) m/s at t0, fitted to the history (..., 16, 3) and (..., 16, 3, 3)."""
-        yaw = unwrap(yaw_of(hist_rot))
+        yaw = unwrap(yaw_from_rotation(hist_rot))
         return self._fit_speeds(hist_xyz[..., :2], yaw, v_start=None)[..., -1]
 
     def integrate(self, action: Tensor, v0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,7 +109,7 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
         """Trajectory xyz (..., 64, 3) and rotation (..., 64, 3, 3) of a normalised action."""
         xy, yaw, _ = self.integrate(action, self.v0(hist_xyz, hist_rot))
         z = hist_xyz[..., -1:, 2:].expand(*xy.shape[:-1], 1)
-        return torch.cat([xy, z], -1), rotation_z(yaw)
+        return torch.cat([xy, z], -1), rotation_from_yaw(yaw)
 
     def traj_to_action(
         self, hist_xyz: Tensor, hist_rot: Tensor, fut_xyz: Tensor, fut_rot: Tensor
@@ -122,7 +122,7 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
         dt, n = self.dt, fut_xyz.shape[-2]
         v0 = self.v0(hist_xyz, hist_rot)
         zero = torch.zeros_like(v0).unsqueeze(-1)
-        target = unwrap(torch.cat([zero, yaw_of(fut_rot)], -1))[..., 1:]
+        target = unwrap(torch.cat([zero, yaw_from_rotation(fut_rot)], -1))[..., 1:]
         theta = torch.cat([zero, self._smooth_heading(target)], -1)
         xy = torch.cat([hist_xyz[..., -1:, :2], fut_xyz[..., :2]], -2)
         v = self._fit_speeds(xy, theta, v_start=v0)
@@ -182,12 +182,12 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
         return torch.cat([v_start.unsqueeze(-1), v], -1)
 
 
-def yaw_of(rot: Tensor) -> Tensor:
+def yaw_from_rotation(rot: Tensor) -> Tensor:
     """Yaw (...) of rotation matrices (..., 3, 3)."""
     return torch.atan2(rot[..., 1, 0], rot[..., 0, 0])
 
 
-def rotation_z(yaw: Tensor) -> Tensor:
+def rotation_from_yaw(yaw: Tensor) -> Tensor:
     """Rotations (..., 3, 3) about z by yaw (...)."""
     c, s, zero = yaw.cos(), yaw.sin(), torch.zeros_like(yaw)
     rows = [c, -s, zero, s, c, zero, zero, zero, torch.ones_like(yaw)]

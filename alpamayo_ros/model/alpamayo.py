@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from ..data_types import SamplingOptions
-from .action_expert import expert_positions, expert_window
-from .config import AlpamayoConfig, build
+from .action_expert import compute_expert_positions, build_expert_window
+from .config import AlpamayoConfig, build_block
 from .flow_matching import VelocityField
 from .reasoning import Generators, Reasoning, sample_token, summarise
 from .text import (
     Decoder,
     KVCache,
     LanguageModel,
-    Turns,
+    RotaryTables,
     Window,
-    decode_window,
-    prompt_window,
-    rotary,
+    build_decode_window,
+    build_prompt_window,
+    compute_rotary,
 )
 from .prompt.tokens import TokenIds
 from .vision import CHUNK_IMAGES, VisionTower
@@ -55,15 +55,15 @@ class VisionLanguageModel(nn.Module):
 
 
 class Reader(Protocol):
-    """What `prefill` runs: the methods of AlpamayoR1, or recorded forms of them."""
+    """What `prefill` runs: the methods of AlpamayoModel, or recorded forms of them."""
 
-    def room(self, cache: KVCache, length: int) -> Tensor:
-        """See AlpamayoR1."""
+    def allocate_chunk(self, cache: KVCache, length: int) -> Tensor:
+        """See AlpamayoModel."""
 
-    def read(
+    def run_chunk(
         self, x: Tensor, positions: Tensor, deepstack: Iterable[Tensor], cache: KVCache
     ) -> Tensor:
-        """See AlpamayoR1."""
+        """See AlpamayoModel."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Prompt:
     logits: Tensor
 
 
-class AlpamayoR1(nn.Module):
+class AlpamayoModel(nn.Module):
     """The whole model; parameter names equal the release's."""
 
     def __init__(self, config: AlpamayoConfig) -> None:
@@ -88,20 +88,20 @@ class AlpamayoR1(nn.Module):
         blocks = config.blocks
         self.vlm = VisionLanguageModel(config)
         self.expert = Decoder(config.expert)
-        self.action_space = build(blocks['action_space_cfg'])
+        self.action_space = build_block(blocks['action_space_cfg'])
         width = config.expert.hidden_size
-        self.action_in_proj = build(blocks['action_in_proj_cfg'], out_dim=width, in_dims=2)
-        self.action_out_proj = build(
+        self.action_in_proj = build_block(blocks['action_in_proj_cfg'], out_dim=width, in_dims=2)
+        self.action_out_proj = build_block(
             blocks['action_out_proj_cfg'], in_features=width, out_features=2
         )
-        self.flow = build(blocks['diffusion_cfg'])
+        self.flow = build_block(blocks['diffusion_cfg'])
 
     @property
     def waypoints(self) -> int:
         """Waypoints of a trajectory."""
         return int(self.action_space.n_waypoints)
 
-    def new_cache(self, scenes: int, prompt: int, samples: int, max_tokens: int) -> KVCache:
+    def allocate_cache(self, scenes: int, prompt: int, samples: int, max_tokens: int) -> KVCache:
         """A cache for prompts of `prompt` tokens, their reasoning and one flow step."""
         capacity = self.cache_capacity(prompt, samples, max_tokens)
         norm = self.expert.norm.weight  # never quantized: it tells dtype and device
@@ -141,31 +141,31 @@ class AlpamayoR1(nn.Module):
         ids = input_ids.cpu()
         is_image = ids == self.config.image_token_id
         merge = self.config.vision.spatial_merge_size
-        positions, rope_delta = prompt_positions(is_image, grids, merge)
-        positions, rope_delta = _sent(positions, device), _sent(rope_delta, device)
+        positions, rope_delta = compute_prompt_positions(is_image, grids, merge)
+        positions, rope_delta = _to_device(positions, device), _to_device(rope_delta, device)
         number = is_image.flatten().cumsum(0).view_as(is_image) - 1  # of each image token
         embeds, levels = vision
         hidden, table = torch.empty(0), language.embed_tokens.weight.device
         for start in range(0, ids.shape[1], chunk):
             part = slice(start, start + chunk)
             own = is_image[:, part]
-            where, text = (_sent(x.flatten().nonzero()[:, 0], device) for x in (own, ~own))
-            rows = _sent(number[:, part][own], device)
+            where, text = (_to_device(x.flatten().nonzero()[:, 0], device) for x in (own, ~own))
+            rows = _to_device(number[:, part][own], device)
             # images are most of a prompt; a table on the host is read while the device is at work
-            said = _sent(language.embed_tokens(_sent(ids[:, part][~own], table)), device)
-            x = reader.room(cache, own.shape[1])
+            said = _to_device(language.embed_tokens(_to_device(ids[:, part][~own], table)), device)
+            x = reader.allocate_chunk(cache, own.shape[1])
             x.flatten(0, 1).index_copy_(0, text, said)
             x.flatten(0, 1).index_copy_(0, where, embeds[rows].to(x.dtype))
-            added = (_placed(level[rows], where, x) for level in levels)  # one at a time
-            hidden = reader.read(x, positions[:, :, part], added, cache)
+            added = (_scatter_rows(level[rows], where, x) for level in levels)  # one at a time
+            hidden = reader.run_chunk(x, positions[:, :, part], added, cache)
             cache.length += x.shape[1]
         return Prompt(cache, ids.shape[1], rope_delta, self._logits(hidden))
 
-    def room(self, cache: KVCache, length: int) -> Tensor:
+    def allocate_chunk(self, cache: KVCache, length: int) -> Tensor:
         """Where embeddings (B, length, H) of the next prompt tokens are to be put for `read`."""
         return cache.keys.new_empty(cache.keys.shape[1], length, self.config.text.hidden_size)
 
-    def read(
+    def run_chunk(
         self, x: Tensor, positions: Tensor, deepstack: Iterable[Tensor], cache: KVCache
     ) -> Tensor:
         """Last hidden state (B, H) of the next prompt embeddings x (B, L, H), not normalised.
@@ -173,7 +173,7 @@ class AlpamayoR1(nn.Module):
         x comes from `room` and is overwritten. positions (3, B, L); deepstack: as in Decoder. The
         caller advances `cache.length`.
         """
-        window = prompt_window(x.shape[1], cache.length, x.device)
+        window = build_prompt_window(x.shape[1], cache.length, x.device)
         language = self.vlm.model.language_model
         hidden: Tensor = language(x, positions, cache, window, deepstack, last_only=True)
         return hidden[:, -1]
@@ -201,25 +201,25 @@ class AlpamayoR1(nn.Module):
 
         prompt and used may be 0-d tensors, with `span` the cache's capacity: see text.Window.
         """
-        places = self.decode_places(rope_delta, prompt, used, x.shape[1], span)
-        return self.decode_part(x, places, cache, 0, len(self.vlm.model.language_model.layers))
+        places = self.prepare_decode(rope_delta, prompt, used, x.shape[1], span)
+        return self.decode_layers(x, places, cache, 0, len(self.vlm.model.language_model.layers))
 
-    def decode_places(
+    def prepare_decode(
         self,
         rope_delta: Tensor,
         prompt: int | Tensor,
         used: int | Tensor,
         samples: int,
         span: int,
-    ) -> tuple[Turns, Window]:
+    ) -> tuple[RotaryTables, Window]:
         """Where one more token of each sample stands and what it sees; arguments as `decode`."""
         at = (rope_delta + prompt + (used - prompt) // samples).view(1, -1, 1)
         norm = self.expert.norm.weight  # never quantized: it tells dtype and device
-        turns = rotary(at.expand(3, -1, samples), self.config.text, norm.dtype)
-        return turns, decode_window(prompt, used, samples, span, norm.device)
+        turns = compute_rotary(at.expand(3, -1, samples), self.config.text, norm.dtype)
+        return turns, build_decode_window(prompt, used, samples, span, norm.device)
 
-    def decode_part(
-        self, x: Tensor, places: tuple[Turns, Window], cache: KVCache, start: int, stop: int
+    def decode_layers(
+        self, x: Tensor, places: tuple[RotaryTables, Window], cache: KVCache, start: int, stop: int
     ) -> Tensor:
         """Hidden states (B, K, H) behind a decode step's layers from `start` to before `stop`.
 
@@ -227,10 +227,10 @@ class AlpamayoR1(nn.Module):
         """
         language = self.vlm.model.language_model
         turns, window = places
-        hidden: Tensor = language.part(x, turns, cache, window, start, stop)
+        hidden: Tensor = language.run_layers(x, turns, cache, window, start, stop)
         return self._logits(hidden) if stop == len(language.layers) else hidden
 
-    def reason(
+    def generate_reasoning(
         self,
         prompt: Prompt,
         ids: TokenIds,
@@ -257,7 +257,7 @@ class AlpamayoR1(nn.Module):
             token = torch.where(done, torch.full_like(token, ids.pad), token)
             columns.append(token)
             done = done | (token == ids.future_start) | (token == ids.eos)
-            is_finished = _asked(done.all())
+            is_finished = _read_flag_later(done.all())
             if within := len(columns) < options.max_tokens:
                 logits = decode_step(prompt, token)
             if finished := is_finished():
@@ -269,12 +269,12 @@ class AlpamayoR1(nn.Module):
             raise RuntimeError('the language model gave logits that are not finite')
         return summarise(torch.stack(columns, -1), ids, prompt.length, finished)
 
-    def velocity(
+    def predict_velocity(
         self, x: Tensor, t: Tensor, cache: KVCache, window: Window, positions: Tensor
     ) -> Tensor:
         """Velocity (R, T, 2) of noisy actions x (R, T, 2) float32 at time t (R, 1, 1).
 
-        window and positions from `expert_inputs`. The waypoints' keys are written behind the
+        window and positions from `prepare_expert`. The waypoints' keys are written behind the
         reasoning and forgotten: `cache.length` does not advance.
         """
         embeds = self.action_in_proj(x, t)
@@ -284,14 +284,14 @@ class AlpamayoR1(nn.Module):
         v = self.action_out_proj(self.expert.norm(hidden))
         return v.reshape(x.shape)
 
-    def expert_inputs(self, prompt: Prompt, reasoning: Reasoning) -> tuple[Window, Tensor]:
+    def prepare_expert(self, prompt: Prompt, reasoning: Reasoning) -> tuple[Window, Tensor]:
         """Window and positions (3, B, K * T) of all flow steps."""
         used = prompt.cache.length
         span = used + reasoning.marker.shape[1] * self.waypoints
         sizes = prompt.length, used, reasoning.length
-        return self.expert_places(prompt.rope_delta, reasoning.marker, *sizes, span)
+        return self.prepare_expert_slots(prompt.rope_delta, reasoning.marker, *sizes, span)
 
-    def expert_places(
+    def prepare_expert_slots(
         self,
         rope_delta: Tensor,
         marker: Tensor,
@@ -300,7 +300,7 @@ class AlpamayoR1(nn.Module):
         length: int | Tensor,
         span: int,
     ) -> tuple[Window, Tensor]:
-        """As expert_inputs: of a prompt's length, `used` slots and rows of `length` tokens.
+        """As prepare_expert: of a prompt's length, `used` slots and rows of `length` tokens.
 
         These may be 0-d tensors, with `span` the cache's capacity: see text.Window.
         """
@@ -309,16 +309,16 @@ class AlpamayoR1(nn.Module):
         visible = torch.where(found, marker + 1, (used - prompt) // samples)
         offset = torch.where(found, prompt + marker + 1, length)
         rope = rope_delta.unsqueeze(-1).expand_as(offset)
-        positions = expert_positions(rope.flatten(), offset.flatten(), self.waypoints)
-        window = expert_window(visible, prompt, used, self.waypoints, span)
+        positions = compute_expert_positions(rope.flatten(), offset.flatten(), self.waypoints)
+        window = build_expert_window(visible, prompt, used, self.waypoints, span)
         return window, positions.reshape(3, scenes, samples * self.waypoints)
 
-    def velocity_field(self, prompt: Prompt, reasoning: Reasoning) -> VelocityField:
+    def make_velocity_field(self, prompt: Prompt, reasoning: Reasoning) -> VelocityField:
         """The velocity as a function of state and time alone."""
-        window, positions = self.expert_inputs(prompt, reasoning)
-        return lambda x, t: self.velocity(x, t, prompt.cache, window, positions)
+        window, positions = self.prepare_expert(prompt, reasoning)
+        return lambda x, t: self.predict_velocity(x, t, prompt.cache, window, positions)
 
-    def act(self, noise: Tensor, field: VelocityField, num_steps: int | None = None) -> Tensor:
+    def sample_actions(self, noise: Tensor, field: VelocityField, num_steps: int | None = None) -> Tensor:
         """Normalised actions (R, T, 2) float32 from noise of that shape, rows scene-major."""
         return self.flow.sample(noise, field, num_steps)
 
@@ -326,21 +326,21 @@ class AlpamayoR1(nn.Module):
         return self.vlm.lm_head(self.vlm.model.language_model.norm(hidden)).to(torch.float32)
 
 
-def _placed(features: Tensor, where: Tensor, like: Tensor) -> Tensor:
+def _scatter_rows(features: Tensor, where: Tensor, like: Tensor) -> Tensor:
     """Features (n, H) at rows `where` (n) of all the batch's, zeros elsewhere, as `like`."""
     placed = torch.zeros_like(like)
     placed.flatten(0, 1).index_copy_(0, where, features.to(like.dtype))
     return placed
 
 
-def _sent(x: Tensor, device: torch.device) -> Tensor:
+def _to_device(x: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on a device, without waiting for what that still has to do."""
     if device.type == 'cuda' and not x.is_cuda:
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
 
 
-def _asked(flag: Tensor) -> Callable[[], bool]:
+def _read_flag_later(flag: Tensor) -> Callable[[], bool]:
     """A flag of the device, to be waited for without what is launched after this call."""
     if not flag.is_cuda:
         return lambda: bool(flag)
@@ -355,7 +355,7 @@ def _asked(flag: Tensor) -> Callable[[], bool]:
     return wait
 
 
-def prompt_positions(
+def compute_prompt_positions(
     is_image: Tensor, grids: Sequence[tuple[int, int]], merge: int
 ) -> tuple[Tensor, Tensor]:
     """Positions (3, B, P) of time, height, width and rope_delta (B) of prompts.

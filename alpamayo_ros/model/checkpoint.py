@@ -25,7 +25,7 @@ SINGLE = 'model.safetensors'
 OPTIONAL = ('action_space.', 'action_in_proj.sinus.', 'action_in_proj.timestep_fourier_encoder.')
 
 
-def shard_files(folder: Path) -> list[Path]:
+def list_shard_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint folder, by its index or the single file."""
     if not folder.is_dir():
         raise BadInput(f'{folder}: no such checkpoint folder')
@@ -47,10 +47,10 @@ def shard_files(folder: Path) -> list[Path]:
     return files
 
 
-def tensor_shapes(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+def read_tensor_shapes(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """File and shape of every tensor; BadInput for a truncated file or a name in two files."""
     found: dict[str, tuple[Path, tuple[int, ...]]] = {}
-    for file in shard_files(folder):
+    for file in list_shard_files(folder):
         try:
             with safe_open(file, framework='pt') as shard:
                 for name in shard.keys():  # noqa: SIM118  not a dict
@@ -64,7 +64,7 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
 
 def stream_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Each tensor of a checkpoint in turn, mapped from its file: nothing is copied."""
-    for file in shard_files(folder):
+    for file in list_shard_files(folder):
         with safe_open(file, framework='pt') as shard:
             for name in shard.keys():  # noqa: SIM118  not a dict
                 yield name, shard.get_tensor(name)
@@ -118,7 +118,7 @@ def load_weights(
     for name in rebuilt:
         path, _, leaf = name.rpartition('.')
         owner: Any = module.get_submodule(path)
-        set_tensor(module, name, owner.initial_buffers()[leaf].to(place(name), dtype))
+        set_tensor(module, name, owner.make_buffers()[leaf].to(place(name), dtype))
 
 
 def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
@@ -131,13 +131,13 @@ def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
         owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
 
 
-def checkpoint_sha256(folder: Path, progress: Callable[[int], object] | None = None) -> str:
+def hash_checkpoint(folder: Path, progress: Callable[[int], object] | None = None) -> str:
     """Hash of config.json and all shards: which weights made a result.
 
     progress is called with the number of bytes that were read since the last call.
     """
     digest = hashlib.sha256()
-    for file in [folder / 'config.json', *shard_files(folder)]:
+    for file in [folder / 'config.json', *list_shard_files(folder)]:
         digest.update(json.dumps([file.name, file.stat().st_size]).encode())
         for block in _blocks(file):
             digest.update(block)
@@ -146,7 +146,7 @@ def checkpoint_sha256(folder: Path, progress: Callable[[int], object] | None = N
     return digest.hexdigest()
 
 
-def file_sha256(file: Path) -> str:
+def hash_file(file: Path) -> str:
     """Hash of one file."""
     digest = hashlib.sha256()
     for block in _blocks(file):
@@ -161,8 +161,8 @@ def check_hashes(folder: Path) -> None:
     hashes = metadata.get('sha256') if isinstance(metadata, dict) else None
     if not isinstance(hashes, dict):
         return
-    for file in shard_files(folder):
-        wanted, found = hashes.get(file.name), file_sha256(file)
+    for file in list_shard_files(folder):
+        wanted, found = hashes.get(file.name), hash_file(file)
         if wanted != found:
             raise BadInput(f'{file}: its sha256 is {found}, the index expects {wanted}')
 

@@ -198,14 +198,14 @@ def parse_config(
 CARD = 'card.json'
 
 
-def card_limits(folder: Path) -> str:
+def read_card_limits(folder: Path) -> str:
     """What the card of a checkpoint says that it is not for; '' when it has none."""
     card = folder / CARD
     limits = read_json(card).get('limits') if card.is_file() else None
     return ' '.join(map(str, limits)) if isinstance(limits, list) else ''
 
 
-def vlm_folder(vlm_name: str, folder: Path | None) -> Path | None:
+def find_vlm_folder(vlm_name: str, folder: Path | None) -> Path | None:
     """Folder of tokenizer and VLM config: the checkpoint's vlm/ first, then the name as a path."""
     if folder is not None and (folder / 'vlm').is_dir():
         return folder / 'vlm'
@@ -215,7 +215,7 @@ def vlm_folder(vlm_name: str, folder: Path | None) -> Path | None:
     return None
 
 
-def vlm_of_hub(vlm_name: str, folder: Path | None) -> Path:
+def resolve_hub_vlm(vlm_name: str, folder: Path | None) -> Path:
     """The same by hub id; a BadInput names the checkpoint, as its user never wrote `vlm_name`."""
     expected = 'expected a folder vlm/ beside it, or a folder or hub id as vlm_name_or_path'
     where = 'config.json' if folder is None else f'{folder}/config.json'
@@ -244,7 +244,7 @@ def check_targets(block: Any, where: str) -> None:
         raise BadInput(f'{where}: interpolation {block!r} is not allowed')
 
 
-def build(block: Mapping[str, Any], **given: Any) -> Any:
+def build_block(block: Mapping[str, Any], **given: Any) -> Any:
     """Instantiate a `_target_` block through hydra, as our class of that name.
 
     Keys that our class does not take are left out: releases carry extra ones. `given` are the
@@ -264,12 +264,12 @@ def build(block: Mapping[str, Any], **given: Any) -> Any:
 
 
 def _vlm_config(name: str, folder: Path | None) -> Mapping[str, Any]:
-    vlm = vlm_folder(name, folder)
+    vlm = find_vlm_folder(name, folder)
     if vlm is not None and (vlm / 'config.json').is_file():
         return read_json(vlm / 'config.json')
     if name in KNOWN_VLMS:
         return KNOWN_VLMS[name]
-    return read_json(vlm_of_hub(name, folder) / 'config.json')
+    return read_json(resolve_hub_vlm(name, folder) / 'config.json')
 
 
 def _text_config(raw: Mapping[str, Any]) -> TextConfig:

@@ -21,14 +21,14 @@ class FlowMatching:
             raise ValueError(f'int_method={int_method!r} is not one of: euler')
         self.num_inference_steps = num_inference_steps
 
-    def steps(
+    def iterate_steps(
         self, noise: Tensor, field: VelocityField, num_steps: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield (x, t, v) of each step: v = field(x, t), x (R, T, 2), t (R, 1, 1) at its start.
 
         The state after the last step is x + v / num_steps, see `sample`.
         """
-        times = self.times(num_steps, noise.device)
+        times = self.list_times(num_steps, noise.device)
         x = noise.to(torch.float32)
         for t, dt in zip(times[:-1], times.diff(), strict=True):
             t_rows = t.expand(x.shape[0], 1, 1)
@@ -38,13 +38,13 @@ class FlowMatching:
 
     def sample(self, noise: Tensor, field: VelocityField, num_steps: int | None = None) -> Tensor:
         """Data (R, T, 2) float32 from noise of the same shape."""
-        times = self.times(num_steps, noise.device)
+        times = self.list_times(num_steps, noise.device)
         x = noise
-        for x, _, v in self.steps(noise, field, num_steps):  # noqa: B007  the last step's x and v
+        for x, _, v in self.iterate_steps(noise, field, num_steps):  # noqa: B007  the last step's x and v
             pass
         return x + (times[-1] - times[-2]) * v
 
-    def times(self, num_steps: int | None, device: torch.device | str = 'cpu') -> Tensor:
+    def list_times(self, num_steps: int | None, device: torch.device | str = 'cpu') -> Tensor:
         """Times (steps + 1) from 0 to 1; None means the checkpoint's own count."""
         count = self.num_inference_steps if num_steps is None else num_steps
         if count < 1:
@@ -52,6 +52,6 @@ class FlowMatching:
         return torch.linspace(0.0, 1.0, count + 1, device=device)
 
 
-def training_pair(x: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def make_training_pair(x: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Noisy input t*x + (1-t)*noise and its velocity target x - noise; t (R, 1, 1)."""
     return t * x + (1 - t) * noise, x - noise

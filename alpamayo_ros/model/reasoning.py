@@ -49,7 +49,7 @@ def sample_token(
 
     Discrete trajectory tokens are never sampled; greedy means argmax. generator: one for all, or
     one for each scene, so that its draws do not depend on the others. What it draws from logits
-    that are not numbers means nothing: see AlpamayoR1.reason.
+    that are not numbers means nothing: see AlpamayoModel.reason.
     """
     logits = logits.to(torch.float32).clone()
     logits[..., ids.discrete_start : ids.discrete_end] = -torch.inf

@@ -15,12 +15,12 @@ from safetensors.torch import save
 import torch
 from torch import Tensor
 
-from .alpamayo import AlpamayoR1
+from .alpamayo import AlpamayoModel
 from .checkpoint import SINGLE
 from .config import load_config
 from .prompt.processor import Processor
 from .small_vlm import write_json, write_vlm
-from .prompt.tokens import IMAGE_PAD, INSTRUCTION, SPECIAL_NAMES, SYSTEM, special
+from .prompt.tokens import IMAGE_PAD, INSTRUCTION, SPECIAL_NAMES, SYSTEM, format_special
 
 SENTENCE = 'Untrained demo weights: this path means nothing.'
 _WORDS = f'{SENTENCE} {SYSTEM}\n{INSTRUCTION} system user assistant'
@@ -75,9 +75,9 @@ def write_small_checkpoint(folder: Path, seed: int) -> None:
     """Make `folder` and fill it: config.json, model.safetensors, vlm/. A function of the seed."""
     folder.mkdir()
     size = write_vlm(folder / 'vlm', _WORDS, _GEOMETRY)
-    write_json(folder / 'config.json', config_json(size) | {'untrained': True})
+    write_json(folder / 'config.json', make_config_json(size) | {'untrained': True})
     config = load_config(folder)
-    model = AlpamayoR1(config)
+    model = AlpamayoModel(config)
     _initialise(model, torch.Generator().manual_seed(seed))
     _teach(model, Processor(config, folder))
     # bfloat16 as the release; config.json asks for float32 at run time, which CPUs are faster in
@@ -85,7 +85,7 @@ def write_small_checkpoint(folder: Path, seed: int) -> None:
     (folder / SINGLE).write_bytes(save(tensors))
 
 
-def config_json(vocabulary: int, discrete_tokens: int = _DISCRETE_TOKENS) -> dict[str, Any]:
+def make_config_json(vocabulary: int, discrete_tokens: int = _DISCRETE_TOKENS) -> dict[str, Any]:
     """config.json of alpamayo_r1 whose discrete and special tokens follow `vocabulary` ones."""
     action_space = {
         '_target_': 'alpamayo_r1.action_space.UnicycleAccelCurvatureActionSpace',
@@ -99,7 +99,7 @@ def config_json(vocabulary: int, discrete_tokens: int = _DISCRETE_TOKENS) -> dic
         'n_waypoints': 64,
     }
     first_special = vocabulary + discrete_tokens
-    new = [name for name in SPECIAL_NAMES if special(name) != IMAGE_PAD]
+    new = [name for name in SPECIAL_NAMES if format_special(name) != IMAGE_PAD]
     ids = {name: first_special + i for i, name in enumerate(new)}
     markers = ('history', 'future', 'history_start', 'future_start', 'history_end', 'future_end')
     return {
@@ -158,7 +158,7 @@ def config_json(vocabulary: int, discrete_tokens: int = _DISCRETE_TOKENS) -> dic
 
 
 @torch.no_grad()
-def _initialise(model: AlpamayoR1, generator: torch.Generator) -> None:
+def _initialise(model: AlpamayoModel, generator: torch.Generator) -> None:
     """Norms one, biases zero, matrices normal with the deviation gain / sqrt(inputs)."""
     for name, parameter in sorted(model.named_parameters()):
         if parameter.dim() == 1:
@@ -171,13 +171,13 @@ def _initialise(model: AlpamayoR1, generator: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def _teach(model: AlpamayoR1, processor: Processor) -> None:
+def _teach(model: AlpamayoModel, processor: Processor) -> None:
     """Make each token of the sentence follow the one before: a chain in the output head.
 
     The last hidden state is close to the direction of the newest token's embedding (see _GAINS),
     so a row of the head along the embedding of one token makes its own token follow that one.
     """
-    text = special('cot_start') + SENTENCE + special('cot_end') + special('traj_future_start')
+    text = format_special('cot_start') + SENTENCE + format_special('cot_end') + format_special('traj_future_start')
     chain = processor.tokenizer(text, add_special_tokens=False)['input_ids']
     embeddings, head = model.vlm.model.language_model.embed_tokens.weight, model.vlm.lm_head.weight
     head.zero_()

@@ -20,7 +20,7 @@ from ..kernels.fused import rotate_into_cache, swiglu
 from ..kernels.norm import add_rms_norm, add_terms, rms_norm
 from .config import TextConfig
 
-Turns = tuple[Tensor, Tensor]  # cosine and sine of the positions: see `rotary`
+RotaryTables = tuple[Tensor, Tensor]  # cosine and sine of the positions: see `rotary`
 
 
 class RMSNorm(nn.Module):
@@ -89,7 +89,7 @@ class KVCache:
         self.length = 0
 
 
-def rotary(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> Turns:
+def compute_rotary(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> RotaryTables:
     """Cosine and sine (B, 1, L, head_dim) of positions (3, B, L): rows are time, height, width.
 
     Interleaved axes: frequency i belongs to height if i % 3 == 1 and i < 3 * section[1], to width
@@ -115,13 +115,13 @@ def _frequencies(config: TextConfig, device: torch.device) -> tuple[Tensor, Tens
     return frequency, axis
 
 
-def products(x: Tensor, *layers: nn.Module) -> list[Tensor]:
+def apply_joint(x: Tensor, *layers: nn.Module) -> list[Tensor]:
     """Outputs of layers that read the same x: in one pass where loading gave the first `joint`."""
     joint = getattr(layers[0], 'joint', None)
     return joint(x) if joint else [layer(x) for layer in layers]
 
 
-def terms(layer: nn.Module, x: Tensor) -> Tensor:
+def compute_terms(layer: nn.Module, x: Tensor) -> Tensor:
     """Terms (S, ...) that add up to a layer's output: packed products may come as several."""
     several = getattr(layer, 'terms', None)
     return several(x) if several else layer(x).unsqueeze(0)
@@ -157,7 +157,7 @@ class Attention(nn.Module):
         """
         keys, values = cache.keys[layer], cache.values[layer]
         q = rotate_into_cache(
-            *products(x, self.q_proj, self.k_proj, self.v_proj),
+            *apply_joint(x, self.q_proj, self.k_proj, self.v_proj),
             self.q_norm.weight,
             self.k_norm.weight,
             self.q_norm.eps,
@@ -175,7 +175,7 @@ class Attention(nn.Module):
         else:
             out = attend(q, keys, values, window.mask)
         out = out.transpose(1, 2).flatten(2)  # (B, heads, L, d) -> (B, L, heads * d)
-        return terms(self.o_proj, out)
+        return compute_terms(self.o_proj, out)
 
 
 class MLP(nn.Module):
@@ -191,7 +191,7 @@ class MLP(nn.Module):
         """(B, L, hidden) to terms (S, B, L, hidden) of the output."""
         joint = getattr(self.gate_proj, 'joint', None)
         inner = joint.swiglu(x) if joint else swiglu(self.gate_proj(x), self.up_proj(x))
-        return terms(self.down_proj, inner)
+        return compute_terms(self.down_proj, inner)
 
 
 class DecoderLayer(nn.Module):
@@ -229,15 +229,15 @@ class Decoder(nn.Module):
         of x: features where image tokens are, zeros elsewhere; asked for one at a time. last_only:
         see `part`. The caller advances `cache.length` by L to keep the new tokens.
         """
-        at, turns = 0, rotary(positions, self.config, x.dtype)
+        at, turns = 0, compute_rotary(positions, self.config, x.dtype)
         for at, added in enumerate(deepstack, 1):
-            x = self.part(x, turns, cache, window, at - 1, at).add_(added)
-        return self.part(x, turns, cache, window, at, len(self.layers), last_only)
+            x = self.run_layers(x, turns, cache, window, at - 1, at).add_(added)
+        return self.run_layers(x, turns, cache, window, at, len(self.layers), last_only)
 
-    def part(
+    def run_layers(
         self,
         x: Tensor,
-        turns: Turns,
+        turns: RotaryTables,
         cache: KVCache,
         window: Window,
         start: int,
@@ -280,13 +280,13 @@ class LanguageModel(Decoder):
         self.embed_tokens = nn.Embedding(vocab_size, config.hidden_size)
 
 
-def prompt_window(length: int, past: int, device: torch.device | str) -> Window:
+def build_prompt_window(length: int, past: int, device: torch.device | str) -> Window:
     """The next `length` prompt tokens behind `past` ones: each sees those before it and itself."""
     slots = torch.arange(past, past + length, device=device)
     return Window(slots, past + length, causal=True)
 
 
-def decode_window(
+def build_decode_window(
     prompt: int | Tensor, used: int | Tensor, samples: int, span: int, device: torch.device | str
 ) -> Window:
     """One more token of each sample behind `used` slots: it sees the prompt and its own sample.

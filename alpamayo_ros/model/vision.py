@@ -162,7 +162,7 @@ class VisionTower(nn.Module):
     def _encode(self, patches: Tensor, grid: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
         """One chunk (images, h * w, 1536) of equal grids."""
         x = self.patch_embed(patches)
-        positions, cos, sin = self.places(grid)
+        positions, cos, sin = self.compute_positions(grid)
         x = x + positions.to(x.dtype)
         levels: list[Tensor] = []
         branch: Tensor | None = None
@@ -175,13 +175,13 @@ class VisionTower(nn.Module):
         x = x if branch is None else x + branch
         return self.merger(x).flatten(0, 1), levels
 
-    def places(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def compute_positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Of a grid's patches, in merge order: what is added to their embeddings (h * w, V), and
         cosine and sine (h * w, head_dim) float32 of the rotation in every block.
         """
-        return self._positions(grid), *self._rotary(grid, self.pos_embed.weight.device)
+        return self._interpolate_positions(grid), *self._compute_rotary(grid, self.pos_embed.weight.device)
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
+    def _interpolate_positions(self, grid: tuple[int, int]) -> Tensor:
         """The learned square table sampled bilinearly at h x w points; (h * w, V), merge order."""
         table = self.pos_embed.weight
         side = int(self.config.num_position_embeddings**0.5)
@@ -198,22 +198,22 @@ class VisionTower(nn.Module):
             for columns, ww in ((low[1], 1 - pw), (high[1], pw)):
                 index = rows.unsqueeze(-1) * side + columns.unsqueeze(0)
                 out += table[index] * (wh * ww).unsqueeze(-1).to(table.dtype)
-        return _merge_order(out, self.config.spatial_merge_size)
+        return _to_merge_order(out, self.config.spatial_merge_size)
 
-    def _rotary(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    def _compute_rotary(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
         """Cosine and sine (h * w, head_dim) float32 of [row * f, column * f], merge order."""
         dim = self.config.hidden_size // self.config.num_heads // 2
         index = torch.arange(0, dim, 2, dtype=torch.float32, device=device)
         frequency = 1.0 / ROPE_THETA ** (index / dim)
         rows, columns = (torch.arange(n, device=device, dtype=torch.float32) for n in grid)
         place = torch.stack(torch.meshgrid(rows, columns, indexing='ij'), -1)
-        place = _merge_order(place, self.config.spatial_merge_size)
+        place = _to_merge_order(place, self.config.spatial_merge_size)
         angle = (place.unsqueeze(-1) * frequency).flatten(1)
         angle = torch.cat([angle, angle], -1)
         return angle.cos(), angle.sin()
 
 
-def _merge_order(x: Tensor, merge: int) -> Tensor:
+def _to_merge_order(x: Tensor, merge: int) -> Tensor:
     """(h, w, C) to (h * w, C): merged row, merged column, inner row, inner column."""
     h, w, channels = x.shape
     x = x.reshape(h // merge, merge, w // merge, merge, channels).transpose(1, 2)

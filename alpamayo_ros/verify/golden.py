@@ -19,18 +19,19 @@ from safetensors import SafetensorError, safe_open
 import torch
 from torch import Tensor
 
+from ..data_types import GRID_S
 from ..errors import BadInput
-from ..geometry import latest_at_or_before, to_local
+from ..geometry import find_latest_at_or_before, to_local
 from ..metrics import displacement as metrics
 from ..model.action_expert import PerWaypointActionInProjV2
 from ..model.action_space import UnicycleAccelCurvatureActionSpace
-from ..model.alpamayo import AlpamayoR1
+from ..model.alpamayo import AlpamayoModel
 from ..model.config import parse_config, read_json
-from ..model.flow_matching import FlowMatching, training_pair
-from ..model.image_processor import smart_resize
-from ..model.processor import extract_text
+from ..model.flow_matching import FlowMatching, make_training_pair
+from ..model.prompt.image_processor import smart_resize
+from ..model.prompt.processor import extract_text
 from ..model.reasoning import pad_behind
-from ..model.trajectory_tokenizer import DeltaTrajectoryTokenizer, DiscreteTrajectoryTokenizer
+from ..model.prompt.trajectory_tokenizer import DeltaTrajectoryTokenizer, DiscreteTrajectoryTokenizer
 
 STANDING_STEP_M = 0.01  # a heading fitted to shorter steps is noise
 # Statistics and bounds of R1; the reference trajectories use them whatever model/config.json says.
@@ -82,7 +83,7 @@ def compare(
     )
 
 
-def exact(stage: str, what: str, holds: bool, note: str = '') -> ComparisonRow:
+def compare_exactly(stage: str, what: str, holds: bool, note: str = '') -> ComparisonRow:
     """A row for things that are equal or not."""
     return ComparisonRow(stage, what, 0.0 if holds else np.inf, 0.0, '' if holds else note)
 
@@ -121,7 +122,7 @@ def action_space(folder: Path) -> Iterator[ComparisonRow]:
     yield compare(stage, 'fitted states', states, fields, 'states_v_accel_theta', 2e-3)
     if 'action_from_traj' in fields:
         (given,) = tensors(fields, 'action_from_traj')
-        inside = space.within_bounds(given)
+        inside = space.is_within_bounds(given)
         yield compare(stage, 'within bounds', inside, fields, 'within_bounds', 0)
         xyz, rot = space.action_to_traj(given, *history)
         yield compare(stage, 'round trip xyz', xyz, fields, 'roundtrip_xyz', 1e-3)
@@ -180,13 +181,13 @@ def flow_matching(folder: Path) -> Iterator[ComparisonRow]:
     counts = sorted(int(k.partition('.')[2]) for k in fields if k.startswith('final.'))
     for count in counts:
         final = flow.sample(noise, field, count)
-        every = torch.stack([x for x, _, _ in flow.steps(noise, field, count)] + [final], 1)
-        yield compare(stage, f'times, {count}', flow.times(count), fields, f'times.{count}', 1e-6)
+        every = torch.stack([x for x, _, _ in flow.iterate_steps(noise, field, count)] + [final], 1)
+        yield compare(stage, f'times, {count}', flow.list_times(count), fields, f'times.{count}', 1e-6)
         yield compare(stage, f'states, {count}', every, fields, f'all_steps.{count}', 1e-5)
         yield compare(stage, f'result, {count}', final, fields, f'final.{count}', 1e-5)
     if 'train.t' in fields:
         x, start, t = tensors(fields, 'train.x', 'train.noise', 'train.t')
-        noisy, _ = training_pair(x, start, t)
+        noisy, _ = make_training_pair(x, start, t)
         yield compare(stage, 'training pair', noisy, fields, 'train.noisy_x', 0)
 
 
@@ -243,7 +244,7 @@ def metric(folder: Path) -> Iterator[ComparisonRow]:
     for key in fields:
         horizon = key.partition('by_t=')[2]
         if horizon and not key.endswith('_std'):
-            count = round(float(horizon) / metrics.STEP_S)
+            count = round(float(horizon) / GRID_S)
             values[key] = metrics.min_ade(xyz[..., :2], true_xyz[..., :2], count)
     for key, per_set in values.items():
         name = key.partition(':')[2]
@@ -276,7 +277,7 @@ def frame_picking(folder: Path) -> Iterator[ComparisonRow]:
     """The reference loader's choice of frames: the latest at or before each requested time."""
     stage, fields = 'frame picking', read_fields(folder / 't0_frame.npz')
     stamps = fields['camera_frame_timestamps']
-    picked = latest_at_or_before(stamps, fields['image_timestamps'])
+    picked = find_latest_at_or_before(stamps, fields['image_timestamps'])
     yield compare(stage, 'frame index', picked, fields, 'picked_frame_index', 0)
     yield compare(stage, 'frame time', stamps[picked], fields, 'picked_timestamps', 0)
 
@@ -289,14 +290,14 @@ def tables(folder: Path) -> Iterator[ComparisonRow]:
         tokens = size[0] * size[1] // 1024
         have = [*size, 1, size[0] // 16, size[1] // 16, tokens]
         same = have == [row['out_h'], row['out_w'], *row['grid'], row['tokens']]
-        yield exact('preprocessing', f'size of {row["w"]}x{row["h"]}', same, f'{have}')
+        yield compare_exactly('preprocessing', f'size of {row["w"]}x{row["h"]}', same, f'{have}')
     for i, row in enumerate(read_table(folder / 'text_extract.json')):
         blocks = {name: extract_text(row['text'], name) for name in row if name != 'text'}
         want = {name: text for name, text in row.items() if name != 'text'}
-        yield exact('text extraction', f'text {i}', blocks == want, f'{blocks}')
+        yield compare_exactly('text extraction', f'text {i}', blocks == want, f'{blocks}')
     row = read_table(folder / 'replace_padding.json')
     padded, _ = pad_behind(torch.tensor(row['seq']), row['eos'], row['pad'])
-    yield exact('text extraction', 'padding', padded.tolist() == row['out'], f'{padded.tolist()}')
+    yield compare_exactly('text extraction', 'padding', padded.tolist() == row['out'], f'{padded.tolist()}')
 
 
 def full_size_names(folder: Path) -> Iterator[ComparisonRow]:
@@ -304,15 +305,15 @@ def full_size_names(folder: Path) -> Iterator[ComparisonRow]:
     stage, want = 'state dict', read_table(folder / 'state_dict_10b.json')
     config = parse_config(read_json(folder / 'config_10b.json'))
     with torch.device('meta'):
-        model = AlpamayoR1(config)
+        model = AlpamayoModel(config)
     have = {name: list(t.shape) for name, t in model.state_dict().items()}
     shapes = {name: entry['shape'] for name, entry in want['tensors'].items()}
     differ = sorted(set(have) ^ set(shapes))
-    yield exact(stage, 'names', not differ, ', '.join(differ[:3]))
+    yield compare_exactly(stage, 'names', not differ, ', '.join(differ[:3]))
     differ = sorted(name for name in set(have) & set(shapes) if have[name] != shapes[name])
-    yield exact(stage, 'shapes', not differ, ', '.join(differ[:3]))
+    yield compare_exactly(stage, 'shapes', not differ, ', '.join(differ[:3]))
     count = sum(p.numel() for p in model.parameters())
-    yield exact(stage, 'parameters', count == want['total_parameters'], str(count))
+    yield compare_exactly(stage, 'parameters', count == want['total_parameters'], str(count))
 
 
 # Each file of the layout and the stage that reads it.
@@ -338,7 +339,7 @@ STAGES: tuple[tuple[str, tuple[str, ...], Callable[[Path], Iterator[ComparisonRo
 )
 
 
-def rows_of(
+def run_stage(
     stage: str,
     folder: Path,
     files: tuple[str, ...],

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ..data_types import SamplingOptions
 from ..errors import BadInput
-from ..model.alpamayo import AlpamayoR1, Prompt, prompt_positions
-from ..model.processor import Processor, extract_text
+from ..model.alpamayo import AlpamayoModel, Prompt, compute_prompt_positions
+from ..model.prompt.processor import Processor, extract_text
 from ..model.reasoning import Reasoning, summarise
 from ..runtime.load import load_model
-from .golden import ComparisonRow, Fields, compare, exact, read_fields, read_table, tensors
+from .golden import ComparisonRow, Fields, compare, compare_exactly, read_fields, read_table, tensors
 
 R1_CAMERAS = (0, 1, 2, 6)
 
@@ -31,7 +31,7 @@ R1_CAMERAS = (0, 1, 2, 6)
 class GoldenInputs:
     """The inputs that all cases share."""
 
-    model: AlpamayoR1
+    model: AlpamayoModel
     processor: Processor
     fields: Fields
     vision: tuple[Tensor, list[Tensor]]
@@ -55,7 +55,7 @@ class GoldenCase:
 
 
 @torch.inference_mode()
-def model_rows(folder: Path, device: str = 'cpu') -> Iterator[ComparisonRow]:
+def compare_model(folder: Path, device: str = 'cpu') -> Iterator[ComparisonRow]:
     """Every row of the folder's model/."""
     home = folder / 'model'
     needed = ('config.json', 'inputs.npz', 'meta.json', 'prompt.txt')
@@ -71,7 +71,7 @@ def model_rows(folder: Path, device: str = 'cpu') -> Iterator[ComparisonRow]:
     except BadInput as error:
         yield ComparisonRow('model', 'strict load', np.inf, 0.0, str(error))
         return
-    yield exact('model', 'strict load', True)
+    yield compare_exactly('model', 'strict load', True)
     fields = read_fields(home / 'inputs.npz')
     meta = read_table(home / 'meta.json')
     yield from _processing(processor, fields, (home / 'prompt.txt').read_text(encoding='utf-8'))
@@ -97,13 +97,13 @@ def _processing(processor: Processor, fields: Fields, prompt: str) -> Iterator[C
     images, xyz, rot = tensors(fields, 'images', 'ego_history_xyz', 'ego_history_rot')
     count, frames = images.shape[:2]
     cameras = R1_CAMERAS if count == len(R1_CAMERAS) else tuple(range(count))
-    text = processor.prompt_text(cameras, frames)
-    yield exact('prompt', 'text', text == prompt, 'the text differs')
+    text = processor.render_prompt(cameras, frames)
+    yield compare_exactly('prompt', 'text', text == prompt, 'the text differs')
     inputs = processor(list(images.flatten(0, 1)), cameras, xyz[0, 0], rot[0, 0])
     grids = np.array([(1, h, w) for h, w in inputs.grids])
     yield compare('preprocessing', 'patches', inputs.patches, fields, 'pixel_values', 1e-5)
     yield compare('preprocessing', 'grids', grids, fields, 'image_grid_thw', 0)
-    ids = processor.prompt_ids(text, inputs.grids)
+    ids = processor.tokenize_prompt(text, inputs.grids)
     yield compare('prompt', 'ids', ids, fields, 'input_ids', 0)
     yield compare('prompt', 'ids with history', inputs.input_ids, fields, 'fused_input_ids', 0)
 
@@ -143,7 +143,7 @@ def _forced(scene: GoldenInputs, case: GoldenCase) -> tuple[Prompt, Tensor]:
     """Prefill, then the reference's tokens; logits (K, steps, vocab) behind each."""
     model = scene.model
     steps = case.generated.shape[-1]
-    cache = model.new_cache(1, case.fused.shape[1], case.samples, steps)
+    cache = model.allocate_cache(1, case.fused.shape[1], case.samples, steps)
     prompt = model.prefill(case.fused, scene.vision, scene.grids, cache)
     logits = [model.decode_step(prompt, case.generated[..., i])[0] for i in range(steps - 1)]
     vocab = prompt.logits.shape[-1]
@@ -155,7 +155,7 @@ def _positions(scene: GoldenInputs, case: GoldenCase, prompt: Prompt) -> Iterato
     config = scene.model.config
     is_image = case.fused == config.image_token_id
     merge = config.vision.spatial_merge_size
-    positions, _ = prompt_positions(is_image, scene.grids, merge)
+    positions, _ = compute_prompt_positions(is_image, scene.grids, merge)
     name, fields, k = case.name, case.fields, case.samples
     positions = positions.expand(3, k, -1)
     yield compare(name, 'prefill positions', positions, fields, 'prefill_position_ids', 0)
@@ -183,25 +183,25 @@ def _expert(
 ) -> Iterator[ComparisonRow]:
     """Positions, mask and each flow step from the reference's own states."""
     name, fields, model, k = case.name, case.fields, scene.model, case.samples
-    window, positions = model.expert_inputs(prompt, reasoning)
+    window, positions = model.prepare_expert(prompt, reasoning)
     mask = cast(Tensor, window.mask)  # the expert's window always has one
     points = model.waypoints
     by_row = positions.reshape(3, k, points)
     yield compare(name, 'expert positions', by_row, fields, 'expert_position_ids', 0)
     rows, strangers = _rows_of_mask(mask[0, 0], prompt, k, points)
     yield compare(name, 'expert mask', rows, fields, 'expert_attention_mask', 0)
-    yield exact(name, 'expert mask, other samples hidden', not strangers)
+    yield compare_exactly(name, 'expert mask, other samples hidden', not strangers)
     states, times = (x.to(mask.device) for x in tensors(fields, 'x_steps', 't_steps'))
     embeds = model.action_in_proj(states[:, 0], times[:, 0])
     yield compare(name, 'expert inputs', embeds, fields, 'expert_inputs_embeds_step0', 1e-4)
     velocities = [
-        model.velocity(states[:, i], times[:, i], prompt.cache, window, positions)
+        model.predict_velocity(states[:, i], times[:, i], prompt.cache, window, positions)
         for i in range(states.shape[1])
     ]
     yield compare(name, 'expert velocities', torch.stack(velocities, 1), fields, 'v_steps', 1e-5)
     (noise,) = tensors(fields, 'noise')
-    field = model.velocity_field(prompt, reasoning)
-    action = model.act(noise.to(mask.device), field, states.shape[1])
+    field = model.make_velocity_field(prompt, reasoning)
+    action = model.sample_actions(noise.to(mask.device), field, states.shape[1])
     yield compare(name, 'action', action, fields, 'action', 1e-3)
     xyz, rot = _trajectory(scene, action)
     yield compare(name, 'trajectory', xyz, fields, 'pred_xyz', 2e-3)
@@ -248,9 +248,9 @@ def _free_run(scene: GoldenInputs, case: GoldenCase) -> Iterator[ComparisonRow]:
     model, ids = scene.model, scene.processor.ids
     budget = int(parameters.get('max_new_tokens', case.generated.shape[-1]))
     options = replace(SamplingOptions(), num_samples=case.samples, greedy=True, max_tokens=budget)
-    cache = model.new_cache(1, case.fused.shape[1], case.samples, budget)
+    cache = model.allocate_cache(1, case.fused.shape[1], case.samples, budget)
     prompt = model.prefill(case.fused, scene.vision, scene.grids, cache, chunk=64)
-    reasoning = model.reason(prompt, ids, options)
+    reasoning = model.generate_reasoning(prompt, ids, options)
     want = summarise(case.generated, ids, prompt.length, complete=False)
     same = reasoning.end == want.end
     for ours, theirs, marker in zip(
@@ -258,11 +258,11 @@ def _free_run(scene: GoldenInputs, case: GoldenCase) -> Iterator[ComparisonRow]:
     ):
         end = marker + 1 if marker >= 0 else len(theirs)
         same &= ours[:end].tolist() == theirs[:end].tolist()
-    yield exact(case.name, 'tokens', same, f'{reasoning.tokens[0].tolist()}')
+    yield compare_exactly(case.name, 'tokens', same, f'{reasoning.tokens[0].tolist()}')
     (noise,) = tensors(case.fields, 'noise')
     steps = case.fields['x_steps'].shape[1]
-    field = model.velocity_field(prompt, reasoning)
-    action = model.act(noise.to(prompt.logits.device), field, steps)
+    field = model.make_velocity_field(prompt, reasoning)
+    action = model.sample_actions(noise.to(prompt.logits.device), field, steps)
     yield compare(case.name, 'action, free run', action, case.fields, 'action', 1e-3)
 
 
@@ -271,8 +271,8 @@ def _texts(scene: GoldenInputs, case: GoldenCase, reasoning: Reasoning) -> Itera
     decoded = [scene.processor.decode(row) for row in reasoning.tokens[0].tolist()]
     name, parameters = case.name, case.parameters
     if 'decoded' in parameters:
-        yield exact(name, 'decoded text', decoded == parameters['decoded'], f'{decoded}')
+        yield compare_exactly(name, 'decoded text', decoded == parameters['decoded'], f'{decoded}')
     for block in ('cot', 'meta_action', 'answer'):
         if block in parameters:
             texts = [[[extract_text(text, block) for text in decoded]]]
-            yield exact(name, f'text, {block}', texts == parameters[block], f'{texts}')
+            yield compare_exactly(name, f'text, {block}', texts == parameters[block], f'{texts}')

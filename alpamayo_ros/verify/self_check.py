@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from ..data_types import FRAMES_PER_CAMERA, HISTORY_POSES, SamplingOptions
-from ..model.alpamayo import AlpamayoR1
-from ..model.image_processor import resize_bicubic, resize_bicubic_plain
-from ..model.processor import ModelInputs, Processor
+from ..model.alpamayo import AlpamayoModel
+from ..model.prompt.image_processor import resize_bicubic, resize_bicubic_plain
+from ..model.prompt.processor import ModelInputs, Processor
 from ..runtime.load import load_model
-from .golden import ComparisonRow, exact
+from .golden import ComparisonRow, compare_exactly
 
 CAMERAS = (0, 1, 2, 6)
 SPEED_MPS = 8.0
@@ -27,11 +27,11 @@ ROUNDED_TOLERANCE = 0.1
 
 
 @torch.inference_mode()
-def self_check(folder: Path, device: str = 'cpu') -> Iterator[ComparisonRow]:
+def check_checkpoint(folder: Path, device: str = 'cpu') -> Iterator[ComparisonRow]:
     """Strict load, then each fast path against its plain twin."""
     model = load_model(folder, device)
     processor = Processor(model.config, folder)
-    yield exact('checkpoint', 'strict load', True)
+    yield compare_exactly('checkpoint', 'strict load', True)
     generator = torch.Generator().manual_seed(0)
     shape = (len(CAMERAS) * FRAMES_PER_CAMERA, 3, 360, 640)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -53,7 +53,7 @@ def _inputs(processor: Processor, images: torch.Tensor, device: str) -> ModelInp
     return ModelInputs(inputs.input_ids.to(device), inputs.patches, inputs.grids)
 
 
-def _vision_and_prefill(model: AlpamayoR1, inputs: ModelInputs) -> Iterator[ComparisonRow]:
+def _vision_and_prefill(model: AlpamayoModel, inputs: ModelInputs) -> Iterator[ComparisonRow]:
     tolerance = _tolerance(model)
     chunked = model.encode_images(inputs.patches, inputs.grids)
     single = model.encode_images(inputs.patches, inputs.grids, chunk_images=1)
@@ -62,16 +62,16 @@ def _vision_and_prefill(model: AlpamayoR1, inputs: ModelInputs) -> Iterator[Comp
     length = inputs.input_ids.shape[1]
     logits = []
     for chunk in (length, 100):
-        cache = model.new_cache(1, length, 1, MAX_TOKENS)
+        cache = model.allocate_cache(1, length, 1, MAX_TOKENS)
         logits.append(model.prefill(inputs.input_ids, chunked, inputs.grids, cache, chunk).logits)
     error = float((logits[0] - logits[1]).abs().max())
     scale = max(1.0, float(logits[0].abs().max()))
     yield ComparisonRow('prefill', 'chunks against whole', error / scale, tolerance)
-    yield exact('prefill', 'finite', bool(torch.isfinite(logits[0]).all()), 'not finite')
+    yield compare_exactly('prefill', 'finite', bool(torch.isfinite(logits[0]).all()), 'not finite')
 
 
 def _shared_prefix(
-    model: AlpamayoR1, processor: Processor, inputs: ModelInputs, generator: torch.Generator
+    model: AlpamayoModel, processor: Processor, inputs: ModelInputs, generator: torch.Generator
 ) -> Iterator[ComparisonRow]:
     """Two samples with a shared prompt against two runs of one sample."""
     noise = torch.randn(2, model.waypoints, 2, generator=generator).to(inputs.patches.device)
@@ -80,20 +80,20 @@ def _shared_prefix(
 
     def velocity(rows: torch.Tensor) -> torch.Tensor:
         options = SamplingOptions(num_samples=len(rows), greedy=True, max_tokens=MAX_TOKENS)
-        cache = model.new_cache(1, length, len(rows), MAX_TOKENS)
+        cache = model.allocate_cache(1, length, len(rows), MAX_TOKENS)
         prompt = model.prefill(inputs.input_ids, vision, inputs.grids, cache)
-        reasoning = model.reason(prompt, processor.ids, options)
-        window, positions = model.expert_inputs(prompt, reasoning)
+        reasoning = model.generate_reasoning(prompt, processor.ids, options)
+        window, positions = model.prepare_expert(prompt, reasoning)
         t = torch.zeros(len(rows), 1, 1, device=rows.device)
-        return model.velocity(rows, t, prompt.cache, window, positions)
+        return model.predict_velocity(rows, t, prompt.cache, window, positions)
 
     together = velocity(noise)
     apart = torch.cat([velocity(noise[:1]), velocity(noise[1:])])
     error = float((together - apart).abs().max())
     yield ComparisonRow('expert', 'shared prompt against separate runs', error, _tolerance(model))
     finite = bool(np.isfinite(together.float().cpu().numpy()).all())
-    yield exact('expert', 'finite', finite, 'not finite')
+    yield compare_exactly('expert', 'finite', finite, 'not finite')
 
 
-def _tolerance(model: AlpamayoR1) -> float:
+def _tolerance(model: AlpamayoModel) -> float:
     return TOLERANCES.get(model.vlm.lm_head.weight.dtype, ROUNDED_TOLERANCE)

@@ -35,8 +35,8 @@ def smart_resize(
 def resize_bicubic(images: Tensor, height: int, width: int) -> Tensor:
     """Antialiased bicubic resize of uint8 (N, 3, H, W), rounded to uint8 between the two passes.
 
-    The resize of the reference runs on uint8; a float one differs by up to 17 levels. On a CPU
-    torch has it; elsewhere `resize_bicubic_plain` computes the same integers.
+    The reference resizes uint8 images; a float resize differs by up to 17 levels. Torch has it for
+    a CPU; on other devices `resize_bicubic_plain` computes the same integers.
     """
     if tuple(images.shape[-2:]) == (height, width):
         return images
@@ -46,35 +46,60 @@ def resize_bicubic(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_bicubic_plain(images: Tensor, height: int, width: int) -> Tensor:
-    """The same as `resize_bicubic` with two matrix products in fixed-point weights."""
-    x = images.to(torch.float64)  # integers far below 2^53: exact on any device
+    """Compute the same integers as `resize_bicubic`, one tap of the filter at a time.
+
+    All sums fit into 32 bits. A GPU needs no float64 for it, of which an Orin has next to none.
+    """
+    x = images.to(torch.int32)
     for dim, size in ((-1, width), (-2, height)):
         if x.shape[dim] != size:
-            weights, precision = _bicubic_weights(x.shape[dim], size)
-            product = x.transpose(dim, -1) @ weights.to(x.device).T
-            x = ((product + 2 ** (precision - 1)) / 2**precision).floor().clamp(0, 255)
-            x = x.transpose(dim, -1)
+            x = _resample(x, dim, size)
     return x.to(torch.uint8)
 
 
+def _resample(x: Tensor, dim: int, size: int) -> Tensor:
+    """Filter an int32 tensor along a dimension (-1 or -2) to another size, 0 to 255."""
+    last = x.shape[dim] - 1
+    starts, taps, precision = _fixed_point_taps(x.shape[dim], size)
+    shape = (-1,) if dim == -1 else (-1, 1)
+    start = torch.tensor(starts, device=x.device)
+    total = torch.tensor(1 << precision >> 1, dtype=torch.int32, device=x.device)
+    for k, tap in enumerate(taps):
+        weight = torch.tensor(tap, dtype=torch.int32, device=x.device).view(shape)
+        total = total + x.index_select(dim, (start + k).clamp(max=last)) * weight
+    return (total >> precision).clamp_(0, 255)
+
+
 @lru_cache(maxsize=16)
-def _bicubic_weights(size_in: int, size_out: int) -> tuple[Tensor, int]:
-    """Weights (out, in) as 16-bit fixed point in float64, and their number of fraction bits."""
+def _fixed_point_taps(
+    size_in: int, size_out: int
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...], int]:
+    """First input of each output, its taps (taps, size_out) in fixed point, and fraction bits.
+
+    The weights have 16 bits, as in torch's resize of uint8 images.
+    """
     scale = size_in / size_out
     support = 2.0 * max(scale, 1.0)
     inverse = 1.0 / max(scale, 1.0)
-    weights = torch.zeros(size_out, size_in, dtype=torch.float64)
+    starts, rows = [], []
     for i in range(size_out):
         center = scale * (i + 0.5)
         first = max(int(center - support + 0.5), 0)
         last = min(int(center + support + 0.5), size_in)
-        taps = torch.tensor([_cubic((j - center + 0.5) * inverse) for j in range(first, last)])
-        weights[i, first:last] = taps.to(torch.float64) / taps.sum()
-    precision = 0
-    while precision < 22 and float(weights.max()) * 2 ** (precision + 1) + 0.5 < 2**15:
+        row = [_cubic((j - center + 0.5) * inverse) for j in range(first, last)]
+        total = sum(row)
+        starts.append(first)
+        rows.append([tap / total for tap in row])
+    largest, precision = max(map(max, rows)), 0
+    while precision < 22 and largest * 2 ** (precision + 1) + 0.5 < 2**15:
         precision += 1
-    scaled = weights * 2**precision
-    return torch.trunc(scaled + torch.copysign(torch.tensor(0.5), scaled)), precision
+    count = max(map(len, rows))
+    fixed = [
+        [math.trunc(tap * 2**precision + math.copysign(0.5, tap)) for tap in row]
+        + [0] * (count - len(row))
+        for row in rows
+    ]
+    return tuple(starts), tuple(zip(*fixed, strict=True)), precision
 
 
 def _cubic(x: float, a: float = -0.5) -> float:

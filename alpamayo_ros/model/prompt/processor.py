@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import BadInput
-from ..config import AlpamayoConfig, build, read_json, vlm_folder, vlm_of_hub
+from ..config import AlpamayoConfig, build_block, read_json, find_vlm_folder, resolve_hub_vlm
 from .image_processor import resize_bicubic, smart_resize, to_patches
 from .tokens import (
     CAMERA_TEXT,
@@ -26,10 +26,10 @@ from .tokens import (
     PAD,
     SYSTEM,
     TokenIds,
-    discrete_token_strings,
-    special,
-    special_token_strings,
-    token_ids,
+    list_discrete_tokens,
+    format_special,
+    list_special_tokens,
+    collect_token_ids,
 )
 
 NGRAM = 8  # a repetition is the same 8 tokens three times
@@ -51,23 +51,23 @@ class Processor:
     def __init__(self, config: AlpamayoConfig, folder: Path) -> None:
         self.config = config
         name = config.vlm_name_or_path
-        vlm = vlm_folder(name, folder) or vlm_of_hub(name, folder)
+        vlm = find_vlm_folder(name, folder) or resolve_hub_vlm(name, folder)
         self.tokenizer = _load_tokenizer(vlm)
         self.chat_template = _chat_template(vlm, self.tokenizer)
-        self.tokenizer.add_tokens(discrete_token_strings(config))
-        self.tokenizer.add_tokens(special_token_strings(config), special_tokens=True)
+        self.tokenizer.add_tokens(list_discrete_tokens(config))
+        self.tokenizer.add_tokens(list_special_tokens(config), special_tokens=True)
         self.history_tokenizer, self.ids = self._trajectory_tokens()
 
     def _trajectory_tokens(self) -> tuple[Any, TokenIds]:
         """The history tokenizer and all ids, checked against the config's."""
         blocks = self.config.blocks
-        future = build(blocks['traj_tokenizer_cfg'])
+        future = build_block(blocks['traj_tokenizer_cfg'])
         separate = blocks.get('hist_traj_tokenizer_cfg')
-        history = build(separate) if separate else future
+        history = build_block(separate) if separate else future
         eos, pad = (self.tokenizer.convert_tokens_to_ids(t) for t in (IM_END, PAD))
-        ids = token_ids(self.config, eos, pad, future.vocab_size if separate else 0)
+        ids = collect_token_ids(self.config, eos, pad, future.vocab_size if separate else 0)
         first = self.tokenizer.convert_tokens_to_ids('<i0>')
-        marker = self.tokenizer.convert_tokens_to_ids(special('traj_future_start'))
+        marker = self.tokenizer.convert_tokens_to_ids(format_special('traj_future_start'))
         if (first, marker) != (ids.discrete_start, ids.future_start):
             raise BadInput(
                 f'tokenizer and config.json disagree: <i0> is {first} against '
@@ -76,7 +76,7 @@ class Processor:
             )
         return history, ids
 
-    def prompt_text(self, camera_indices: Sequence[int], frames: int) -> str:
+    def render_prompt(self, camera_indices: Sequence[int], frames: int) -> str:
         """The prompt before image tokens are repeated; cameras by ascending model index."""
         content: list[dict[str, str]] = []
         for camera in camera_indices:
@@ -86,13 +86,13 @@ class Processor:
                 text += f'frame {k} ' if self.config.include_frame_nums else ''
                 content += [{'type': 'text', 'text': text}] if text else []
                 content.append({'type': 'image'})
-        history = special('traj_history') * self.config.tokens_per_history_traj
-        wrapped = special('traj_history_start') + history + special('traj_history_end')
+        history = format_special('traj_history') * self.config.tokens_per_history_traj
+        wrapped = format_special('traj_history_start') + history + format_special('traj_history_end')
         content.append({'type': 'text', 'text': wrapped + INSTRUCTION})
         messages = [
             {'role': 'system', 'content': [{'type': 'text', 'text': SYSTEM}]},
             {'role': 'user', 'content': content},
-            {'role': 'assistant', 'content': [{'type': 'text', 'text': special('cot_start')}]},
+            {'role': 'assistant', 'content': [{'type': 'text', 'text': format_special('cot_start')}]},
         ]
         return self.tokenizer.apply_chat_template(
             messages,
@@ -101,7 +101,7 @@ class Processor:
             continue_final_message=True,
         )
 
-    def prompt_ids(self, text: str, grids: Sequence[tuple[int, int]]) -> Tensor:
+    def tokenize_prompt(self, text: str, grids: Sequence[tuple[int, int]]) -> Tensor:
         """Ids (1, P) int64; each image token is repeated for its grid's merged patches."""
         merge = self.config.vision.spatial_merge_size**2
         parts = text.split(IMAGE_PAD)
@@ -125,20 +125,19 @@ class Processor:
         fused[where] = tokens.flatten().to(fused)
         return fused
 
-    def image_patches(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def resize_image(self, image: Tensor) -> Tensor:
+        """Resize a uint8 image (3, H, W) to the size (3, h, w) that the vision tower takes."""
+        vision, limits = self.config.vision, (self.config.min_pixels, self.config.max_pixels)
+        unit = vision.patch_size * vision.spatial_merge_size
+        size = smart_resize(image.shape[1], image.shape[2], *limits, unit)
+        return resize_bicubic(image.unsqueeze(0), *size)[0]
+
+    def extract_patches(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Patches of one uint8 image (3, H, W) on its device, and its grid (h, w)."""
-        vision = self.config.vision
+        vision, resized = self.config.vision, self.resize_image(image)
         patch, merge = vision.patch_size, vision.spatial_merge_size
-        h, w = smart_resize(
-            image.shape[1],
-            image.shape[2],
-            self.config.min_pixels,
-            self.config.max_pixels,
-            patch * merge,
-        )
-        resized = resize_bicubic(image.unsqueeze(0), h, w)
-        patches = to_patches(resized, patch, vision.temporal_patch_size, merge)
-        return patches, (h // patch, w // patch)
+        patches = to_patches(resized.unsqueeze(0), patch, vision.temporal_patch_size, merge)
+        return patches, (resized.shape[1] // patch, resized.shape[2] // patch)
 
     def __call__(
         self,
@@ -151,7 +150,7 @@ class Processor:
 
         history (16, 3) and (16, 3, 3) float32 in the t0 frame.
         """
-        parts = [self.image_patches(image) for image in images]
+        parts = [self.extract_patches(image) for image in images]
         grids = tuple(grid for _, grid in parts)
         ids = self.input_ids(grids, camera_indices, history_xyz, history_rot)
         return ModelInputs(ids, torch.cat([patches for patches, _ in parts]), grids)
@@ -164,8 +163,8 @@ class Processor:
         history_rot: Tensor,
     ) -> Tensor:
         """Ids (1, P) of a scene whose images have these grids; history as in a call."""
-        text = self.prompt_text(camera_indices, len(grids) // len(camera_indices))
-        ids = self.prompt_ids(text, grids)
+        text = self.render_prompt(camera_indices, len(grids) // len(camera_indices))
+        ids = self.tokenize_prompt(text, grids)
         return self.write_history(ids, history_xyz.unsqueeze(0), history_rot.unsqueeze(0))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -178,15 +177,15 @@ def extract_text(decoded: str, name: str) -> str:
 
     Cut at the first <|name_end|>; what follows the last <|name_start|> before it, stripped.
     """
-    before, end, _ = decoded.partition(special(f'{name}_end'))
+    before, end, _ = decoded.partition(format_special(f'{name}_end'))
     if not end:
         return ''
-    return before.rpartition(special(f'{name}_start'))[2].strip()
+    return before.rpartition(format_special(f'{name}_start'))[2].strip()
 
 
-def partial_text(decoded: str) -> str:
+def extract_unfinished_text(decoded: str) -> str:
     """What was said so far of a reasoning that never ended."""
-    return decoded.partition(special('cot_end'))[0].strip()
+    return decoded.partition(format_special('cot_end'))[0].strip()
 
 
 def trim_tokens(tokens: Sequence[int], ids: TokenIds) -> list[int]:
@@ -197,7 +196,7 @@ def trim_tokens(tokens: Sequence[int], ids: TokenIds) -> list[int]:
     return list(tokens)
 
 
-def reasoning_checks(tokens: Sequence[int], end: str) -> tuple[str, ...]:
+def check_reasoning(tokens: Sequence[int], end: str) -> tuple[str, ...]:
     """Names of what is wrong with a reasoning of these ids that ended so; empty when healthy."""
     grams = Counter(tuple(tokens[i : i + NGRAM]) for i in range(len(tokens) - NGRAM + 1))
     checks = [] if end == 'marker' else ['marker_missing']

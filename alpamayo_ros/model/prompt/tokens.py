@@ -84,24 +84,24 @@ CAMERA_TEXT = (
 )
 
 
-def special(name: str) -> str:
+def format_special(name: str) -> str:
     """Written form of a special token."""
     return f'<|{name}|>'
 
 
-def discrete_token_strings(config: AlpamayoConfig) -> list[str]:
+def list_discrete_tokens(config: AlpamayoConfig) -> list[str]:
     """The ordinary added tokens <i0> ... that stand for trajectory bins."""
     return [f'<i{i}>' for i in range(config.traj_vocab_size)]
 
 
-def special_token_strings(config: AlpamayoConfig) -> list[str]:
+def list_special_tokens(config: AlpamayoConfig) -> list[str]:
     """The special tokens in the order that defines their ids."""
     if not config.add_special_tokens:
-        return [special(name) for name in MARKER_NAMES]
+        return [format_special(name) for name in MARKER_NAMES]
     if config.model_type == 'alpamayo_r1':
-        return [special(name) for name in SPECIAL_NAMES]
+        return [format_special(name) for name in SPECIAL_NAMES]
     padding = {name: f'_padding_{i}' for i, name in enumerate(RENAMED_IN_1_5)}
-    return [special(padding.get(name, name)) for name in SPECIAL_NAMES]
+    return [format_special(padding.get(name, name)) for name in SPECIAL_NAMES]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class TokenIds:
     history_offset: int
 
 
-def token_ids(config: AlpamayoConfig, eos: int, pad: int, history_offset: int) -> TokenIds:
+def collect_token_ids(config: AlpamayoConfig, eos: int, pad: int, history_offset: int) -> TokenIds:
     """Ids of a checkpoint; `history_offset` counts from the first discrete token."""
     start = config.traj_token_start_idx
     return TokenIds(

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..action_space import rotation_z, wrap
-from ..config import build
+from ..action_space import rotation_from_yaw, wrap
+from ..config import build_block
 
 YAW_WINDOW = 10  # points of the sliding cubic fit that re-estimates headings
 
@@ -70,11 +70,11 @@ class DeltaTrajectoryTokenizer:
         steps = dequantise(indices.unflatten(1, (-1, len(self.low))), low, high, self.vocab_size)
         path = torch.cumsum(steps, 1)
         xyz = path[..., :3]
-        yaw = path[..., 3] if self.predict_yaw else fitted_yaw(xyz)
-        return xyz, rotation_z(yaw)
+        yaw = path[..., 3] if self.predict_yaw else fit_yaw(xyz)
+        return xyz, rotation_from_yaw(yaw)
 
 
-def fitted_yaw(xyz: Tensor) -> Tensor:
+def fit_yaw(xyz: Tensor) -> Tensor:
     """Heading (B, N) of positions (B, N, 3): cubics x(t), y(t) over a sliding window of points."""
     n = xyz.shape[1]
     window = min(YAW_WINDOW, n)
@@ -103,7 +103,7 @@ class DiscreteTrajectoryTokenizer:
         self.action_space: Any = (
             action_space_cfg
             if isinstance(action_space_cfg, nn.Module)
-            else build(action_space_cfg)
+            else build_block(action_space_cfg)
         )
         self.low = torch.tensor(list(dims_min), dtype=torch.float32)
         self.high = torch.tensor(list(dims_max), dtype=torch.float32)
