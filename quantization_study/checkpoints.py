@@ -11,9 +11,9 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from alpamayo_ros.conversion.plan import plan_job
+from alpamayo_ros.conversion.plan import plan_quantization
 from alpamayo_ros.conversion.quantize import quantize_checkpoint
-from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES, Rules, rules_of
+from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES, Rules, make_rules
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 from quantization_study.calibrate import input_moments, picture_size, scenes_of
 from quantization_study.distill import distill
@@ -48,10 +48,10 @@ class Variant:
     @property
     def rules(self) -> Rules:
         """How its tensors are stored; none for the plain one."""
-        return rules_of(self.recipe, self.bits) if self.recipe else ()
+        return make_rules(self.recipe, self.bits) if self.recipe else ()
 
 
-def variants() -> Iterator[Variant]:
+def list_variants() -> Iterator[Variant]:
     """All rows: the plain one, then from many bits to few; what is taught has 4 bits or less."""
     yield Variant()
     for bits in (bits for bits, scheme in SCHEMES.items() if scheme.levels):
@@ -100,7 +100,7 @@ class Checkpoints:
             return
         solver, weighed = SOLVED[variant.method]
         importance = self.statistics() if weighed else None
-        job = plan_job(
+        job = plan_quantization(
             self.source, target, variant.recipe, variant.bits, solver, importance=importance
         )
         quantize_checkpoint(job, None, lambda what, size: None)

@@ -7,7 +7,7 @@ import functools
 import json
 from pathlib import Path
 
-from alpamayo_ros.quantization.scheme import Rule, bytes_of
+from alpamayo_ros.quantization.scheme import Rule, count_bytes
 
 SHAPES = Path(__file__).parents[1] / 'test/golden/state_dict_10b.json'
 
@@ -22,7 +22,7 @@ def _shapes() -> tuple[tuple[tuple[str, tuple[int, ...]], ...], int]:
 
 def stored_bytes(rules: Sequence[Rule]) -> dict[str, int]:
     """Bytes of every tensor of the release under the rules; padding counts."""
-    return bytes_of(rules, _shapes()[0])
+    return count_bytes(rules, _shapes()[0])
 
 
 def bits_per_weight(rules: Sequence[Rule]) -> float:

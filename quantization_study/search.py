@@ -25,16 +25,16 @@ from tqdm import tqdm
 from alpamayo_ros.cli.entry import command
 from alpamayo_ros.conversion.input_statistics import InputStatistics, read_input_statistics
 from alpamayo_ros.files import write_atomically
-from alpamayo_ros.model.alpamayo import AlpamayoR1
-from alpamayo_ros.model.checkpoint import checkpoint_sha256
+from alpamayo_ros.model.alpamayo import AlpamayoModel
+from alpamayo_ros.model.checkpoint import hash_checkpoint
 from alpamayo_ros.quantization.feedback import quantize_with_feedback
 from alpamayo_ros.quantization.linear import PackedWeight
 from alpamayo_ros.quantization.matrix import quantize_matrix
-from alpamayo_ros.quantization.scheme import Rule, Rules, rule_of
+from alpamayo_ros.quantization.scheme import Rule, Rules, find_rule
 from alpamayo_ros.runtime.load import load_model
 from quantization_study.checkpoints import Checkpoints
 from quantization_study.dense import dense
-from quantization_study.figures import told
+from quantization_study.figures import draw_held_out_lessons
 from quantization_study.forced import Lesson, compare
 from quantization_study.full_size import bits_per_weight, stored_bytes
 
@@ -63,16 +63,16 @@ _KL_WEIGHT = 0.3  # beside the squared relative error of the velocity, as in tra
 class Trial:
     """A plain model whose matrices are quantized and put back; what was solved is kept."""
 
-    def __init__(self, model: AlpamayoR1, statistics: InputStatistics) -> None:
+    def __init__(self, model: AlpamayoModel, statistics: InputStatistics) -> None:
         self.plain, self.model, self.statistics = model, copy.deepcopy(model), statistics
         self._solved: dict[tuple[str, Rule], Tensor] = {}
 
-    def under(self, rules: Rules) -> AlpamayoR1:
+    def under(self, rules: Rules) -> AlpamayoModel:
         """The model with its matrices quantized under the rules, the others as they were."""
         for name, own in self.model.named_modules():
             if isinstance(own, nn.Linear | nn.Embedding):
                 weight: Any = self.plain.get_submodule(name).weight
-                rule = rule_of(name, rules)
+                rule = find_rule(name, rules)
                 own.weight = nn.Parameter(
                     self._dense(name, weight, rule) if rule.scheme.levels else weight,
                     requires_grad=False,
@@ -92,7 +92,7 @@ class Trial:
 
 
 def _unpacked(stored: Mapping[str, Tensor], weight: Tensor, rule: Rule) -> Tensor:
-    packed = PackedWeight(rule.rows(len(weight)), weight.shape[1], rule.scheme, torch.float32)
+    packed = PackedWeight(rule.pad(len(weight)), weight.shape[1], rule.scheme, torch.float32)
     state = {name.removeprefix('.'): tensor for name, tensor in stored.items()}
     packed.load_state_dict(state, assign=True)
     return dense(packed.float(), len(weight))
@@ -152,7 +152,7 @@ def search(harms: Mapping[str, Mapping[float, float]], budget_bits: float) -> di
 def _described(rules: Rules, widths: Mapping[str, float]) -> dict[str, Any]:
     return {
         'widths': dict(widths),
-        'modules': {rule.pattern: rule.entry() for rule in rules},
+        'modules': {rule.pattern: rule.to_json() for rule in rules},
         'full_size_bits': bits_per_weight(rules),
         'full_size_bytes': sum(stored_bytes(rules).values()),
     }
@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     model = load_model(arguments.checkpoint, arguments.device, 16)
     made = Checkpoints(arguments.checkpoint, arguments.work, arguments.device)
     trial = Trial(model, read_input_statistics(made.statistics(), model))
-    given = told(model, arguments.checkpoint, arguments.device)
+    given = draw_held_out_lessons(model, arguments.checkpoint, arguments.device)
     total = len(GROUPS) * (len(WIDTHS) - 1)
     with tqdm(desc='sensitivity', total=total, dynamic_ncols=True) as bar:
         found = sensitivity(trial, given, bar.update)
@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     rules = rules_for(widths)
     figures = compare(trial.under(rules), given)
     result = {
-        'checkpoint_sha256': checkpoint_sha256(arguments.checkpoint),
+        'checkpoint_sha256': hash_checkpoint(arguments.checkpoint),
         'budget_bits': arguments.budget,
         'sensitivity': found,
         'recipe': _described(rules, widths) | figures | {'harm': harm(figures)},

@@ -18,8 +18,8 @@ SHAPES = [(40, 256), (60, 192), (20, 320), (100, 304), (20, 60)]
 def random_weight(scheme, rows, columns, dtype, seed=0):
     """Stored tensors of a random matrix, and the matrix itself in float64."""
     generator = torch.Generator().manual_seed(seed)
-    rows = scheme.padded(rows)
-    shapes = scheme.tensors(rows, columns)
+    rows = scheme.pad(rows)
+    shapes = scheme.list_shapes(rows, columns)
     size = packing.count_digits(scheme.levels)
     if scheme.levels == 256:
         data = torch.randint(-127, 128, shapes['._data'], generator=generator, dtype=torch.int8)

@@ -56,7 +56,7 @@ def test_layer_equals_the_product_with_its_dense_matrix(shape, bits):
 def test_padded_rows_are_not_in_the_output(bits):
     rule = Rule('*', bits, row_multiple=128)
     layer = packed((37, 256), rule)
-    assert layer.weight.rows == rule.rows(37) > 37
+    assert layer.weight.rows == rule.pad(37) > 37
     assert layer(random(4, 256)).shape == (4, 37)
 
 

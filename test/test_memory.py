@@ -20,17 +20,17 @@ from alpamayo_ros.errors import BadInput
 from alpamayo_ros.model.config import parse_config
 from alpamayo_ros.quantization import matrix
 from alpamayo_ros.quantization.linear import replace_linears
-from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES, rules_of
+from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES, make_rules
 from alpamayo_ros.runtime import budget, memory
 from alpamayo_ros.runtime import load as load_module
 from alpamayo_ros.runtime.load import (
     EMBEDDING,
     LARGEST_BYTES,
-    bound_tensors,
+    split_large_head,
     build_on_meta,
     load_model,
     plan_load,
-    tensor_bytes,
+    count_tensor_bytes,
 )
 
 KINDS = [(recipe, bits) for recipe in RECIPES for bits in SCHEMES]
@@ -39,21 +39,21 @@ GB = 1_000_000_000
 
 def release(recipe, bits):
     """The model of the release on the meta device, as it is packed; whether its embedding is."""
-    model, rules = build_on_meta(parse_config(RELEASE)), rules_of(recipe, bits)
+    model, rules = build_on_meta(parse_config(RELEASE)), make_rules(recipe, bits)
     replace_linears(model, rules)
-    return model, bound_tensors(model, rules, torch.bfloat16)
+    return model, split_large_head(model, rules, torch.bfloat16)
 
 
 @pytest.mark.parametrize(('recipe', 'bits'), KINDS)
 def test_no_tensor_of_the_release_on_a_gpu_is_above_500_mb(recipe, bits):
     model, on_host = release(recipe, bits)
-    sizes = tensor_bytes(model, torch.bfloat16)
+    sizes = count_tensor_bytes(model, torch.bfloat16)
     if on_host:
         sizes = {name: size for name, size in sizes.items() if not name.startswith(EMBEDDING)}
     assert max(sizes.values()) <= LARGEST_BYTES
     joined = [size for name, size in sizes.items() if '_proj.weight' in name]
     assert 3 * max(joined) <= LARGEST_BYTES  # up to three become one
-    cache = budget.working_bytes(model, torch.bfloat16, SamplingOptions(num_samples=6))
+    cache = budget.estimate_inference_bytes(model, torch.bfloat16, SamplingOptions(num_samples=6))
     assert cache['keys and values'] / 2 <= LARGEST_BYTES
 
 
@@ -64,7 +64,7 @@ def test_no_tensor_of_the_release_on_a_gpu_is_above_500_mb(recipe, bits):
 def test_weights_of_the_release_take_what_the_format_says(recipe, device_gb, host_gb):
     model, on_host = release(recipe, 2)
     assert not on_host
-    common = (MODEL, 'cpu', model, torch.bfloat16, 2.0, recipe, rules_of(recipe, 2))
+    common = (MODEL, 'cpu', model, torch.bfloat16, 2.0, recipe, make_rules(recipe, 2))
     for host_embedding, wanted in ((False, device_gb), (True, host_gb)):
         stored = load_module.LoadPlan(*common, False, host_embedding, ())
         assert stored.weight_bytes / GB == pytest.approx(wanted, abs=1e-3)
@@ -76,7 +76,7 @@ def test_weights_of_the_release_take_what_the_format_says(recipe, device_gb, hos
 def test_an_inference_of_the_release_fits_the_board_with_one_sample_and_grows_with_six():
     model, _ = release('mixed', 2)
     one, six = (
-        budget.working_bytes(model, torch.bfloat16, SamplingOptions(num_samples=k)) for k in (1, 6)
+        budget.estimate_inference_bytes(model, torch.bfloat16, SamplingOptions(num_samples=k)) for k in (1, 6)
     )
     # 36 layers x 8 heads x 128 x keys and values x 2 bytes = 147,456 bytes a token
     assert one['keys and values'] == 147_456 * 3648  # 16 images of 192, 256 and one sample's 320
@@ -125,12 +125,12 @@ def test_a_reboot_is_advised_where_the_memory_is_the_machines(monkeypatch, unifi
     from alpamayo_ros.runtime import engine
 
     monkeypatch.setattr(engine, 'is_unified', lambda device: unified)
-    found = engine.AlpamayoEngine(MODEL)._tell_inference('no memory')
+    found = engine.AlpamayoEngine(MODEL)._recover_from_out_of_memory('no memory')
     assert str(found).endswith('(no memory); a reboot clears fragmentation') == unified
 
 
 def test_too_little_memory_for_the_weights_alone_is_said_wherever_a_model_is_loaded(monkeypatch):
-    monkeypatch.setattr(memory, 'available_bytes', lambda device: 1000)
+    monkeypatch.setattr(memory, 'read_available_bytes', lambda device: 1000)
     monkeypatch.setattr('alpamayo_ros.runtime.load.load', lambda plan: pytest.fail('loaded'))
     with pytest.raises(BadInput, match=r'needs .*weights .*, 0\.00 GB are available on cpu'):
         load_model(MODEL)
@@ -138,7 +138,7 @@ def test_too_little_memory_for_the_weights_alone_is_said_wherever_a_model_is_loa
 
 def test_what_was_freed_goes_back_to_the_machine():
     def resident_mb():
-        return memory.resident_bytes()[0] / 1e6
+        return memory.read_resident_bytes()[0] / 1e6
 
     torch.ones(500_000)  # glibc takes blocks up to the size of one that was freed from its heap
     big, held = [], []
@@ -165,7 +165,7 @@ def test_a_command_that_runs_out_of_memory_ends_with_one_line(capsys):
 def test_too_little_memory_says_needed_and_available_before_anything_is_read(monkeypatch):
     from alpamayo_ros.runtime.engine import AlpamayoEngine
 
-    monkeypatch.setattr(memory, 'available_bytes', lambda device: 300_000_000)
+    monkeypatch.setattr(memory, 'read_available_bytes', lambda device: 300_000_000)
     monkeypatch.setattr('alpamayo_ros.runtime.engine.load', lambda plan: pytest.fail('loaded'))
     said = (
         r'needs 0\.4\d GB \(weights 0\.00, keys and values 0\.0\d, images 0\.0\d, activations '
@@ -173,7 +173,7 @@ def test_too_little_memory_says_needed_and_available_before_anything_is_read(mon
     )
     with pytest.raises(BadInput, match=said):
         AlpamayoEngine(MODEL)
-    monkeypatch.setattr(memory, 'available_bytes', lambda device: 600_000_000)
+    monkeypatch.setattr(memory, 'read_available_bytes', lambda device: 600_000_000)
     with pytest.raises(BadInput, match=r'keys and values 0\.[1-9]\d'):
         AlpamayoEngine(MODEL, options=SamplingOptions(num_samples=2000))
 
@@ -190,7 +190,7 @@ def test_unified_memory_is_that_of_the_machine_and_bounds_the_allocator(monkeypa
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(memory, 'MEMINFO', tmp_path / 'meminfo')
     memory.MEMINFO.write_text('MemTotal: 8000000 kB\nMemAvailable: 5371094 kB\n')
-    assert memory.available_bytes('cuda') == 5371094 * 1024
+    assert memory.read_available_bytes('cuda') == 5371094 * 1024
     memory.limit_allocator('cuda:1')
     memory.limit_allocator('cuda')
     # (1 GB reserved + 5.5 GB available - 0.3 GB for the system) of 8 GB
@@ -204,7 +204,7 @@ def test_a_card_of_its_own_is_asked_and_not_limited(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: (7 * GB, 8 * GB))
     limits = []
     monkeypatch.setattr(torch.cuda, 'set_per_process_memory_fraction', limits.append)
-    assert memory.available_bytes('cuda') == 7 * GB
+    assert memory.read_available_bytes('cuda') == 7 * GB
     memory.limit_allocator('cuda')
     memory.limit_allocator('cpu')
     assert limits == []
@@ -279,4 +279,4 @@ def test_the_peak_of_a_gpu_can_be_asked_for_while_torch_is_imported(monkeypatch,
         monkeypatch.delitem(sys.modules, name, raising=False)
         if name in present:
             monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    assert memory.gpu_peak_bytes() == 0
+    assert memory.read_gpu_peak_bytes() == 0

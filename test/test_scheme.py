@@ -14,16 +14,16 @@ from alpamayo_ros.kernels.packing import (
     unpack_codes,
     unpack_rows,
 )
-from alpamayo_ros.quantization.record import KEY, quantization_of
+from alpamayo_ros.quantization.record import KEY, parse_quantization
 from alpamayo_ros.quantization.scheme import (
     RECIPES,
     SCHEMES,
     Rule,
-    bytes_of,
-    default_recipe,
-    rule_of,
-    rules_from_config,
-    rules_of,
+    choose_recipe,
+    count_bytes,
+    find_rule,
+    make_rules,
+    parse_rules,
 )
 from alpamayo_ros.ros.parameters import BITS
 
@@ -67,23 +67,23 @@ def test_the_node_offers_every_width():
     [(4096, 128), (12288, 128), (1152, 128), (8256, 96), (4304, 4304), (128, 128), (60, 60)],
 )
 def test_groups_follow_the_rule_of_quanto(columns, group):
-    assert SCHEMES[2].group(columns) == group
-    assert SCHEMES[8].group(columns) == columns
+    assert SCHEMES[2].group_size(columns) == group
+    assert SCHEMES[8].group_size(columns) == columns
 
 
 def test_a_quarter_of_the_rows_is_a_view_of_the_bytes():
     """Byte row j of [N/4, K] holds rows j, j + N/4, ... where 4 divides N."""
-    shapes = SCHEMES[2].tensors(4096, 8256)
+    shapes = SCHEMES[2].list_shapes(4096, 8256)
     assert shapes['._data._data'] == (4096 * 8256 // 96 // 4, 96)
     assert torch.empty(shapes['._data._data']).view(1024, 8256).shape == (1024, 8256)
 
 
 def test_padded_heights_of_the_vocabulary():
-    rules = rules_of('mixed', 2)
-    assert rule_of('vlm.lm_head', rules).rows(155697) == 155776
-    assert rule_of('vlm.model.language_model.embed_tokens', rules).rows(155697) == 155776
-    assert rule_of('vlm.lm_head', rules_of('uniform', 2)).rows(155697) == 155697
-    assert Rule('*', 1.58).rows(4096) == 4100
+    rules = make_rules('mixed', 2)
+    assert find_rule('vlm.lm_head', rules).pad(155697) == 155776
+    assert find_rule('vlm.model.language_model.embed_tokens', rules).pad(155697) == 155776
+    assert find_rule('vlm.lm_head', make_rules('uniform', 2)).pad(155697) == 155697
+    assert Rule('*', 1.58).pad(4096) == 4100
 
 
 @pytest.mark.parametrize(
@@ -95,15 +95,15 @@ def test_padded_heights_of_the_vocabulary():
     ],
 )
 def test_bytes_of_the_release(recipe, total, release):
-    rules = rules_of(recipe, 2)
-    assert sum(bytes_of(rules, release, padded=False).values()) == total
+    rules = make_rules(recipe, 2)
+    assert sum(count_bytes(rules, release, padded=False).values()) == total
     both_tables = 2 * 79 * (4096 // 2 + 4 * 4096 // 128)  # 79 rows of padding
-    assert sum(bytes_of(rules, release).values()) == total + both_tables
+    assert sum(count_bytes(rules, release).values()) == total + both_tables
 
 
 def test_bytes_of_plain_and_uniform_releases(release):
     def gigabytes(bits):
-        return sum(bytes_of(rules_of('uniform', bits), release).values()) / 1e9
+        return sum(count_bytes(make_rules('uniform', bits), release).values()) / 1e9
 
     assert round(gigabytes(16), 3) == 22.157
     assert round(gigabytes(2), 3) == 4.223
@@ -111,7 +111,7 @@ def test_bytes_of_plain_and_uniform_releases(release):
 
 def test_mixed_keeps_what_few_bits_hurt_most():
     def bits(module, recipe='mixed'):
-        return rule_of(module, rules_of(recipe, 2)).bits
+        return find_rule(module, make_rules(recipe, 2)).bits
 
     assert bits(LAYER + 'mlp.down_proj') == bits('expert.layers.0.mlp.down_proj') == 2
     assert bits('expert.layers.0.mlp.down_proj', 'mixed_expert4') == 4
@@ -124,37 +124,37 @@ def test_mixed_keeps_what_few_bits_hurt_most():
 
 def test_at_two_bits_the_default_recipe_pays_for_attention_with_the_vision_tower():
     def bits(module):
-        return rule_of(module, rules_of(default_recipe(2), 2)).bits
+        return find_rule(module, make_rules(choose_recipe(2), 2)).bits
 
     assert bits(LAYER + 'self_attn.q_proj') == bits('expert.layers.0.self_attn.o_proj') == 4
     assert bits(LAYER + 'mlp.down_proj') == bits('expert.layers.0.mlp.down_proj') == 2
     assert bits('vlm.model.visual.blocks.0.mlp.linear_fc1') == 4
     assert bits('vlm.model.visual.blocks.0.mlp.linear_fc2') == 8  # one scale for 4304 inputs
     assert bits('vlm.model.visual.merger.linear_fc2') == bits('vlm.lm_head') == 4
-    assert default_recipe(4) == default_recipe(1.58) == 'mixed'
+    assert choose_recipe(4) == choose_recipe(1.58) == 'mixed'
 
 
 @pytest.mark.parametrize('bits', SCHEMES)
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_rules_survive_the_config_file(recipe, bits):
-    rules = rules_of(recipe, bits)
-    written = json.loads(json.dumps({rule.pattern: rule.entry() for rule in rules}))
-    assert rules_from_config(written, 'config.json') == rules
+    rules = make_rules(recipe, bits)
+    written = json.loads(json.dumps({rule.pattern: rule.to_json() for rule in rules}))
+    assert parse_rules(written, 'config.json') == rules
 
 
 @pytest.mark.parametrize('recipe', [['mixed'], None, 'best'])
 def test_a_recipe_in_a_checkpoint_that_is_none_is_refused(recipe):
     raw = {'format_version': 1, 'recipe': recipe, 'modules': {}, 'solver': '', 'source_sha256': ''}
     with pytest.raises(BadInput, match=r'^config\.json: recipe .* is not one of: uniform, mixed'):
-        quantization_of({KEY: raw}, 'config.json')
+        parse_quantization({KEY: raw}, 'config.json')
 
 
 def test_unknown_widths_and_recipes_are_named():
     with pytest.raises(BadInput, match=r'bits=3 is not one of: 16, 8, 4, 2, 1\.58'):
-        rules_of('mixed', 3)
+        make_rules('mixed', 3)
     with pytest.raises(BadInput, match="'best' is not one of: uniform, mixed"):
-        rules_of('best', 2)
-    entry = Rule('*', 2).entry()
+        make_rules('best', 2)
+    entry = Rule('*', 2).to_json()
     for changed in ({'bits': 3}, {'group': 64}, {'layout': 'gptq'}, {'padded_rows': 0}):
         with pytest.raises(BadInput, match=r"config\.json: '\*'"):
-            rules_from_config({'*': entry | changed}, 'config.json')
+            parse_rules({'*': entry | changed}, 'config.json')

@@ -75,7 +75,7 @@ def test_padding_is_zero_and_changes_no_other_row(bits):
     weight = gaussian(37, 256)
     padded, _ = quantize_matrix(weight, Rule('*', bits, row_multiple=128))
     plain, _ = quantize_matrix(weight, Rule('*', bits))
-    got = dense(padded, bits, Rule('*', bits, row_multiple=128).rows(37), 256)
+    got = dense(padded, bits, Rule('*', bits, row_multiple=128).pad(37), 256)
     assert torch.equal(got[:37], dense(plain, bits, 37, 256))
     assert not got[37:].any()
 

@@ -13,7 +13,7 @@ from alpamayo_ros.cli.replay import main as replay
 from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.quantization.linear import QuantLinear
-from alpamayo_ros.quantization.scheme import SCHEMES, default_recipe
+from alpamayo_ros.quantization.scheme import SCHEMES, choose_recipe
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.runtime import memory
 from alpamayo_ros.runtime.start import EngineChoice, start_engine
@@ -48,7 +48,7 @@ def test_plain_checkpoint_is_brought_to_the_width_that_the_node_asks_for(bits):
         assert layer.weight.levels == SCHEMES[bits].levels
     assert (engine.provenance()['bits'], engine.provenance()['recipe']) == (
         bits,
-        default_recipe(bits) if bits < 16 else '',
+        choose_recipe(bits) if bits < 16 else '',
     )
 
 
@@ -129,7 +129,7 @@ def test_wrong_hash_is_one_line(drive, copy, tmp_path, capsys):
 
 
 def test_too_little_memory_is_one_line(drive, mixed, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(memory, 'available_bytes', lambda device: 10_000_000)
+    monkeypatch.setattr(memory, 'read_available_bytes', lambda device: 10_000_000)
     refused(drive, tmp_path / 'out', mixed)
     (line,) = capsys.readouterr().err.splitlines()
     assert f'{mixed}: needs 0.4' in line and '0.01 GB are available on cpu' in line

@@ -13,14 +13,14 @@ import yaml
 
 from alpamayo_ros.cli.quantize import main as quantize
 from alpamayo_ros.drives import evaluation as study
-from alpamayo_ros.drives.rebuild import rebuild
-from alpamayo_ros.quantization.scheme import SCHEMES, rule_of, rules_of
+from alpamayo_ros.drives.rebuild import rebuild_results
+from alpamayo_ros.quantization.scheme import SCHEMES, find_rule, make_rules
 from alpamayo_ros.runtime.load import load_model
 from quantization_study import calibrate, checkpoints, distill, figures, page, search, table
 from quantization_study.dense import codes_in, packed_bytes, packed_layers, unpack
 from quantization_study.forced import compare
 from quantization_study.full_size import bits_per_weight
-from training.architecture import checkpoint_folder, new_model
+from training.architecture import create_checkpoint_folder, make_model
 from training.settings import load_settings
 from training.train import DEFAULT
 
@@ -38,8 +38,8 @@ def tiny(tmp_path_factory):
     place = tmp_path_factory.mktemp('tiny')
     shipped = yaml.safe_load(DEFAULT.read_text(encoding='utf-8'))
     (place / 'tiny.yaml').write_text(yaml.safe_dump(shipped | TINY), encoding='utf-8')
-    folder = checkpoint_folder(place, load_settings(place / 'tiny.yaml'))
-    state = new_model(folder, seed=1).state_dict()
+    folder = create_checkpoint_folder(place, load_settings(place / 'tiny.yaml'))
+    state = make_model(folder, seed=1).state_dict()
     tensors = {name: t.to(torch.bfloat16).contiguous() for name, t in state.items()}
     save_file(tensors, folder / 'model.safetensors')
     return folder
@@ -88,7 +88,7 @@ def test_a_taught_checkpoint_answers_better_and_is_an_ordinary_one(
     options += ['--codes'] if moves else []
     assert distill.main([str(tiny), str(quantized), str(tmp_path / 'new'), *options]) == 0
     teacher = load_model(tiny)
-    given = figures.told(teacher, tiny, 'cpu')
+    given = figures.draw_held_out_lessons(teacher, tiny, 'cpu')
     before, after = (load_model(x, bits=2, recipe='mixed') for x in (quantized, tmp_path / 'new'))
     states = before.state_dict(), after.state_dict()
     assert states[0].keys() == states[1].keys()
@@ -139,8 +139,8 @@ def test_table_has_the_figures_of_an_evaluation_and_goes_on(tiny, tmp_path, few,
         checkpoint=str(tiny), bits=16, drives=1, moments=2, out=str(tmp_path / 'evaluation'),
         ablations=False, latencies_s=[],
     )  # fmt: skip
-    study.run(settings, study.rows_of(settings), lambda *a: lambda amount: None)
-    found = {row['name']: row for row in rebuild(Path(settings.out), 2000, 0)['rows']}
+    study.run(settings, study.make_rows(settings), lambda *a: lambda amount: None)
+    found = {row['name']: row for row in rebuild_results(Path(settings.out), 2000, 0)['rows']}
     wanted = found['16 bits']['open']['all']
     assert rows['16 bits']['min_ade_m'] == wanted['min_ade_m_6.4s']
     assert rows['16 bits']['marker'] == wanted['marker']
@@ -155,7 +155,7 @@ def test_table_has_the_figures_of_an_evaluation_and_goes_on(tiny, tmp_path, few,
     [('mixed', 2.79), ('mixed_expert4', 3.20), ('mixed_attention4', 3.00), ('uniform', 3.05)],
 )
 def test_bits_of_the_full_size_count_everything(recipe, bits):
-    assert bits_per_weight(rules_of(recipe, 2)) == pytest.approx(bits, abs=0.005)
+    assert bits_per_weight(make_rules(recipe, 2)) == pytest.approx(bits, abs=0.005)
     assert bits_per_weight(()) == pytest.approx(16, abs=0.001)
 
 
@@ -178,8 +178,8 @@ def test_every_layer_of_the_release_is_in_one_group_and_padded_as_mixed_is(root)
             groups = [x for x, pattern in search.GROUPS.items() if fnmatchcase(module, pattern)]
             assert len(groups) == 1, name
     for name in ('vlm.lm_head', 'vlm.model.language_model.embed_tokens'):
-        wanted = rule_of(name, rules_of('mixed', 2))
-        assert rule_of(name, rules).entry() == wanted.entry()
+        wanted = find_rule(name, make_rules('mixed', 2))
+        assert find_rule(name, rules).to_json() == wanted.to_json()
 
 
 def test_page_shows_the_figures_between_its_marks(tmp_path):

@@ -12,7 +12,7 @@ from ..kernels.compiled import ProductCounts, count_product
 from ..kernels.gpu import Gpu
 from ..kernels.packed_products import ProductSizes, product_sizes
 from ..model.config import TextConfig, parse_config
-from ..quantization.scheme import Rules, rule_of
+from ..quantization.scheme import Rules, find_rule
 from .full_size import RELEASE
 
 LANGUAGE, EXPERT, HEAD = 'vlm.model.language_model.', 'expert.', 'vlm.lm_head'
@@ -25,9 +25,9 @@ def release_products(rules: Rules) -> Iterator[tuple[str, ProductSizes]]:
     config = parse_config(RELEASE)
     for title, x_rows in (('token', 1), (f'token, K = {SAMPLES}', SAMPLES)):
         yield from _layer_products(title, x_rows, LANGUAGE, config.text, rules)
-        rule = rule_of(HEAD, rules)
-        columns, heights = config.text.hidden_size, (rule.rows(config.vocab_size),)
-        group, levels = rule.scheme.group(columns), rule.scheme.levels
+        rule = find_rule(HEAD, rules)
+        columns, heights = config.text.hidden_size, (rule.pad(config.vocab_size),)
+        group, levels = rule.scheme.group_size(columns), rule.scheme.levels
         yield f'{title}: head', product_sizes(x_rows, columns, group, levels, heights)
     yield from _layer_products('flow step', WAYPOINTS, EXPERT, config.expert, rules)
 
@@ -44,8 +44,8 @@ def _layer_products(
         ('gate, up', 'mlp.gate_proj', hidden, (inner, inner)),
         ('down', 'mlp.down_proj', inner, (hidden,)),
     ):
-        scheme = rule_of(f'{prefix}layers.0.{module}', rules).scheme
-        group = scheme.group(columns)
+        scheme = find_rule(f'{prefix}layers.0.{module}', rules).scheme
+        group = scheme.group_size(columns)
         sizes = product_sizes(x_rows, columns, group, scheme.levels, heights)
         yield f'{title}: {name}', sizes
 

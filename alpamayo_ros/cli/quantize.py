@@ -20,19 +20,19 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = _parse(argv)
     # imported here: --help should not wait for torch
-    from ..conversion.plan import plan_job
+    from ..conversion.plan import plan_quantization
     from ..conversion.quantize import REPORT, quantize_checkpoint
-    from ..hub import resolve, resolve_vlm
-    from ..quantization.scheme import default_recipe
+    from ..hub import resolve_checkpoint, resolve_vlm
+    from ..quantization.scheme import choose_recipe
 
-    source = resolve(arguments.source)
+    source = resolve_checkpoint(arguments.source)
     vlm = resolve_vlm(arguments.vlm) if arguments.vlm else None
     size = sum(file.stat().st_size for file in source.glob('*.safetensors'))
     with _bar('check', size) as bar:
-        job = plan_job(
+        job = plan_quantization(
             source,
             arguments.target,
-            arguments.recipe or default_recipe(arguments.bits),
+            arguments.recipe or choose_recipe(arguments.bits),
             arguments.bits,
             arguments.solver,
             arguments.device,

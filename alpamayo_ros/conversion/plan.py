@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ..errors import BadInput
 from ..files import refuse_existing
-from ..model.checkpoint import check_names, checkpoint_sha256, tensor_shapes
+from ..model.checkpoint import check_names, hash_checkpoint, read_tensor_shapes
 from ..model.config import load_config, read_json
 from ..quantization import feedback, matrix
 from ..quantization.linear import UNUSED, replace_linears
 from ..quantization.record import KEY, Quantization
-from ..quantization.scheme import Rule, rule_of, rule_of_tensor, rules_of
+from ..quantization.scheme import Rule, find_rule, find_tensor_rule, make_rules
 from ..quantization.solver import SOLVERS
 from ..runtime.load import build_on_meta, check_device
 from ..runtime.memory import require_memory
@@ -44,7 +44,7 @@ class TensorStep:
     stored_bytes: int
 
     @property
-    def solved(self) -> bool:
+    def is_quantized(self) -> bool:
         """Whether it is a matrix that is quantized here, to codes and their scales."""
         return len(self.shapes) > 1
 
@@ -66,7 +66,7 @@ class QuantizationPlan:
         """Where the result is put together, beside its place."""
         return self.target.with_name(f'.{self.target.name}.unfinished')
 
-    def read(self, name: str) -> Tensor:
+    def read_tensor(self, name: str) -> Tensor:
         """A tensor of the source, mapped from its file."""
         with safe_open(self.files[name], framework='pt') as shard:
             return shard.get_tensor(name)
@@ -83,7 +83,7 @@ class QuantizationPlan:
         return self.statistics.second_moments(step.source.removesuffix('.weight'))
 
 
-def plan_job(
+def plan_quantization(
     source: Path,
     target: Path,
     recipe: str,
@@ -99,12 +99,12 @@ def plan_job(
     arguments, a source that is not whole or not a release, too little space or memory.
     """
     refuse_existing(target)
-    rules = rules_of(recipe, bits)
+    rules = make_rules(recipe, bits)
     _check_solver(solver, importance)
     check_device(device)
     if KEY in read_json(source / 'config.json'):
         raise BadInput(f'{source}: quantized already, expected a release in full precision')
-    found = tensor_shapes(source)
+    found = read_tensor_shapes(source)
     files = {name: file for name, (file, _) in found.items()}
     statistics, weighed_by = None, ''
     if importance is not None:
@@ -112,17 +112,17 @@ def plan_job(
         weighed_by = statistics.sha256
     quantization = Quantization(recipe, rules, solver, '', weighed_by)
     job = QuantizationPlan(source, target, quantization, device, files, (), statistics)
-    steps = [_step(job, name, shape) for name, (_, shape) in found.items()]
+    steps = [_plan_tensor(job, name, shape) for name, (_, shape) in found.items()]
     packed = any(_PACKED in step.source for step in steps)
-    if not any(step.solved for step in steps):  # then nothing is weighed either
+    if not any(step.is_quantized for step in steps):  # then nothing is weighed either
         quantization = replace(
             quantization, solver='quanto' if packed else 'none', importance_sha256=''
         )
         job = replace(job, quantization=quantization)
     _check_steps(job, steps, packed)
-    job = replace(job, parts=tuple(_parts(steps)))
-    _check_room(job)
-    digest = checkpoint_sha256(source, lambda size: progress('sha256 of the source', size))
+    job = replace(job, parts=tuple(_group_steps(steps)))
+    _check_space(job)
+    digest = hash_checkpoint(source, lambda size: progress('sha256 of the source', size))
     quantization = replace(quantization, source_sha256=digest)
     return replace(job, quantization=quantization)
 
@@ -138,18 +138,18 @@ def _check_solver(solver: str, importance: Path | None) -> None:
         raise BadInput(f'solver {solver!r} weighs no errors: no importance was expected')
 
 
-def _step(job: QuantizationPlan, name: str, shape: tuple[int, ...]) -> TensorStep:
+def _plan_tensor(job: QuantizationPlan, name: str, shape: tuple[int, ...]) -> TensorStep:
     """What a tensor becomes. A zero-point becomes a shift; quanto's unused scalars nothing."""
-    tensor = job.read(name)
-    rule = rule_of_tensor(name, shape, job.quantization.rules)
+    tensor = job.read_tensor(name)
+    rule = find_tensor_rule(name, shape, job.quantization.rules)
     if rule.scheme.levels:
-        shapes = rule.scheme.tensors(rule.rows(shape[0]), shape[1])
-        stored = rule.scheme.bytes(rule.rows(shape[0]), shape[1])
+        shapes = rule.scheme.list_shapes(rule.pad(shape[0]), shape[1])
+        stored = rule.scheme.count_bytes(rule.pad(shape[0]), shape[1])
         named = {name + ending: value for ending, value in shapes.items()}
         return TensorStep(name, rule, tensor.nbytes, named, stored)
     module = name.partition('.weight.')[0]
     if name != module:
-        rule = rule_of(module, job.quantization.rules)
+        rule = find_rule(module, job.quantization.rules)
     if name.endswith(UNUSED):
         return TensorStep(name, rule, tensor.nbytes, {}, 0)
     if name.endswith(ZERO_POINT):
@@ -163,7 +163,7 @@ def _check_steps(job: QuantizationPlan, steps: list[TensorStep], packed: bool) -
     config = load_config(job.source)
     model = build_on_meta(config)
     if not packed:
-        shapes = {step.source: tuple(job.read(step.source).shape) for step in steps}
+        shapes = {step.source: tuple(job.read_tensor(step.source).shape) for step in steps}
         check_names(model, shapes, str(job.source))
     replace_linears(model, job.quantization.rules)
     for step in steps if job.quantization.solver == feedback.NAME else ():
@@ -173,7 +173,7 @@ def _check_steps(job: QuantizationPlan, steps: list[TensorStep], packed: bool) -
     check_names(model, stored, where)
 
 
-def _check_room(job: QuantizationPlan) -> None:
+def _check_space(job: QuantizationPlan) -> None:
     """Raise BadInput where the disk or a memory has too little room, before anything is made."""
     sizes = [sum(step.stored_bytes for step in part) for part in job.parts]
     there = sum(file.stat().st_size for file in job.unfinished.glob('*.safetensors'))
@@ -182,19 +182,21 @@ def _check_room(job: QuantizationPlan) -> None:
     if needed > free:
         raise BadInput(f'{job.target}: needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free')
     needs = {'cpu': {'a file of the result': max(sizes)}}
-    if solved := [step for part in job.parts for step in part if step.solved]:
-        working = matrix.working_bytes()
+    if solved := [step for part in job.parts for step in part if step.is_quantized]:
+        working = matrix.estimate_memory()
         if job.quantization.solver == feedback.NAME:
             fed_back = (step for step in solved if job.second_moments(step) is not None)
-            shapes = (job.read(step.source).shape for step in fed_back)
-            working = max([working, *(feedback.working_bytes(*shape) for shape in shapes)])
+            shapes = (job.read_tensor(step.source).shape for step in fed_back)
+            working = max(
+                [working, *(feedback.estimate_feedback_memory(*shape) for shape in shapes)]
+            )
         own = {'its largest matrix': max(step.stored_bytes for step in solved), 'solving': working}
         needs[job.device] = needs.get(job.device, {}) | own
     for device, memory in needs.items():
         require_memory(job.source, memory, device)
 
 
-def _parts(steps: list[TensorStep]) -> Iterator[tuple[TensorStep, ...]]:
+def _group_steps(steps: list[TensorStep]) -> Iterator[tuple[TensorStep, ...]]:
     """Steps in groups of at most PART_BYTES, or of a single larger one."""
     part: list[TensorStep] = []
     for step in steps:

@@ -19,9 +19,16 @@ from torch import Tensor
 
 from ..errors import BadInput
 from ..hub import TOKENIZER_FILES
-from ..model.checkpoint import INDEX, file_sha256
-from ..model.config import CARD, card_limits, load_config, parse_config, read_json, vlm_folder
-from ..model.processor import Processor
+from ..model.checkpoint import INDEX, hash_file
+from ..model.config import (
+    CARD,
+    find_vlm_folder,
+    load_config,
+    parse_config,
+    read_card_limits,
+    read_json,
+)
+from ..model.prompt.processor import Processor
 from ..quantization import feedback
 from ..quantization.matrix import quantize_matrix
 from ..quantization.record import KEY
@@ -41,10 +48,10 @@ def quantize_checkpoint(
     not be run with, weights that are not finite, a file that cannot be written, or a leftover of
     a run with other arguments.
     """
-    vlm_files = _vlm_files(job.source, vlm)
-    plan = job.quantization.entry() | {
+    vlm_files = _find_vlm_files(job.source, vlm)
+    plan = job.quantization.to_json() | {
         'parts': len(job.parts),
-        'vlm': {path.name: file_sha256(path) for path in vlm_files},
+        'vlm': {path.name: hash_file(path) for path in vlm_files},
     }
     folder = job.unfinished
     if not (folder / _PLAN).is_file():
@@ -61,14 +68,14 @@ def quantize_checkpoint(
     for path in vlm_files:
         (folder / 'vlm').mkdir(exist_ok=True)
         shutil.copyfile(path, folder / 'vlm' / path.name)
-    if limits := card_limits(job.source):  # its figures are those of other weights
+    if limits := read_card_limits(job.source):  # its figures are those of other weights
         _write_json(folder / CARD, {'limits': [limits]})
     config = read_json(job.source / 'config.json')
-    _write_json(folder / 'config.json', config | {KEY: job.quantization.entry()})
+    _write_json(folder / 'config.json', config | {KEY: job.quantization.to_json()})
     done = [_write_part(job, part, progress) for part in range(len(job.parts))]
-    report = _summary(job, done)
+    report = _summarise(job, done)
     _write_json(folder / REPORT, report)
-    _write_json(folder / INDEX, _index(job, done))
+    _write_json(folder / INDEX, _make_index(job, done))
     for path in (*folder.glob('model-*.json'), folder / _PLAN):  # without a plan all begins anew
         path.unlink()
     folder.rename(job.target)
@@ -81,14 +88,14 @@ def _write_part(job: QuantizationPlan, part: int, progress: Progress) -> dict[st
     record = file.with_suffix('.json')
     if record.is_file() and file.is_file():
         done = read_json(record)
-        if done.get('sha256') == file_sha256(file):
+        if done.get('sha256') == hash_file(file):
             progress('finished earlier', sum(step.read_bytes for step in job.parts[part]))
             return done
     file.unlink(missing_ok=True)  # its place was counted as free
     tensors: dict[str, Tensor] = {}
     modules: dict[str, Any] = {}
     for step in job.parts[part]:
-        made, error = _make(job, step)
+        made, error = _convert_tensor(job, step)
         tensors |= made
         if error is not None:
             modules[step.source.removesuffix('.weight')] = {
@@ -103,31 +110,33 @@ def _write_part(job: QuantizationPlan, part: int, progress: Progress) -> dict[st
         raise BadInput(f'{file}: cannot be written: {error}') from None
     shutil.copymode(job.unfinished / 'config.json', file)  # safetensors makes it the owner's only
     size = sum(tensor.nbytes for tensor in tensors.values())
-    done = {'sha256': file_sha256(file), 'bytes': size, 'names': list(tensors), 'modules': modules}
+    done = {'sha256': hash_file(file), 'bytes': size, 'names': list(tensors), 'modules': modules}
     _write_json(record, done)
     return done
 
 
-def _make(job: QuantizationPlan, step: TensorStep) -> tuple[dict[str, Tensor], float | None]:
+def _convert_tensor(
+    job: QuantizationPlan, step: TensorStep
+) -> tuple[dict[str, Tensor], float | None]:
     """The stored tensors of a step on the host, and the error of what was quantized here."""
-    tensor = job.read(step.source)
+    tensor = job.read_tensor(step.source)
     if not step.shapes:
         return {}, None
     if step.source.endswith(ZERO_POINT):
-        scale = job.read(step.source.removesuffix(ZERO_POINT) + '._scale')
+        scale = job.read_tensor(step.source.removesuffix(ZERO_POINT) + '._scale')
         (name,) = step.shapes
         shift = scale.to(torch.float32) * tensor.to(torch.float32)
         return {name: shift.to(scale.dtype)}, None
     if list(step.shapes) == [step.source]:
         return {step.source: tensor.contiguous()}, None
-    stored, error = _quantize(job, step, tensor)
+    stored, error = _quantize_tensor(job, step, tensor)
     if error != error:
         shutil.rmtree(job.unfinished)  # of no use to a repaired source, which has another hash
         raise BadInput(f'{job.files[step.source]}: {step.source} holds values that are not finite')
     return {step.source + ending: part.cpu() for ending, part in stored.items()}, error
 
 
-def _quantize(
+def _quantize_tensor(
     job: QuantizationPlan, step: TensorStep, tensor: Tensor
 ) -> tuple[dict[str, Tensor], float]:
     """Stored tensors of a matrix and its error; tables have no inputs, so nothing weighs there."""
@@ -143,7 +152,7 @@ def _quantize(
     return quantize_matrix(tensor, step.rule, solver, job.device, importance=importance)
 
 
-def _summary(job: QuantizationPlan, done: list[dict[str, Any]]) -> dict[str, Any]:
+def _summarise(job: QuantizationPlan, done: list[dict[str, Any]]) -> dict[str, Any]:
     modules = {name: entry for part in done for name, entry in part['modules'].items()}
     errors = sorted(modules, key=lambda name: modules[name]['relative_error'])
     return {
@@ -157,7 +166,7 @@ def _summary(job: QuantizationPlan, done: list[dict[str, Any]]) -> dict[str, Any
     }
 
 
-def _index(job: QuantizationPlan, done: list[dict[str, Any]]) -> dict[str, Any]:
+def _make_index(job: QuantizationPlan, done: list[dict[str, Any]]) -> dict[str, Any]:
     """Which tensor is in which file, and the hashes that loading checks."""
     names = {job.part_name(i): part for i, part in enumerate(done)}
     return {
@@ -169,14 +178,14 @@ def _index(job: QuantizationPlan, done: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _vlm_files(source: Path, vlm: Path | None) -> list[Path]:
+def _find_vlm_files(source: Path, vlm: Path | None) -> list[Path]:
     """Tokenizer, chat template, preprocessor and config, so that a vehicle needs no network.
 
     Raises BadInput unless the source is the same model with them, and its ids those of the
     tokenizer.
     """
     raw = read_json(source / 'config.json')
-    vlm = vlm or vlm_folder(str(raw.get('vlm_name_or_path')), source)
+    vlm = vlm or find_vlm_folder(str(raw.get('vlm_name_or_path')), source)
     if vlm is None:
         return []
     where = f'{vlm}/config.json, expected the one of the VLM of {source}'

@@ -1,8 +1,8 @@
-"""Error feedback: columns are rounded one by one, and later ones make up for the errors so far.
+"""Error feedback (GPTQ, Frantar et al. 2023): later columns make up for errors of earlier ones.
 
-What counts is the error of the layer's output, so the second moments of its input are needed. The
-order of columns is that of the matrix. GPTQ (Frantar et al. 2023), with scale and shift of a group
-fitted when its first column comes. Works on a whole matrix at a time; knows no file and no module.
+Columns are rounded one by one, in the order of the matrix. The error that counts is that of the
+layer's output, so the second moments of its input are needed. The scale and the shift of a group
+are fitted when its first column comes. Works on a whole matrix; knows no file and no module.
 """
 
 from __future__ import annotations
@@ -19,11 +19,8 @@ NAME = 'feedback'  # beside the SOLVERS, which see groups alone
 DAMPING = 0.01  # of the mean square of the inputs: makes the moments of few samples invertible
 
 
-def working_bytes(rows: int, columns: int) -> int:
-    """Memory for a matrix at the most: five of its size in float32, four of the moments as well.
-
-    Those of the moments are in float64.
-    """
+def estimate_feedback_memory(rows: int, columns: int) -> int:
+    """Most bytes that a matrix takes: five copies in float32, four of the moments in float64."""
     return 5 * 4 * rows * columns + 4 * 8 * columns**2
 
 
@@ -37,9 +34,9 @@ def quantize_with_feedback(
     """As `quantize_matrix`; moments (K, K): mean of x x^T over inputs x of the layer."""
     scheme, levels = rule.scheme, rule.scheme.levels
     wanted = weight.detach().to(device, torch.float32)
-    padded = F.pad(wanted, (0, 0, 0, rule.rows(len(wanted)) - len(wanted)))
+    padded = F.pad(wanted, (0, 0, 0, rule.pad(len(wanted)) - len(wanted)))
     codes, scale, shift = _solve(padded, scheme, moments.to(device), dtype)
-    group = scheme.group(weight.shape[1])
+    group = scheme.group_size(weight.shape[1])
     dense = scale.to(torch.float32).unsqueeze(-1) * codes.unflatten(1, (-1, group))
     dense = (dense - shift.to(torch.float32).unsqueeze(-1)).flatten(1)[: len(wanted)]
     error = (dense - wanted).norm() / wanted.norm().clamp(min=1e-30)
@@ -60,7 +57,7 @@ def _solve(
     """Codes (N, K) as floats, scale and shift (N, K / g) of a matrix (N, K)."""
     upper = _inverse_factor(moments)
     rest, codes = weight.clone(), torch.empty_like(weight)
-    group = scheme.group(weight.shape[1])
+    group = scheme.group_size(weight.shape[1])
     scales, shifts = [], []
     for start in range(0, weight.shape[1], group):
         own = slice(start, start + group)

@@ -20,7 +20,7 @@ from ..kernels.packed_ops import (
     packed_terms,
 )
 from ..kernels.packing import PackedMatrix, count_digits
-from .scheme import QuantScheme, Rule, Rules, rule_of
+from .scheme import QuantScheme, Rule, Rules, find_rule
 
 # Scalars that optimum-quanto stores beside every layer; quanto needs them for its activations.
 UNUSED = ('.input_scale', '.output_scale')
@@ -45,7 +45,7 @@ class PackedWeight(nn.Module):
         super().__init__()
         self.rows, self.columns, self.levels = rows, columns, scheme.levels
         self.shifted = scheme.shifted
-        shapes = scheme.tensors(rows, columns)
+        shapes = scheme.list_shapes(rows, columns)
         if '._data' in shapes:
             self.register_buffer('_data', torch.empty(shapes['._data'], dtype=torch.int8))
         else:
@@ -89,12 +89,12 @@ class QuantLinear(nn.Module):
     of their outputs in one pass. Moving or casting the layer removes it.
     """
 
-    joint: Joint | None = None
+    joint: JointProduct | None = None
 
     def __init__(self, like: nn.Linear, rule: Rule) -> None:
         super().__init__()
         self.in_features, self.out_features = like.in_features, like.out_features
-        rows = rule.rows(like.out_features)
+        rows = rule.pad(like.out_features)
         self.weight = PackedWeight(rows, like.in_features, rule.scheme, like.weight.dtype)
         self.bias = like.bias
 
@@ -125,7 +125,7 @@ class QuantEmbedding(nn.Module):
     def __init__(self, like: nn.Embedding, rule: Rule) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = like.num_embeddings, like.embedding_dim
-        rows = rule.rows(like.num_embeddings)
+        rows = rule.pad(like.num_embeddings)
         self.weight = PackedWeight(rows, like.embedding_dim, rule.scheme, like.weight.dtype)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class RowParts(nn.ModuleList):
         return torch.cat([part(x) for part in self], -1)
 
 
-class Joint:
+class JointProduct:
     """Several layers of one input as one product; their weights become views of one tensor."""
 
     def __init__(self, layers: Sequence[QuantLinear]) -> None:
@@ -216,7 +216,7 @@ def join(layers: Sequence[nn.Module]) -> bool:
         return False
     if any(layer.bias is not None or not layer.weight.can_join(first) for layer in quantized):
         return False
-    quantized[0].joint = Joint(quantized)
+    quantized[0].joint = JointProduct(quantized)
     return True
 
 
@@ -227,7 +227,7 @@ def replace_linears(module: nn.Module, rules: Rules) -> list[str]:
     """
     swapped = []
     for name, child in list(module.named_modules()):
-        rule = rule_of(name, rules)
+        rule = find_rule(name, rules)
         if not rule.scheme.levels or not isinstance(child, nn.Linear | nn.Embedding):
             continue
         path, _, leaf = name.rpartition('.')

@@ -1,7 +1,4 @@
-"""One matrix to its stored tensors, a piece at a time: memory stays bounded, whatever its size.
-
-Knows no module and no file.
-"""
+"""Quantize a matrix piece by piece, so that memory is bounded. Knows no module and no file."""
 
 from __future__ import annotations
 
@@ -15,8 +12,8 @@ from .solver import solve
 PIECE = 1 << 21  # weights that are solved at a time: 8 MB in float32, and solvers hold several
 
 
-def working_bytes() -> int:
-    """Memory for a piece at the most: solvers hold some nine float32 values of each weight."""
+def estimate_memory() -> int:
+    """Bytes that a piece takes at most: solvers hold some nine float32 values of each weight."""
     return 10 * 4 * PIECE
 
 
@@ -35,9 +32,9 @@ def quantize_matrix(
     of each input's weights counts. Error: Frobenius norm of the difference over the weight's.
     """
     scheme, columns = rule.scheme, weight.shape[1]
-    group, each = scheme.group(columns), count_digits(scheme.levels)
+    group, each = scheme.group_size(columns), count_digits(scheme.levels)
     stored = {}
-    for name, shape in scheme.tensors(rule.rows(weight.shape[0]), columns).items():
+    for name, shape in scheme.list_shapes(rule.pad(weight.shape[0]), columns).items():
         kind = dtype
         if name.endswith('_data'):
             kind = torch.int8 if scheme.levels == 256 else torch.uint8

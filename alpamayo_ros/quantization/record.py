@@ -1,4 +1,4 @@
-"""What config.json says of a quantized checkpoint, written and read. Knows no tensors."""
+"""The entry of a quantized checkpoint in its config.json: written and parsed. Knows no tensors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BadInput
-from .scheme import RECIPES, SCHEMES, Rules, rules_from_config, rules_of
+from .scheme import RECIPES, SCHEMES, Rules, make_rules, parse_rules
 
 KEY = 'quantization_config'
 FORMAT_VERSION = 1
@@ -16,10 +16,10 @@ PLAIN_BITS = 16.0
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a checkpoint was quantized, and from what.
+    """How a checkpoint was quantized, and from which source.
 
-    solver: 'quanto' when that made all codes, 'none' without any (16 bits).
-    importance_sha256: of the statistics of inputs that weighed errors, '' without.
+    solver: 'quanto' where optimum-quanto made all codes, 'none' at 16 bits. importance_sha256: of
+    the input statistics by which errors were weighed, '' without them.
     """
 
     recipe: str
@@ -30,15 +30,15 @@ class Quantization:
 
     @property
     def bits(self) -> float:
-        """The width that the recipe was asked for."""
-        return next(bits for bits in SCHEMES if rules_of(self.recipe, bits) == self.rules)
+        """The width of most layers of the recipe."""
+        return next(bits for bits in SCHEMES if make_rules(self.recipe, bits) == self.rules)
 
-    def entry(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The object under KEY in config.json."""
         entry = {
             'format_version': FORMAT_VERSION,
             'recipe': self.recipe,
-            'modules': {rule.pattern: rule.entry() for rule in self.rules},
+            'modules': {rule.pattern: rule.to_json() for rule in self.rules},
             'solver': self.solver,
             'source_sha256': self.source_sha256,
         }
@@ -46,10 +46,10 @@ class Quantization:
         return entry | (weighed if self.importance_sha256 else {})
 
 
-def quantization_of(config: Mapping[str, Any], where: str) -> Quantization | None:
-    """Read it from parsed JSON; None if the checkpoint is plain.
+def parse_quantization(config: Mapping[str, Any], where: str) -> Quantization | None:
+    """Parse the entry of a checkpoint's config; None if the checkpoint is plain.
 
-    Raises BadInput for another version, or for modules that are not those of a recipe here.
+    Raises BadInput for another version, and for modules that belong to no recipe of this package.
     """
     raw = config.get(KEY)
     if raw is None:
@@ -58,27 +58,27 @@ def quantization_of(config: Mapping[str, Any], where: str) -> Quantization | Non
         version, recipe, modules = raw['format_version'], str(raw['recipe']), raw['modules']
         solver, source = str(raw['solver']), str(raw['source_sha256'])
         importance = str(raw.get('importance_sha256', ''))
-        rules = rules_from_config(modules, where)
+        rules = parse_rules(modules, where)
     except (AttributeError, KeyError, TypeError):
         raise BadInput(f'{where}: {KEY} is not one that alpamayo_quantize writes') from None
     if version != FORMAT_VERSION:
         raise BadInput(f'{where}: format_version {version!r}, expected {FORMAT_VERSION}')
     if recipe not in RECIPES:
         raise BadInput(f'{where}: recipe {recipe!r} is not one of: {", ".join(RECIPES)}')
-    if not any(rules_of(recipe, bits) == rules for bits in SCHEMES):
+    if not any(make_rules(recipe, bits) == rules for bits in SCHEMES):
         raise BadInput(f'{where}: its modules are not those of the recipe {recipe!r}')
     return Quantization(recipe, rules, solver, source, importance)
 
 
-def check_asked(
+def check_requested(
     found: Quantization | None, bits: float | None, recipe: str | None, where: str
 ) -> None:
-    """Raise BadInput when a checkpoint has another width or recipe than asked for; None: any.
+    """Raise BadInput if a checkpoint has another width or recipe than requested; None: any.
 
-    A plain checkpoint serves every width: it is quantized while it is loaded.
+    A plain checkpoint serves every width: loading quantizes it.
     """
     if bits is not None or recipe is not None:
-        rules_of(recipe or 'uniform', PLAIN_BITS if bits is None else bits)
+        make_rules(recipe or 'uniform', PLAIN_BITS if bits is None else bits)
     if found is None:
         if recipe is not None and bits is None:
             raise BadInput(f'{where}: not quantized; recipe={recipe!r} needs bits as well')

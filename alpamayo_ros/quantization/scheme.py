@@ -1,6 +1,6 @@
 """Bit widths and recipes as data: how a weight is stored, and which module takes which width.
 
-Adding a width is a row of SCHEMES, adding a recipe a row of RECIPES. Knows no solver and no file.
+A new width is a row of SCHEMES, a new recipe a row of RECIPES. Knows no solver and no file.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _TABLES = ('*embed_tokens', '*pos_embed')  # two-dimensional weights that are no
 
 @dataclass(frozen=True)
 class QuantScheme:
-    """One width. `levels` 0: kept as it is.
+    """One width. `levels` is 0 for weights that are not quantized.
 
-    grouped: a scale for every group of a row instead of one a row. shifted: a shift beside each
-    scale, w = scale * code - shift; without one the levels are symmetric about zero. layout: the
-    byte format's name in config.json; 'quanto' is that of optimum-quanto.
+    grouped: every group of a row has a scale, instead of every row. shifted: each scale has a
+    shift, weight = scale * code - shift; without one the levels are symmetric about zero. layout:
+    name of the byte format in config.json; 'quanto' is that of optimum-quanto.
     """
 
     bits: float
@@ -34,8 +34,8 @@ class QuantScheme:
     shifted: bool
     layout: str
 
-    def group(self, columns: int, largest: int = GROUP) -> int:
-        """Weights of a row that share a scale: quanto's rule, where 4304 gives the whole row."""
+    def group_size(self, columns: int, largest: int = GROUP) -> int:
+        """Weights of a row that share a scale, by quanto's rule: all of a row of 4304."""
         if not self.grouped or columns <= largest:
             return columns
         for size in range(largest, 31, -32):
@@ -43,19 +43,19 @@ class QuantScheme:
                 return size
         return columns
 
-    def padded(self, rows: int, multiple: int = 1) -> int:
-        """Rows that are stored: whole bytes where quanto's format does not say otherwise."""
+    def pad(self, rows: int, multiple: int = 1) -> int:
+        """Rows that are stored: they fill whole bytes, except in quanto's format."""
         if self.layout != 'quanto' and self.levels:
             multiple = math.lcm(multiple, count_digits(self.levels))
         return -(-rows // multiple) * multiple
 
-    def tensors(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
-        """Names behind 'module.weight' and shapes of what stands for a weight (rows, columns)."""
+    def list_shapes(self, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+        """Endings behind 'module.weight' and shapes of the tensors that store a weight."""
         if not self.levels:
             return {'': (rows, columns)}
         if self.levels == 256:
             return {'._data': (rows, columns), '._scale': (rows, 1)}
-        group = self.group(columns)
+        group = self.group_size(columns)
         count = rows * columns // group
         shapes: dict[str, tuple[int, ...]] = {
             '._data._data': (-(-count // count_digits(self.levels)), group),
@@ -63,9 +63,9 @@ class QuantScheme:
         }
         return shapes | ({'._shift': (count, 1)} if self.shifted else {})
 
-    def bytes(self, rows: int, columns: int) -> int:
-        """What a weight of that shape takes, with metadata in bfloat16."""
-        shapes = self.tensors(rows, columns)
+    def count_bytes(self, rows: int, columns: int) -> int:
+        """Bytes of a stored weight of that shape, with scales and shifts in bfloat16."""
+        shapes = self.list_shapes(rows, columns)
         return sum(
             math.prod(shape) * (1 if name.endswith('_data') else _METADATA_BYTES)
             for name, shape in shapes.items()
@@ -86,7 +86,7 @@ SCHEMES = {
 
 @dataclass(frozen=True)
 class Rule:
-    """The width of the modules whose names match a pattern; rows are padded to a multiple."""
+    """Width of the modules whose names match a pattern; their rows are padded to a multiple."""
 
     pattern: str
     bits: float
@@ -97,12 +97,12 @@ class Rule:
         """The row of SCHEMES."""
         return SCHEMES[self.bits]
 
-    def rows(self, rows: int) -> int:
-        """Rows that are stored of a weight with `rows` ones."""
-        return self.scheme.padded(rows, self.row_multiple)
+    def pad(self, rows: int) -> int:
+        """Rows that are stored of a weight with so many rows."""
+        return self.scheme.pad(rows, self.row_multiple)
 
-    def entry(self) -> dict[str, Any]:
-        """What config.json says of it."""
+    def to_json(self) -> dict[str, Any]:
+        """The rule's entry in config.json."""
         return {
             'bits': self.bits,
             'group': GROUP if self.scheme.grouped else 'row',
@@ -116,14 +116,14 @@ _KEPT = Rule('*', 16)
 
 
 def _uniform(bits: float) -> Rules:
-    """What optimum-quanto makes of every linear layer; loadable there at 8, 4 and 2 bits."""
+    """One width for every linear layer; optimum-quanto loads the result at 8, 4 and 2 bits."""
     # at 4 bits quanto itself fails on heights that 16 does not divide
     left_out = ('vlm.lm_head', 'action_out_proj') if bits == 4 else ()
     return (*(Rule(name, 16) for name in (*_TABLES, *left_out)), Rule('*', bits))
 
 
 def _mixed(bits: float, expert: float | None = None) -> Rules:
-    """Heads at 4 bits and the vision tower at 8, which few bits hurt most; actions untouched."""
+    """Heads at 4 bits and the vision tower at 8, as few bits hurt these most; actions at 16."""
     return (
         Rule('*pos_embed', 16),
         Rule('vlm.model.visual.*', 8),
@@ -137,10 +137,11 @@ def _mixed(bits: float, expert: float | None = None) -> Rules:
 
 
 def _mixed_attention4(bits: float) -> Rules:
-    """What a search for 3.0 bits per weight of the full size found, but for the vision tower.
+    """Attention at 4 bits: what a search found for 3.0 bits per weight of the full size.
 
-    It gave that as few bits as the rest. At full size 4304 inputs share one scale there, which no
-    small model can try: 8 bits for them and 4 for the others, paid for by the expert.
+    The search gave the vision tower as few bits as the rest. At full size 4304 inputs of the tower
+    share one scale, which no small model can try: these layers get 8 bits and the others 4. The
+    expert pays for that.
     """
     return (
         Rule('vlm.model.visual.blocks.*.mlp.linear_fc2', 8),
@@ -159,18 +160,19 @@ RECIPES: dict[str, Callable[[float], Rules]] = {
 }
 
 
-def default_recipe(bits: float) -> str:
-    """The recipe where none is told: at 2 bits the one that drives best within 3 a weight.
+def choose_recipe(bits: float) -> str:
+    """Choose the recipe where the user names none.
 
-    Once it is taught or errors are fed back, that is; by least squares 'mixed' drives better.
+    At 2 bits it is the recipe that drives best within 3 bits per weight, once distilled or with
+    error feedback. With plain least squares 'mixed' drives better.
     """
     return 'mixed_attention4' if bits == 2 else 'mixed'
 
 
-def rules_of(recipe: str, bits: float) -> Rules:
-    """The rules of a recipe; `bits` are those of most of its layers. BadInput if not in the table.
+def make_rules(recipe: str, bits: float) -> Rules:
+    """Make the rules of a recipe, most of whose layers have `bits`, an int or a float.
 
-    A whole number of bits may be given as int.
+    Raises BadInput for what the tables do not hold.
     """
     if recipe not in RECIPES:
         raise BadInput(f'recipe {recipe!r} is not one of: {", ".join(RECIPES)}')
@@ -179,46 +181,46 @@ def rules_of(recipe: str, bits: float) -> Rules:
     return RECIPES[recipe](SCHEMES[bits].bits)
 
 
-def rules_from_config(modules: Mapping[str, Mapping[str, Any]], where: str) -> Rules:
-    """The rules that `entry` wrote, in their order; BadInput for what this table does not hold."""
+def parse_rules(modules: Mapping[str, Mapping[str, Any]], where: str) -> Rules:
+    """Parse the rules that `to_json` wrote, in order; BadInput for what the tables do not hold."""
     rules = []
     for pattern, entry in modules.items():
         bits, multiple = entry.get('bits'), entry.get('padded_rows', 1)
         if bits not in SCHEMES or not isinstance(multiple, int) or multiple < 1:
             raise BadInput(f'{where}: {pattern!r}: no scheme for {dict(entry)}')
         rule = Rule(pattern, SCHEMES[bits].bits, multiple)
-        if dict(entry) != rule.entry():
-            raise BadInput(f'{where}: {pattern!r} is {dict(entry)}, expected {rule.entry()}')
+        if dict(entry) != rule.to_json():
+            raise BadInput(f'{where}: {pattern!r} is {dict(entry)}, expected {rule.to_json()}')
         rules.append(rule)
     return tuple(rules)
 
 
-def rule_of(module: str, rules: Sequence[Rule]) -> Rule:
-    """The first rule whose pattern the module's name matches."""
+def find_rule(module: str, rules: Sequence[Rule]) -> Rule:
+    """Find the first rule whose pattern matches the module's name."""
     return next((rule for rule in rules if fnmatchcase(module, rule.pattern)), _KEPT)
 
 
-def rule_of_tensor(name: str, shape: Sequence[int], rules: Sequence[Rule]) -> Rule:
-    """The rule of a tensor of a release: only matrices called `weight` are quantized."""
+def find_tensor_rule(name: str, shape: Sequence[int], rules: Sequence[Rule]) -> Rule:
+    """Find the rule of a tensor of a release: only matrices called `weight` are quantized."""
     if len(shape) != 2 or not name.endswith('.weight'):
         return _KEPT
-    return rule_of(name.removesuffix('.weight'), rules)
+    return find_rule(name.removesuffix('.weight'), rules)
 
 
-def bytes_of(
+def count_bytes(
     rules: Sequence[Rule], shapes: Iterable[tuple[str, Sequence[int]]], padded: bool = True
 ) -> dict[str, int]:
-    """Stored bytes of each tensor of a bfloat16 release, from names and shapes alone."""
-    return dict(_bytes_of(rules, shapes, padded))
+    """Count the stored bytes of each tensor of a bfloat16 release, from names and shapes."""
+    return dict(_count_tensor_bytes(rules, shapes, padded))
 
 
-def _bytes_of(
+def _count_tensor_bytes(
     rules: Sequence[Rule], shapes: Iterable[tuple[str, Sequence[int]]], padded: bool
 ) -> Iterator[tuple[str, int]]:
     for name, shape in shapes:
-        rule = rule_of_tensor(name, shape, rules)
+        rule = find_tensor_rule(name, shape, rules)
         if rule.scheme.levels:
-            rows = rule.rows(shape[0]) if padded else shape[0]
-            yield name, rule.scheme.bytes(rows, shape[1])
+            rows = rule.pad(shape[0]) if padded else shape[0]
+            yield name, rule.scheme.count_bytes(rows, shape[1])
         else:
             yield name, _METADATA_BYTES * math.prod(shape)

@@ -1,4 +1,4 @@
-"""Scale and shift of every group of a weight matrix: the part of quantization that costs quality.
+"""Solvers: the scale and the shift of every group of weights, which decide the error.
 
 A solver takes groups (R, g) and returns a scale and a shift for each; codes follow by rounding.
 Knows no file and no module.

@@ -1,7 +1,7 @@
-"""A checkpoint folder to a model on a device: plain, quantized, or quantized while it is loaded.
+"""Load a checkpoint folder onto a device: plain, quantized, or quantized while it is loaded.
 
-Tensors go to the device one by one, and what stays on the host stays in its file. Knows no
-tokenizer and no context.
+Tensors go to the device one by one; a tensor that stays on the host stays mapped from its file.
+This module knows no tokenizer and no context.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from torch import Tensor
 from torch.nn import Embedding, Module
 
 from ..errors import BadInput
-from ..model.alpamayo import AlpamayoR1
+from ..model.alpamayo import AlpamayoModel
 from ..model.checkpoint import (
     check_hashes,
     check_names,
+    list_shard_files,
     load_weights,
-    shard_files,
-    tensor_shapes,
+    read_tensor_shapes,
 )
 from ..model.config import AlpamayoConfig, load_config, read_json
 from ..quantization.linear import HostEmbedding, RowParts, join, replace_linears
 from ..quantization.matrix import quantize_matrix
-from ..quantization.record import PLAIN_BITS, check_asked, quantization_of
-from ..quantization.scheme import Rules, default_recipe, rule_of, rule_of_tensor, rules_of
+from ..quantization.record import PLAIN_BITS, check_requested, parse_quantization
+from ..quantization.scheme import Rules, choose_recipe, find_rule, find_tensor_rule, make_rules
 from .memory import require_memory
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 EMBEDDING = 'vlm.model.language_model.embed_tokens'
 HEAD = 'vlm.lm_head'
-LARGEST_BYTES = 500_000_000  # of one tensor on a GPU: a Jetson may not find more in one piece
+LARGEST_BYTES = 500_000_000  # of one tensor: a Jetson may have no larger block of memory
 
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """What a load will bring, checked against the headers of the files; none of it is read.
+    """What `load` will do, checked against the headers of the files before any tensor is read.
 
-    model: on the meta device until `load` fills it. bits and recipe: of the weights in memory, ''
-    for plain ones. on_the_fly: the checkpoint is plain and the weights will not be.
+    model: on the meta device until `load` fills it. bits and recipe: of the weights in memory;
+    recipe is '' for plain ones. on_the_fly: `load` quantizes a plain checkpoint.
     """
 
     folder: Path
     device: str
-    model: AlpamayoR1
+    model: AlpamayoModel
     dtype: torch.dtype
     bits: float
     recipe: str
@@ -60,17 +60,17 @@ class LoadPlan:
 
     @property
     def weight_bytes(self) -> int:
-        """Memory of the weights, without an embedding that stays in its file."""
-        packed = self.on_the_fly and rule_of(EMBEDDING, self.rules).scheme.levels
+        """Memory of the weights; an embedding that stays in its file does not count."""
+        packed = self.on_the_fly and find_rule(EMBEDDING, self.rules).scheme.levels
         mapped = self.host_embedding and not packed
         return sum(
             size
-            for name, size in tensor_bytes(self.model, self.dtype).items()
+            for name, size in count_tensor_bytes(self.model, self.dtype).items()
             if not (mapped and name.startswith(EMBEDDING))
         )
 
-    def place(self, name: str) -> str:
-        """Device of a tensor."""
+    def find_device(self, name: str) -> str:
+        """Device on which a tensor is to be."""
         return 'cpu' if self.host_embedding and name.startswith(EMBEDDING) else self.device
 
 
@@ -80,10 +80,10 @@ def load_model(
     bits: float | None = None,
     recipe: str | None = None,
     host_embedding: bool = False,
-) -> AlpamayoR1:
-    """The model of a checkpoint folder on a device; see plan_load and load.
+) -> AlpamayoModel:
+    """Load the model of a checkpoint folder; see plan_load and load.
 
-    Raises BadInput before loading where its weights alone would not fit.
+    Raises BadInput before loading where the weights alone would not fit.
     """
     plan = plan_load(folder, device, bits, recipe, host_embedding)
     require_memory(folder, {'weights': plan.weight_bytes}, device)
@@ -97,21 +97,21 @@ def plan_load(
     recipe: str | None = None,
     host_embedding: bool = False,
 ) -> LoadPlan:
-    """Check a checkpoint folder and how it shall be loaded, in the checkpoint's dtype.
+    """Check a checkpoint folder and plan how to load it, in the checkpoint's dtype.
 
-    bits and recipe: expected of a quantized checkpoint; a plain one is quantized to them while it
-    is loaded (by default_recipe if none is given, 16 bits alone are plain). host_embedding: the
-    embedding stays mapped from its file, as one larger than LARGEST_BYTES always does with few
-    bits. Raises BadInput for a device that is absent, a config or tensors that do not fit.
+    bits and recipe: a quantized checkpoint must have them; a plain one is quantized to them while
+    it is loaded (recipe None: choose_recipe; 16 bits without a recipe: plain). host_embedding:
+    the embedding stays mapped from its file. In a quantized model one of more than LARGEST_BYTES
+    always does. Raises BadInput for an absent device, and for a config or tensors that do not fit.
     """
     check_device(device)
     config, where = load_config(folder), f'{folder}/config.json'
     dtype = DTYPES.get(config.dtype)
     if dtype is None:
         raise BadInput(f'{where}: dtype {config.dtype!r} is not one of {list(DTYPES)}')
-    found = quantization_of(read_json(folder / 'config.json'), where)
-    check_asked(found, bits, recipe, where)
-    shapes = {name: shape for name, (_, shape) in tensor_shapes(folder).items()}
+    found = parse_quantization(read_json(folder / 'config.json'), where)
+    check_requested(found, bits, recipe, where)
+    shapes = {name: shape for name, (_, shape) in read_tensor_shapes(folder).items()}
     model, rules = build_on_meta(config), found.rules if found else ()
     if found is not None:
         bits, recipe = found.bits, found.recipe
@@ -119,11 +119,11 @@ def plan_load(
     rebuilt = check_names(model, shapes, str(folder))
     on_the_fly = found is None and bits is not None and (bits != PLAIN_BITS or bool(recipe))
     if on_the_fly and bits is not None:
-        recipe = recipe or default_recipe(bits)
-        rules = rules_of(recipe, bits)
+        recipe = recipe or choose_recipe(bits)
+        rules = make_rules(recipe, bits)
         replace_linears(model, rules)
     if rules:
-        host_embedding = bound_tensors(model, rules, dtype) or host_embedding
+        host_embedding = split_large_head(model, rules, dtype) or host_embedding
     if host_embedding:
         _keep_on_host(model)
     return LoadPlan(
@@ -140,38 +140,39 @@ def plan_load(
     )
 
 
-def load(plan: LoadPlan) -> AlpamayoR1:
-    """Fill the plan's model, strictly. Raises BadInput for a file with another hash."""
+def load(plan: LoadPlan) -> AlpamayoModel:
+    """Fill the plan's model, strictly. Raises BadInput for a file with another hash than stated."""
+    select_device(torch.device(plan.device))
     check_hashes(plan.folder)
-    change = _change(plan)
-    load_weights(plan.model, plan.folder, plan.place, plan.dtype, plan.rebuilt, change)
+    convert = _make_converter(plan)
+    load_weights(plan.model, plan.folder, plan.find_device, plan.dtype, plan.rebuilt, convert)
     if plan.device != 'cpu':
         drop_pages(plan.folder)
     join_products(plan.model)
     return plan.model.eval()
 
 
-def build_on_meta(config: AlpamayoConfig) -> AlpamayoR1:
-    """The module tree without memory behind it; loading brings the tensors."""
+def build_on_meta(config: AlpamayoConfig) -> AlpamayoModel:
+    """Build the module tree without memory behind it; loading assigns the tensors."""
     with torch.device('meta'):
-        return AlpamayoR1(config)
+        return AlpamayoModel(config)
 
 
-def tensor_bytes(model: AlpamayoR1, dtype: torch.dtype) -> dict[str, int]:
-    """Bytes of each tensor of a model once its floating ones are of that dtype."""
+def count_tensor_bytes(model: AlpamayoModel, dtype: torch.dtype) -> dict[str, int]:
+    """Count the bytes of each tensor of a model, its floating-point ones in that dtype."""
     return {
         name: tensor.numel() * (dtype if tensor.is_floating_point() else tensor.dtype).itemsize
         for name, tensor in model.state_dict().items()
     }
 
 
-def bound_tensors(model: AlpamayoR1, rules: Rules, dtype: torch.dtype) -> bool:
-    """Cut an output head above LARGEST_BYTES into parts; whether the embedding is above it too.
+def split_large_head(model: AlpamayoModel, rules: Rules, dtype: torch.dtype) -> bool:
+    """Split an output head above LARGEST_BYTES; return whether the embedding is above it too.
 
     For a model on the meta device with packed modules. All other tensors of the release are far
-    below, and a head of few bits is.
+    smaller, and so is a head of 4 bits or less.
     """
-    sizes, rule = tensor_bytes(model, dtype), rule_of(HEAD, rules)
+    sizes, rule = count_tensor_bytes(model, dtype), find_rule(HEAD, rules)
     count = -(-max(sizes[name] for name in sizes if name.startswith(HEAD)) // LARGEST_BYTES)
     if count > 1 and rule.bits >= 8:
         parts: Any = RowParts(model.vlm.lm_head, count, rule)
@@ -180,8 +181,8 @@ def bound_tensors(model: AlpamayoR1, rules: Rules, dtype: torch.dtype) -> bool:
 
 
 def drop_pages(folder: Path) -> None:
-    """Let the system forget file pages that nothing maps: a Jetson's GPU has the same memory."""
-    for file in shard_files(folder):
+    """Drop unmapped pages of the files from the page cache: a Jetson's GPU shares that memory."""
+    for file in list_shard_files(folder):
         with file.open('rb') as stream:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -198,35 +199,41 @@ def check_device(device: str) -> None:
         raise BadInput(f'device {device!r}: there are {torch.cuda.device_count()} CUDA devices')
 
 
-def _change(plan: LoadPlan) -> Callable[[str, Tensor], Mapping[str, Tensor]]:
-    """What each tensor of the checkpoint becomes: cut where the head is, packed under the rules.
+def select_device(device: torch.device) -> None:
+    """Let this thread launch kernels, graphs and events on `device`: by default it is GPU 0."""
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)
+
+
+def _make_converter(plan: LoadPlan) -> Callable[[str, Tensor], Mapping[str, Tensor]]:
+    """Return the function from a tensor of the checkpoint to the model's: split, then packed.
 
     Scales are solved on the device.
     """
 
-    def change(name: str, tensor: Tensor) -> Mapping[str, Tensor]:
-        rule = rule_of_tensor(name, tensor.shape, plan.rules)
-        made: dict[str, Tensor] = {}
-        for own, part in _cut(plan.model.vlm.lm_head, name, tensor).items():
+    def convert(name: str, tensor: Tensor) -> Mapping[str, Tensor]:
+        rule = find_tensor_rule(name, tensor.shape, plan.rules)
+        converted: dict[str, Tensor] = {}
+        for own, part in _split_head(plan.model.vlm.lm_head, name, tensor).items():
             if plan.on_the_fly and rule.scheme.levels:
                 stored, _ = quantize_matrix(part, rule, device=plan.device)
-                made |= {own + ending: piece for ending, piece in stored.items()}
+                converted |= {own + ending: piece for ending, piece in stored.items()}
             else:
-                made[own] = part
-        return made
+                converted[own] = part
+        return converted
 
-    return change
+    return convert
 
 
-def _cut(head: Module, name: str, tensor: Tensor) -> Mapping[str, Tensor]:
-    """A tensor by its name in the model: several where the output head is in parts."""
+def _split_head(head: Module, name: str, tensor: Tensor) -> Mapping[str, Tensor]:
+    """Map a tensor to its names in the model: several where the output head is in parts."""
     if not isinstance(head, RowParts) or not name.startswith(HEAD):
         return {name: tensor}
     leaf = name.removeprefix(HEAD)
     return {f'{HEAD}.{i}{leaf}': rows for i, rows in enumerate(tensor.split(head.rows))}
 
 
-def join_products(model: AlpamayoR1) -> None:
+def join_products(model: AlpamayoModel) -> None:
     """Let packed layers that read the same input run as one product each."""
     for layer in (*model.vlm.model.language_model.layers, *model.expert.layers):
         attention, mlp = layer.self_attn, layer.mlp
@@ -234,7 +241,7 @@ def join_products(model: AlpamayoR1) -> None:
         join([mlp.gate_proj, mlp.up_proj])
 
 
-def _keep_on_host(model: AlpamayoR1) -> None:
+def _keep_on_host(model: AlpamayoModel) -> None:
     """Let a plain embedding take ids of another device; a packed one does."""
     language = model.vlm.model.language_model
     if isinstance(language.embed_tokens, Embedding):
