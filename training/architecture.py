@@ -1,6 +1,6 @@
-"""A new checkpoint folder from the settings, and the model in it before training.
+"""Create a checkpoint folder from the settings, and the untrained model for it.
 
-The folder is one that the package's loader takes; knows no data and no optimizer.
+The package's loader accepts the folder. Knows no data and no optimizer.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from alpamayo_ros.files import new_folder
-from alpamayo_ros.model.alpamayo import AlpamayoR1
+from alpamayo_ros.files import create_folder
+from alpamayo_ros.model.alpamayo import AlpamayoModel
 from alpamayo_ros.model.config import load_config
-from alpamayo_ros.model.small import config_json
+from alpamayo_ros.model.prompt.tokens import INSTRUCTION, SYSTEM
+from alpamayo_ros.model.small import make_config_json
 from alpamayo_ros.model.small_vlm import write_json, write_vlm
-from alpamayo_ros.model.tokens import INSTRUCTION, SYSTEM
 from alpamayo_ros.world.reasons import REASONS
 
 from .settings import TrainingSettings
 
-_KNOTS = 32  # random points between which the embeddings of history levels are interpolated
+_KNOTS = 32  # random embeddings; those of the history levels are interpolated between them
 _TOKEN_STD = 0.5
-_GAINS = {  # what adds to a residual stream starts small
+_GAINS = {  # layers that add to a residual stream start small
     'o_proj.weight': 0.3,
     'down_proj.weight': 0.3,
     'attn.proj.weight': 0.3,
@@ -36,24 +36,24 @@ _GAINS = {  # what adds to a residual stream starts small
 }
 
 
-def checkpoint_folder(run: Path, settings: TrainingSettings) -> Path:
-    """Folder with config.json and vlm/ of a run, without weights; made when it is not there."""
+def create_checkpoint_folder(run: Path, settings: TrainingSettings) -> Path:
+    """Return the run's folder with config.json and vlm/, without weights; create it if absent."""
     folder = run / 'checkpoint'
     if not folder.is_dir():
-        with new_folder(folder) as place:
-            _write(place, settings)
+        with create_folder(folder) as place:
+            _write_files(place, settings)
     return folder
 
 
-def _write(folder: Path, settings: TrainingSettings) -> None:
+def _write_files(folder: Path, settings: TrainingSettings) -> None:
     folder.mkdir()
     wordings = '\n'.join(wording for reason in REASONS.values() for wording in reason.wordings)
     words = f'{wordings}\n{SYSTEM}\n{INSTRUCTION}\nsystem\nuser\nassistant'
-    vocabulary = write_vlm(folder / 'vlm', words, _vlm_geometry(settings))
-    write_json(folder / 'config.json', _config(settings, vocabulary))
+    vocabulary = write_vlm(folder / 'vlm', words, _describe_vlm(settings))
+    write_json(folder / 'config.json', _build_config(settings, vocabulary))
 
 
-def _vlm_geometry(settings: TrainingSettings) -> dict[str, Any]:
+def _describe_vlm(settings: TrainingSettings) -> dict[str, Any]:
     text, vision = dict(settings.model['text']), settings.model['vision']
     section = text.pop('mrope_section')
     rope = {'mrope_interleaved': True, 'mrope_section': section, 'rope_type': 'default'}
@@ -74,10 +74,10 @@ def _vlm_geometry(settings: TrainingSettings) -> dict[str, Any]:
     }
 
 
-def _config(settings: TrainingSettings, vocabulary: int) -> dict[str, Any]:
+def _build_config(settings: TrainingSettings, vocabulary: int) -> dict[str, Any]:
     model, image = settings.model, settings.image
     future, history = model['future_bins'], model['history_bins']
-    raw = config_json(vocabulary, future + history)
+    raw = make_config_json(vocabulary, future + history)
     raw['min_pixels'], raw['max_pixels'] = image['min_pixels'], image['max_pixels']
     raw['expert_cfg'] |= model['expert'] | {'head_dim': model['text']['head_dim']}
     raw['action_in_proj_cfg'] |= model['action_in_proj']
@@ -88,13 +88,13 @@ def _config(settings: TrainingSettings, vocabulary: int) -> dict[str, Any]:
     return raw
 
 
-def new_model(folder: Path, seed: int) -> AlpamayoR1:
-    """The model of a folder with random weights, a function of the seed; on the CPU.
+def make_model(folder: Path, seed: int) -> AlpamayoModel:
+    """Return the model of a folder on the CPU; its random weights are a function of the seed.
 
-    Buffers (statistics, frequencies) are rounded to bfloat16, as the exported checkpoint has them.
+    Buffers (statistics, frequencies) are rounded to bfloat16, as in the exported checkpoint.
     """
     config = load_config(folder)
-    model = AlpamayoR1(config)
+    model = AlpamayoModel(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
@@ -106,7 +106,7 @@ def new_model(folder: Path, seed: int) -> AlpamayoR1:
 
 
 def _initialise(name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-    """Norms one, biases zero, matrices normal with the deviation gain / sqrt(inputs)."""
+    """Set norms to one, biases to zero, matrices to random numbers of std gain / sqrt(inputs)."""
     if parameter.dim() == 1:
         parameter.fill_(1.0 if name.endswith('weight') else 0.0)
         return
@@ -117,8 +117,8 @@ def _initialise(name: str, parameter: nn.Parameter, generator: torch.Generator) 
     parameter.copy_(normal * gain / inputs**0.5)
 
 
-def _smooth_history(model: AlpamayoR1, generator: torch.Generator) -> None:
-    """Neighbouring levels of the history start alike, so what one learns serves the others."""
+def _smooth_history(model: AlpamayoModel, generator: torch.Generator) -> None:
+    """Make neighbouring levels of the history start alike: each helps to train the others."""
     config = model.config
     table = model.vlm.model.language_model.embed_tokens.weight
     first = config.traj_token_start_idx + config.blocks['traj_tokenizer_cfg']['num_bins']

@@ -1,6 +1,6 @@
-"""What is said of a trained checkpoint: card and picture of the losses. Knows no tensors.
+"""The card of a trained checkpoint and the plot of its losses. Knows no tensors.
 
-`python -m training.card CHECKPOINT EVALUATION_JSON` adds how well it drives to its card.
+`python -m training.card CHECKPOINT EVALUATION_JSON` adds the figures of an evaluation to the card.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import asdict
 import json
 from pathlib import Path
 import sys
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from alpamayo_ros.cli.entry import command
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.model.checkpoint import checkpoint_sha256
+from alpamayo_ros.model.checkpoint import hash_checkpoint
 from alpamayo_ros.model.config import CARD, read_json
 from alpamayo_ros.model.small_vlm import write_json
 
@@ -25,23 +25,37 @@ _LIMITS = (
     'Trained on a synthetic world only; knows no real camera, road or vehicle.',
     'Not for a vehicle: it is there to test and to demonstrate software.',
 )
-Row = Mapping[str, Any]
+
+
+class LossRow(TypedDict):
+    """A line of losses.jsonl: means since the line before; learning rate and time at `step`."""
+
+    step: int
+    language: float
+    flow: float
+    path: float
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+    device: str
+
+
+Run = tuple[TrainingSettings, Sequence[LossRow]]
+LOSSES: tuple[Literal['language', 'flow', 'path'], ...]
 LOSSES = ('language', 'flow', 'path')  # see losses.py
 
 
-def card(
-    runs: Sequence[tuple[TrainingSettings, Sequence[Row]]], parameters: int
-) -> dict[str, Any]:
-    """Facts of a checkpoint; runs: settings and losses, each went on from the one before."""
+def make_card(runs: Sequence[Run], parameters: int) -> dict[str, Any]:
+    """Return the facts of a checkpoint. runs: in order; each began with the weights before it."""
     return {
         'parameters': parameters,
         'limits': list(_LIMITS),
         'scenes_seen': sum(rows[-1]['step'] * settings.batch for settings, rows in runs),
-        'runs': [_run(settings, rows) for settings, rows in runs],
+        'runs': [_describe_run(settings, rows) for settings, rows in runs],
     }
 
 
-def _run(settings: TrainingSettings, rows: Sequence[Row]) -> dict[str, Any]:
+def _describe_run(settings: TrainingSettings, rows: Sequence[LossRow]) -> dict[str, Any]:
     step, last = rows[-1]['step'], rows[-10:]
     chunks = -(-step // settings.chunk_steps)
     drives, first = chunks * settings.data['drives_per_chunk'], settings.data['first_drive']
@@ -60,18 +74,18 @@ def _run(settings: TrainingSettings, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-_MIN_ADE, _LATENCY_S = 'min_ade_m_6.4s', '0.5'  # keys of the table of alpamayo_evaluate
+_MIN_ADE, _LATENCY_S = 'min_ade_m_6.4s', '0.5'  # keys in evaluation.json
 _CLOSED = ('clean', 'off_lane', 'collision', 'time_s', 'distance_m', 'progress', 'without_path')
 
 
-def metrics(table: Mapping[str, Any], sha256: str) -> dict[str, Any]:
-    """The main figures of evaluation.json, of the checkpoint of that hash in 16 bits.
+def select_metrics(table: Mapping[str, Any], sha256: str) -> dict[str, Any]:
+    """Return the main figures of evaluation.json for the checkpoint of that hash in 16 bits.
 
-    Raises BadInput when it has no such row, no baseline or no closed loop 0.5 s late.
+    Raises BadInput when the table lacks this row, the baseline or the closed loop 0.5 s late.
     """
     try:
-        own = [r for r in table['rows'] if r['planner'].get('checkpoint_sha256') == sha256]
-        row = next((r for r in own if r['kind'] == 'reference'), None)
+        rows = [r for r in table['rows'] if r['planner'].get('checkpoint_sha256') == sha256]
+        row = next((r for r in rows if r['kind'] == 'reference'), None)
         turning = next((r for r in table['rows'] if r['name'] == 'constant turn rate'), None)
         if row is None or turning is None or _LATENCY_S not in row['closed']:
             raise BadInput(
@@ -89,32 +103,32 @@ def metrics(table: Mapping[str, Any], sha256: str) -> dict[str, Any]:
             'moments_per_drive': opened['moments'],
             'sampling_seed': opened['seed'],
             'world_sha256': table['world_sha256'],
-            f'min_ade_{opened["samples"]}_m': _rounded(found[_MIN_ADE]),
-            'ratio_to_constant_turn_rate': _rounded(
+            f'min_ade_{opened["samples"]}_m': _round_figure(found[_MIN_ADE]),
+            'ratio_to_constant_turn_rate': _round_figure(
                 inverse
                 | {'mean': 1 / inverse['mean']}
                 | {'low': 1 / inverse['high'], 'high': 1 / inverse['low']}
             ),
-            'marker': _rounded(found['marker']),
-            'cause': _rounded(found['text']),
+            'marker': _round_figure(found['marker']),
+            'cause': _round_figure(found['text']),
             'closed_loop': {
                 'latency_s': float(_LATENCY_S),
                 'drives': closed['drives'],
                 'samples': closed['samples'],
-                **{key: _rounded(late[key]) for key in _CLOSED},
+                **{key: _round_figure(late[key]) for key in _CLOSED},
             },
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(f'not a table of alpamayo_evaluate: {error!r}') from None
 
 
-def _rounded(figure: Mapping[str, Any]) -> dict[str, Any]:
+def _round_figure(figure: Mapping[str, Any]) -> dict[str, Any]:
     return {k: round(v, 5) if isinstance(v, float) else v for k, v in figure.items()}
 
 
-def draw_losses(runs: Sequence[tuple[TrainingSettings, Sequence[Row]]], file: Path) -> None:
-    """Loss curves over the scenes that were learned from, as a PNG."""
-    from matplotlib.figure import Figure  # where a run is trained there may be none
+def draw_losses(runs: Sequence[Run], file: Path) -> None:
+    """Write a PNG of the losses over the number of scenes seen."""
+    from matplotlib.figure import Figure  # a machine that only trains may lack it
 
     figure = Figure(figsize=(11, 3.5), layout='constrained')
     for place, name in enumerate(LOSSES):
@@ -139,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     card_file = arguments.checkpoint / CARD
     facts, table = read_json(card_file), read_json(arguments.evaluation)
     try:
-        found = metrics(table, checkpoint_sha256(arguments.checkpoint))
+        found = select_metrics(table, hash_checkpoint(arguments.checkpoint))
     except BadInput as error:
         raise BadInput(f'{arguments.evaluation}: {error}') from None
     write_json(card_file, facts | {'metrics': found})

@@ -1,7 +1,7 @@
-"""Training drives as tensors: scenes to be painted, actions to be learned, words to be said.
+"""Training drives as tensors: scenes to paint, actions and reasonings to learn.
 
-A drive is a function of split and number, so data needs no files. Runs in worker processes: no
-tokenizer, no device.
+A drive is a function of split and number, so the data needs no files. This runs in worker
+processes: no tokenizer, no device.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from .settings import TrainingSettings
 
 @dataclass(frozen=True)
 class TrainingDrive:
-    """B samples of a drive. scenes: arrays of float32 tensors with leading axis B.
+    """B samples of a drive. scenes: float32 tensors with leading axis B.
 
-    history_xyz (B, 16, 3), history_rot (B, 16, 3, 3), future_xyz (B, 64, 3): t0 frame. actions
-    (B, 64, 2): normalised. texts and causes: what is said, and all that it may name.
+    history_xyz (B, 16, 3) m, history_rot (B, 16, 3, 3), future_xyz (B, 64, 3) m: t0 frame. actions
+    (B, 64, 2): normalized. texts: the reasonings. causes: every cause that a reasoning may name.
     """
 
     scenes: RasterScene
@@ -48,9 +48,9 @@ class TrainingDrive:
 
 
 class Drives(Dataset[TrainingDrive]):
-    """Drives of a split ('train', 'validation', 'test') by number.
+    """The drives of a split ('train', 'validation', 'test') by number.
 
-    space: that of the model, whose statistics normalise the actions.
+    space: the model's action space; its statistics normalize the actions.
     """
 
     def __init__(
@@ -72,19 +72,19 @@ class Drives(Dataset[TrainingDrive]):
         scenes = stack([stage.scene(shown) for shown in moments])
         return TrainingDrive(
             scenes=scenes.map(torch.from_numpy),
-            history_xyz=_stacked(samples, 'history_xyz'),
-            history_rot=_stacked(samples, 'history_rot'),
-            future_xyz=_stacked(samples, 'future_xyz'),
-            actions=self._actions(samples),
+            history_xyz=_stack_field(samples, 'history_xyz'),
+            history_rot=_stack_field(samples, 'history_rot'),
+            future_xyz=_stack_field(samples, 'future_xyz'),
+            actions=self._compute_actions(samples),
             texts=tuple(s.text for s in samples),
             causes=tuple(s.causes for s in samples),
         )
 
-    def _actions(self, samples: list[Sample]) -> Tensor:
+    def _compute_actions(self, samples: list[Sample]) -> Tensor:
         names = ('history_xyz', 'history_rot', 'future_xyz', 'future_rot')
-        poses = [_stacked(samples, name).to(torch.float64) for name in names]
+        poses = [_stack_field(samples, name).to(torch.float64) for name in names]
         return self._space.traj_to_action(*poses)[0].to(torch.float32)
 
 
-def _stacked(samples: list[Sample], name: str) -> Tensor:
+def _stack_field(samples: list[Sample], name: str) -> Tensor:
     return torch.from_numpy(np.stack([getattr(s, name) for s in samples]))

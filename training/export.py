@@ -1,7 +1,7 @@
-"""A run to a checkpoint folder that the package loads, with its card and loss curves.
+"""Export a training run as a checkpoint folder with a card and loss curves.
 
-`python -m training.export RUN FOLDER`. Weights are bfloat16 as those of the release; config.json
-asks for float32 at run time, which CPUs are faster in.
+`python -m training.export RUN FOLDER`. The weights are bfloat16, as in the release. config.json
+asks for float32 at run time, since CPUs compute faster in it.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ import torch
 
 from alpamayo_ros.cli.entry import command
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.files import new_folder
-from alpamayo_ros.model.checkpoint import SINGLE, checkpoint_sha256
+from alpamayo_ros.files import create_folder
+from alpamayo_ros.model.checkpoint import SINGLE, hash_checkpoint
 from alpamayo_ros.model.config import CARD
 from alpamayo_ros.model.small_vlm import write_json
 
-from .architecture import checkpoint_folder, new_model
-from .card import Row, card, draw_losses
+from .architecture import create_checkpoint_folder, make_model
+from .card import Run, draw_losses, make_card
 from .optimizer import Optimizer
-from .settings import EARLIER, TrainingSettings, load_settings
+from .settings import EARLIER, load_settings
 from .state import has_state, load_state
 
 
 def export(run: Path, folder: Path) -> None:
-    """Make `folder` from the newest state of a run. Raises BadInput when there is none."""
+    """Write `folder` from the newest state of a run. Raises BadInput if the run has no state."""
     settings = load_settings(run / 'settings.yaml')
     if not has_state(run / 'state'):
-        raise BadInput(f'{run}: nothing was trained here yet')
-    empty = checkpoint_folder(run, settings)
-    model = new_model(empty, settings.seed)
+        raise BadInput(f'{run}: no state yet, expected a run of training.train')
+    untrained = create_checkpoint_folder(run, settings)
+    model = make_model(untrained, settings.seed)
     load_state(run / 'state', {'weights': Optimizer(model, settings).weights})
     tensors = {name: t.to(torch.bfloat16).contiguous() for name, t in model.state_dict().items()}
-    runs = list(_phases(run))
-    with new_folder(folder) as place:
-        shutil.copytree(empty, place)
+    runs = list(_list_runs(run))
+    with create_folder(folder) as place:
+        shutil.copytree(untrained, place)
         (place / SINGLE).write_bytes(save(tensors))
         count = sum(parameter.numel() for parameter in model.parameters())
-        facts = card(runs, count) | {'sha256': checkpoint_sha256(place)}
+        facts = make_card(runs, count) | {'sha256': hash_checkpoint(place)}
         write_json(place / CARD, facts)
         draw_losses(runs, place / 'losses.png')
 
 
-def _phases(run: Path) -> Iterator[tuple[TrainingSettings, list[Row]]]:
-    """Settings and losses of a run, behind those of the run that it went on from."""
+def _list_runs(run: Path) -> Iterator[Run]:
+    """Yield settings and losses of the runs in order, `run` last."""
     if (run / EARLIER).is_dir():
-        yield from _phases(run / EARLIER)
+        yield from _list_runs(run / EARLIER)
     losses = run / 'losses.jsonl'
     if not losses.is_file():
         raise BadInput(f'{run}: no losses yet, expected `log_every` steps or more')

@@ -1,7 +1,8 @@
-"""The model with known answers, differentiable: the same computation as the rollout's.
+"""The differentiable forward pass of training: it equals the rollout with known reasonings.
 
-The package's kernels have no gradients and write into a cache; here prompt and reasoning go
-through in one pass, and the expert reads its keys and values. Knows no losses and no files.
+The package's kernels have no gradients and write into a cache. Here prompt and reasoning go
+through the language model in one pass, and the expert reads its keys and values. Knows no losses
+and no files.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from alpamayo_ros.kernels.attention import attend_causal, attend_plain
-from alpamayo_ros.model.action_expert import PerWaypointActionInProjV2, expert_positions
-from alpamayo_ros.model.alpamayo import AlpamayoR1, prompt_positions
+from alpamayo_ros.model.action_expert import PerWaypointActionInProjV2, compute_expert_positions
+from alpamayo_ros.model.alpamayo import AlpamayoModel, compute_prompt_positions
 from alpamayo_ros.model.config import AlpamayoConfig
-from alpamayo_ros.model.image_processor import to_patches
-from alpamayo_ros.model.text import Attention, Decoder, RMSNorm, rotary
+from alpamayo_ros.model.prompt.image_processor import to_patches
+from alpamayo_ros.model.text import Attention, Decoder, RMSNorm, compute_rotary
 
-Deepstack = tuple[Tensor, list[Tensor]]  # columns, and what each early layer adds there
+Deepstack = tuple[Tensor, list[Tensor]]  # token columns, and the features each layer adds there
 Grid = tuple[int, int]  # height and width in patches
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of prompts with the same cameras stand.
+    """Columns and positions of the tokens; equal for all prompts with the same cameras.
 
-    image_columns: of the prompt, in order. positions (3, 1, P + N) and rope_delta (1,): see
-    alpamayo.prompt_positions.
+    image_columns: columns of image tokens in the prompt, in order. positions (3, 1, P + N) and
+    rope_delta (1,): see alpamayo.compute_prompt_positions.
     """
 
     image_columns: Tensor
@@ -42,9 +43,9 @@ class Layout:
 class Batch:
     """B scenes with the same cameras.
 
-    images (B, I, 3, H, W) uint8: cameras by ascending index, oldest frame first, of the model's
-    size. prompt (B, P): ids with history written in. reasoning (B, N): ids up to the trajectory
-    marker, whose index is marker (B), then pads. actions (B, T, 2): normalised.
+    images (B, I, 3, H, W) uint8, in the model's size: cameras by ascending index, oldest frame
+    first. prompt (B, P): ids, the history included. reasoning (B, N): ids up to the trajectory
+    marker, then padding. marker (B): index of the marker. actions (B, T, 2): normalized.
     """
 
     layout: Layout
@@ -59,8 +60,8 @@ class Batch:
 class Prefix:
     """Prompt and reasoning as the expert reads them: per layer keys and values (B, kv, S, d).
 
-    offset (B): index of the first waypoint, behind the marker; nothing from there on is seen, so
-    padding may follow. rope_delta (B).
+    offset (B): index of the first waypoint, one after the marker. The expert attends to nothing
+    from there on, so padding may follow. rope_delta (B).
     """
 
     keys: list[Tensor]
@@ -71,9 +72,9 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Past:
-    """What new tokens see: per layer earlier keys and values (B, kv, S, d), and themselves.
+    """Keys and values (B, kv, S, d) of earlier tokens, per layer.
 
-    mask: bool (B, 1, L, S + L), True where visible.
+    mask: bool (B, 1, L, S + L), True where a new token attends to an earlier or a new one.
     """
 
     keys: list[Tensor]
@@ -83,44 +84,46 @@ class Past:
 
 @dataclass(frozen=True)
 class Passes:
-    """The two passes that take the time: `encode` and `decode` of this module, or faster ones."""
+    """The two expensive passes: `encode` and `decode` of this module, or faster twins."""
 
-    encode: Callable[[AlpamayoR1, Tensor], tuple[Tensor, list[Tensor]]]
+    encode: Callable[[AlpamayoModel, Tensor], tuple[Tensor, list[Tensor]]]
     decode: Callable[
         [Decoder, Tensor, Tensor, Past | None, Deepstack | None],
         tuple[Tensor, list[Tensor], list[Tensor]],
     ]
 
 
-def layout_of(config: AlpamayoConfig, prompt: Tensor, grid: Grid, tokens: int) -> Layout:
-    """Layout of prompts like this one (P) with images of one grid, and `tokens` behind it."""
+def make_layout(config: AlpamayoConfig, prompt: Tensor, grid: Grid, tokens: int) -> Layout:
+    """Return the layout of prompts like `prompt` (P), images of one grid, `tokens` after it."""
     is_image = prompt == config.image_token_id
     merge = config.vision.spatial_merge_size
     grids = [grid] * (int(is_image.sum()) * merge**2 // (grid[0] * grid[1]))
-    positions, delta = prompt_positions(is_image.unsqueeze(0), grids, merge)
+    positions, delta = compute_prompt_positions(is_image.unsqueeze(0), grids, merge)
     behind = torch.arange(len(prompt), len(prompt) + tokens) + delta
     positions = torch.cat([positions, behind.expand(3, 1, -1)], 2)
     return Layout(is_image.nonzero()[:, 0], positions, delta)
 
 
-def read(model: AlpamayoR1, batch: Batch, passes: Passes | None = None) -> tuple[Tensor, Prefix]:
-    """Logits (B, N, vocab) of the reasoning's tokens, and what the expert reads."""
+def run_language_model(
+    model: AlpamayoModel, batch: Batch, passes: Passes | None = None
+) -> tuple[Tensor, Prefix]:
+    """Return logits (B, N, vocab) float32 of the reasoning's tokens, and the prefix."""
     run = passes or _PLAIN
     embeds, levels = run.encode(model, batch.images)
     language, layout = model.vlm.model.language_model, batch.layout
     where, length = layout.image_columns, batch.prompt.shape[1]
     x = language.embed_tokens(torch.cat([batch.prompt, batch.reasoning], 1))
-    x = x.index_copy(1, where, _by_scene(embeds, x))
-    deepstack = (where, [_by_scene(level, x) for level in levels])
+    x = x.index_copy(1, where, _split_by_scene(embeds, x))
+    deepstack = (where, [_split_by_scene(level, x) for level in levels])
     x, keys, values = run.decode(language, x, layout.positions, None, deepstack)
-    logits = model.vlm.lm_head(_norm(language.norm, x[:, length - 1 : -1]))
+    logits = model.vlm.lm_head(_normalize(language.norm, x[:, length - 1 : -1]))
     offset = length + batch.marker + 1
     rope_delta = layout.rope_delta.expand(len(x))
     return logits.to(torch.float32), Prefix(keys, values, offset, rope_delta)
 
 
-def encode(model: AlpamayoR1, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Embeddings and deepstack levels (tokens, H) of images (B, I, 3, H, W), all in one go."""
+def encode(model: AlpamayoModel, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return embeddings and deepstack levels (tokens, H) of images (B, I, 3, H, W)."""
     config = model.config.vision
     patches = to_patches(
         images.flatten(0, 1), config.patch_size, config.temporal_patch_size,
@@ -131,28 +134,30 @@ def encode(model: AlpamayoR1, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     return model.encode_images(patches, [grid] * count, chunk_images=count)
 
 
-def velocities(
-    model: AlpamayoR1, prefix: Prefix, x: Tensor, t: Tensor, passes: Passes | None = None
+def predict_velocities(
+    model: AlpamayoModel, prefix: Prefix, x: Tensor, t: Tensor, passes: Passes | None = None
 ) -> Tensor:
-    """Velocity (B, K, T, 2) of K noisy actions x (B, K, T, 2) of each scene at times t (B, K)."""
+    """Return velocities of K noisy actions x (B, K, T, 2) of each scene at times t (B, K)."""
     scenes, draws, waypoints = x.shape[:3]
-    embeds = _action_in(model.action_in_proj, x.flatten(0, 1), t.reshape(-1, 1, 1))
+    embeds = _embed_actions(model.action_in_proj, x.flatten(0, 1), t.reshape(-1, 1, 1))
     embeds = embeds.reshape(scenes, draws * waypoints, -1)
-    positions = expert_positions(prefix.rope_delta, prefix.offset, waypoints).repeat(1, 1, draws)
-    past = Past(prefix.keys, prefix.values, _mask(prefix, draws, waypoints))
+    positions = compute_expert_positions(prefix.rope_delta, prefix.offset, waypoints).repeat(
+        1, 1, draws
+    )
+    past = Past(prefix.keys, prefix.values, _make_mask(prefix, draws, waypoints))
     hidden, _, _ = (passes or _PLAIN).decode(model.expert, embeds, positions, past, None)
-    v = model.action_out_proj(_norm(model.expert.norm, hidden))
+    v = model.action_out_proj(_normalize(model.expert.norm, hidden))
     return v.reshape(x.shape).to(torch.float32)
 
 
-def _mask(prefix: Prefix, draws: int, waypoints: int) -> Tensor:
-    """What waypoints see: bool (B, 1, K * T, S + K * T): up to the marker, and their own draw."""
+def _make_mask(prefix: Prefix, draws: int, waypoints: int) -> Tensor:
+    """Return bool (B, 1, K * T, S + K * T): waypoints see the prefix and their own draw."""
     slot = torch.arange(prefix.keys[0].shape[2], device=prefix.offset.device)
     seen = slot < prefix.offset.unsqueeze(-1)  # (B, S)
     draw = torch.arange(draws, device=slot.device).repeat_interleave(waypoints)
-    mates = draw == draw.unsqueeze(-1)
+    same_draw = draw == draw.unsqueeze(-1)
     rows = len(seen), len(draw)
-    parts = [seen.unsqueeze(1).expand(*rows, -1), mates.expand(*rows, -1)]
+    parts = [seen.unsqueeze(1).expand(*rows, -1), same_draw.expand(*rows, -1)]
     return torch.cat(parts, -1).unsqueeze(1)
 
 
@@ -163,18 +168,20 @@ def decode(
     past: Past | None,
     deepstack: Deepstack | None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Hidden states (B, L, H), and each layer's keys (post-rotary) and values of the new tokens.
+    """Return hidden states (B, L, H) and each layer's keys (after rotary) and values.
 
-    x (B, L, H) at positions (3, B or 1, L). Without a past each token sees those before it.
+    x (B, L, H) at positions (3, B or 1, L). Without a past the attention is causal.
     """
-    cos, sin = (part.transpose(1, 2) for part in rotary(positions, decoder.config, x.dtype))
+    cos, sin = (
+        part.transpose(1, 2) for part in compute_rotary(positions, decoder.config, x.dtype)
+    )
     keys, values = [], []
     for i in range(len(decoder.layers)):
         layer: Any = decoder.layers[i]
         seen = None if past is None else (past.keys[i], past.values[i], past.mask)
-        out, k, v = _attention(layer.self_attn, _norm(layer.input_layernorm, x), cos, sin, seen)
+        out, k, v = _attend(layer.self_attn, _normalize(layer.input_layernorm, x), cos, sin, seen)
         x = x + out
-        y, mlp = _norm(layer.post_attention_layernorm, x), layer.mlp
+        y, mlp = _normalize(layer.post_attention_layernorm, x), layer.mlp
         x = x + mlp.down_proj(F.silu(mlp.gate_proj(y)) * mlp.up_proj(y))
         if deepstack is not None and i < len(deepstack[1]):
             x = x.index_add(1, deepstack[0], deepstack[1][i])
@@ -186,7 +193,7 @@ def decode(
 _PLAIN = Passes(encode, decode)
 
 
-def _attention(
+def _attend(
     part: Attention,
     x: Tensor,
     cos: Tensor,
@@ -198,8 +205,8 @@ def _attention(
     q, k, v = (
         layer(x).unflatten(-1, (-1, dim)) for layer in (part.q_proj, part.k_proj, part.v_proj)
     )
-    q = _rotate(_norm(part.q_norm, q), cos, sin).transpose(1, 2)
-    k = _rotate(_norm(part.k_norm, k), cos, sin).transpose(1, 2)
+    q = _rotate(_normalize(part.q_norm, q), cos, sin).transpose(1, 2)
+    k = _rotate(_normalize(part.k_norm, k), cos, sin).transpose(1, 2)
     v = v.transpose(1, 2)  # (B, heads, L, d)
     if past is None:
         out = attend_causal(q, k, v)
@@ -209,17 +216,17 @@ def _attention(
     return part.o_proj(out.transpose(1, 2).flatten(2)), k, v
 
 
-def _action_in(part: PerWaypointActionInProjV2, x: Tensor, t: Tensor) -> Tensor:
-    """What PerWaypointActionInProjV2 computes."""
+def _embed_actions(part: PerWaypointActionInProjV2, x: Tensor, t: Tensor) -> Tensor:
+    """Compute what PerWaypointActionInProjV2 does, with gradients."""
     features = [encode(x[..., i]) for i, encode in enumerate(part.sinus)]
     features.append(part.timestep_fourier_encoder(t.expand(*x.shape[:2], 1)[..., 0]))
     y = torch.cat(features, -1).to(part.norm.weight.dtype)
     for layer in part.encoder.trunk:
-        y = _norm(layer, y) if isinstance(layer, RMSNorm) else layer(y)
+        y = _normalize(layer, y) if isinstance(layer, RMSNorm) else layer(y)
     return part.norm(y)
 
 
-def _norm(part: RMSNorm, x: Tensor) -> Tensor:
+def _normalize(part: RMSNorm, x: Tensor) -> Tensor:
     return F.rms_norm(x, part.weight.shape, part.weight, part.eps)
 
 
@@ -228,6 +235,6 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], -1) * sin
 
 
-def _by_scene(features: Tensor, x: Tensor) -> Tensor:
-    """(B * tokens, H) as (B, tokens, H) in the dtype of x (B, L, H)."""
+def _split_by_scene(features: Tensor, x: Tensor) -> Tensor:
+    """Reshape (B * tokens, H) to (B, tokens, H) in the dtype of x (B, L, H)."""
     return features.unflatten(0, (len(x), -1)).to(x.dtype)

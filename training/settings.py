@@ -1,11 +1,11 @@
-"""Settings of a training run, from its one YAML file. Knows no tensors."""
+"""The settings of a training run and the YAML file they come from. Knows no tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,19 +13,46 @@ import yaml
 
 from alpamayo_ros.errors import BadInput
 
-EARLIER = 'earlier'  # folder in a run: the run whose weights it began with
+EARLIER = 'earlier'  # folder in a run: copy of the run whose weights it began with
+
+
+class ImageSettings(TypedDict):
+    """Size of the pictures, and the limits that config.json gives the image processor."""
+
+    height: int
+    width: int
+    min_pixels: int
+    max_pixels: int
+
+
+class DataSettings(TypedDict):
+    """How drives become samples and chunks."""
+
+    seconds: float
+    first_drive: int
+    samples_per_drive: int
+    drives_per_chunk: int
+    kept_chunks: int
+    passes: int
+
+
+class CameraSet(TypedDict):
+    """Model indices of cameras, and the share of the batches that has them."""
+
+    indices: list[int]
+    share: float
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """The keys of the file; training/small.yaml says what they mean."""
+    """The keys of the file; training/small.yaml explains them."""
 
     seed: int
     model: Mapping[str, Any]
-    image: Mapping[str, int]
+    image: ImageSettings
     actions: Mapping[str, float]
-    data: Mapping[str, Any]
-    cameras: tuple[Mapping[str, Any], ...]
+    data: DataSettings
+    cameras: tuple[CameraSet, ...]
     batch: int
     flow_draws: int
     language_weight: float
@@ -39,13 +66,13 @@ class TrainingSettings:
 
     @property
     def chunk_steps(self) -> int:
-        """Steps that one chunk of drives serves."""
+        """Steps for which one chunk of drives is the newest."""
         samples = self.data['drives_per_chunk'] * self.data['samples_per_drive']
         return int(samples // self.batch * self.data['passes'])
 
 
 def load_settings(path: Path) -> TrainingSettings:
-    """Settings of a file; BadInput names the file and the key that is wrong."""
+    """Read the settings of a file; BadInput names the file and the wrong keys."""
     try:
         raw = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -61,7 +88,7 @@ def load_settings(path: Path) -> TrainingSettings:
 
 
 def change_settings(path: Path, changes: Sequence[str]) -> None:
-    """Write other values, as KEY=VALUE, into a file of settings; BadInput for an unknown key."""
+    """Write values, as KEY=VALUE, into a settings file. Raises BadInput for an unknown key."""
     raw = OmegaConf.load(path)
     OmegaConf.set_struct(raw, True)
     try:

@@ -1,6 +1,6 @@
-"""The state of a run in files that are small enough to be carried between machines.
+"""Save and load the state of a run as safetensors files that many hosts accept.
 
-safetensors only, each at most 16 MiB and all together at most 64 MiB. Knows no model.
+A file has at most 16 MiB, the state at most 64 MiB. Knows no model.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import torch
 from torch import Tensor
 
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.files import new_folder
+from alpamayo_ros.files import create_folder
 
 FILE_BYTES, TOTAL_BYTES = 16 << 20, 64 << 20
 _HEADER_BYTES = 4096  # more than the header of a file with one tensor
 
 
 def save_state(folder: Path, step: int, vectors: Mapping[str, Tensor]) -> None:
-    """Write one-dimensional tensors and the step; an older state at `folder` is replaced.
+    """Write one-dimensional tensors and the step; replace an older state at `folder`.
 
-    Raises BadInput when they would take more than TOTAL_BYTES.
+    Raises BadInput if they need more than TOTAL_BYTES.
     """
     total = sum(vector.nbytes + _HEADER_BYTES for vector in vectors.values())
     if total > TOTAL_BYTES:
         raise BadInput(f'{folder}: a state of {total} bytes, expected at most {TOTAL_BYTES}')
-    newer = _newer(folder)
+    newer = _name_newer(folder)
     shutil.rmtree(newer, ignore_errors=True)
-    with new_folder(newer) as place:
+    with create_folder(newer) as place:
         place.mkdir()
         for name, vector in vectors.items():
             size = (FILE_BYTES - _HEADER_BYTES) // vector.element_size()
@@ -43,16 +43,16 @@ def save_state(folder: Path, step: int, vectors: Mapping[str, Tensor]) -> None:
 
 
 def has_state(folder: Path) -> bool:
-    """Whether there is a state; one whose writing was interrupted at the very end is put right."""
-    if not folder.is_dir() and _newer(folder).is_dir():
-        _newer(folder).rename(folder)
+    """Return whether there is a state; finish a replacement that was interrupted at its end."""
+    if not folder.is_dir() and _name_newer(folder).is_dir():
+        _name_newer(folder).rename(folder)
     return folder.is_dir()
 
 
 def load_state(folder: Path, vectors: Mapping[str, Tensor]) -> int:
-    """Fill the tensors of those names from a folder; returns the step they were saved at.
+    """Fill the named tensors from a folder; return the step at which they were saved.
 
-    Raises BadInput when a file is missing, of another size, or of another step.
+    Raises BadInput if a file is missing, has another size or comes from another step.
     """
     steps = set()
     for name, vector in vectors.items():
@@ -70,5 +70,5 @@ def load_state(folder: Path, vectors: Mapping[str, Tensor]) -> int:
     return steps.pop()
 
 
-def _newer(folder: Path) -> Path:
+def _name_newer(folder: Path) -> Path:
     return folder.with_name(f'{folder.name}.new')

@@ -1,7 +1,8 @@
-"""Losses and gradients of a batch; on a GPU as CUDA graphs, one for each set of cameras.
+"""The training step: losses and gradients of a batch, on a GPU as CUDA graphs.
 
-A step is some 5,000 small kernels: launched one by one from Python they take longer than they
-run. A recording reads its inputs from fixed places. Knows no optimizer and no data.
+A step has about 5,000 small kernels, and launching them from Python takes longer than running
+them. One graph serves one set of cameras and reads its inputs from fixed memory. Knows no
+optimizer and no data.
 """
 
 from __future__ import annotations
@@ -13,41 +14,43 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alpamayo_ros.model.alpamayo import AlpamayoR1
-from alpamayo_ros.world.samples import FRAMES
+from alpamayo_ros.data_types import FRAMES_PER_CAMERA
+from alpamayo_ros.model.alpamayo import AlpamayoModel
 
 from .forward import Batch, Passes
-from .losses import losses
+from .losses import compute_losses
 from .settings import TrainingSettings
 
-_WARM_UP_RUNS = 3  # kernels are compiled and workspaces allocated before a recording
+_WARM_UP_RUNS = 3  # these compile kernels and allocate workspaces before a graph is recorded
 _INPUTS = ('images', 'prompt', 'reasoning', 'marker', 'actions')
 Step = Callable[[Batch, Tensor, Tensor], Tensor]
 
 
-def plain_step(
-    model: AlpamayoR1, settings: TrainingSettings, passes: Passes | None = None
+def make_plain_step(
+    model: AlpamayoModel, settings: TrainingSettings, passes: Passes | None = None
 ) -> Step:
-    """A function of a batch, noises and times: adds the gradients, returns (3,) losses.
+    """Return a function of batch, noise and times that adds the gradients and returns the losses.
 
-    The losses are those of language, flow and path; settings weigh them.
+    The losses (3,) are those of language, flow and path; the settings weigh them.
     """
 
     def step(batch: Batch, noise: Tensor, t: Tensor) -> Tensor:
-        found = losses(model, batch, noise, t, passes)
-        found.total(settings).backward()
-        return torch.stack([found.language, found.flow, found.path]).detach()
+        losses = compute_losses(model, batch, noise, t, passes)
+        losses.weigh(settings).backward()
+        return torch.stack([losses.language, losses.flow, losses.path]).detach()
 
     return step
 
 
-def by_cameras(settings: TrainingSettings, common: Step, rare: Step, often: float) -> Step:
-    """One step for sets of cameras that a share `often` of the batches has, another for others."""
+def choose_by_cameras(
+    settings: TrainingSettings, common: Step, rare: Step, least_share: float
+) -> Step:
+    """Return a step that is `common` for sets of cameras with at least this share, else `rare`."""
     total = sum(chosen['share'] for chosen in settings.cameras)
     counts = {
-        len(chosen['indices']) * FRAMES
+        len(chosen['indices']) * FRAMES_PER_CAMERA
         for chosen in settings.cameras
-        if chosen['share'] >= often * total
+        if chosen['share'] >= least_share * total
     }
 
     def step(batch: Batch, noise: Tensor, t: Tensor) -> Tensor:
@@ -56,8 +59,8 @@ def by_cameras(settings: TrainingSettings, common: Step, rare: Step, often: floa
     return step
 
 
-def recorded_step(step: Step, gradient: Tensor) -> Step:
-    """The same step as recordings. gradient: what it adds to; making a recording leaves it."""
+def record_step(step: Step, gradient: Tensor) -> Step:
+    """Return `step` as CUDA graphs; recording leaves `gradient`, to which it adds, unchanged."""
     recordings: dict[tuple[int, ...], _Recording] = {}
 
     def replay(batch: Batch, noise: Tensor, t: Tensor) -> Tensor:
@@ -73,7 +76,7 @@ def recorded_step(step: Step, gradient: Tensor) -> Step:
 
 
 class _Recording:
-    """One step of one shape. pool: memory that recordings share, since they run in turn."""
+    """The graph of one input shape. pool: memory that graphs share, since they run in turn."""
 
     def __init__(self, step: Step, batch: Batch, noise: Tensor, t: Tensor, pool: Any) -> None:
         inputs = {name: getattr(batch, name).clone() for name in _INPUTS}
@@ -86,7 +89,7 @@ class _Recording:
                 step(self._batch, self._noise, self._t)
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        # another thread paints meanwhile: its calls must not break the recording
+        # a second thread paints at the same time: its calls must not break the recording
         with torch.cuda.graph(self.graph, pool, stream, capture_error_mode='thread_local'):
             self._losses = step(self._batch, self._noise, self._t)
 
