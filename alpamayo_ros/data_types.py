@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 import hashlib
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,8 @@ class Frame:
 
     encoding: 'jpeg' or 'png' with `data` the compressed bytes (height and width are those of the
     file's header, 0 when it has none; step is 0), or a raw encoding of sensor_msgs/Image ('rgb8',
-    'bgr8', 'mono8', ...) with `data` the rows of `step` bytes.
+    'bgr8', 'mono8', ...) with `data` the rows of `step` bytes. frame_id: what the header names.
+    bit_depth: significant low bits of each channel of 16 bits; 0 means all of them.
     """
 
     stamp_ns: int
@@ -37,14 +39,17 @@ class Frame:
     height: int = 0
     width: int = 0
     step: int = 0
+    frame_id: str = ''
+    bit_depth: int = 0
 
 
 @dataclass(frozen=True)
 class EgoPose:
-    """Pose of the vehicle in the odometry frame, float64, with its forward speed.
+    """Pose of the vehicle in the odometry frame, float64, with its twist.
 
-    position_m (3,), quaternion_xyzw (4,) of unit norm (odom_from_base), speed_mps =
-    twist.linear.x.
+    position_m (3,), quaternion_xyzw (4,) of unit norm (odom_from_base). speed_mps and
+    yaw_rate_radps: twist.linear.x and twist.angular.z; NaN where the sender states none. checks:
+    names of what is unusual in the message, such as 'frame_id_slash'.
     """
 
     stamp_ns: int
@@ -53,6 +58,8 @@ class EgoPose:
     speed_mps: float
     frame_id: str = 'odom'
     child_frame_id: str = 'base_link'
+    yaw_rate_radps: float = math.nan
+    checks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from alpamayo_ros.data_types import GRID_S
 from alpamayo_ros.drives import closed_loop, open_loop
 from alpamayo_ros.drives.closed_loop import ClosedLoop
-from alpamayo_ros.drives.follower import GRID_S, follow, place_path
+from alpamayo_ros.drives.follower import follow, place_path
 from alpamayo_ros.drives.open_loop import OpenLoop, measure_comfort
 from alpamayo_ros.drives.planners import BaselinePlanner, ExpertPlanner
 from alpamayo_ros.drives.scene import START_NS, blacken, get_future, shuffle_cameras

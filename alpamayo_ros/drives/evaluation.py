@@ -167,13 +167,13 @@ class _Model:
     def __init__(
         self, checkpoint: str, settings: EvaluationSettings, bits: float | None, recipe: str | None
     ) -> None:
-        from ..hub import resolve
-        from ..model.checkpoint import checkpoint_sha256  # torch takes seconds to import
+        from ..hub import resolve_checkpoint
+        from ..model.checkpoint import hash_checkpoint  # torch takes seconds to import
         from ..model.prompt.image_processor import smart_resize
         from ..runtime.engine import AlpamayoEngine
         from ..runtime.load import plan_load
 
-        folder = resolve(checkpoint)
+        folder = resolve_checkpoint(checkpoint)
         self.settings = settings
         self.plan = plan_load(folder, settings.device, bits, recipe)
         self.packed = bool(self.plan.rules) and not self.plan.on_the_fly
@@ -186,7 +186,7 @@ class _Model:
         self.name = f'{self.plan.bits:g} bits {self.plan.recipe}'.strip()
         self.about = {
             'engine': AlpamayoEngine.name,
-            'checkpoint_sha256': checkpoint_sha256(folder),
+            'checkpoint_sha256': hash_checkpoint(folder),
             'bits': self.plan.bits,
             'recipe': self.plan.recipe,
             'weight_bytes': self.plan.weight_bytes,

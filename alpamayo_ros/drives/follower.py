@@ -13,10 +13,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data_types import GRID_NS, NANOSECONDS, WAYPOINTS
+from ..data_types import GRID_S, WAYPOINTS
 from ..world.moments import SIMULATION_STEP_S, State
 
-GRID_S = GRID_NS / NANOSECONDS
 BRAKE_MPS2 = 3.0  # without a path
 _HARDEST_MPS2, _FASTEST_MPS2 = 8.0, 3.5
 _MAX_CURVATURE = 0.2

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data_types import GRID_NS, NANOSECONDS, WAYPOINTS, Prediction
+from ..data_types import GRID_S, WAYPOINTS, Prediction
 from ..metrics.displacement import ade, measure_horizons
 from ..metrics.evaluation import SHOWN_S
 from ..world.moments import State
@@ -22,7 +22,6 @@ from ..world.samples import list_sample_times
 from .planners import Planner
 from .scene import EvaluationDrive, Scene, get_future
 
-STEP_S = GRID_NS / NANOSECONDS
 BODY_CHECK_WAYPOINTS = (
     2  # waypoints between two looks at lane and bodies: a car is longer than that
 )
@@ -44,7 +43,7 @@ class OpenLoop:
     def scenes(self, number: int, size: tuple[int, int]) -> list[Scene]:
         """Scenes of one drive, one in each of `moments` equal parts of it."""
         drive = EvaluationDrive(self.split, number, self.seconds, size)
-        times = np.array(list_sample_times(drive.scenario.expert, STEP_S))
+        times = np.array(list_sample_times(drive.scenario.expert, GRID_S))
         rng = drive.scenario.rng(_TIMES_PURPOSE, self.seed)
         at = (np.arange(self.moments) + rng.random(self.moments)) / self.moments
         picked = times[(at * len(times)).astype(int)]
@@ -106,7 +105,7 @@ def _measure_distances(prediction: Prediction, driven: Array) -> dict[str, float
     horizons = measure_horizons(prediction.samples, prediction.chosen, driven[:, :3])
     found: dict[str, float] = {}
     for horizon_s in SHOWN_S:
-        own, length = horizons[f'{horizon_s:.1f}'], round(horizon_s / STEP_S)
+        own, length = horizons[f'{horizon_s:.1f}'], round(horizon_s / GRID_S)
         assert own is not None  # the truth is as long as the prediction
         single = ade(prediction.samples[:, :length, :2], driven[None, :length, :2]).mean()
         values = {'min_ade_1_m': float(single)} | {
@@ -121,7 +120,7 @@ def measure_comfort(actions: Array) -> dict[str, float]:
 
     In m/s^2, m/s^3 and 1/(m s).
     """
-    jerk, curvature_rate = (np.diff(actions, axis=0) / STEP_S).T
+    jerk, curvature_rate = (np.diff(actions, axis=0) / GRID_S).T
     parts = {
         'acceleration_mps2': actions[:, 0],
         'jerk_mps3': jerk,
@@ -157,4 +156,4 @@ def _iterate_poses(scene: Scene, path: Array) -> Iterator[tuple[State, float]]:
     yaw = start.yaw_rad + path[:, 2]
     for k in range(BODY_CHECK_WAYPOINTS - 1, WAYPOINTS, BODY_CHECK_WAYPOINTS):
         s, _, _ = scene.simulation.route.road.locate(x[k], y[k], s)
-        yield State(s, x[k], y[k], yaw[k], 0.0, 0.0, 0.0), scene.t0_s + (k + 1) * STEP_S
+        yield State(s, x[k], y[k], yaw[k], 0.0, 0.0, 0.0), scene.t0_s + (k + 1) * GRID_S

@@ -9,10 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..data_types import GRID_NS, NANOSECONDS, WAYPOINTS
+from ..data_types import GRID_S, WAYPOINTS
 
-WAYPOINT_STEP_S = GRID_NS / NANOSECONDS
-HORIZONS_S = (0.5, 1.0, 3.0, 5.0, WAYPOINTS * WAYPOINT_STEP_S)
+HORIZONS_S = (0.5, 1.0, 3.0, 5.0, WAYPOINTS * GRID_S)
 BOX_M = (4.0, 3.0, 2.0)  # length, width, height of the box whose corners are compared
 
 Horizons = dict[str, dict[str, float] | None]
@@ -77,7 +76,7 @@ def measure_horizons(samples: ArrayLike, chosen: int, truth: ArrayLike) -> Horiz
         best = int(select_best_sample(paths[:, : len(driven), :2], driven[:, :2]))
     result: Horizons = {}
     for horizon_s in HORIZONS_S:
-        end = round(horizon_s / WAYPOINT_STEP_S)
+        end = round(horizon_s / GRID_S)
         length = min(end, len(driven))
         known = length >= end - 1
         result[f'{horizon_s:.1f}'] = (

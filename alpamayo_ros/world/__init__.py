@@ -1,1 +1,1 @@
-"""The synthetic drive: road, motion, cameras and pictures. Knows no torch, no ROS, no files."""
+"""The synthetic world: roads, traffic, an expert driver, cameras and weather; no torch, no ROS."""

@@ -1,6 +1,6 @@
-"""The four R1 cameras: where they sit, how they see. Knows no pictures, no motion, no ROS.
+"""The four cameras of the synthetic vehicle: mounting poses and pinhole projection.
 
-Rectilinear pinhole model without distortion. The optical frame has z along the view, x to the
+Pinhole model without distortion. The optical frame has z along the view, x to the
 right and y down; *base* is the rear axle on the ground, x forward, y left, z up.
 """
 

@@ -1,8 +1,8 @@
-"""How an expert drives: speed, path and the reason for them, from what can be seen.
+"""The expert driver: acceleration and curvature from the route and from what is ahead.
 
-Speed: free road and following as in the intelligent driver model (Treiber, Hennecke and Helbing
-2000), comfortable braking for everything on the route. Path: the lane's middle, or around parked
-cars, with a feedback on offset and heading. Knows no simulation and no pictures.
+Speed: free road and following as in the intelligent driver model (IDM; Treiber, Hennecke and
+Helbing 2000), comfortable braking for everything on the route. Path: the middle of the lane, or
+around parked cars; offset and heading are fed back.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ HEADWAY_S, STANDSTILL_M = 1.4, 3.0
 PASSING_OFFSET_M = 0.75
 _JERK_MPS3 = 3.0
 _PREVIEW_S = 0.4
-_SHIFT_M = 22.0  # length over which the path moves aside
-_STRIDE = 5  # plan samples every so many road samples
+_SHIFT_M = 22.0  # length of the sideways move around a parked car
+_STRIDE = 5  # a plan has one sample for so many road samples
 _WHY = ('speed_limit', 'curve_left', 'curve_right', 'turn_left', 'turn_right', 'parked_car')
 
 
 @dataclass(frozen=True)
 class Ahead:
-    """What is in the way: why, how far its rear is from the own front, how fast it is."""
+    """Something in the way: its cause, the gap from the ego's front to its rear, its speed."""
 
     cause: str
     gap_m: float
@@ -40,10 +40,10 @@ class Ahead:
 
 @dataclass(frozen=True)
 class DrivingPlan:
-    """Where the lane and what stands in it allow which speed, and the path through it.
+    """Allowed speed and wanted path along a route.
 
-    Samples every STEP_M * _STRIDE from -BEHIND_M on: speed_mps, why (index of _WHY), the offset of
-    the path and its first two derivatives along the road.
+    Samples every STEP_M * _STRIDE from -BEHIND_M on: speed_mps (N,), why (N,) as an index of
+    _WHY, path (N, 3): offset m from the reference line and its first two derivatives along s.
     """
 
     speed_mps: Array
@@ -51,7 +51,7 @@ class DrivingPlan:
     path: Array
 
     def at(self, s_m: float) -> tuple[float, str]:
-        """Allowed speed m/s and what sets it."""
+        """Allowed speed m/s at s, and the cause that limits it."""
         position = (s_m + BEHIND_M) / (STEP_M * _STRIDE)
         index = min(max(int(position), 0), len(self.speed_mps) - 2)
         low, high = self.speed_mps[index], self.speed_mps[index + 1]
@@ -67,7 +67,7 @@ class DrivingPlan:
 
 
 def make_plan(route: Route) -> DrivingPlan:
-    """Plan of a route: the fastest speed from which one can brake comfortably for all of it."""
+    """Plan of a route: at every s the highest speed that still allows comfortable braking."""
     s = route.road.s_m[::_STRIDE]
     limits = np.full((len(_WHY), len(s)), 1e4)
     for zone in route.zones:
@@ -100,9 +100,9 @@ def make_plan(route: Route) -> DrivingPlan:
 def accelerate(
     plan: DrivingPlan, s_m: float, speed: float, factor: float, ahead: list[Ahead]
 ) -> tuple[float, str]:
-    """Acceleration m/s^2 wanted, and what sets the speed ('' when nothing does).
+    """Wanted acceleration m/s^2, and the cause that limits the speed ('' for none).
 
-    factor: share of the allowed speed that this driver takes.
+    factor: share of the allowed speed at which this driver drives.
     """
     allowed, _ = plan.at(s_m)
     later, why = plan.at(s_m + speed * _PREVIEW_S)
@@ -128,11 +128,11 @@ def _approach(speed: float, desired: float, thing: Ahead) -> float:
 
 
 def limit_jerk(acceleration: float, wanted: float, speed: float, step_s: float) -> float:
-    """Acceleration of the next step: limited jerk, more in an emergency, and no rolling back."""
+    """Acceleration of the next step with limited jerk (more in an emergency), never backwards."""
     jerk = _JERK_MPS3 if wanted > -2.5 else 4 * _JERK_MPS3
     change = max(-jerk * step_s, min(jerk * step_s, wanted - acceleration))
     following = acceleration + change
-    if speed < 0.3 and wanted < 0.15:  # rest is rest: no creeping
+    if speed < 0.3 and wanted < 0.15:  # a standing vehicle does not creep
         following = -min(speed / step_s, 0.8)
     elif speed == 0.0:
         following = max(following, 0.0)
@@ -147,7 +147,10 @@ def steer(
     speed: float,
     curvature: float,
 ) -> float:
-    """Curvature 1/m of the next step; offset and heading against a road of this curvature."""
+    """Curvature 1/m of the next step.
+
+    offset_m, heading_rad: pose of the vehicle relative to a road of this curvature.
+    """
     aim, slope, bend = plan.path_at(s_m)
     length = max(5.0, 1.1 * speed)  # of the way back, critically damped
     back = (offset_m - aim) / length**2 + 2 * (heading_rad - slope) / length

@@ -1,6 +1,6 @@
-"""Motion as it happened: states of everything that moves, at any time of a drive.
+"""Recorded motion: states of the ego and of everything else that moves, at any time of a drive.
 
-A trace is filled step by step and read at any time in between. Knows no drivers and no pictures.
+The simulation appends steps to a trace; readers interpolate between them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class State:
         speed = max(self.speed_mps + self.acceleration_mps2 * seconds, 0.0)
         way = (self.speed_mps + speed) / 2 * seconds
         turn = self.curvature * way
-        chord = way * (1 - turn * turn / 24)  # of an arc, to the fourth order in the turn
+        chord = way * (1 - turn * turn / 24)  # chord of an arc, to the fourth order in the turn
         heading = self.yaw_rad + turn / 2
         return State(
             self.s_m + way, self.x_m + chord * math.cos(heading),
@@ -45,7 +45,7 @@ class State:
 
 @dataclass(frozen=True)
 class Car:
-    """Another car at one moment; colour is an index into the colours of the pictures."""
+    """Another car at one moment; colour is an index of the renderer's paints."""
 
     x_m: float
     y_m: float
@@ -66,7 +66,10 @@ class Walker:
 
 @dataclass(frozen=True)
 class Moment:
-    """Everything that moves or changes, at one time. lights: phase and seconds, as the route's."""
+    """Everything that moves or changes at one time.
+
+    lights: (phase, seconds) of each light of the route, see Light.phase.
+    """
 
     t_s: float
     ego: State
@@ -77,10 +80,10 @@ class Moment:
 
 @dataclass(frozen=True)
 class TraceStep:
-    """What a simulation says of one step; lead is s, speed and acceleration of its rear axle.
+    """One step of a simulation.
 
-    walked_m: how far the pedestrian of each crossing has come. cause: why the ego does what it
-    does.
+    lead: s, speed and acceleration of the rear axle of the vehicle ahead. walked_m: distance that
+    the pedestrian of each crossing has walked. cause: reason of the expert's driving at this step.
     """
 
     ego: State
@@ -90,7 +93,7 @@ class TraceStep:
 
 
 def get_kerb_offsets(crossing: Crossing) -> tuple[float, float]:
-    """Offsets m where the pedestrian of a crossing starts and ends."""
+    """Offsets m of the kerbs at which the pedestrian of a crossing starts and ends."""
     right, left = RIGHT_EDGE_M - 1.0, LEFT_EDGE_M + 1.0
     return (right, left) if crossing.side < 0 else (left, right)
 
@@ -105,7 +108,7 @@ class Trace:
 
     @property
     def end_s(self) -> float:
-        """Last time that is known."""
+        """Time of the last step."""
         return self.start_s + (len(self.steps) - 1) * SIMULATION_STEP_S
 
     def _at(self, t_s: float) -> tuple[TraceStep, float]:
@@ -120,11 +123,11 @@ class Trace:
         return step.ego.after(rest)
 
     def cause(self, t_s: float) -> str:
-        """Why the ego does what it does; a name of `reasons.CAUSES`."""
+        """Reason of the expert's driving; a name of `reasons.CAUSES`."""
         return self._at(t_s)[0].cause
 
     def causes(self, t_s: float, within_s: float = 0.5) -> frozenset[str]:
-        """All causes within some time before and after: a change is no sharp line."""
+        """All causes within `within_s` before and after: a cause has no sharp beginning."""
         low, high = max(t_s - within_s, self.start_s), min(t_s + within_s, self.end_s)
         count = round((high - low) * SIMULATION_RATE_HZ) + 1
         return frozenset(self.cause(min(low + i * SIMULATION_STEP_S, high)) for i in range(count))

@@ -1,6 +1,6 @@
-"""Which cause a passenger would name for what the ego vehicle does right now.
+"""The cause that a passenger would name for the current driving of the ego vehicle.
 
-What sets the speed comes first, then what shapes the path, then the plain cases. Knows no words.
+Causes that limit the speed come first, then those that shape the path, then the plain ones.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ _PULLING_MPS2 = 0.35
 
 @dataclass(frozen=True)
 class Situation:
-    """The ego at one step: place, motion, what sets its speed ('' when nothing does).
+    """The ego at one step: place, motion, and the cause that limits its speed ('' for none).
 
-    lead: gap m and speed m/s of the vehicle ahead, if one is near. green: a light that has just
-    let the ego go is near.
+    lead: gap m and speed m/s of the vehicle ahead, if one is near. green: a green light is near.
     """
 
     s_m: float

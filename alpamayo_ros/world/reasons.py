@@ -1,7 +1,7 @@
-"""Why the vehicle does what it does, in a passenger's words: names of causes and their sentences.
+"""Causes of driving and their sentences: the texts that a model learns to say.
 
-Each wording holds the key words of its own cause and of no other, so that a sentence can be read
-back. Knows no vehicles.
+Each wording has the key words of its own cause and of no other, so that the cause can be read back
+from a sentence.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Reason:
-    """Key words that name a cause, all of them in one text, and ways to say it."""
+    """A cause: a text names it when it has all key words; wordings are sentences that do."""
 
     keys: tuple[str, ...]
     wordings: tuple[str, ...]
@@ -96,18 +96,18 @@ CAUSES = tuple(REASONS)
 
 
 def choose_sentence(cause: str, rng: np.random.Generator) -> str:
-    """One of the wordings of a cause, one or two sentences."""
+    """Choose one of the wordings of a cause: one or two sentences."""
     wordings = REASONS[cause].wordings
     return wordings[int(rng.integers(len(wordings)))]
 
 
 def find_causes(text: str) -> frozenset[str]:
-    """The causes that a text names."""
+    """Find the causes that a text names."""
     tokens = set(re.findall(r'[a-z]+', text.lower()))
     return frozenset(name for name, reason in REASONS.items() if tokens >= set(reason.keys))
 
 
 def list_words() -> tuple[str, ...]:
-    """Every word of the wordings once, sorted, with its capitals."""
+    """List every word of the wordings once, sorted, with its capitals."""
     text = ' '.join(wording for reason in REASONS.values() for wording in reason.wordings)
     return tuple(sorted(set(re.findall(r'[A-Za-z]+', text))))

@@ -1,8 +1,8 @@
-"""Geometry of the road: one reference line, known by its curvature, and what lies beside it.
+"""Geometry of the road: a reference line, given by its curvature, and offsets from it.
 
-The reference line is the centre of the ego lane, counted by its length s. Offsets are positive to
-the left, seen in the direction of travel. The world is flat and its frame starts at s = 0 with x
-along the road. Knows no time, no vehicles, no colours.
+The reference line is the centre of the ego lane; s is the length along it. Offsets are positive to
+the left, seen in the direction of travel. The world is flat; its frame starts at s = 0, x along the
+road.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STEP_M = 0.1
-BEHIND_M = 120.0  # the road exists before the start too: the side cameras see it
+BEHIND_M = 120.0  # the road also exists before the start, where the side cameras see it
 LANE_WIDTH_M = 3.5
 RIGHT_EDGE_M = -LANE_WIDTH_M / 2
 CENTRE_LINE_M = LANE_WIDTH_M / 2
@@ -59,7 +59,7 @@ class Road:
         return np.stack([self.x_m, self.y_m, self.yaw_rad, self.curvature], axis=1)
 
     def at(self, s_m: float) -> tuple[float, float, float, float]:
-        """Place x, y m, heading rad and curvature 1/m of the reference line at one s."""
+        """Position x, y m, heading rad and curvature 1/m of the reference line at one s."""
         position = (s_m + BEHIND_M) / STEP_M
         index = min(max(int(position), 0), len(self._table) - 2)
         low, high = self._table[index], self._table[index + 1]
@@ -67,7 +67,7 @@ class Road:
         return x, y, yaw, curvature
 
     def locate(self, x_m: float, y_m: float, near_m: float) -> tuple[float, float, float]:
-        """Place s, offset m and heading rad of the road beside a position, by Newton's method.
+        """Length s, offset m and heading rad of the road at a position, by Newton's method.
 
         near_m: an s within some 20 m of the result.
         """
@@ -84,7 +84,7 @@ class Road:
 
 
 def make_road(knots_s: list[float], knots_curvature: list[float], length_m: float) -> Road:
-    """Road to s = length_m with so much curvature 1/m at the knots, and a half cosine between."""
+    """Road to s = length_m with the given curvature 1/m at knots, half cosines between them."""
     count = round((length_m + BEHIND_M) / STEP_M)
     s: Array = -BEHIND_M + STEP_M * np.arange(count, dtype=float)
     curvature = _smooth_interp(s, knots_s, knots_curvature)

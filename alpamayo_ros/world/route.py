@@ -1,8 +1,7 @@
-"""What a drive leads along, by seed: bends, junctions, speed limits, lights, parked cars.
+"""Route of a drive, by seed: bends, junctions, speed limits, lights, crossings, parked cars.
 
-A route is laid piece by piece in the direction of travel, so that a longer one begins as a shorter
-one. Turns alternate left and right, so that it never crosses itself. Knows no vehicles that move
-and no colours.
+The route is laid piece by piece in the direction of travel, so that a longer route begins as the
+shorter one. Turns alternate left and right, so that a route never crosses itself.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ import numpy as np
 
 from .road import RIGHT_EDGE_M, Road, make_road
 
-VIEW_M = 450.0  # the road goes on this far after the end of the drive
+VIEW_M = 450.0  # the road goes on this far behind the end of the drive
 AMBER_S, RED_AMBER_S = 3.0, 2.0
 PARKED_M = RIGHT_EDGE_M  # offset of parked cars: half on the lane
 JUNCTION_HALF_M = 5.5  # from the middle of a crossing road to where its asphalt ends
 TURN_RADIUS_M = {1: 12.5, -1: 10.0}  # by side; +1 is left
 _SHARES = {30: 0.35, 50: 0.45, 70: 0.2}
-_MAX_DRIFT_RAD = 0.42  # of the heading from the axis of the staircase
+_MAX_DRIFT_RAD = 0.42  # largest angle between the heading and the axis between two turns
 
 # Speed limits in km/h: weights of the pieces, radius of bends in m, length of their ramps in m.
 PIECES = ('straight', 'bend', 's_bend', 'turn', 'junction', 'zebra', 'row')
@@ -46,9 +45,9 @@ class Zone:
 
 @dataclass(frozen=True)
 class Turn:
-    """A junction where the own road ends; an arrow board shows the way. side: +1 is left.
+    """A junction where the ego's road ends; an arrow board shows the way. side: +1 is left.
 
-    has_arm: the crossing road goes on to the other side too.
+    has_arm: whether the crossing road goes on to the other side.
     """
 
     start_m: float
@@ -59,7 +58,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Light:
-    """Traffic lights of a crossing road; vehicles stop with their front at `stop_m`."""
+    """Traffic lights at a crossing road; a vehicle stops with its front at `stop_m`."""
 
     middle_m: float
     green_s: float
@@ -68,7 +67,7 @@ class Light:
 
     @property
     def stop_m(self) -> float:
-        """Where the front of the first vehicle waits, 1 m before the line."""
+        """Place s of the front of the first waiting vehicle, 1 m before the line."""
         return self.middle_m - JUNCTION_HALF_M - 3.0
 
     def phase(self, t_s: float) -> tuple[str, float]:
@@ -86,14 +85,14 @@ class Light:
 
 @dataclass(frozen=True)
 class Crossing:
-    """A zebra crossing; side: where a pedestrian waits, +1 left, -1 right, 0 nobody."""
+    """A zebra crossing; side: where its pedestrian waits, +1 left, -1 right, 0 nobody."""
 
     middle_m: float
     side: int
 
     @property
     def stop_m(self) -> float:
-        """Where the front of a vehicle waits."""
+        """Place s of the front of a waiting vehicle."""
         return self.middle_m - 3.6
 
 
@@ -101,7 +100,7 @@ class Crossing:
 class Route:
     """The road with everything on it that does not move, in the order of s.
 
-    parked: s of the rear axles.
+    parked_m: s of the rear axles of parked cars.
     """
 
     road: Road
@@ -134,11 +133,11 @@ def make_route(rng: np.random.Generator, length_m: float) -> Route:
 
 @dataclass
 class _Layer:
-    """The end of what is laid so far, and the features on it."""
+    """A route in the making: the knots and features laid so far, and the end of the road."""
 
     rng: np.random.Generator
     s: float = 0.0
-    drift: float = 0.0  # heading against the axis of the staircase
+    drift: float = 0.0  # heading against the axis between two turns
     turned: bool = False
     zone_end: float = 0.0
     knots_s: list[float] = field(default_factory=lambda: [0.0])
@@ -164,7 +163,7 @@ class _Layer:
         self.zone_end = self.s + self.rng.uniform(3.2, 6.5) * self.limit
 
     def lay(self) -> None:
-        """One more piece."""
+        """Lay one more piece, and a new zone before it where the old one ends."""
         if self.s > self.zone_end:
             self.straight(25.0)
             self.new_zone()
@@ -184,7 +183,7 @@ class _Layer:
         self.ramp(length_m, 0.0)
 
     def arc(self, side: int, radius_m: float, angle: float, ramp_m: float) -> None:
-        """A bend of an angle, half of whose two ramps counts as bent."""
+        """A bend of an angle; half of each ramp counts as bent."""
         curvature = side / radius_m
         hold = max(angle * radius_m - ramp_m, 1.0)
         self.ramp(ramp_m, curvature)
@@ -207,7 +206,7 @@ class _Layer:
         self.bend()
 
     def turn(self) -> None:
-        """The turn begins and ends across the axis of the staircase."""
+        """A quarter turn; it begins and ends along the axes between turns."""
         self.straight(self.limit * self.rng.uniform(0.9, 1.3))
         side = self.first_side * (-1 if self.turned else 1)
         start = self.s

@@ -1,9 +1,8 @@
-"""Samples of drives for training and evaluation: history, future, cause and its words at a time.
+"""Training samples: history, future, cause and sentence at a time t0 of a drive.
 
-Every other training drive is disturbed: now and then the expert is pushed about for a while, as a
-planner's own errors would, and then shows how to find back. Most samples are displaced beside
-that: their history is moved as a whole, so that only the pictures tell where the lane is and how
-far away what stands ahead. Knows no model, no tokens and no pictures.
+Every other training drive is disturbed: pushes move the expert as the errors of a planner would,
+and the expert then shows the way back. Most samples are displaced as well: their history is moved
+as a whole, so that only the pictures show where the lane is and how far away an obstacle is.
 """
 
 from __future__ import annotations
@@ -14,35 +13,34 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data_types import FRAMES_PER_CAMERA, GRID_S, HISTORY_POSES, WAYPOINTS
 from .moments import SIMULATION_STEP_S, Moment, Trace
 from .reasons import choose_sentence
 from .road import Array
 from .scenario import Scenario
 from .simulation import MARGIN_S, Displacement, Simulation
 
-GRID_S = 0.1
-HISTORY, FUTURE, FRAMES = 16, 64, 4
-HORIZON_S = FUTURE * GRID_S
-_BACK_S = (HISTORY - 1) * GRID_S
-_PUSHED_S, _EACH_S = 3.0, 0.5  # a push lasts so long, in pieces of one strength each
-_BACK_FOR_S = 1.6  # how long after a push one can learn from finding back
-_PUSHES_MPS2 = (0.6, 0.9)  # deviations of the acceleration, along and across
-_STARTS, _START_MPS2 = 0.4, 2.0  # share of pieces in which a standing ego is pushed, and how
-_SHARPEST = 0.02  # 1/m, of a push at low speed
-_ASIDE_M = 0.7  # where a push ends early: a lane leaves a car 0.8 m
-_DISPLACED = 0.6  # share of samples
-_TRIES = 4  # at a displacement that stays in the lane
-# Of a displacement: deviations, but for the mean of what is turned.
+HORIZON_S = WAYPOINTS * GRID_S
+_BACK_S = (HISTORY_POSES - 1) * GRID_S
+_PUSHED_S, _EACH_S = 3.0, 0.5  # length of a push, and of its pieces of constant strength
+_BACK_FOR_S = 1.6  # samples start at most this long after a push
+_PUSHES_MPS2 = (0.6, 0.9)  # standard deviations of the acceleration, along and across
+_STARTS, _START_MPS2 = 0.4, 2.0  # share of pieces that push a standing ego, and how hard
+_SHARPEST = 0.02  # largest curvature 1/m of a push, at low speed
+_ASIDE_M = 0.7  # a push ends at this offset: the lane leaves a car 0.8 m
+_DISPLACED = 0.6  # share of displaced samples
+_TRIES = 4  # draws of a displacement until one stays in the lane
+# Standard deviations of a displacement; of the Laplace-distributed turn its scale.
 _BESIDE_M, _AHEAD_M, _TURNED_RAD, _FASTER = 0.35, 1.0, 0.04, 0.06
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is known and what comes at t0, in the base frame at t0; float32.
+    """Input and target of one training sample at t0, in the base frame at t0; float32.
 
     history_xyz (16, 3) and history_rot (16, 3, 3): t0-1.5 s ... t0. future_xyz (64, 3) and
     future_rot (64, 3, 3): t0+0.1 ... 6.4 s. cause: the one at t0; causes: all within half a
-    second of it. text: the words of `cause`.
+    second of it. text: a sentence for `cause`.
     """
 
     t0_s: float
@@ -56,9 +54,9 @@ class Sample:
 
 
 def make_training_drive(scenario: Scenario) -> tuple[Simulation, tuple[float, ...]]:
-    """The drive of every even seed, or a disturbed one of an odd seed, and times t0 to learn from.
+    """Make a training drive and the times t0 of its samples; odd seeds are disturbed.
 
-    Times are 0.2 s apart; a push may lie in a history, never in a future.
+    Times are 0.2 s apart. A push may lie in the history of a sample, never in its future.
     """
     if scenario.seed % 2 == 0:
         return scenario.expert_simulation, list_sample_times(scenario.expert, 0.2)
@@ -68,7 +66,7 @@ def make_training_drive(scenario: Scenario) -> tuple[Simulation, tuple[float, ..
     while True:
         simulation.run(start_s)
         _push(simulation, rng)
-        # behind the step that still carries the last push
+        # after the step that still has the last push
         first_s, last_s = simulation.time_s + SIMULATION_STEP_S, simulation.time_s + _BACK_FOR_S
         start_s = last_s + HORIZON_S + 2 * SIMULATION_STEP_S
         if start_s > scenario.seconds + MARGIN_S:
@@ -78,7 +76,7 @@ def make_training_drive(scenario: Scenario) -> tuple[Simulation, tuple[float, ..
 
 
 def _push(simulation: Simulation, rng: np.random.Generator) -> None:
-    """Disturb the expert for _PUSHED_S; where it stands it may start, and see that it must not."""
+    """Push the expert about for _PUSHED_S; a standing one may start and then has to stop again."""
     for _ in range(round(_PUSHED_S / _EACH_S)):
         along, across = rng.normal(0.0, _PUSHES_MPS2).tolist()
         starts = rng.random() < _STARTS
@@ -96,11 +94,10 @@ def _push(simulation: Simulation, rng: np.random.Generator) -> None:
 
 
 def displace_sample(simulation: Simulation, t0_s: float, rng: np.random.Generator) -> Simulation:
-    """A copy that ends behind the future of t0, its ego beside where it was, up to t0 and after.
+    """Copy a simulation with a displaced history up to t0; it ends after the future of t0.
 
-    What the ego did up to t0 is moved, turned and made faster or slower as a whole, about its pose
-    at t0, which stays within its lane; from there on the expert drives. Some samples stay as they
-    are.
+    The motion up to t0 is moved, turned and made faster or slower as a whole, about the pose at
+    t0, which stays within the lane; from there on the expert drives. Some samples stay unchanged.
     """
     following = simulation.branch(t0_s)
     if rng.random() < _DISPLACED:
@@ -108,7 +105,7 @@ def displace_sample(simulation: Simulation, t0_s: float, rng: np.random.Generato
             displacement = Displacement(
                 left_m=float(rng.normal(0.0, _BESIDE_M)),
                 ahead_m=float(rng.normal(0.0, _AHEAD_M)),
-                turn_rad=float(rng.laplace(0.0, _TURNED_RAD)),  # now and then by a lot
+                turn_rad=float(rng.laplace(0.0, _TURNED_RAD)),  # heavy tails: rarely a large turn
                 speed_factor=float(rng.lognormal(0.0, _FASTER)),
             )
             moved = simulation.branch(t0_s)
@@ -122,7 +119,7 @@ def displace_sample(simulation: Simulation, t0_s: float, rng: np.random.Generato
 
 
 def list_sample_times(trace: Trace, every_s: float) -> tuple[float, ...]:
-    """Times with a whole history before and a whole future behind."""
+    """List the times that have a whole history before and a whole future after them."""
     first, last = (
         trace.start_s + _BACK_S + SIMULATION_STEP_S,
         trace.end_s - HORIZON_S - SIMULATION_STEP_S,
@@ -133,7 +130,7 @@ def list_sample_times(trace: Trace, every_s: float) -> tuple[float, ...]:
 def choose_times(
     trace: Trace, times: Sequence[float], count: int, rng: np.random.Generator
 ) -> tuple[float, ...]:
-    """Some of the times, rare causes more often than they come; at most as many as there are."""
+    """Choose `count` times, or all if there are fewer; rare causes are over-represented."""
     causes = [trace.cause(t_s) for t_s in times]
     weights = np.array([1 / causes.count(cause) ** 0.5 for cause in causes])
     number = min(count, len(times))
@@ -142,13 +139,14 @@ def choose_times(
 
 
 def list_frame_moments(simulation: Simulation, t0_s: float) -> tuple[Moment, ...]:
-    """The four moments that the cameras show, oldest first."""
-    times = [t0_s - (FRAMES - 1 - i) * GRID_S for i in range(FRAMES)]
+    """List the four moments of the camera frames of t0, oldest first."""
+    count = FRAMES_PER_CAMERA
+    times = [t0_s - (count - 1 - i) * GRID_S for i in range(count)]
     return tuple(simulation.moment(t_s) for t_s in times)
 
 
 def express_motion(trace: Trace, t0_s: float, steps: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Positions (N, 3) m and rotations (N, 3, 3) at steps of GRID_S from t0, in its base frame."""
+    """Positions (N, 3) m and rotations (N, 3, 3) at t0 + steps * 0.1 s, in the t0 frame."""
     states = [trace.ego(t0_s + step * GRID_S) for step in steps.tolist()]
     x, y, yaw = np.array([(s.x_m, s.y_m, s.yaw_rad) for s in states]).T
     now = trace.ego(t0_s)
@@ -162,11 +160,11 @@ def express_motion(trace: Trace, t0_s: float, steps: NDArray[np.int64]) -> tuple
 
 
 def make_sample(trace: Trace, t0_s: float, rng: np.random.Generator) -> Sample:
-    """Sample of a trace at t0; rng chooses among the wordings."""
-    xyz, rot = express_motion(trace, t0_s, np.arange(1 - HISTORY, FUTURE + 1))
+    """Make the sample of a trace at t0; rng chooses the wording."""
+    xyz, rot = express_motion(trace, t0_s, np.arange(1 - HISTORY_POSES, WAYPOINTS + 1))
     cause = trace.cause(t0_s)
-    xyz32, rot32 = xyz.astype(np.float32), rot.astype(np.float32)
+    xyz32, rot32, now = xyz.astype(np.float32), rot.astype(np.float32), HISTORY_POSES
     return Sample(
-        t0_s, xyz32[:HISTORY], rot32[:HISTORY], xyz32[HISTORY:], rot32[HISTORY:],
+        t0_s, xyz32[:now], rot32[:now], xyz32[now:], rot32[now:],
         cause, trace.causes(t0_s), choose_sentence(cause, rng),
     )  # fmt: skip

@@ -1,7 +1,7 @@
-"""One drive by split and seed: the route, the traffic on it, the weather, and the expert's motion.
+"""A drive by split and seed: route, traffic, weather, and the expert's motion through them.
 
-The splits draw from streams that share no seed, so a test drive is never a training drive. Times
-are seconds since the start of the drive. Knows no cameras, no stamps, no colours.
+The splits draw from separate random streams, so that a test drive is never a training drive. Times
+are seconds since the start of the drive.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .weather import Weather, make_weather
 
 SPLITS = ('train', 'validation', 'test')
 _ONCOMING_MPS = 9.0
-_LONGEST_MPS = 19.5  # no drive comes further in a second
+_LONGEST_MPS = 19.5  # no vehicle is faster
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A drive of so many seconds; with an equal seed a longer one begins as the shorter one."""
+    """A drive of some length; with an equal seed a longer one begins as the shorter one."""
 
     split: str
     seed: int
@@ -36,12 +36,12 @@ class Scenario:
     weather: Weather
 
     def simulate(self) -> Simulation:
-        """The world at -MARGIN_S, ready to be stepped."""
+        """A new simulation of the drive, at -MARGIN_S."""
         return Simulation(self.route, self.plan, self.traffic, self.oncoming)
 
     @functools.cached_property
     def expert_simulation(self) -> Simulation:
-        """The world with the expert at the wheel, to the end."""
+        """The simulation in which the expert has driven to the end."""
         simulation = self.simulate()
         simulation.run(self.seconds + MARGIN_S)
         return simulation
@@ -60,17 +60,17 @@ class Scenario:
         return self.expert.ego(t_s)
 
     def rng(self, purpose: int, *more: int) -> np.random.Generator:
-        """A stream of its own for each purpose; 0 to 9 are the scenario's."""
+        """Random numbers for one purpose; the world itself uses purposes 0 to 9."""
         return make_rng(self.split, self.seed, purpose, *more)
 
 
 def make_rng(split: str, seed: int, *purpose: int) -> np.random.Generator:
-    """Random numbers of a drive; another split, seed or purpose is another stream."""
+    """Random numbers of a drive for one purpose, independent of every other split and seed."""
     return np.random.default_rng([SPLITS.index(split), seed, *purpose])
 
 
 def make_scenario(split: str, seed: int, seconds: float = 60.0) -> Scenario:
-    """Drive of a split ('train', 'validation' or 'test')."""
+    """Make the drive of a split ('train', 'validation' or 'test') and a seed."""
     route = make_route(make_rng(split, seed, 0), _LONGEST_MPS * (seconds + 2 * MARGIN_S))
     plan = make_plan(route)
     traffic = _make_traffic(make_rng(split, seed, 1), seconds)

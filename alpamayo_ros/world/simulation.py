@@ -1,7 +1,6 @@
-"""A drive, step by step: the expert or somebody else drives the ego, the others react.
+"""Simulation of a drive, step by step: the expert or a planner drives the ego, the others react.
 
-Everything follows from the route, the traffic and the ego's own motion. Knows no seeds and no
-pictures.
+A simulation is a function of the route, the traffic and the motion of the ego.
 """
 
 from __future__ import annotations
@@ -28,22 +27,26 @@ from .road import CENTRE_LINE_M, ONCOMING_M, RIGHT_EDGE_M, Array
 from .route import PARKED_M, Crossing, Route
 from .shapes import do_overlap, make_rectangle
 
-MARGIN_S = 2.0  # motion is known this long before the start and after the end
+MARGIN_S = 2.0  # a drive is simulated this long before its start and after its end
 PARKED_COLOURS, LEAD_COLOUR, ONCOMING_COLOURS = (0, 1, 2, 3, 4), 5, (6, 7, 8, 9)
-_SEEN_M = {'lead': 75.0, 'red_light': 75.0, 'pedestrian': 65.0}  # from where cameras show it
-_HARD_STOP_MPS2 = 2.4  # nobody stops harder than this for an amber light
+_SEEN_M = {
+    'lead': 75.0,
+    'red_light': 75.0,
+    'pedestrian': 65.0,
+}  # distance at which the cameras show it
+_HARD_STOP_MPS2 = 2.4  # nobody brakes harder than this for an amber light
 _NEAR_M = 300.0
 _OVER_M, _CREPT_OVER_M, _CREEPING_MPS = 1.0, 2.5, 2.0
-_BODY_TOLERANCE_M = 0.3  # by which a body may stand over the lines of its lane
+_BODY_TOLERANCE_M = 0.3  # a body may reach this far over the lines of its lane
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Who else is there.
+    """The other vehicles of a drive.
 
-    lead_m: rear axle of the vehicle ahead at the start, None without; lead_factor: its share of
-    the allowed speed. ego_factor: the ego's at the start. oncoming_s: when each oncoming car is
-    where the ego started, counted along `Approach`.
+    lead_m: s of the rear axle of the vehicle ahead at the start, None for no such vehicle;
+    lead_factor: its share of the allowed speed. ego_factor: that of the ego at the start.
+    oncoming_s: time at which each oncoming car passes s = 0, see `Approach`.
     """
 
     lead_m: float | None
@@ -54,8 +57,8 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Displacement:
-    """Where the ego's past is moved to: to the left and along its lane, turned about where the ego
-    is, and driven so much faster.
+    """How the ego's past is moved: to the left and along its lane, turned about its last pose, and
+    driven at speed_factor times its speed.
     """
 
     left_m: float = 0.0
@@ -65,7 +68,7 @@ class Displacement:
 
 
 class Simulation:
-    """The world from -MARGIN_S on; `trace` holds what happened so far."""
+    """The world from -MARGIN_S on; `trace` has the steps so far."""
 
     def __init__(self, route: Route, plan: DrivingPlan, traffic: Traffic, oncoming: Approach):
         self.route, self.plan, self.traffic = route, plan, traffic
@@ -87,16 +90,16 @@ class Simulation:
         return self.trace.end_s
 
     def step(self, ego: State | None = None, push: tuple[float, float] = (0.0, 0.0)) -> None:
-        """STEP_S further; the expert drives, or the ego is put where the caller says.
+        """Simulate one step; the expert drives the ego unless the caller gives its next state.
 
-        push: acceleration m/s^2 and curvature 1/m on top of what the expert wants.
+        push: acceleration m/s^2 and curvature 1/m that are added to the expert's.
         """
         now, t_s = self.trace.steps[-1], self.time_s
         state, why = self._decide(now, t_s, push)
         following = state.after(SIMULATION_STEP_S) if ego is None else ego
         s, _, _ = self.route.road.locate(following.x_m, following.y_m, following.s_m)
         following = replace(following, s_m=s)
-        # the decision counts from this step on: its motion is known to the next one
+        # the expert's decision holds from this step to the next one
         self.trace.steps[-1] = TraceStep(
             state if ego is None else now.ego, now.lead, now.walked_m, why
         )
@@ -105,20 +108,20 @@ class Simulation:
         )
 
     def run(self, until_s: float) -> Trace:
-        """Let the expert drive; returns the trace."""
+        """Let the expert drive until a time; returns the trace."""
         while self.time_s < until_s - 1e-9:
             self.step()
         return self.trace
 
     def branch(self, t_s: float) -> Simulation:
-        """A copy that ends at t_s, a step's time, and can go on otherwise."""
+        """Copy the simulation up to t_s, the time of a step; the copy can go on differently."""
         other, trace = copy.copy(self), self.trace
         count = round((t_s - trace.start_s) / SIMULATION_STEP_S) + 1
         other.trace = Trace(trace.route, trace.start_s, trace.steps[:count])
         return other
 
     def displace(self, moved: Displacement, seconds: float) -> None:
-        """Move the ego's last seconds as a whole, as if it had always driven there."""
+        """Move the ego's last seconds as a whole, as if the ego had driven there."""
         steps = self.trace.steps
         now = steps[-1].ego
         yaw = self.route.road.at(now.s_m)[2]
@@ -145,13 +148,13 @@ class Simulation:
             steps[i] = replace(steps[i], ego=state)
 
     def offset_from_path_m(self) -> float:
-        """How far the ego is left of the path that the expert wants."""
+        """Distance of the ego to the left of the expert's wanted path."""
         ego = self.trace.steps[-1].ego
         s, offset, _ = self.route.road.locate(ego.x_m, ego.y_m, ego.s_m)
         return float(offset - self.plan.path_at(s)[0])
 
     def moment(self, t_s: float) -> Moment:
-        """Everything that moves, at a time up to now."""
+        """Everything that moves, at any simulated time."""
         ego, lead = self.trace.ego(t_s), self.trace.lead(t_s)
         road = self.route.road
         cars = []
@@ -173,7 +176,7 @@ class Simulation:
         return Moment(t_s, ego, tuple(cars), self.trace.walkers(t_s, ego.s_m), lights)
 
     def is_off_lane(self, pose: State) -> bool:
-        """Whether a body at this pose stands outside its lane; pose.s_m: roughly where."""
+        """Whether a car at this pose reaches out of the ego lane; pose.s_m: within some 20 m."""
         for x, y in make_rectangle(pose.x_m, pose.y_m, pose.yaw_rad).tolist():
             _, offset, _ = self.route.road.locate(x, y, pose.s_m)
             low, high = RIGHT_EDGE_M - _BODY_TOLERANCE_M, CENTRE_LINE_M + _BODY_TOLERANCE_M
@@ -182,7 +185,7 @@ class Simulation:
         return False
 
     def has_collision(self, pose: State, t_s: float) -> bool:
-        """Whether a body at this pose touches a car or a pedestrian."""
+        """Whether a car at this pose overlaps another car or a pedestrian."""
         moment = self.moment(t_s)
         body = make_rectangle(pose.x_m, pose.y_m, pose.yaw_rad)
         others = [make_rectangle(car.x_m, car.y_m, car.yaw_rad) for car in moment.cars]
@@ -193,7 +196,7 @@ class Simulation:
         return any(do_overlap(body, other) for other in others)
 
     def _decide(self, now: TraceStep, t_s: float, push: tuple[float, float]) -> tuple[State, str]:
-        """The ego's state with the expert's acceleration and curvature, and the cause."""
+        """The ego's state with the expert's acceleration and curvature, and their cause."""
         ego = now.ego
         s, offset, road_yaw = self.route.road.locate(ego.x_m, ego.y_m, ego.s_m)
         ahead = self._lines(now, s, ego.speed_mps, t_s)
@@ -218,7 +221,7 @@ class Simulation:
         return state, name_cause(self.route, self.plan, situation)
 
     def _lines(self, now: TraceStep, s: float, speed: float, t_s: float) -> list[Ahead]:
-        """Lines at which a vehicle whose rear axle is at s has to stop."""
+        """Lines at which a vehicle with its rear axle at s has to stop."""
         front, over = s + CAR_FRONT_M, _get_overshoot_m(speed)
         found = []
         for light in self.route.lights:
@@ -246,7 +249,7 @@ class Simulation:
         s, speed, acceleration = now.lead
         lines = self._lines(now, s, speed, t_s)
         wanted, _ = accelerate(self.plan, s, speed, self.traffic.lead_factor, lines)
-        # what is shown of a step is the acceleration that led to it
+        # a step records the acceleration that led to it
         acceleration = limit_jerk(acceleration, wanted, speed, SIMULATION_STEP_S)
         following = max(speed + acceleration * SIMULATION_STEP_S, 0.0)
         return s + (speed + following) / 2 * SIMULATION_STEP_S, following, acceleration
@@ -271,13 +274,13 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Approach:
-    """How an oncoming car drives: s of the road by the seconds it takes from there to s = 0."""
+    """Motion of an oncoming car: s by the seconds that it needs from there to s = 0."""
 
     s_m: Array
     seconds: Array
 
     def place(self, seconds: float) -> float | None:
-        """S of a car that is at s = 0 so many seconds later; None where there is no road."""
+        """Place s of a car that reaches s = 0 in so many seconds; None beyond the road."""
         position = (seconds - self.seconds[0]) / (self.seconds[1] - self.seconds[0])
         index = int(position)
         if position < 0 or index + 1 >= len(self.s_m):
@@ -287,13 +290,13 @@ class Approach:
 
 
 def _find_nearest_cause(ahead: list[Ahead]) -> str:
-    """What the ego stands for: the nearest thing."""
+    """Cause of the nearest obstacle within 8 m, '' without one."""
     nearest = min(ahead, key=lambda thing: thing.gap_m, default=None)
     return nearest.cause if nearest is not None and nearest.gap_m < 8.0 else ''
 
 
 def _is_lane_clear(crossing: Crossing, walked_m: float) -> bool:
-    """Whether the ego lane is free of the pedestrian."""
+    """Whether the pedestrian has left the ego lane, or there is none."""
     if crossing.side == 0:
         return True
     start, end = get_kerb_offsets(crossing)
@@ -311,5 +314,5 @@ def _is_waiting(crossing: Crossing, vehicles: list[tuple[float, float]]) -> bool
 
 
 def _get_overshoot_m(speed: float) -> float:
-    """How far a vehicle may be over a line and still stop for it: more where it came creeping."""
+    """Distance over a line up to which a vehicle still stops for it; larger for a creeping one."""
     return _CREPT_OVER_M if speed < _CREEPING_MPS else _OVER_M

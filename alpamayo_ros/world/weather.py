@@ -1,4 +1,4 @@
-"""Light and weather of a drive, colours at noon, how its cameras are shaken. Knows no pictures."""
+"""Light and weather of a drive: daylight, haze, rain, noise, camera shake, and basic colours."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-HAZE = np.array([226.0, 216.0, 206.0])  # BGR of what is far away at noon
+HAZE = np.array([226.0, 216.0, 206.0])  # BGR of distant haze at noon
 MEADOW, ZENITH = np.array([60.0, 122.0, 98.0]), np.array([212.0, 158.0, 104.0])
 ASPHALT, VERGE = np.array([104.0, 101.0, 99.0]), np.array([112.0, 132.0, 136.0])
 WHITE = np.array([236.0, 238.0, 238.0])  # of the markings
-LAMPS_BELOW = 0.8  # of daylight: cars drive with their lights on
+LAMPS_BELOW = 0.8  # daylight below which cars have their lights on
 SUN_SHARE = {'day': 1.0, 'dusk': 0.5, 'rain': 0.2, 'night': 0.0, 'wet_night': 0.0}
 Array = NDArray[np.float64]
 KINDS = ('day', 'dusk', 'rain', 'night', 'wet_night')
@@ -22,10 +22,11 @@ _AMBIENT = {'day': 1.0, 'dusk': 0.55, 'rain': 0.75, 'night': 0.14, 'wet_night': 
 
 @dataclass(frozen=True)
 class Weather:
-    """ambient: daylight, 1 at noon. haze_m: distance at which 1/e of the contrast is left.
+    """Light, weather and camera errors of a drive.
 
-    rain: strength of the streaks, 0 without. noise: deviation of a pixel, of 255. gain: exposure.
-    mount_rad, shake_rad: roll, pitch and yaw by which the cameras are off, always and per frame.
+    ambient: daylight, 1 at noon. haze_m: distance at which 1/e of the contrast is left. rain:
+    strength of the streaks. noise: standard deviation of a pixel (0-255). gain: exposure.
+    mount_rad: constant error of the cameras' roll, pitch and yaw; shake_rad: deviation per frame.
     """
 
     kind: str
@@ -42,7 +43,7 @@ CLEAR = Weather('day', 1.0, 330.0, 0.0, 0.0, 1.0, (0.0, 0.0, 0.0), 0.0)
 
 
 def make_weather(rng: np.random.Generator) -> Weather:
-    """Weather by chance; about half of the drives are on a clear day."""
+    """Draw the weather of a drive; about half of the drives are on a clear day."""
     kind = str(rng.choice(KINDS, p=_SHARES))
     wet = kind in ('rain', 'wet_night')
     mount = tuple(rng.normal(0.0, 0.003, 3).tolist())
@@ -59,9 +60,9 @@ def make_weather(rng: np.random.Generator) -> Weather:
 
 
 def compute_illumination(ambient: float | Any, ahead: Any, left: Any) -> Any:
-    """Light on what is so far ahead and left of the ego in m: daylight and own headlamps.
+    """Light at points ahead and left of the ego (m): daylight and the ego's headlamps.
 
-    Arrays of NumPy or tensors of PyTorch, whichever the places are.
+    ahead and left are NumPy arrays or PyTorch tensors; so is the result.
     """
     reach = (1.15 - ahead / 55.0).clip(0.0, 1.0) * (ahead - 1.5).clip(0.0, 1.0)
     beam = (1.4 - abs(left) / (2.0 + 0.4 * ahead.clip(0.0, 1e3))).clip(0.0, 1.0)
@@ -69,9 +70,9 @@ def compute_illumination(ambient: float | Any, ahead: Any, left: Any) -> Any:
 
 
 def make_grain(noise: Any, deviation: float | Any, rain: float | Any) -> Any:
-    """What noise and rain add to a picture: from white noise (..., H, W) of deviation 1.
+    """Sensor noise and rain streaks (..., H, W) from white noise of deviation 1.
 
-    The streaks are bright and vertical. Arrays of NumPy or tensors of PyTorch.
+    The streaks are bright and vertical. Takes NumPy arrays or PyTorch tensors.
     """
     length = max(3, noise.shape[-2] // 16)
     smeared = sum(noise[..., i : noise.shape[-2] - length + i, :] for i in range(length))
@@ -82,12 +83,12 @@ def make_grain(noise: Any, deviation: float | Any, rain: float | Any) -> Any:
 
 
 def light_colours(colours: Array, away_m: Array, yaw_rad: float, weather: Weather) -> Array:
-    """Colours (N, 3) so far away (N, 2) from the ego, in its light and through the haze."""
+    """Colours (N, 3) of objects at (N, 2) m from the ego, as lit and seen through the haze."""
     cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
     ahead, left = away_m @ np.array([cos, sin]), away_m @ np.array([-sin, cos])
     ambient = min(weather.ambient, 1.0)
     clear = np.exp(-np.hypot(ahead, left) / weather.haze_m)[:, None]
     glows = colours.max(axis=1, keepdims=True) > 255.0
     light = np.where(glows, 1.0, compute_illumination(ambient, ahead, left)[:, None])
-    haze = np.where(glows, 0.3, 1.0) * (1 - clear)  # lamps are seen through it
+    haze = np.where(glows, 0.3, 1.0) * (1 - clear)  # lamps shine through haze
     return np.minimum(colours * light, 255.0) * (1 - haze) + HAZE * ambient * haze

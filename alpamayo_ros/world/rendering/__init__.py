@@ -1,1 +1,1 @@
-"""Pictures of the synthetic world: meshes, ground, sky, painters of large and small images."""
+"""Pictures of the synthetic world: meshes, ground, sky, renderers of large and small ones."""

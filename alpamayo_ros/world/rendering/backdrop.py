@@ -1,6 +1,6 @@
-"""Sky, hills and ground textures: what a picture is painted on. Knows no road and no camera.
+"""Textures of sky, hills and ground, made once per drive from value noise.
 
-Made once per drive from value noise; arrays are BGR uint8. All textures repeat without a seam.
+Arrays are BGR uint8. All textures repeat without a seam.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Array = NDArray[np.float64]
 def make_value_noise(
     rng: np.random.Generator, size: int, cells: tuple[int, ...], falloff: float
 ) -> Array:
-    """Periodic noise (size, size), mean 0 and deviation 1, of octaves with so many cells.
+    """Periodic noise (size, size) with mean 0 and deviation 1.
 
-    Every count of cells divides the size.
+    cells: number of cells of each octave; each divides `size`. falloff: ratio of amplitudes.
     """
     total = np.zeros((size, size))
     for octave, count in enumerate(cells):
@@ -35,7 +35,7 @@ def make_value_noise(
 
 
 def _wrap(tile: Array, border: int) -> Array:
-    """Continue a tile by its own other side, so that filters see no seam."""
+    """Pad a tile periodically, so that filters see no seam."""
     return np.pad(tile, border, mode='wrap')
 
 
@@ -47,7 +47,7 @@ def make_meadow_tile(rng: np.random.Generator) -> Picture:
 
 
 def make_grain_tile(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Grain of the ground (TILE_PX, TILE_PX, 2), deviation 1: as it is, and without detail."""
+    """Grain of the ground (TILE_PX, TILE_PX, 2), deviation 1: sharp, and blurred."""
     grain = make_value_noise(rng, TILE_PX, (8, 32, 128, 256, 512), 0.95)
     border = 32
     coarse = cv2.GaussianBlur(_wrap(grain, border), (0, 0), 9.0)[border:-border, border:-border]

@@ -1,6 +1,6 @@
-"""The things of the world with few faces, all of them quadrilaterals, for small pictures.
+"""Meshes of few quadrilaterals for small pictures: the simple twins of things.py.
 
-The names and sizes of things.py; where it takes a variant, so does this. Knows no cameras.
+Names, sizes and variants are those of things.py.
 """
 
 from __future__ import annotations

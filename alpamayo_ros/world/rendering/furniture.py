@@ -1,6 +1,6 @@
-"""What stands at the road to be read: traffic lights, speed limits, arrow boards.
+"""Meshes of traffic lights, speed limit signs and arrow boards, shared by both renderers.
 
-Meshes of quadrilaterals that face -x, for any renderer; y is left. Knows no positions.
+They consist of quadrilaterals that face -x; y is left.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ LIT: dict[str, Colour] = {  # more than 255 shines by itself
     'red': (60, 60, 520), 'amber': (40, 330, 520), 'green': (150, 520, 60)
 }  # fmt: skip
 _DARK: Colour = (34, 34, 34)
-_BRIGHT: Colour = (258, 258, 258)  # boards throw the headlamps' light back
+_BRIGHT: Colour = (258, 258, 258)  # boards reflect the headlamps
 _BOARDS: dict[int, Colour] = {30: (40, 215, 258), 50: _BRIGHT, 70: (258, 210, 150)}
 _LAMPS = {'red': 3.95, 'amber': 3.3, 'green': 2.65}
-_COUNTED_S = 10.0  # what a full bar stands for
+_COUNTED_S = 10.0  # time that a full bar shows
 _SEGMENTS = {'0': 'abcdef', '3': 'abcdg', '5': 'acdfg', '7': 'abc'}
 
 
@@ -32,8 +32,8 @@ def make_facing_quad(
 
 
 def make_traffic_light(phase: str, seconds: float) -> Mesh:
-    """Light with a bar that shows how long the phase lasts, at most 10 s."""
-    # half a second is as fine as a camera sees it, and keeps the number of meshes small
+    """Traffic light with a bar that shows the rest of its phase, at most 10 s."""
+    # steps of 0.5 s: cameras do not resolve less, and the cache stays small
     return _make_traffic_light(phase, round(2 * min(seconds, _COUNTED_S)) / 2)
 
 
@@ -57,7 +57,7 @@ def _make_traffic_light(phase: str, seconds: float) -> Mesh:
 
 @functools.cache
 def make_speed_sign(limit_kmh: int) -> Mesh:
-    """Red frame and the number on a board, whose colour a small picture shows too."""
+    """Speed limit sign; the colour of its board shows the limit in small pictures too."""
     digits = [quad for number, digit in enumerate(str(limit_kmh))
               for quad in _make_digit(digit, 0.42 - 0.48 * number)]  # fmt: skip
     return join(

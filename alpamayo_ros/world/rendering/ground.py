@@ -1,7 +1,7 @@
-"""The ground: a textured meadow seen from the ego vehicle, and what is painted on it.
+"""The ground of large pictures: textured meadow, road surfaces and markings.
 
 Surfaces and markings are outlines in the world frame at z = 0; the meadow is looked up per pixel
-in a tile that repeats. Knows nothing that stands, no sky, no time.
+in a periodic tile.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def lift(ground_m: Array) -> Array:
 
 
 class GroundMap:
-    """Where the pixels below the horizon of one camera meet the ground, in the base frame."""
+    """Ground points of the pixels below the horizon of one camera, in the base frame."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class GroundMap:
         self._x = (position_m[0] + reach * rays[..., 0]).astype(np.float32)
         self._y = (position_m[1] + reach * rays[..., 1]).astype(np.float32)
         distance = reach * level
-        # a texture finer than what a pixel covers along the view would flicker
+        # detail finer than the footprint of a pixel would flicker
         covered_m = np.abs(np.gradient(distance, axis=0))
         self._fine = np.exp(-((covered_m / 0.12) ** 2)).astype(np.float32)
         self._coarse = (1 - self._fine) * np.exp(-((covered_m / 1.5) ** 2)).astype(np.float32)
@@ -63,7 +63,7 @@ class GroundMap:
         self._meadow, self._grain = meadow, grain
 
     def texture(self, ego: State) -> NDArray[np.float32]:
-        """Grain (rows, columns) of the ground as seen from here, deviation 1 or less."""
+        """Grain (rows, columns) of the ground as this camera sees it, deviation at most 1."""
         fine, coarse = cv2.split(self._lookup(self._grain, ego, _GRAIN_PX_PER_M))
         return np.asarray(fine * self._fine + coarse * self._coarse)
 
@@ -90,7 +90,7 @@ class GroundMap:
 
 
 def _blend(first: Picture, second: Picture, weight: Weight, other: Weight) -> Picture:
-    """Weighted sum; the weights need not add up to 1, as they would have to in blendLinear."""
+    """Weighted sum; unlike in cv2.blendLinear the weights need not add up to 1."""
     total = first * weight[..., None] + second * other[..., None]
     return np.asarray(total, dtype=np.uint8)
 
@@ -102,7 +102,7 @@ def _to_factor(deviation: NDArray[np.float32]) -> Picture:
 
 
 def list_surfaces(route: Route, s_m: float) -> Iterator[tuple[Array, Colour]]:
-    """Outlines (N, 2) m of shoulder and asphalt around s, in the order of painting."""
+    """List outlines (N, 2) m of shoulder and asphalt around s, in painting order."""
     s = list_stations(s_m)
     crossing = list_crossing_roads(route, s[0], s[-1])
     for margin, colour in ((VERGE_M, tuple(VERGE)), (MARGIN_M, tuple(ASPHALT))):
@@ -122,7 +122,7 @@ def list_markings(route: Route, s_m: float) -> tuple[Array, Array]:
 
 
 def list_stations(s_m: float) -> Array:
-    """Places along the road around s, denser where the camera is near."""
+    """Places along the road around s, denser near the camera."""
     behind = max(s_m - _BEHIND_M, -BEHIND_M)
     start = np.floor(s_m / 2.0) * 2.0
     return np.concatenate([

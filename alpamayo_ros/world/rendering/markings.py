@@ -1,7 +1,4 @@
-"""What is flat: surfaces of the road and its crossings, and what is painted on them.
-
-Outlines in the world frame at z = 0, for any renderer. Knows no cameras and no colours.
-"""
+"""Outlines of road surfaces and white markings in the world frame, shared by both renderers."""
 
 from __future__ import annotations
 
@@ -11,29 +8,29 @@ from ..road import BEHIND_M, CENTRE_LINE_M, LEFT_EDGE_M, RIGHT_EDGE_M, Array, Ro
 from ..route import JUNCTION_HALF_M, Light, Route, Turn
 
 LINE_M = 0.14  # width of the markings
-MARGIN_M = 0.25  # of asphalt beside the edge lines
-VERGE_M = 0.7  # of asphalt and gravel together
+MARGIN_M = 0.25  # width of the asphalt beside the edge lines
+VERGE_M = 0.7  # width of asphalt and gravel beside the edge lines
 ARM_M = 45.0  # how far a crossing road is drawn
 _DASHES_M = {30: (2.0, 5.0), 50: (4.0, 10.0), 70: (6.0, 15.0)}  # length and period by limit
 _ZEBRA_M, _STRIPE_M = 3.6, 0.5
 
 
 def make_strips(road: Road, low_m: Array, high_m: Array, offset_m: Array, width_m: Array) -> Array:
-    """Quadrilaterals (N, 4, 2) m of a width around an offset, between two places each."""
+    """Strips (N, 4, 2) m along the road: from low to high, of a width around an offset."""
     left, right = offset_m + width_m / 2, offset_m - width_m / 2
     return np.stack([road.points(low_m, right), road.points(high_m, right),
                      road.points(high_m, left), road.points(low_m, left)], axis=1)  # fmt: skip
 
 
 def make_lane_surface(road: Road, stations: Array, margin_m: float) -> Array:
-    """Both lanes from station to station, (N - 1, 4, 2) m."""
+    """Surface of both lanes from station to station, (N - 1, 4, 2) m."""
     middle = np.full(len(stations) - 1, (LEFT_EDGE_M + RIGHT_EDGE_M) / 2)
     width = np.full(len(stations) - 1, LEFT_EDGE_M - RIGHT_EDGE_M + 2 * margin_m)
     return make_strips(road, stations[:-1], stations[1:], middle, width)
 
 
 def list_crossing_roads(route: Route, low_m: float, high_m: float) -> Array:
-    """Crossing roads between two places of the route, (N, 4, 2) m."""
+    """List the crossing roads between two places of the route, (N, 4, 2) m."""
     found = [_make_crossing_road(route.road, light) for light in route.lights
              if low_m < light.middle_m < high_m]  # fmt: skip
     found += [_make_arm(route.road, turn) for turn in route.turns
@@ -48,7 +45,7 @@ def _make_crossing_road(road: Road, light: Light) -> Array:
 
 
 def _make_arm(road: Road, turn: Turn) -> Array:
-    """Continuation of the road after the turn to its other side."""
+    """Arm of a turn: the new road continued to the other side of the junction."""
     x, y, yaw, _ = road.at(turn.end_m)
     way = (turn.end_m - turn.start_m) / (np.pi / 2) + ARM_M
     sides = (RIGHT_EDGE_M - MARGIN_M, LEFT_EDGE_M + MARGIN_M)
@@ -73,7 +70,7 @@ def list_white_markings(route: Route, stations: Array) -> Array:
                                       for light in route.lights])  # fmt: skip
     quads = []
     for edge, side in ((RIGHT_EDGE_M, 1), (LEFT_EDGE_M, -1)):
-        # a turn to the left opens to the right
+        # at a left turn the crossing road opens to the right
         open_turns = [(turn.start_m, turn.end_m) for turn in route.turns
                       if turn.has_arm and turn.side == side]  # fmt: skip
         drawn = ~(at_light | _touches_gap(starts, ends, open_turns))
@@ -100,7 +97,7 @@ def _make_line(road: Road, low_m: Array, high_m: Array, offset_m: float, width_m
 
 
 def _touches_gap(starts: Array, ends: Array, gaps: list[tuple[float, float]]) -> np.ndarray:
-    """Which stretches touch one of the gaps."""
+    """Whether each stretch (N,) touches one of the gaps."""
     inside = np.zeros(len(starts), dtype=bool)
     for low, high in gaps:
         inside |= (ends > low) & (starts < high)
@@ -108,7 +105,7 @@ def _touches_gap(starts: Array, ends: Array, gaps: list[tuple[float, float]]) ->
 
 
 def _list_dashes(route: Route, low_m: float, high_m: float) -> tuple[Array, Array]:
-    """Start and length of the dashes of the centre line; none at lights and zebras."""
+    """Start and length of the centre line's dashes; there are none at lights and zebras."""
     starts, lengths = [], []
     for number, zone in enumerate(route.zones):
         is_last = number + 1 == len(route.zones)

@@ -1,8 +1,8 @@
-"""Flat-coloured polygon meshes and the few shapes that everything in the world is made of.
+"""Meshes of flat-coloured polygons, and the basic shapes: box, extrusion, pyramid, ball.
 
-Knows no cameras and no roads: shapes stand at the origin, x forward, z up, in metres. Colours are
-BGR, 0-255. Every convex part lists its faces counter-clockwise seen from outside; parts are drawn
-in list order, so what lies on top of a face (windows, lamps) follows it.
+Shapes stand at the origin, x forward, z up, in metres. Colours are BGR, 0-255; higher ones glow.
+Every convex part lists its faces counter-clockwise seen from outside. Faces are drawn in list
+order, so windows and lamps follow the face that they lie on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Mesh:
     colours: Array
 
     def place(self, x_m: float, y_m: float, yaw_rad: float, scale: float = 1.0) -> Mesh:
-        """The same mesh scaled, turned about z and moved."""
+        """A copy that is scaled, turned about z and moved."""
         cos, sin = scale * np.cos(yaw_rad), scale * np.sin(yaw_rad)
         turn = np.array([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, scale]])
         return Mesh(self.faces @ turn + np.array([x_m, y_m, 0.0]), self.colours)
@@ -40,7 +40,7 @@ class Mesh:
 
 
 def join(*meshes: Mesh) -> Mesh:
-    """One mesh of several, drawn in this order."""
+    """Join meshes to one that is drawn in this order."""
     return Mesh(
         np.concatenate([m.faces for m in meshes]), np.concatenate([m.colours for m in meshes])
     )

@@ -1,4 +1,4 @@
-"""What moves or changes, as placed meshes of one moment. Knows no cameras."""
+"""Meshes of everything that moves or changes at a moment: cars, pedestrians, traffic lights."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ..route import JUNCTION_HALF_M, Route
 from .furniture import make_traffic_light
 from .mesh import Colour, Mesh
 
-_PAINT: tuple[Colour, ...] = (  # by the index that cars carry
+_PAINT: tuple[Colour, ...] = (  # by Car.colour
     *((206, 206, 204), (70, 70, 72), (110, 140, 90), (60, 60, 176), (150, 110, 70)),
     (168, 66, 40),
     *((60, 60, 176), (206, 206, 204), (70, 70, 72), (110, 140, 90)),
 )
-_JACKET: Colour = (46, 140, 258)  # seen by night too
-_LIGHT_M = RIGHT_EDGE_M - 1.5  # offset of the posts
+_JACKET: Colour = (46, 140, 258)  # visible at night
+_LIGHT_M = RIGHT_EDGE_M - 1.5  # offset of the light posts
 
 
 def place_movers(
     moment: Moment, route: Route, shapes: ModuleType, lamps: bool, range_m: float
 ) -> list[tuple[Mesh, Array]]:
-    """Cars, pedestrians and traffic lights within a range of the ego, with their centres (2,).
+    """Place cars, pedestrians and lights within range_m of the ego; meshes with centres (2,).
 
-    shapes: module of the meshes, things or coarse. lamps: whether cars drive with their lights on.
+    shapes: module of the meshes, things or coarse. lamps: whether cars have their lights on.
     """
     ego = moment.ego
     objects = []

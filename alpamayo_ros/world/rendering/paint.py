@@ -1,7 +1,4 @@
-"""Polygons of the world painted into a picture: projection, near plane, antialiased filling.
-
-Knows no objects, no road, no time.
-"""
+"""Painter of large pictures: projects polygons, clips them at the near plane, fills them."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ _SUBPIXEL_BITS = 4
 
 @dataclass(frozen=True)
 class View:
-    """Where a camera is at one moment, in the world frame."""
+    """Pose of a camera in the world frame at one moment."""
 
     camera: PinholeCamera
     position_m: Array
@@ -38,9 +35,10 @@ def draw(
     colours: Array,
     below: Array | None = None,
 ) -> None:
-    """Fill convex polygons (N, K, 3) m in this order.
+    """Fill convex polygons (N, K, 3) m in list order.
 
-    below: colour under them, for polygons thinner than a pixel, which would look too broad.
+    below: colour under the polygons; those thinner than a pixel are blended with it, because the
+    filled polygon is at least a pixel wide.
     """
     optical = view.optical(polygons)
     front = optical[..., 2] > _NEAR_M
@@ -71,7 +69,7 @@ def fill(
 
 
 def clip_at_near_plane(polygon: Array) -> Array:
-    """Part of a polygon (N, 3) in front of the near plane (Sutherland and Hodgman 1974)."""
+    """Clip a polygon (N, 3) at the near plane (Sutherland and Hodgman 1974)."""
     following = np.roll(polygon, -1, axis=0)
     inside = polygon[:, 2] > _NEAR_M
     crossing = inside != np.roll(inside, -1)

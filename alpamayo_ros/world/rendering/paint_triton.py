@@ -1,7 +1,7 @@
-"""Quadrilaterals into small pictures on a GPU: loops over them as one Triton kernel.
+"""Painter of small pictures on a GPU: a Triton kernel that loops over quadrilaterals.
 
-For raster.render, whose functions of these names are the twins in NumPy and torch. A program
-paints a tile of one view and skips what does not reach into it. Knows no scenes.
+Its functions are passed to raster.render; the plain twins of the same names are in raster.py. A
+program paints a tile of one view and skips the faces that do not reach into the tile.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROWS, _COLUMNS = 16, 32  # of a tile
 
 
 def compute_cover(xp: Any, lines: Tensor, seen: Tensor, box: Any, u: Tensor, v: Tensor) -> Tensor:
-    """What `raster.compute_cover` gives."""
+    """Fast twin of `raster.compute_cover`."""
     canvas = lines.new_zeros(*seen.shape[:3], 1, len(v), len(u))
     _launch(canvas, lines, seen, box, None)
     return canvas[..., 0, :, :].clip_(0.0, 1.0)
@@ -37,7 +37,7 @@ def paint_faces(
     u: Tensor,
     v: Tensor,
 ) -> Tensor:
-    """What `raster.paint_faces` gives."""
+    """Fast twin of `raster.paint_faces`."""
     canvas = canvas.contiguous()
     _launch(canvas, lines, seen, box, colours)
     return canvas
@@ -49,7 +49,9 @@ def _launch(canvas: Tensor, lines: Tensor, seen: Tensor, box: Any, colours: Tens
     tiles = triton.cdiv(height, _ROWS) * triton.cdiv(width, _COLUMNS)
     low, high = (corner.contiguous() for corner in box)
     lines, seen = lines.contiguous(), seen.to(torch.uint8).contiguous()
-    paint = lines if colours is None else colours.contiguous()  # a pointer that is not read
+    paint = (
+        lines if colours is None else colours.contiguous()
+    )  # the kernel does not read this pointer
     _paint_kernel[(views, tiles)](
         canvas, lines, seen, low, high, paint, faces, height, width,
         ADD=colours is None, ROWS=_ROWS, COLUMNS=_COLUMNS, num_warps=4,
@@ -60,7 +62,7 @@ if triton is not None:
 
     @triton.jit
     def _inside(lines_ptr, u, v):
-        """How far pixels are inside of an edge, 0 to 1."""
+        """Distance of pixels to the inside of an edge, clipped to 0 ... 1."""
         a, b, c = tl.load(lines_ptr), tl.load(lines_ptr + 1), tl.load(lines_ptr + 2)
         return tl.minimum(tl.maximum(a * u + (b * v + (c + 0.5)), 0.0), 1.0)
 
@@ -79,7 +81,7 @@ if triton is not None:
         ROWS: tl.constexpr,
         COLUMNS: tl.constexpr,
     ):
-        """One tile of one view: all its quadrilaterals in order; ADD sums their cover instead."""
+        """Paint all quadrilaterals into one tile of one view; ADD: sum their cover instead."""
         view = tl.program_id(0).to(tl.int64)
         across = tl.cdiv(width, COLUMNS)
         top, left = tl.program_id(1) // across * ROWS, tl.program_id(1) % across * COLUMNS

@@ -1,10 +1,9 @@
-"""Small pictures from quadrilaterals, in NumPy, or batched in PyTorch with the same formulas.
+"""Renderer of small pictures from quadrilaterals, with one set of formulas for NumPy and PyTorch.
 
 The functions take `xp`, the module numpy or torch, and arrays of that kind, so that torch is not
 imported here. Edges are planes through the camera (Olano and Greer 1997, "Triangle scan conversion
-using 2D homogeneous coordinates"), which needs no near plane; a pixel is covered as far as the
-strips between opposite edges cover it, exact for what is thinner than a pixel. Knows no roads, no
-cars and no time.
+using 2D homogeneous coordinates"), which needs no near plane. The cover of a pixel is that of the
+strips between opposite edges, which is exact for strips thinner than a pixel.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ import numpy as np
 from ..weather import ASPHALT, HAZE, MEADOW, VERGE, WHITE, ZENITH, compute_illumination, make_grain
 
 _NEAR_M = 0.05
-_LEAST_PX2 = 0.1  # what is smaller is left out
+_LEAST_PX2 = 0.1  # smaller faces are left out
 _HILLS = np.array([150.0, 152.0, 128.0])
 _COLOURS = np.stack(  # rows are channels, as `blend_background` takes them
     [MEADOW, VERGE, ASPHALT, WHITE, HAZE, ZENITH, _HILLS, HAZE * 0.9], axis=1
 ).tolist()
-_SHADE = 0.41  # of the light that a shadow takes away at noon
+_SHADE = 0.41  # share of the light that a shadow takes away at noon
 
 
 @dataclass(frozen=True)
 class RasterScene:
-    """What pictures of C cameras at F times show; arrays float32, with leading axes (B,) if many.
+    """Content of the pictures of C cameras at F times; float32, with a leading axis B if stacked.
 
     faces (F, N, 4, 3) m in the base frame of each time, far ones first, counter-clockwise seen
     from outside; colours (F, N, 3) BGR as they appear. verge, asphalt, white, dark (F, M, 4, 3)
@@ -53,12 +52,12 @@ class RasterScene:
     rows: Any
 
     def map(self, change: Callable[[Any], Any]) -> RasterScene:
-        """The same with every array changed, such as moved to a device."""
+        """Apply a function to every array, such as a copy to a device."""
         return RasterScene(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
 def stack(scenes: list[RasterScene]) -> RasterScene:
-    """One scene of many: leading axis B, missing quadrilaterals are zero and never seen."""
+    """Stack scenes along a new axis B; missing quadrilaterals are zero and never seen."""
     stacked = []
     for field in fields(RasterScene):
         arrays = [getattr(scene, field.name) for scene in scenes]
@@ -93,7 +92,7 @@ def compute_cover(xp: Any, lines: Any, seen: Any, box: Any, u: Any, v: Any) -> A
 def paint_faces(
     xp: Any, canvas: Any, lines: Any, seen: Any, box: Any, colours: Any, u: Any, v: Any
 ) -> Any:
-    """Canvas (B, C, F, 3, H, W) with quadrilaterals painted over it, one after the other.
+    """Paint quadrilaterals over a canvas (B, C, F, 3, H, W), one after the other.
 
     colours (B, C, F, N, 3); the rest as for `compute_cover`.
     """
@@ -167,7 +166,7 @@ def _split_weather(scenes: RasterScene) -> tuple[Any, ...]:
 def _compute_shares(
     xp: Any, scenes: RasterScene, layers: list[Any], u: Any, v: Any
 ) -> tuple[tuple[Any, ...], Any, Any]:
-    """Shares (B, C, F, H, W) of what sky and ground consist of, daylight and cloudiness."""
+    """Shares (B, C, F, H, W) of the colours of sky and ground; daylight; cloudiness."""
     verge, asphalt, white, dark = layers
     ambient, haze_m, rain, _, _, sun = _split_weather(scenes)
     rx, ry, rz = _compute_rays(scenes, u, v)
@@ -204,7 +203,7 @@ def _compute_rays(scenes: RasterScene, u: Any, v: Any) -> tuple[Any, Any, Any]:
 
 
 def _compute_pattern(xp: Any, scenes: RasterScene, ahead: Any, left: Any) -> Any:
-    """Patches of the meadow, which lie still while the vehicle moves."""
+    """Patches of the meadow, fixed in the world."""
     x, y, cos, sin = (scenes.place[:, None, :, i, None, None] for i in range(4))
     east, north = x + cos * ahead - sin * left, y + sin * ahead + cos * left
     return 0.1 * xp.sin(1.1 * east + 0.6 * north) * xp.sin(0.7 * east - 1.3 * north)
@@ -213,14 +212,14 @@ def _compute_pattern(xp: Any, scenes: RasterScene, ahead: Any, left: Any) -> Any
 def _project_edges(
     xp: Any, scenes: RasterScene, quads: Any, two_sided: bool
 ) -> tuple[Any, Any, Any]:
-    """Lines (B, C, F, N, 4, 3), what may be in the picture (B, C, F, N), and its bounding box.
+    """Lines (B, C, F, N, 4, 3), whether a face may be seen (B, C, F, N), and its bounding box.
 
     A line gives the distance in pixels of (u, v, 1) from an edge, positive inside. The box is two
     corners (B, C, F, N, 2) in pixels.
     """
     away = quads[:, None] - scenes.mount[:, :, None, None, None]  # (B, C, F, N, 4, 3)
     turn = scenes.to_optical[:, :, :, None, None]
-    x, y, z = (  # no matrix product: those may run in less than float32
+    x, y, z = (  # no matrix product: on a GPU it may run in less than float32
         away[..., 0] * turn[..., i, 0] + away[..., 1] * turn[..., i, 1]
         + away[..., 2] * turn[..., i, 2]
         for i in range(3)
@@ -242,7 +241,7 @@ def _project_edges(
     column = focal[..., 0] * x / depth + centre[..., 0]
     row = focal[..., 1] * y / depth + centre[..., 1]
     whole = front.all(-1)
-    everywhere = xp.where(whole, 0.0, 1e6)  # what reaches behind the camera may be anywhere
+    everywhere = xp.where(whole, 0.0, 1e6)  # a face that reaches behind the camera may be anywhere
     low, high = (xp.stack([extreme(column, -1), extreme(row, -1)], -1)
                  for extreme in (xp.amin, xp.amax))  # fmt: skip
     extent = (high - low)[..., 0] * (high - low)[..., 1] + everywhere
@@ -265,7 +264,7 @@ def _cover_pixels(lines: Any, u: Any, v: Any) -> Any:
 
 
 def _cover_slot(parts: Sequence[Any], slot: int, u: Any, v: Any) -> Any:
-    """Cover (B, C, F, H, W) of the quadrilateral that each view has at this number."""
+    """Cover (B, C, F, H, W) of quadrilateral number `slot` of each view."""
     seen, lines, low, high = parts
     at = [edge[..., slot, axis, None, None] for edge in (low, high) for axis in (0, 1)]
     inside = (u >= at[0]) & (v >= at[1]) & (u <= at[2]) & (v <= at[3])
@@ -275,7 +274,7 @@ def _cover_slot(parts: Sequence[Any], slot: int, u: Any, v: Any) -> Any:
 def _iterate_patches(
     lines: Any, seen: Any, box: Any, u: Any, v: Any
 ) -> Iterator[tuple[tuple[int, ...], int, tuple[slice, slice], Any]]:
-    """View, number, part of the picture and its cover, of what is seen; NumPy only."""
+    """Iterate over seen faces: view, number, part of the picture, cover; NumPy only."""
     low = np.clip(np.ceil(box[0]), 0, (len(u), len(v))).astype(int)
     high = np.clip(np.floor(box[1]) + 1, 0, (len(u), len(v))).astype(int)
     for *view, number in zip(*np.nonzero(seen), strict=True):
@@ -286,7 +285,7 @@ def _iterate_patches(
 
 
 def _pack_seen(xp: Any, seen: Any, *arrays: Any) -> tuple[Any, ...]:
-    """Arrays (B, C, F, N, ...) with those seen first, in their order, cut behind the last."""
+    """Arrays (B, C, F, N, ...) with the seen faces first, in order, cut after the last one."""
     order = xp.argsort(xp.asarray(~seen, dtype=xp.uint8), dim=-1, stable=True)
     order = order[..., : int(seen.sum(-1).max()) if seen.shape[-1] else 0]
     picked = []

@@ -1,8 +1,8 @@
-"""Small pictures on a CPU: the loops over quadrilaterals and pixels as machine code, by Numba.
+"""Painter of small pictures on a CPU: loops over quadrilaterals, compiled by Numba.
 
-For raster.render, whose functions of these names are the twins in NumPy and torch. The arithmetic
-is float32 in the same order, so pictures are equal to the bit. The loops run without the lock of
-the interpreter: other threads go on meanwhile. Knows no roads, no cars and no time.
+Its functions are passed to raster.render; the plain twins of the same names are in raster.py. The
+arithmetic is float32 in the same order, so that pictures are equal to the bit. The loops release
+the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -18,25 +18,29 @@ from .raster import RasterScene, render
 
 try:
     import numba
-except ImportError:  # an extra installs it
+except ImportError:  # installed by an extra
     numba = None
 
-_ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)  # plain ones are double
+_ZERO, _HALF, _ONE = (
+    np.float32(0.0),
+    np.float32(0.5),
+    np.float32(1.0),
+)  # Python's floats are double
 Small = NDArray[np.float32]
 
 
 def render_on_cpu(scenes: RasterScene, noise: Small) -> NDArray[np.uint8]:
-    """What `raster.render` gives with NumPy, compiled where Numba is installed."""
+    """As `raster.render` with NumPy; compiled if Numba is installed."""
     ways = () if numba is None else (compute_cover, paint_faces, blend_background)
     drawn = []
-    for i in range(len(noise)):  # what eight samples need at once leaves the processor's cache
+    for i in range(len(noise)):  # several samples at once do not fit into the processor's cache
         part = itemgetter(slice(i, i + 1))
         drawn.append(render(np, scenes.map(part), part(noise), *ways))
     return np.concatenate(drawn)
 
 
 def compute_cover(xp: Any, lines: Small, seen: Any, box: Any, u: Small, v: Small) -> Small:
-    """What `raster.compute_cover` gives."""
+    """Fast twin of `raster.compute_cover`."""
     total = np.zeros((*seen.shape[:3], len(v), len(u)), np.float32)
     _add_cover(_flatten_views(total), *_flatten_faces(lines, seen, box), u, v[:, 0])
     return total.clip(0.0, 1.0)
@@ -45,7 +49,7 @@ def compute_cover(xp: Any, lines: Small, seen: Any, box: Any, u: Small, v: Small
 def paint_faces(
     xp: Any, canvas: Small, lines: Small, seen: Any, box: Any, colours: Small, u: Small, v: Small
 ) -> Small:
-    """What `raster.paint_faces` gives."""
+    """Fast twin of `raster.paint_faces`."""
     canvas = np.ascontiguousarray(canvas)
     _paint_views(
         _flatten_views(canvas),
@@ -60,7 +64,7 @@ def paint_faces(
 def blend_background(
     xp: Any, colours: Any, shares: Sequence[Small], ambient: Small, cloudy: Small
 ) -> Small:
-    """What `raster.blend_background` gives."""
+    """Fast twin of `raster.blend_background`."""
     batch, *shape, height, width = shares[0].shape
     canvas = np.empty((batch, *shape, 3, height, width), np.float32)
     flat = tuple(_flatten_views(share).reshape(-1, height * width) for share in shares)
@@ -89,7 +93,7 @@ def _compile(loops: Callable[..., Any]) -> Callable[..., Any]:
         return loops
     try:
         return numba.njit(cache=True, nogil=True)(loops)
-    except RuntimeError:  # no folder to keep it in: every process compiles it, in seconds
+    except RuntimeError:  # no cache folder: every process compiles, for seconds
         return numba.njit(nogil=True)(loops)
 
 
@@ -100,14 +104,14 @@ def _clip(value, least, most):
 
 @_compile
 def _find_range(low, high, many):
-    """First pixel from `low` on, and the one behind the last up to `high`."""
+    """First pixel from `low` on, and the one after the last pixel up to `high`."""
     first, end = _clip(np.ceil(low), 0, many), _clip(np.floor(high) + 1, 0, many)
     return int(first), int(end)
 
 
 @_compile
 def _cover_strip(first, second):
-    """Share of a pixel between two opposite edges, from how far it is inside of them."""
+    """Share of a pixel between two opposite edges, from its distances to them."""
     both = _clip(first, _ZERO, _ONE) + _clip(second, _ZERO, _ONE)
     return max(both - _ONE, _ZERO)
 
@@ -135,7 +139,7 @@ def _add_cover(total, lines, seen, low, high, u, v):
             top, bottom = _find_range(low[view, face, 1], high[view, face, 1], len(v))
             for row in range(top, bottom):
                 _cover_row(cover, lines[view, face], u[left:right], v[row])
-                line = total[view, row, left:right]  # a slice: its loop becomes vector code
+                line = total[view, row, left:right]  # the loop over a slice is vectorized
                 for i in range(len(line)):
                     line[i] += cover[i]
 

@@ -1,7 +1,6 @@
-"""Pictures of the world: sky and meadow, the road painted on it, then everything that stands.
+"""Renderer of large pictures: sky and meadow, then the road, then objects from far to near.
 
-No depth buffer: the ground is drawn first, then objects from far to near, each with the faces that
-look at the camera. Knows no stamps, no encodings, no ROS.
+There is no depth buffer: of each object only the faces that look at the camera are drawn.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from .movers import place_movers
 from .paint import View, draw, fill
 from .scenery import SUN, Scenery, collect, make_scenery
 
-_RANGE_M = 320.0  # objects further away are lost in the haze
+_RANGE_M = 320.0  # haze hides objects further away
 _SHADOW_RANGE_M = 90.0
-_SHADOW = 105  # of 255: light that is missing in the shade
+_SHADOW = 105  # light (of 255) that a shadow takes away
 _EGO_COLOUR = (128.0, 128.0, 128.0)
 
 
 @dataclass(frozen=True)
 class World:
-    """Everything a picture is made of, the same for all cameras."""
+    """Everything that the pictures of all cameras of a drive share."""
 
     scenario: Scenario
     scenery: Scenery
@@ -42,7 +41,7 @@ class World:
 
 
 def make_world(scenario: Scenario) -> World:
-    """World of one drive; a function of the scenario, longer drives only add to it."""
+    """Make the world of a drive; a longer drive has the same world and more of it."""
     rng = scenario.rng(3)
     scenery = make_scenery(scenario.rng(4), scenario.route)
     return World(
@@ -56,7 +55,7 @@ def make_world(scenario: Scenario) -> World:
 
 
 class Renderer:
-    """Pictures of one camera; what depends only on the camera is prepared once."""
+    """Renderer of one camera; everything that depends only on the camera is prepared once."""
 
     def __init__(self, world: World, camera: PinholeCamera):
         self._world = world
@@ -104,7 +103,7 @@ class Renderer:
         return light
 
     def _expose(self, image: Picture, moment: Moment) -> Picture:
-        """The picture with the rain and the noise of its weather; a function of the time."""
+        """Add exposure, rain and noise of the weather; a function of the time."""
         weather = self._weather
         if weather.noise == 0.0 and weather.rain == 0.0 and weather.gain == 1.0:
             return image
@@ -116,7 +115,7 @@ class Renderer:
 
 
 class _SkyMap:
-    """Looks the panorama up for the pixels above the horizon."""
+    """Maps the pixels above the horizon to the panorama."""
 
     def __init__(self, rays: Array):
         scale = backdrop.PANORAMA_WIDTH / (2 * np.pi)
@@ -134,7 +133,7 @@ class _SkyMap:
             panorama, self._x + shift, self._y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
         )
         ambient = min(weather.ambient, 1.0)
-        if weather.rain or ambient < 1.0:  # clouds take the colours away
+        if weather.rain or ambient < 1.0:  # clouds make the sky grey
             share = 0.8 if weather.rain else 0.0
             sky = sky * np.float32(ambient * (1 - share)) + (HAZE * ambient * share * 0.9)
         image[: self._rows] = sky

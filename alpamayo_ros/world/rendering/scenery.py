@@ -1,7 +1,6 @@
-"""What stands beside the road, by seed, and how the sun falls on it.
+"""Static objects beside the road, by seed, shaded by the sun.
 
-One array of shaded faces for the whole drive, so that a picture only has to select from it. Knows
-no cameras and nothing that moves.
+The faces of a whole drive are one array, so that a picture only selects from it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _SIDES = ((RIGHT_EDGE_M, -1.0), (LEFT_EDGE_M, 1.0))
 
 
 def shade_faces(mesh: Mesh, normals: Array) -> Array:
-    """Colours (F, 3) of the faces in sun and sky light; what shines by itself stays above 255."""
+    """Colours (F, 3) of the faces in sun and sky light; colours above 255 glow and stay."""
     light = 0.52 + 0.1 * normals[:, 2:] + 0.42 * np.maximum(normals @ SUN, 0.0)[:, None]
     glows = mesh.colours.max(axis=1, keepdims=True) > 255.0
     return np.where(glows, mesh.colours, np.minimum(mesh.colours * light, 255.0))
@@ -50,7 +49,7 @@ class Scenery:
 
 
 def collect(objects: list[tuple[Mesh, Array]]) -> Scenery:
-    """Scenery of placed meshes with their centres (2,)."""
+    """Collect placed meshes with their centres (2,) into one scenery."""
     meshes = tuple(mesh for mesh, _ in objects)
     whole = join(_EMPTY, *meshes)
     normals = whole.normals()
@@ -65,12 +64,14 @@ def collect(objects: list[tuple[Mesh, Array]]) -> Scenery:
 
 
 def make_scenery(rng: np.random.Generator, route: Route, shapes: ModuleType = things) -> Scenery:
-    """Signs, houses, lamps, posts, trees and bushes along the route.
+    """Place signs, houses, lamps, posts, trees and bushes along the route.
 
-    shapes: module of the meshes, things or coarse; the places are the same.
+    shapes: module of the meshes, things or coarse; positions are the same with both.
     """
     place = _Placer(route)
-    seeds = rng.integers(2**32, size=3).tolist()  # streams: a longer route changes no part
+    seeds = rng.integers(
+        2**32, size=3
+    ).tolist()  # separate streams: a longer route keeps its first part
     for zone, following in zip(route.zones, (*route.zones[1:], None), strict=True):
         start = max(zone.start_m, -BEHIND_M)
         end = following.start_m if following else float(route.road.s_m[-1])
@@ -93,7 +94,7 @@ def make_scenery(rng: np.random.Generator, route: Route, shapes: ModuleType = th
 
 
 class _Placer:
-    """Puts meshes beside the road and keeps them off every road and out of houses."""
+    """Places meshes beside the road, off every road and out of houses."""
 
     def __init__(self, route: Route):
         self.objects: list[tuple[Mesh, Array]] = []
@@ -131,7 +132,7 @@ class _Placer:
                              at))  # fmt: skip
 
     def house(self, mesh: Mesh, s_m: float, offset_m: float, yaw_rad: float) -> None:
-        """A house, which plants keep away from."""
+        """Place a house; plants keep away from it."""
         placed = len(self.objects)
         self(mesh, s_m, offset_m, yaw_rad, clearance_m=5.0)
         self._houses += [centre for _, centre in self.objects[placed:]]
@@ -140,7 +141,7 @@ class _Placer:
 def _line_zone(
     seed: int, place: _Placer, shapes: ModuleType, limit_kmh: int, start: float, end: float,
 ) -> None:  # fmt: skip
-    """What tells one zone from another: houses and lamps in the slow ones, posts elsewhere."""
+    """Line a zone: houses and lamps at 30 km/h, lamps at 50 km/h, posts at 70 km/h."""
     for edge, side in _SIDES:
         rng = np.random.default_rng([seed, round(start + BEHIND_M), int(side > 0)])
         if limit_kmh == 30:
@@ -152,7 +153,7 @@ def _line_zone(
             for s in np.arange(start, end, _DELINEATOR_M):
                 place(shapes.delineator(), s, edge + side * 1.1, 0.0, clearance_m=0.1)
         else:
-            yaw = 0.0 if side < 0 else np.pi  # the arm reaches over the road
+            yaw = 0.0 if side < 0 else np.pi  # the lamp's arm reaches over the road
             for s in np.arange(start + 14.0, end, 40.0):
                 place(shapes.lamp_post(), s, edge + side * 1.8, yaw, clearance_m=0.1)
 

@@ -1,7 +1,7 @@
-"""A drive set up for small pictures: what the four cameras see at some moments, as a scene.
+"""Small pictures of a drive: selects what the four cameras see and passes it to the rasterizer.
 
-Everything is laid out once per drive; a scene only selects from it and moves it into the base
-frame. Pictures have the geometry of the full-size ones resized, with the jitter of the weather.
+Scenery is made once per drive; a scene selects from it and moves it into the base frame. Pictures
+have the geometry of the large ones resized, and the camera shake of the weather.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from .raster_compiled import render_on_cpu
 from .scenery import Scenery, collect, make_scenery
 
 _BEHIND_M, _AHEAD_M, _ASIDE_M = 14.0, 150.0, 70.0
-_NOISE_SHARE = 0.5  # a pixel of a small picture is several of a full-size one
-_EYE_M = np.array([1.9, 0.0, 1.35])  # amid the cameras
-_EYES_M = 1.2  # how far they are from it
+_NOISE_SHARE = 0.5  # a small pixel averages several large ones
+_EYE_M = np.array([1.9, 0.0, 1.35])  # centre of the cameras
+_EYES_M = 1.2  # largest distance of a camera from the centre
 Small = NDArray[np.float32]
 
 
 class Stage:
-    """Scenes of one scenario for pictures of height x width pixels."""
+    """Small pictures (height x width) of one scenario."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Stage:
         self._columns, self._rows = np.arange(width), np.arange(height)
 
     def scene(self, moments: Sequence[Moment]) -> RasterScene:
-        """Scene of the cameras at these moments, oldest first; the last one sets what is near."""
+        """Scene of the cameras at these moments, oldest first; the last one selects the ground."""
         egos = [moment.ego for moment in moments]
         verge, asphalt, paint = self._ground(egos[-1].s_m)
         parts = [self._objects(moment) for moment in moments]
@@ -84,20 +84,20 @@ class Stage:
         return scene.map(lambda array: np.asarray(array, dtype=np.float32))
 
     def noise(self, moments: Sequence[Moment]) -> Small:
-        """White noise (C, F, H, W) of the pictures at these moments, a function of their times."""
+        """White noise (C, F, H, W) of the pictures, a function of the moments' times."""
         shape = (len(self._cameras), len(self._rows), len(self._columns))
         fields = [self._rng(9, moment).standard_normal(shape, np.float32) for moment in moments]
         return np.stack(fields, axis=1)
 
     def pictures(self, moments: Sequence[Moment]) -> NDArray[np.uint8]:
-        """Pictures (C, F, 3, H, W) RGB at these moments, each the same in whatever company."""
+        """Pictures (C, F, 3, H, W) RGB at these moments; each is independent of the others."""
         return render_on_cpu(stack([self.scene(moments)]), self.noise(moments)[None])[0]
 
     def _rng(self, purpose: int, moment: Moment) -> np.random.Generator:
         return self._scenario.rng(purpose, round((moment.t_s + 100.0) * 1e3))
 
     def _ground(self, s_m: float) -> tuple[Array, Array, Array]:
-        """Verge, asphalt and paint around s, (N, 4, 2) m of the world."""
+        """Verge, asphalt and white paint around s, (N, 4, 2) m in the world frame."""
         route = self._scenario.route
         start = max(s_m - 30.0, -BEHIND_M)
         places = np.concatenate([
@@ -130,7 +130,7 @@ class Stage:
         )
 
     def _rotations(self, moments: Sequence[Moment]) -> Array:
-        """Optical frames from base (C, F, 3, 3), with what shakes all cameras alike."""
+        """Rotations (C, F, 3, 3) from base to the optical frames; all cameras shake alike."""
         weather = self._scenario.weather
         shaken = []
         for moment in moments:
@@ -142,7 +142,7 @@ class Stage:
 
 
 def _select_near(scenery: Scenery, ego: State) -> NDArray[np.int64]:
-    """Numbers of the faces that a camera may see."""
+    """Indices of the faces that a camera may see."""
     cos, sin = np.cos(ego.yaw_rad), np.sin(ego.yaw_rad)
     away = scenery.centres - (ego.x_m, ego.y_m)
     ahead, left = away @ np.array([cos, sin]), away @ np.array([-sin, cos])
@@ -166,7 +166,7 @@ def _lift_to_base(quads_m: Array, ego: State) -> Array:
 
 
 def _stack_padded(parts: list[Array]) -> Array:
-    """Stack of arrays of different length, zeros behind the shorter ones."""
+    """Stack arrays of different length; shorter ones are padded with zeros."""
     most = max(len(part) for part in parts)
     return np.stack([
         np.concatenate([part, np.zeros((most - len(part), *part.shape[1:]))]) for part in parts

@@ -1,7 +1,6 @@
-"""What stands or drives in the world, as meshes: cars, people, trees, houses, posts, signs.
+"""Meshes for large pictures: cars, people, plants, houses, posts, lamps.
 
-Cars have their origin on the ground below the rear axle, everything else at its foot. Knows no
-positions in the world, no cameras, no time.
+The origin of a car is on the ground below its rear axle, that of everything else at its foot.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _WHEELBASE_M = 2.75
 _WHEEL_RADIUS_M = 0.33
 
 
-@functools.cache  # the same few cars in every picture
+@functools.cache
 def car(colour: Colour, braking: bool, lamps: bool = False) -> Mesh:
     """Passenger car, 4.6 m long and 1.84 m wide; its lamps shine when it brakes or are on."""
     profile = [(-0.95, 0.32), (-0.95, 0.86), (-0.86, 0.97), (2.5, 0.97), (3.42, 0.8), (3.65, 0.62),
@@ -38,7 +37,7 @@ def car(colour: Colour, braking: bool, lamps: bool = False) -> Mesh:
 
 
 def _tyres() -> list[Mesh]:
-    """The parts of the tyres below the body, seen from the front and from behind."""
+    """The parts of the tyres below the body, visible from the front and from behind."""
     return [
         box((x - 0.2, y - 0.1, 0.0), (x + 0.2, y + 0.1, 0.4), _TYRE)
         for x in (0.0, _WHEELBASE_M)
@@ -79,7 +78,7 @@ def _lights(braking: bool, lamps: bool) -> Mesh:
     def ahead(y: float, width: float, low: float, high: float) -> np.ndarray:
         return behind(y, width, low, high)[::-1] * (-1, 1, 1) + (2.7, 0, 0)
 
-    # more than 255 shines by itself, whatever the sun does
+    # colours above 255 glow
     lamp: Colour = (90, 90, 520) if braking else ((50, 45, 300) if lamps else (32, 30, 128))
     high_lamp: Colour = (100, 100, 520) if braking else (40, 38, 70)
     front: Colour = (480, 520, 520) if lamps else (225, 240, 245)
@@ -94,7 +93,7 @@ def _lights(braking: bool, lamps: bool) -> Mesh:
 
 
 def pedestrian(colour: Colour, stride: float) -> Mesh:
-    """Person walking towards +x; stride from -1 to 1 is how far the legs are apart."""
+    """Person walking towards +x; stride from -1 to 1 sets the distance of the feet."""
     reach = 0.24 * stride
     return join(
         box((reach - 0.08, -0.17, 0.0), (reach + 0.08, -0.02, 0.85), (90, 62, 48)),
