@@ -1,6 +1,6 @@
-"""Pixels of a Frame: compressed or raw bytes to RGB, and the size that a file's header states.
+"""Pixels of a Frame: compressed or raw bytes to RGB, and what the header of a file states.
 
-Knows no ROS and no torch; the only home of image decoding.
+All image decoding is here. Knows no ROS and no torch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,13 @@ RAW_ENCODINGS |= {
 }
 COMPRESSED = ('jpeg', 'png')
 JPEG_END, PNG_END = b'\xff\xd9', b'IEND'
-PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+JPEG_START, PNG_SIGNATURE = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
+JPEG_NAMES = (b'JFIF', b'Exif')  # at byte 6 of most files
+MAX_PIXELS = 24_000_000  # a header that asks for more is damaged: memory is taken before decoding
+MAX_SEGMENTS, MAX_FILL_BYTES = 256, 1024  # of a JPEG's header; a file may hold nothing else
+# An image in which less than a thousandth of the samples is brighter is dark. 14 bits in 16 end at
+# 64 of 255; a street at night has lamps.
+DARK_LEVEL, DARK_SHARE, DARK_STRIDE = 64, 0.001, 8
 # Markers that carry the size: SOF0..SOF15 without the tables DHT, JPG and DAC among them.
 JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -48,12 +54,19 @@ class ImageError(ValueError):
 def decode(frame: Frame) -> NDArray[np.uint8]:
     """Pixels of a frame, uint8 (3, H, W) in RGB order; grey images get three equal channels.
 
-    Raises ImageError for an unknown encoding, truncated or unreadable files and a wrong number of
-    bytes (bit errors inside the scan of a JPEG are not detectable). The orientation that a JPEG
-    may ask for is not applied: cameras do not turn.
+    Channels of 16 bits are scaled to 8: from the frame's bit_depth where it states one. Raises
+    ImageError for an unknown encoding, a truncated or unreadable file and a wrong number of bytes
+    (bit errors inside the scan of a JPEG cannot be seen). The orientation that a JPEG may ask for
+    is not applied, because a camera on a vehicle does not turn.
     """
     pixels = _decompress(frame) if frame.encoding in COMPRESSED else _convert(frame)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
+
+
+def is_dark(pixels: NDArray[np.uint8]) -> bool:
+    """Whether decoded pixels (3, H, W) are nearly black, as 12 bits in 16 or a lens cap are."""
+    sample = pixels[:, ::DARK_STRIDE, ::DARK_STRIDE]
+    return bool((sample > DARK_LEVEL).mean() < DARK_SHARE)
 
 
 def find_broken_frame(context: Context) -> str:
@@ -68,6 +81,37 @@ def find_broken_frame(context: Context) -> str:
     return ''
 
 
+def detect_codec(data: NDArray[np.uint8]) -> str:
+    """'jpeg' or 'png' by the first bytes of a file, '' for anything else."""
+    head = data[:8].tobytes()
+    if head == PNG_SIGNATURE:
+        return 'png'
+    return 'jpeg' if head.startswith(JPEG_START) else ''
+
+
+def read_header_size(encoding: str, data: NDArray[np.uint8]) -> tuple[int, int]:
+    """(height, width) that the header of a JPEG or PNG states, without decoding it.
+
+    (0, 0) when the bytes hold none: such a file fails in `decode`.
+    """
+    if encoding == 'png':
+        head = data[:24].tobytes()
+        if len(head) < 24 or not head.startswith(PNG_SIGNATURE):
+            return 0, 0
+        return int.from_bytes(head[20:24], 'big'), int.from_bytes(head[16:20], 'big')
+    at = 2  # behind the start marker
+    for _ in range(MAX_SEGMENTS):
+        is_fill = data[at : at + MAX_FILL_BYTES] == 0xFF  # fill bytes precede a marker
+        if at + 9 > data.size or not is_fill[0] or is_fill.all():
+            break
+        at += int(np.argmin(is_fill)) - 1
+        segment = data[at : at + 9].tobytes()
+        if segment[1] in JPEG_SIZE_MARKERS and len(segment) == 9:
+            return int.from_bytes(segment[5:7], 'big'), int.from_bytes(segment[7:9], 'big')
+        at += 2 + int.from_bytes(segment[2:4], 'big')
+    return 0, 0
+
+
 def _decompress(frame: Frame) -> NDArray[np.uint8]:
     end = JPEG_END if frame.encoding == 'jpeg' else PNG_END
     # A truncated JPEG decodes to an image with a grey lower part, so its end is looked for;
@@ -75,12 +119,16 @@ def _decompress(frame: Frame) -> NDArray[np.uint8]:
     if end not in frame.data.tobytes().rstrip(b'\0')[-1024:]:
         raise ImageError(f'{frame.encoding} of {frame.data.size} bytes is truncated')
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    if frame.bit_depth:
+        flags |= cv2.IMREAD_ANYDEPTH
     try:
         pixels = cv2.imdecode(frame.data, flags)
     except cv2.error as error:
         raise ImageError(f'{frame.encoding} of {frame.data.size} bytes: {error.err}') from error
     if pixels is None:
         raise ImageError(f'{frame.encoding} of {frame.data.size} bytes is corrupt')
+    if pixels.dtype == np.uint16:
+        pixels = _scale_to_8_bits(pixels, frame.bit_depth)
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -88,6 +136,8 @@ def _convert(frame: Frame) -> NDArray[np.uint8]:
     if frame.encoding not in RAW_ENCODINGS:
         known = ', '.join((*COMPRESSED, *RAW_ENCODINGS))
         raise ImageError(f"image encoding '{frame.encoding}' is not one of {known}")
+    if codec := _detect_file(frame.data):
+        raise ImageError(f'{frame.encoding} image holds a {codec} file, expected raw pixels')
     pixel_bytes, conversion = RAW_ENCODINGS[frame.encoding]
     row_bytes = frame.width * pixel_bytes
     if not row_bytes or frame.step < row_bytes or frame.data.size != frame.height * frame.step:
@@ -104,25 +154,17 @@ def _convert(frame: Frame) -> NDArray[np.uint8]:
             pixels = cv2.cvtColor(pixels, conversion)
     except cv2.error as error:  # a Bayer or YUV image of odd size
         raise ImageError(f'{frame.encoding} {frame.width}x{frame.height}: {error.err}') from error
-    return np.asarray(cv2.convertScaleAbs(pixels, alpha=1 / 257) if wide else pixels, np.uint8)
+    return np.asarray(_scale_to_8_bits(pixels, frame.bit_depth) if wide else pixels, np.uint8)
 
 
-def read_header_size(encoding: str, data: NDArray[np.uint8]) -> tuple[int, int]:
-    """(height, width) that the header of a JPEG or PNG states, without decoding it.
+def _scale_to_8_bits(pixels: NDArray[np.uint16], bit_depth: int) -> NDArray[np.uint8]:
+    """Scale channels of 16 bits; numbers above the bit depth become white."""
+    return np.asarray(
+        cv2.convertScaleAbs(pixels, alpha=255 / ((1 << (bit_depth or 16)) - 1)), np.uint8
+    )
 
-    (0, 0) when the bytes hold none: such a file fails in `decode`.
-    """
-    if encoding == 'png':
-        head = data[:24].tobytes()
-        if len(head) < 24 or not head.startswith(PNG_SIGNATURE):
-            return 0, 0
-        return int.from_bytes(head[20:24], 'big'), int.from_bytes(head[16:20], 'big')
-    view = data.data
-    at = 2  # behind the start marker
-    while at + 9 <= len(view) and view[at] == 0xFF:
-        marker, length = view[at + 1], int.from_bytes(view[at + 2 : at + 4], 'big')
-        if marker in JPEG_SIZE_MARKERS:
-            height, width = view[at + 5 : at + 7], view[at + 7 : at + 9]
-            return int.from_bytes(height, 'big'), int.from_bytes(width, 'big')
-        at += 1 if marker == 0xFF else 2 + length  # fill bytes may stand before a marker
-    return 0, 0
+
+def _detect_file(data: NDArray[np.uint8]) -> str:
+    """Codec of a file in place of raw pixels; a JPEG needs its name: three bytes may be pixels."""
+    codec = detect_codec(data)
+    return codec if codec != 'jpeg' or data[6:10].tobytes() in JPEG_NAMES else ''

@@ -18,6 +18,7 @@ from alpamayo_ros.quantization.linear import HostEmbedding
 from alpamayo_ros.quantization.scheme import SCHEMES
 from alpamayo_ros.runtime import engine as engine_module
 from alpamayo_ros.runtime import memory
+from alpamayo_ros.runtime.batch import infer_batch
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 
 
@@ -68,6 +69,45 @@ def test_checks_of_the_context_and_of_the_reasoning_are_carried(context):
     assert prediction.texts == ('',)
     assert prediction.partial_texts == ('Slow down because the lead',)
     assert set(prediction.checks) >= {'camera_subset', 'marker_missing', 'budget'}
+
+
+def test_the_current_gpu_is_that_of_the_engine(engine, context, monkeypatch):
+    """Kernels and graphs of device=cuda:1 were launched on GPU 0."""
+
+    def select(device):
+        raise RuntimeError(f'selected {device}')
+
+    monkeypatch.setattr(torch.cuda, 'set_device', select)
+    monkeypatch.setattr(engine, 'device', torch.device('cuda', 1))
+    with pytest.raises(RuntimeError, match='^selected cuda:1$'):
+        engine.infer(context, seed=0)
+    with pytest.raises(RuntimeError, match='^selected cuda:1$'):
+        infer_batch(engine, [context], [0], SamplingOptions())
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason='needs two CUDA devices')
+def test_a_second_gpu_gives_the_result_of_the_first(context):
+    options = SamplingOptions(num_samples=2, max_tokens=40)
+    noise = torch.randn(2, 64, 2, generator=torch.Generator().manual_seed(0))
+    first, second = (
+        AlpamayoEngine(MODEL, f'cuda:{i}', options, 2).infer(context, 0, noise) for i in (0, 1)
+    )
+    assert np.array_equal(first.samples, second.samples)
+
+
+def test_noise_does_not_depend_on_the_number_of_words(context, monkeypatch):
+    engine, noises = AlpamayoEngine(MODEL), []
+    act = type(engine.model).sample_actions
+
+    def remember(model, noise, *rest):
+        noises.append(noise)
+        return act(model, noise, *rest)
+
+    monkeypatch.setattr(type(engine.model), 'sample_actions', remember)
+    for tokens in (2, 9):
+        engine.options = SamplingOptions(num_samples=2, max_tokens=tokens)
+        engine.infer(context, seed=4)
+    assert torch.equal(*noises)
 
 
 def test_samples_differ_and_the_chosen_one_is_the_medoid(context):
@@ -184,14 +224,16 @@ def out_of_memory_errors():
 
 
 @pytest.mark.parametrize('error', out_of_memory_errors(), ids=lambda e: type(e).__name__)
-@pytest.mark.parametrize('stage', ['encode_images', 'prefill', 'reason', 'velocity'])
+@pytest.mark.parametrize(
+    'stage', ['encode_images', 'prefill', 'generate_reasoning', 'predict_velocity']
+)
 def test_after_out_of_memory_the_engine_goes_on(context, monkeypatch, stage, error):
     engine = AlpamayoEngine(MODEL, options=SamplingOptions(greedy=True, max_tokens=40))
     want = engine.infer(context, seed=0)
-    held, new_cache = [], engine.model.new_cache
+    held, allocate_cache = [], engine.model.allocate_cache
 
     def remember(*sizes):
-        cache = new_cache(*sizes)
+        cache = allocate_cache(*sizes)
         held.append(weakref.ref(cache.keys))
         return cache
 
@@ -199,7 +241,7 @@ def test_after_out_of_memory_the_engine_goes_on(context, monkeypatch, stage, err
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.model, 'new_cache', remember)
+        patch.setattr(engine.model, 'allocate_cache', remember)
         if stage == 'encode_images':
             engine._vision.clear()
             patch.setattr(engine._vision, '_encode', fail)
@@ -267,7 +309,7 @@ def test_another_number_of_samples_or_a_longer_prompt_is_recorded_anew(monkeypat
     engine._recorder = SimpleNamespace(record=lambda step: step)
     for samples, length in ((6, 100), (6, 90), (1, 100), (1, 400), (1, 100)):
         engine.options = SamplingOptions(num_samples=samples, max_tokens=8)
-        cache, steps = engine._prepare(length)
+        cache, steps = engine._prepare_steps(length)
         assert steps.embedded.shape[1] == samples
         assert cache is steps.cache and cache.length == 0
         assert cache.capacity >= length + samples * (8 + 64)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alpamayo_ros.model.processor import Processor
+from alpamayo_ros.model.prompt.processor import Processor
 from alpamayo_ros.model.reasoning import summarise
 from alpamayo_ros.runtime.graphs import GraphRecorder, RecordedVision, StaticSteps
 from alpamayo_ros.runtime.load import load_model
@@ -29,10 +29,10 @@ def run(model, steps, cache, tokens, noise):
     """Logits of each decode step and the action behind them."""
     ids, patches, grids = scene(tokens.device)
     vision = model.encode_images(patches, grids)
-    prompt = model.prefill(ids, vision, grids, cache, chunk=100, reader=steps)
+    prompt = model.prefill(ids, vision, grids, cache, chunk=100, steps=steps)
     logits = [steps.decode_step(prompt, tokens[..., i]).clone() for i in range(tokens.shape[-1])]
     reasoning = summarise(tokens, ids_of(model), prompt.length, complete=True)
-    return torch.stack(logits), model.act(noise, steps.velocity_field(prompt, reasoning))
+    return torch.stack(logits), model.sample_actions(noise, steps.make_velocity_field(prompt, reasoning))
 
 
 @torch.inference_mode()
@@ -41,8 +41,8 @@ def both(device, samples=2, **recording):
     case = np.load(MODEL / 'case_sampled.npz')
     tokens = torch.from_numpy(case['raw_sequences'][None, :, 223:-1]).long().to(device)
     tokens, noise = tokens[:, :samples], torch.from_numpy(case['noise'])[:samples].to(device)
-    plain = run(model, model, model.new_cache(1, 223, samples, 40), tokens, noise)
-    cache = model.new_cache(1, 223 + 50, samples, 40)  # more room than needed
+    plain = run(model, model, model.allocate_cache(1, 223, samples, 40), tokens, noise)
+    cache = model.allocate_cache(1, 223 + 50, samples, 40)  # more room than needed
     steps = StaticSteps(model, cache, samples, **recording)
     run(model, steps, cache, tokens.roll(3, -1), noise)  # leaves other values in the cache
     cache.clear()
@@ -80,7 +80,7 @@ def test_recorded_vision_equals_the_plain_one_for_every_size():
 
 def test_cleared_cache_holds_nothing_that_could_spread():
     model = load_model(MODEL)
-    cache = model.new_cache(1, 8, 1, 4)
+    cache = model.allocate_cache(1, 8, 1, 4)
     cache.keys.fill_(torch.nan)
     cache.length = 5
     cache.clear()

@@ -7,6 +7,8 @@ are fitted when its first column comes. Works on a whole matrix; knows no file a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -16,12 +18,13 @@ from .scheme import QuantScheme, Rule
 from .solver import nearest_codes, solve
 
 NAME = 'feedback'  # beside the SOLVERS, which see groups alone
+BLOCK = 128  # columns, of a matrix whose rows have one scale
 DAMPING = 0.01  # of the mean square of the inputs: makes the moments of few samples invertible
 
 
 def estimate_feedback_memory(rows: int, columns: int) -> int:
-    """Most bytes that a matrix takes: five copies in float32, four of the moments in float64."""
-    return 5 * 4 * rows * columns + 4 * 8 * columns**2
+    """Most bytes that a matrix takes: five copies of it and four of its moments, in float32."""
+    return 5 * 4 * rows * columns + 4 * 4 * columns**2
 
 
 def quantize_with_feedback(
@@ -54,30 +57,60 @@ def quantize_with_feedback(
 def _solve(
     weight: Tensor, scheme: QuantScheme, moments: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes (N, K) as floats, scale and shift (N, K / g) of a matrix (N, K)."""
-    upper = _inverse_factor(moments)
+    """Codes (N, K) as floats, scale and shift (N, K / g) of a matrix (N, K).
+
+    Inside a block, each column corrects the next ones; a product corrects all that follow the
+    block. This is the arithmetic of correcting the whole matrix after each column.
+    """
+    upper = inverse_factor(moments)
     rest, codes = weight.clone(), torch.empty_like(weight)
-    group = scheme.group_size(weight.shape[1])
+    columns, group = weight.shape[1], scheme.group_size(weight.shape[1])
     scales, shifts = [], []
-    for start in range(0, weight.shape[1], group):
-        own = slice(start, start + group)
-        # an error in column c costs its square / U[c, c]^2 once the later columns have answered
-        solved = solve(rest[:, own], scheme, 'mse', upper.diagonal()[own] ** -2, dtype)
-        scales.append(solved.scale)
-        shifts.append(solved.shift)
-        scale, shift = solved.scale.to(torch.float32), solved.shift.to(torch.float32)
-        for c in range(start, start + group):
-            column = rest[:, c : c + 1]
-            codes[:, c : c + 1] = nearest_codes(column, scale, shift, scheme)
-            error = column - (scale * codes[:, c : c + 1] - shift)
-            rest[:, c + 1 :] -= error / upper[c, c] * upper[c, c + 1 :]
+    for start, stop in _split_columns(columns, group):
+        if start % group == 0:
+            own = slice(start, start + group)
+            # an error in column c costs its square / U[c, c]^2 once later columns have answered
+            solved = solve(rest[:, own], scheme, 'mse', upper.diagonal()[own] ** -2, dtype)
+            scales.append(solved.scale)
+            shifts.append(solved.shift)
+            scale, shift = solved.scale.to(torch.float32), solved.shift.to(torch.float32)
+        block, errors = rest[:, start:stop], torch.empty_like(rest[:, start:stop])
+        for c in range(stop - start):
+            column, at = block[:, c : c + 1], start + c
+            codes[:, at : at + 1] = nearest_codes(column, scale, shift, scheme)
+            error = (column - (scale * codes[:, at : at + 1] - shift)) / upper[at, at]
+            errors[:, c : c + 1] = error
+            block[:, c + 1 :] -= error * upper[at, at + 1 : stop]
+        rest[:, stop:] -= errors @ upper[start:stop, stop:]
     return codes, torch.cat(scales, 1), torch.cat(shifts, 1)
 
 
-def _inverse_factor(moments: Tensor) -> Tensor:
-    """Upper triangular U (K, K) float32 with U^T U the inverse of the damped moments."""
-    wide = moments.to(torch.float64)
-    mean = wide.diagonal().mean().clamp(min=1e-30)
-    wide = wide + DAMPING * mean * torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(wide))
-    return torch.linalg.cholesky(inverse, upper=True).to(torch.float32)
+def _split_columns(columns: int, group: int) -> Iterator[tuple[int, int]]:
+    """Yield blocks of columns: a group each, or BLOCK columns of a group that is a whole row."""
+    size = min(group, BLOCK)
+    for start in range(0, columns, size):
+        yield start, min(start + size, columns)
+
+
+def inverse_factor(moments: Tensor) -> Tensor:
+    """Return the upper triangular U (K, K) float32 with U^T U the inverse of the damped moments.
+
+    In float32, of which a GPU has plenty; where that is too little, damping grows tenfold.
+    """
+    damping = DAMPING
+    while True:
+        damped = damp(moments, damping)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not int(failed):
+            inverse = torch.cholesky_inverse(lower)
+            upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+            if not int(failed):
+                return upper
+        damping *= 10
+
+
+def damp(moments: Tensor, damping: float = DAMPING) -> Tensor:
+    """Add a share of the mean square to the diagonal of moments (K, K), float32."""
+    wide = moments.to(torch.float32).clone()
+    wide.diagonal().add_(damping * wide.diagonal().mean().clamp(min=1e-30))
+    return wide

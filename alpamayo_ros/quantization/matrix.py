@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,7 @@ def quantize_matrix(
         stored[name] = torch.empty(shape, dtype=kind, device=device)
     data = stored[data_name]
     groups = weight.detach().reshape(-1, group)
-    error = torch.zeros(2, dtype=torch.float64, device=device)
+    difference = total = 0.0
     step = max(1, PIECE // (group * each))
     for start in range(0, len(data), step):
         count = min(step, len(data) - start)
@@ -59,8 +61,9 @@ def quantize_matrix(
                 if name in stored:
                     place = stored[name][at : at + count]
                     place.copy_(own[: len(place)])
-        error += solved.error
-    return stored, float((error[0] / error[1].clamp(min=1e-300)).sqrt())
+        piece = solved.error.tolist()
+        difference, total = difference + piece[0], total + piece[1]
+    return stored, math.sqrt(difference / max(total, 1e-300))
 
 
 def _rows(groups: Tensor, start: int, count: int) -> Tensor:

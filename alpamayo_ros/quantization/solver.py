@@ -54,7 +54,7 @@ def solve(
         shift = scale * _middle(scheme)
     codes = nearest_codes(x, scale.to(torch.float32), shift.to(torch.float32), scheme)
     rest = x - (scale.to(torch.float32) * codes - shift.to(torch.float32))
-    error = torch.stack([rest.square().sum(), x.square().sum()]).double()
+    error = torch.stack([rest.square().sum(), x.square().sum()])
     signed = scheme.levels == 256
     codes = (codes - _middle(scheme)).to(torch.int8) if signed else codes.to(torch.uint8)
     return Solved(codes, scale, shift, error)

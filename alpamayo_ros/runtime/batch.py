@@ -1,8 +1,8 @@
-"""Many contexts through the model of an engine at once, for evaluations.
+"""Inference of many contexts in one batch, for evaluations.
 
-Contexts of one rig and image size have prompts of equal length and so share a batch. What one of
-them draws does not depend on its company: every scene has its own generator, and its noise comes
-first. Without recorded steps and kept images; knows no ROS and no drives.
+Contexts of one rig and image size have prompts of equal length and so share a batch. Every scene
+has its own generator, so its samples do not depend on the other scenes. A batch uses no recorded
+steps and keeps no images. This module knows no ROS and no drives.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from .. import images
 from ..data_types import Context, Prediction, SamplingOptions
 from ..errors import BadInput
 from .engine import AlpamayoEngine
+from .load import select_device
 from .memory import guard, release_cached
 from .stopwatch import Stopwatch
 
@@ -27,17 +27,17 @@ def infer_batch(
     seeds: Sequence[int],
     options: SamplingOptions,
 ) -> list[Prediction]:
-    """Predictions of contexts with images of one size, each with a seed of its own.
+    """Predict for contexts with images of one size, each with its own seed.
 
-    `timing_ms` is that of the whole batch. Raises BadInput when the memory is too small for so
-    many, images.ImageError when a frame cannot be decoded.
+    `timing_ms` is that of the whole batch. Raises BadInput when memory is too small for so many
+    contexts, and images.ImageError when a frame cannot be decoded.
     """
 
-    def tell(said: str) -> BadInput:
+    def make_error(message: str) -> BadInput:
         release_cached()
-        return BadInput(f'out of memory with batches of {len(contexts)} scenes ({said})')
+        return BadInput(f'out of memory with batches of {len(contexts)} scenes ({message})')
 
-    return guard(lambda: _infer(engine, contexts, seeds, options), tell)
+    return guard(lambda: _infer(engine, contexts, seeds, options), make_error)
 
 
 @torch.inference_mode()
@@ -47,6 +47,7 @@ def _infer(
     seeds: Sequence[int],
     options: SamplingOptions,
 ) -> list[Prediction]:
+    select_device(engine.device)
     watch, model = Stopwatch(engine.device), engine.model
     samples, scenes, device = options.num_samples, len(contexts), engine.device
     generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
@@ -61,44 +62,38 @@ def _infer(
     with watch.stage('vision'):
         vision = model.encode_images(patches, grids)
     with watch.stage('prefill'):
-        cache = model.new_cache(scenes, ids.shape[1], samples, options.max_tokens)
+        cache = model.allocate_cache(scenes, ids.shape[1], samples, options.max_tokens)
         prompt = model.prefill(ids, vision, grids, cache)
     with watch.stage('reasoning'):
-        reasoning = model.reason(prompt, engine.processor.ids, options, generators)
+        reasoning = model.generate_reasoning(prompt, engine.processor.ids, options, generators)
     with watch.stage('action'):
-        field = model.velocity_field(prompt, reasoning)
-        action = model.act(noise, field, options.flow_steps)
+        field = model.make_velocity_field(prompt, reasoning)
+        action = model.sample_actions(noise, field, options.flow_steps)
         v0 = model.action_space.v0(*history)
         xy, yaw, speed = model.action_space.integrate(action, v0.repeat_interleave(samples))
         paths = torch.cat([xy, yaw.unsqueeze(-1), speed.unsqueeze(-1)], -1).cpu().numpy()
         actions = model.action_space.denormalise(action).cpu().numpy()
-    found = []
+    predictions = []
     for i, (context, seed) in enumerate(zip(contexts, seeds, strict=True)):
         own = slice(i * samples, (i + 1) * samples)
-        said = replace(
+        scene_reasoning = replace(
             reasoning,
             tokens=reasoning.tokens[i : i + 1],
             marker=reasoning.marker[i : i + 1],
             eos=reasoning.eos[i : i + 1],
         )
-        parts = (paths[own], actions[own], float(v0[i]), said, watch.milliseconds)
-        found.append(engine.prediction(context, seed, *parts))
-    return found
+        parts = (paths[own], actions[own], float(v0[i]), scene_reasoning, watch.milliseconds)
+        predictions.append(engine.make_prediction(context, seed, *parts))
+    return predictions
 
 
 def _inputs(
     engine: AlpamayoEngine, contexts: Sequence[Context]
 ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[int, int]]]:
-    """Prompt ids (B, P) on the host, patches and grids of all images, scene by scene."""
+    """Return prompt ids (B, P) on the host, and patches and grids of all images, by scene."""
     processor = engine.processor
-    decoded = [
-        images.decode(frame)
-        for context in contexts
-        for frames in context.frames.values()
-        for frame in frames
-    ]
-    pictures = torch.from_numpy(np.stack(decoded)).to(engine.device)
-    parts = [processor.image_patches(picture) for picture in pictures]
+    frames = [frame for context in contexts for row in context.frames.values() for frame in row]
+    parts = engine.pictures.read(frames)
     grids = [grid for _, grid in parts]
     count = len(grids) // len(contexts)
     ids = [

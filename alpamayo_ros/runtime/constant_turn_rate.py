@@ -1,5 +1,6 @@
-"""Speed and turn rate of the history, kept: the other baseline. Knows no torch, no checkpoint, and
-looks at no image.
+"""Baseline planner: the vehicle keeps the speed and turn rate of its history.
+
+It needs no torch and no checkpoint, and reads no image.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import numpy as np
 from ..data_types import GRID_NS, NANOSECONDS, WAYPOINTS, Context
 from .constant_velocity import ConstantVelocityEngine
 
-RECENT_STEPS = 5  # of the history: half a second, shorter is noise and longer is the past
-_STANDING_MPS = 0.1  # a vehicle that stands has no curvature
+RECENT_STEPS = 5  # of the history, 0.5 s: less is noisy, more is out of date
+_STANDING_MPS = 0.1  # below it, curvature is undefined and set to 0
 
 
 class ConstantTurnRateEngine(ConstantVelocityEngine):
@@ -18,8 +19,8 @@ class ConstantTurnRateEngine(ConstantVelocityEngine):
 
     name = 'constant_turn_rate'
 
-    def motion(self, context: Context) -> tuple[np.ndarray, np.ndarray]:
-        """Path (64, 4) and actions (64, 2), float32, as in Prediction."""
+    def predict_motion(self, context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """Return path (64, 4) and actions (64, 2), float32, as in Prediction."""
         step_s = GRID_NS / NANOSECONDS
         before = np.asarray(context.history_rot[-1 - RECENT_STEPS], np.float64)
         rate = -float(np.arctan2(before[1, 0], before[0, 0])) / (RECENT_STEPS * step_s)

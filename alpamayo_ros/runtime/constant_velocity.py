@@ -1,5 +1,7 @@
-"""Straight ahead at the speed of the history: the baseline, and the fake engine for machines
-without a model. Knows no torch, no checkpoint, and looks at no image.
+"""Baseline planner: straight ahead at the speed of the history.
+
+It is also the engine of machines without a model: it needs no torch and no checkpoint, and reads
+no image.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ class ConstantVelocityEngine:
         self.options = options or SamplingOptions()
 
     def infer(self, context: Context, seed: int) -> Prediction:
-        """Predict from the context's v0; the seed is reported and changes nothing."""
+        """Predict from the context's v0; the seed has no effect."""
         start = time.perf_counter()
         count = self.options.num_samples
-        samples, actions = (np.repeat(x[None], count, axis=0) for x in self.motion(context))
+        samples, actions = (
+            np.repeat(x[None], count, axis=0) for x in self.predict_motion(context)
+        )
         checks = check_trajectory(samples[0], actions[0], context.v0_mps)
         return Prediction(
             t0_ns=context.t0_ns,
@@ -43,17 +47,17 @@ class ConstantVelocityEngine:
             timing_ms={'action': (time.perf_counter() - start) * 1e3},
         )
 
-    def motion(self, context: Context) -> tuple[np.ndarray, np.ndarray]:
-        """Path (64, 4) and actions (64, 2), float32, as in Prediction."""
-        return straight(context.v0_mps), np.zeros((WAYPOINTS, 2), np.float32)
+    def predict_motion(self, context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """Return path (64, 4) and actions (64, 2), float32, as in Prediction."""
+        return make_straight_path(context.v0_mps), np.zeros((WAYPOINTS, 2), np.float32)
 
     def provenance(self) -> dict[str, Any]:
-        """What the result depends on besides the inputs: nothing but the name."""
+        """Name the engine; nothing else determines the results."""
         return {'engine': self.name}
 
 
-def straight(v0_mps: float) -> np.ndarray:
-    """(64, 4) float32: x, y m, yaw rad, speed m/s at t0 + 0.1 ... 6.4 s, t0 frame."""
+def make_straight_path(v0_mps: float) -> np.ndarray:
+    """Return (64, 4) float32: x, y m, yaw rad, speed m/s at t0 + 0.1 ... 6.4 s, t0 frame."""
     seconds = np.arange(1, WAYPOINTS + 1) * (GRID_NS / NANOSECONDS)
     path = np.zeros((WAYPOINTS, 4), np.float32)
     path[:, 0], path[:, 3] = v0_mps * seconds, v0_mps

@@ -1,7 +1,7 @@
-"""A checkpoint on a device, ready to infer: Context in, Prediction out.
+"""The engine: a loaded checkpoint that turns a Context into a Prediction.
 
-Composes processor, model and checks; knows no ROS and no bags. Every inference has its own seed
-and noise, so results do not depend on the ones before. One thread owns an engine.
+It composes processor, model and checks, and knows no ROS and no bags. Every inference has its own
+seed and noise, so a result does not depend on earlier ones. One thread owns an engine.
 """
 
 from __future__ import annotations
@@ -14,44 +14,45 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import images, validity
-from ..data_types import Context, Frame, Prediction, SamplingOptions
+from .. import validity
+from ..data_types import Context, Prediction, SamplingOptions
 from ..errors import BadInput
-from ..hub import resolve
-from ..model.alpamayo import AlpamayoR1
-from ..model.checkpoint import checkpoint_sha256
-from ..model.config import card_limits
-from ..model.processor import (
+from ..hub import resolve_checkpoint
+from ..model.alpamayo import AlpamayoModel
+from ..model.checkpoint import hash_checkpoint
+from ..model.config import read_card_limits
+from ..model.prompt.processor import (
     Processor,
+    check_reasoning,
     extract_text,
-    partial_text,
-    reasoning_checks,
-    said,
+    extract_unfinished_text,
+    trim_tokens,
 )
 from ..model.reasoning import Reasoning
 from ..model.text import KVCache
-from .budget import needed_bytes, working_bytes
+from .budget import estimate_inference_bytes, estimate_needed_bytes
 from .graphs import GraphRecorder, RecordedVision, StaticSteps
-from .load import check_device, load, plan_load
+from .load import check_device, load, plan_load, select_device
 from .memory import (
     OutOfMemory,
-    compare,
+    compare_with_available,
     guard,
     is_unified,
     limit_allocator,
     release_cached,
     require_memory,
 )
+from .pictures import PictureReader
 from .stopwatch import Stopwatch
-from .vision_cache import VisionCache, camera_by_camera
+from .vision_cache import VisionCache, order_grids_by_camera
 
 
 class AlpamayoEngine:
     """Alpamayo behind the interface that replay and the node use.
 
-    checkpoint: see hub.resolve. bits, recipe and host_embedding: see load.plan_load; on a GPU that
-    shares the machine's memory the embedding stays in its file anyhow. Raises BadInput for what
-    cannot be loaded, and before loading when memory is too small.
+    checkpoint: see hub.resolve. bits, recipe and host_embedding: see load.plan_load. On a GPU that
+    shares the machine's memory the embedding always stays in its file. Raises BadInput for a
+    checkpoint that cannot be loaded, and before loading when memory is too small.
     """
 
     name = 'alpamayo'
@@ -65,29 +66,30 @@ class AlpamayoEngine:
         recipe: str | None = None,
         host_embedding: bool = False,
     ) -> None:
-        self.checkpoint = resolve(checkpoint)
+        self.checkpoint = resolve_checkpoint(checkpoint)
         check_device(device)
         host_embedding = host_embedding or is_unified(device)
         self.options = options or SamplingOptions()
         self.plan = plan_load(self.checkpoint, device, bits, recipe, host_embedding)
-        require_memory(self.checkpoint, needed_bytes(self.plan, self.options), device)
+        require_memory(self.checkpoint, estimate_needed_bytes(self.plan, self.options), device)
         self.config, self.device = self.plan.model.config, torch.device(device)
         self.processor = Processor(self.config, self.checkpoint)
         limit_allocator(device)
-        self.model = guard(lambda: load(self.plan), self._tell_load)
+        self.model = guard(lambda: load(self.plan), self._make_load_error)
         encode = self.model.encode_images
         self._recorder = GraphRecorder() if self.device.type == 'cuda' else None
         self._encode = RecordedVision(encode, self._recorder) if self._recorder else encode
-        self._vision = VisionCache(self._read, self._encode)
+        self.pictures = PictureReader(self.processor, self.device)
+        self._vision = VisionCache(self.pictures.read, self._encode)
         self._recorded: StaticSteps | None = None
 
     def provenance(self) -> dict[str, Any]:
-        """Which weights and numerics made a result."""
-        limits = card_limits(self.checkpoint)
+        """Name the weights and numerics that make the results, for records."""
+        limits = read_card_limits(self.checkpoint)
         return {
             'engine': self.name,
             'checkpoint': self.checkpoint.resolve().name,
-            'checkpoint_sha256': checkpoint_sha256(self.checkpoint),
+            'checkpoint_sha256': hash_checkpoint(self.checkpoint),
             'model_type': self.config.model_type,
             'dtype': self.config.dtype,
             'bits': self.plan.bits,
@@ -103,52 +105,53 @@ class AlpamayoEngine:
     def infer(self, context: Context, seed: int, noise: Tensor | None = None) -> Prediction:
         """Sample K trajectories; noise (K, 64, 2) is drawn from `seed` when not given.
 
-        Raises images.ImageError when a frame cannot be decoded, and memory.OutOfMemory: then
-        recorded steps and kept images are gone and their memory is free again.
+        Raises images.ImageError when a frame cannot be decoded. Raises memory.OutOfMemory after
+        it has freed the recorded steps and the kept images.
         """
-        return guard(lambda: self._infer(context, seed, noise), self._tell_inference)
+        return guard(lambda: self._infer(context, seed, noise), self._recover_from_out_of_memory)
 
     def _infer(self, context: Context, seed: int, noise: Tensor | None) -> Prediction:
-        watch = Stopwatch(self.device)
+        select_device(self.device)
+        watch, model = Stopwatch(self.device), self.model
         generator = torch.Generator(self.device).manual_seed(seed)
-        samples, model = self.options.num_samples, self.model
+        samples = self.options.num_samples
+        if noise is None:  # before any word, so that it does not depend on how many there are
+            shape = (samples, model.waypoints, 2)
+            noise = torch.randn(shape, generator=generator, device=self.device)
         with watch.stage('images'):
-            slots = self._vision.slots(context)
-            grids = camera_by_camera(slots)
+            slots = self._vision.find_slots(context)
+            grids = order_grids_by_camera(slots)
             history = [torch.from_numpy(x) for x in (context.history_xyz_m, context.history_rot)]
             input_ids = self.processor.input_ids(grids, context.camera_indices, *history)
         with watch.stage('vision'):
-            vision = self._vision.features(slots)
+            vision = self._vision.encode_slots(slots)
         with watch.stage('prefill'):
-            cache, steps = self._prepare(input_ids.shape[1])
-            prompt = model.prefill(input_ids, vision, grids, cache, reader=steps)
+            cache, steps = self._prepare_steps(input_ids.shape[1])
+            prompt = model.prefill(input_ids, vision, grids, cache, steps=steps)
         with watch.stage('reasoning'):
-            reasoning = model.reason(
+            reasoning = model.generate_reasoning(
                 prompt, self.processor.ids, self.options, generator, steps.decode_step
             )
         with watch.stage('action'):
-            if noise is None:
-                shape = (samples, model.waypoints, 2)
-                noise = torch.randn(shape, generator=generator, device=self.device)
-            field = steps.velocity_field(prompt, reasoning)
-            action = model.act(noise.to(self.device), field, self.options.flow_steps)
+            field = steps.make_velocity_field(prompt, reasoning)
+            action = model.sample_actions(noise.to(self.device), field, self.options.flow_steps)
             v0 = model.action_space.v0(*(x.to(self.device) for x in history))
             xy, yaw, speed = model.action_space.integrate(action, v0.expand(samples))
             path = torch.cat([xy, yaw.unsqueeze(-1), speed.unsqueeze(-1)], -1).cpu().numpy()
             actions = model.action_space.denormalise(action).cpu().numpy()
-        return self.prediction(
+        return self.make_prediction(
             context, seed, path, actions, float(v0), reasoning, watch.milliseconds
         )
 
-    def _prepare(self, length: int) -> tuple[KVCache, AlpamayoR1 | StaticSteps]:
-        """An empty cache for a prompt of `length` tokens, and the steps that run over it.
+    def _prepare_steps(self, length: int) -> tuple[KVCache, AlpamayoModel | StaticSteps]:
+        """Return an empty cache for a prompt of `length` tokens, and the steps that run over it.
 
-        On a GPU cache and recorded steps are kept; a longer prompt or another number of samples
-        makes new ones.
+        On a GPU the engine keeps cache and recorded steps. It makes new ones for a longer prompt
+        and for another number of samples.
         """
         model, options = self.model, self.options
         if self._recorder is None:
-            return model.new_cache(1, length, options.num_samples, options.max_tokens), model
+            return model.allocate_cache(1, length, options.num_samples, options.max_tokens), model
         needed = model.cache_capacity(length, options.num_samples, options.max_tokens)
         recorded = self._recorded
         if (
@@ -157,38 +160,41 @@ class AlpamayoEngine:
             or recorded.cache.capacity < needed
         ):
             recorded = self._recorded = None  # frees the old cache before the new one is there
-            cache = model.new_cache(1, length, options.num_samples, options.max_tokens)
+            cache = model.allocate_cache(1, length, options.num_samples, options.max_tokens)
             record = self._recorder.record
             recorded = self._recorded = StaticSteps(model, cache, options.num_samples, record)
         recorded.cache.clear()
         return recorded.cache, recorded
 
-    def _read(self, frame: Frame) -> tuple[Tensor, tuple[int, int]]:
-        """Patches and grid of a frame, on the device."""
-        return self.processor.image_patches(torch.from_numpy(images.decode(frame)).to(self.device))
-
-    def _tell_load(self, said: str) -> BadInput:
-        """Error of a load that ran out of memory; what it had loaded is gone."""
+    def _make_load_error(self, message: str) -> BadInput:
+        """Free what a failed load had loaded, and return the error with both figures."""
         self.plan.model.to('meta')
         release_cached()
-        _, text = compare(needed_bytes(self.plan, self.options), str(self.device))
-        return BadInput(f'{self.checkpoint}: out of memory while loading: {text} ({said})')
+        _, text = compare_with_available(
+            estimate_needed_bytes(self.plan, self.options), str(self.device)
+        )
+        return BadInput(f'{self.checkpoint}: out of memory while loading: {text} ({message})')
 
-    def _tell_inference(self, said: str) -> OutOfMemory:
-        """Error of an inference that ran out of memory; what it had beside the weights is gone."""
+    def _recover_from_out_of_memory(self, message: str) -> OutOfMemory:
+        """Free everything but the weights, and return the error with both figures."""
         self._recorded = None
         self._vision.clear()
         if isinstance(self._encode, RecordedVision):
             self._encode.clear()
         release_cached()
-        needed = working_bytes(self.model, self.plan.dtype, self.options)
-        samples, (_, text) = self.options.num_samples, compare(needed, str(self.device))
+        needed = estimate_inference_bytes(
+            self.model, self.plan.dtype, self.options, str(self.device)
+        )
+        samples, (_, text) = (
+            self.options.num_samples,
+            compare_with_available(needed, str(self.device)),
+        )
         hint = '; a reboot clears fragmentation' if is_unified(str(self.device)) else ''
         return OutOfMemory(
-            f'out of memory: an inference of {samples} samples {text} ({said}){hint}'
+            f'out of memory: an inference of {samples} samples {text} ({message}){hint}'
         )
 
-    def prediction(
+    def make_prediction(
         self,
         context: Context,
         seed: int,
@@ -198,14 +204,14 @@ class AlpamayoEngine:
         reasoning: Reasoning,
         timing_ms: Mapping[str, float],
     ) -> Prediction:
-        """Prediction of one scene: samples (K, 64, 4), actions (K, 64, 2) and its reasoning."""
+        """Compose the prediction of one scene from samples (K, 64, 4) and actions (K, 64, 2)."""
         space = self.model.action_space
-        chosen, spread_m = validity.medoid(samples)
-        rows = [said(row, self.processor.ids) for row in reasoning.tokens[0].tolist()]
+        chosen, spread_m = validity.find_medoid(samples)
+        rows = [trim_tokens(row, self.processor.ids) for row in reasoning.tokens[0].tolist()]
         decoded = [self.processor.decode(row) for row in rows]
         checks = (
             *context.checks,
-            *reasoning_checks(rows[chosen], reasoning.end[0][chosen]),
+            *check_reasoning(rows[chosen], reasoning.end[0][chosen]),
             *validity.check_trajectory(
                 samples[chosen],
                 actions[chosen],
@@ -223,7 +229,7 @@ class AlpamayoEngine:
             spread_m=spread_m,
             v0_mps=v0_mps,
             texts=tuple(extract_text(text, 'cot') for text in decoded),
-            partial_texts=tuple(partial_text(text) for text in decoded),
+            partial_texts=tuple(extract_unfinished_text(text) for text in decoded),
             end=tuple(reasoning.end[0]),
             tokens=tuple(len(row) for row in rows),
             checks=checks,

@@ -26,7 +26,8 @@ from ..model.checkpoint import (
     load_weights,
     read_tensor_shapes,
 )
-from ..model.config import AlpamayoConfig, load_config, read_json
+from ..files import read_json
+from ..model.config import AlpamayoConfig, load_config
 from ..quantization.linear import HostEmbedding, RowParts, join, replace_linears
 from ..quantization.matrix import quantize_matrix
 from ..quantization.record import PLAIN_BITS, check_requested, parse_quantization
@@ -141,7 +142,7 @@ def plan_load(
 
 
 def load(plan: LoadPlan) -> AlpamayoModel:
-    """Fill the plan's model, strictly. Raises BadInput for a file with another hash than stated."""
+    """Fill the plan's model, strictly. Raises BadInput for a file whose hash differs."""
     select_device(torch.device(plan.device))
     check_hashes(plan.folder)
     convert = _make_converter(plan)

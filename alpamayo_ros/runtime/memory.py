@@ -1,7 +1,8 @@
-"""How much memory is left, whether a load fits, and which errors mean that none is left.
+"""Available memory, checks before a load, and the errors that mean that memory ran out.
 
-Knows no model. On Tegra and on a CPU weights live in the memory of the machine, where MemAvailable
-counts; a card of its own is asked for its free memory.
+On a CPU and on Tegra weights live in the memory of the machine, of which MemAvailable is free; the
+limit of a container counts too. A discrete GPU reports its own free memory. This module knows no
+model.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import sys
 from typing import TypeVar
 
 from ..errors import BadInput
+from . import cgroup
 
 Result = TypeVar('Result')
 
-SYSTEM_BYTES = 300_000_000  # of unified memory, left to what else grows while torch does
+SYSTEM_BYTES = 300_000_000  # of unified memory, left to other processes
 MEMINFO = Path('/proc/meminfo')
 STATUS = Path('/proc/self/status')
 OUT_OF_MEMORY = (
@@ -27,19 +29,19 @@ OUT_OF_MEMORY = (
     'CUDNN_STATUS_ALLOC_FAILED',
     "can't allocate memory",  # torch on a CPU
     'Cannot allocate memory',  # the system, where a file is mapped
-    # on Tegra a failed allocation is an assert of PyTorch's (pytorch/pytorch#185240), after any
-    # of the calls that ask NVML who has the memory
+    # on Tegra a failed allocation ends in an assert of PyTorch (pytorch/pytorch#185240), behind
+    # any of the calls that ask NVML who holds the memory
     'NVML_SUCCESS == ',
     'NvMapMemAlloc',
 )
 
 
 class OutOfMemory(RuntimeError):
-    """Memory ran out during an inference; the engine holds nothing of it and can go on."""
+    """Memory ran out during an inference; the engine has freed what it held and can go on."""
 
 
 def is_unified(device: str) -> bool:
-    """Whether this is a GPU that shares the memory of the machine."""
+    """Whether this device is a GPU that shares the memory of the machine."""
     if not device.startswith('cuda'):
         return False
     import torch
@@ -47,33 +49,35 @@ def is_unified(device: str) -> bool:
     return bool(torch.cuda.get_device_properties(device).is_integrated)
 
 
-def available_bytes(device: str = 'cpu') -> int:
-    """Memory that a load on this device can still take."""
+def read_available_bytes(device: str = 'cpu') -> int:
+    """Read how much memory a load on this device can still take."""
     if device.startswith('cuda') and not is_unified(device):
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    return _kilobytes(MEMINFO, 'MemAvailable') * 1024
+    machine = _kilobytes(MEMINFO, 'MemAvailable') * 1024
+    limit = cgroup.read_remaining_bytes()
+    return machine if limit is None else min(machine, limit)
 
 
-def resident_bytes() -> tuple[int, int]:
-    """Memory of this process: now, and at its highest."""
+def read_resident_bytes() -> tuple[int, int]:
+    """Read the resident memory of this process: now, and its peak."""
     return _kilobytes(STATUS, 'VmRSS') * 1024, _kilobytes(STATUS, 'VmHWM') * 1024
 
 
-def gpu_peak_bytes() -> int:
-    """What this process had allocated on its GPU at the highest; 0 without one."""
+def read_gpu_peak_bytes() -> int:
+    """Read the peak of what this process had allocated on its GPU; 0 without one."""
     cuda = sys.modules.get('torch.cuda')
-    # while another thread imports torch, its modules are there without what they hold
+    # while another thread imports torch, its modules exist but are empty
     is_initialized = getattr(cuda, 'is_initialized', None)
     if cuda is None or is_initialized is None or not is_initialized():
         return 0
     return int(cuda.max_memory_allocated())
 
 
-def compare(needed: Mapping[str, int], device: str) -> tuple[bool, str]:
-    """Whether memory by what it is for is available, and both figures in words."""
-    total, available = sum(needed.values()), available_bytes(device)
+def compare_with_available(needed: Mapping[str, int], device: str) -> tuple[bool, str]:
+    """Return whether so much memory (by purpose) is available, and both figures as text."""
+    total, available = sum(needed.values()), read_available_bytes(device)
     parts = ', '.join(f'{what} {size / 1e9:.2f}' for what, size in needed.items())
     text = f'needs {total / 1e9:.2f} GB ({parts}), {available / 1e9:.2f} GB are available'
     return total <= available, f'{text} on {device}'
@@ -81,55 +85,55 @@ def compare(needed: Mapping[str, int], device: str) -> tuple[bool, str]:
 
 def require_memory(what: object, needed: Mapping[str, int], device: str) -> None:
     """Raise BadInput when less is available on the device than is needed."""
-    fits, text = compare(needed, device)
+    fits, text = compare_with_available(needed, device)
     if not fits:
         raise BadInput(f'{what}: {text}')
 
 
 def limit_allocator(device: str) -> None:
-    """On unified memory let torch take what is available now and no more.
+    """On unified memory, let torch take no more than what is available now.
 
-    What it takes beyond that is an error of torch's instead of the end of some other process.
+    A larger allocation is then an error of torch; else the system would kill some process.
     """
     if is_unified(device):
         import torch
 
         whole = torch.cuda.get_device_properties(device).total_memory
-        own = torch.cuda.memory_reserved(device) + available_bytes(device) - SYSTEM_BYTES
-        index = torch.device(device).index  # None: the present one; 'cuda' itself is refused
+        own = torch.cuda.memory_reserved(device) + read_available_bytes(device) - SYSTEM_BYTES
+        index = torch.device(device).index  # None: the current device
         torch.cuda.set_per_process_memory_fraction(min(max(own / whole, 0.0), 1.0), index)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or one it came from, means that memory ran out."""
+    """Whether an error, or its cause, means that memory ran out."""
     if error is None:
         return False
-    told = isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
-    return told or is_out_of_memory(error.__cause__ or error.__context__)
+    here = isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
+    return here or is_out_of_memory(error.__cause__ or error.__context__)
 
 
-def guard(work: Callable[[], Result], tell: Callable[[str], Exception]) -> Result:
-    """The result of some work; where memory runs out, in any form, the error that `tell` makes.
+def guard(work: Callable[[], Result], make_error: Callable[[str], Exception]) -> Result:
+    """Run `work`; where memory runs out, in any form, raise the error that `make_error` returns.
 
-    tell gets the first line of what was said, once nothing of the failed work is alive any more.
+    make_error gets the first line of the message, once the failed work's tensors are freed.
     """
     try:
         return work()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        said = next(iter(str(error).splitlines()), '') or type(error).__name__
-    # here, because the error holds its traceback, and that what the work had allocated
-    raise tell(said)
+        message = next(iter(str(error).splitlines()), '') or type(error).__name__
+    # outside of the handler: the error's traceback keeps what the work had allocated
+    raise make_error(message)
 
 
 def release_cached() -> None:
-    """Give memory that nothing refers to, or that is kept for later, back to the machine."""
+    """Give unused and cached memory back to the machine."""
     gc.collect()
     torch = sys.modules.get('torch')
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    # glibc keeps what was freed below something else; other libraries have no such function
+    # glibc keeps freed memory below a block in use; other C libraries have no such function
     if trim := getattr(ctypes.CDLL(None), 'malloc_trim', None):
         trim(0)
 

@@ -1,4 +1,4 @@
-"""Milliseconds per stage of an inference, on any device. Knows no model."""
+"""A stopwatch: milliseconds for each stage of an inference, on any device. It knows no model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 
 class Stopwatch:
-    """Times stages by name; on a GPU by events among its kernels, which wait for nothing."""
+    """Times stages by name; on a GPU by CUDA events, so that timing waits for nothing."""
 
     def __init__(self, device: torch.device) -> None:
-        self._mark = _event if device.type == 'cuda' else _moment
+        self._mark = _start_cuda_events if device.type == 'cuda' else _start_clock
         self._stages: list[tuple[str, Callable[[], float]]] = []
 
     @contextmanager
@@ -25,15 +25,15 @@ class Stopwatch:
 
     @property
     def milliseconds(self) -> dict[str, float]:
-        """Of each stage; on a GPU once all of them have ended."""
-        found: dict[str, float] = {}
+        """Milliseconds of each stage; on a GPU this waits until all stages have ended."""
+        total: dict[str, float] = {}
         for name, elapsed_ms in self._stages:
-            found[name] = found.get(name, 0.0) + elapsed_ms()
-        return found
+            total[name] = total.get(name, 0.0) + elapsed_ms()
+        return total
 
 
-def _moment() -> Callable[[], Callable[[], float]]:
-    """Start; the first call ends, what it returns tells the time between."""
+def _start_clock() -> Callable[[], Callable[[], float]]:
+    """Start a clock. Calling the result stops it and returns a function for the milliseconds."""
     start = time.perf_counter()
 
     def end() -> Callable[[], float]:
@@ -43,8 +43,8 @@ def _moment() -> Callable[[], Callable[[], float]]:
     return end
 
 
-def _event() -> Callable[[], Callable[[], float]]:
-    """As _moment, by events on the present stream."""
+def _start_cuda_events() -> Callable[[], Callable[[], float]]:
+    """As _start_clock, by events on the current stream."""
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
 

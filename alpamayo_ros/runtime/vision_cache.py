@@ -1,9 +1,8 @@
-"""Features of images by camera and stamp: a frame of two contexts is decoded and encoded once.
+"""Cache of image features: a frame that two contexts share is decoded and encoded once.
 
-The images of one grid time go through the vision tower together, one of each camera. Features
-are kept with the company they were made in, so they are the same to the bit as fresh ones: where
-one camera has another frame at a grid time, all images of that time are encoded again. Knows no
-prompt.
+A slot holds the frames of one grid time, one of each camera, and the vision tower encodes a slot
+at once. When one camera has another frame at a grid time, the whole slot is encoded again, so that
+cached features equal fresh ones to the bit. This module knows no prompt.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ Features = tuple[Tensor, list[Tensor]]  # embeddings and deepstack levels, (toke
 
 @dataclass
 class Slot:
-    """The frames of one grid time by camera: as patches until they are encoded, then as features.
+    """The frames of one grid time by camera: patches until they are encoded, then features.
 
-    features: per level, the embeddings first, one (tokens, H) for each frame.
+    features: for each level, embeddings first, one (tokens, H) tensor a frame.
     """
 
     cameras: tuple[str, ...]
@@ -36,42 +35,48 @@ class Slot:
 
 
 class VisionCache:
-    """Keeps the slots of the last context: later ones share slots with it or with none.
+    """Keeps the slots of the last context.
 
-    read: a frame to patches and grid; encode: these of some images to features, which the next
-    call may overwrite.
+    read: turns frames into patches and grids. encode: turns the patches of some images into
+    features; its next call may overwrite them.
     """
 
     def __init__(
         self,
-        read: Callable[[Frame], tuple[Tensor, Grid]],
+        read: Callable[[Sequence[Frame]], list[tuple[Tensor, Grid]]],
         encode: Callable[[Tensor, Sequence[Grid]], Features],
     ) -> None:
         self._read, self._encode = read, encode
         self._kept: list[Slot] = []
 
-    def slots(self, context: Context) -> list[Slot]:
-        """The slots of a context, oldest first; frames of those that are not kept are decoded.
+    def find_slots(self, context: Context) -> list[Slot]:
+        """Return the slots of a context, oldest first; decode frames that are not kept.
 
-        Raises images.ImageError for one that cannot be.
+        Raises images.ImageError for a frame that cannot be decoded.
         """
         cameras = tuple(context.frames)
+        times = list(zip(*context.frames.values(), strict=True))
+        kept = [self._find_kept(cameras, frames) for frames in times]
+        new = [
+            frame for frames, slot in zip(times, kept, strict=True) if not slot for frame in frames
+        ]
+        fresh = iter(self._read(new))
         slots = [
-            self._find(cameras, frames) or self._new(cameras, frames)
-            for frames in zip(*context.frames.values(), strict=True)
+            slot or _make_slot(cameras, frames, [next(fresh) for _ in frames])
+            for frames, slot in zip(times, kept, strict=True)
         ]
         self._kept = [slot for slot in slots if slot.features]
         return slots
 
-    def features(self, slots: Sequence[Slot]) -> Features:
-        """Features of all images, camera by camera; slots that have none are encoded."""
+    def encode_slots(self, slots: Sequence[Slot]) -> Features:
+        """Return the features of all images, camera by camera; encode slots that have none."""
         joined: list[Tensor] = []
         for at, slot in enumerate(slots):
-            fresh = slot.features or self._encoded(slot)
+            fresh = slot.features or self._encode_slot(slot)
             if not joined:
-                joined = [_room(slots, slot, level) for level in fresh]
+                joined = [_allocate_level(slots, slot, level) for level in fresh]
             for level, parts in enumerate(fresh):
-                own = _places(slots, at, joined[level])
+                own = _select_rows(slots, at, joined[level])
                 for place, part in zip(own, parts, strict=True):
                     place.copy_(part)
                 fresh[level] = own  # views: nothing is held twice
@@ -80,52 +85,54 @@ class VisionCache:
         return joined[0], joined[1:]
 
     def clear(self) -> None:
-        """Forget all images."""
+        """Drop all kept images."""
         self._kept = []
 
-    def _encoded(self, slot: Slot) -> list[list[Tensor]]:
+    def _encode_slot(self, slot: Slot) -> list[list[Tensor]]:
         assert slot.patches is not None
         embeddings, levels = self._encode(slot.patches, slot.grids)
-        return [list(x.split(_shares(slot.grids, len(x)))) for x in (embeddings, *levels)]
+        return [list(x.split(_count_tokens(slot.grids, len(x)))) for x in (embeddings, *levels)]
 
-    def _find(self, cameras: tuple[str, ...], frames: tuple[Frame, ...]) -> Slot | None:
+    def _find_kept(self, cameras: tuple[str, ...], frames: tuple[Frame, ...]) -> Slot | None:
         for slot in self._kept:
-            if slot.cameras == cameras and all(map(_equal, slot.frames, frames)):
+            if slot.cameras == cameras and all(map(_is_same_frame, slot.frames, frames)):
                 return slot
         return None
 
-    def _new(self, cameras: tuple[str, ...], frames: tuple[Frame, ...]) -> Slot:
-        read = [self._read(frame) for frame in frames]
-        patches = torch.cat([patches for patches, _ in read])
-        return Slot(cameras, frames, [grid for _, grid in read], patches)
+
+def _make_slot(
+    cameras: tuple[str, ...], frames: tuple[Frame, ...], read: Sequence[tuple[Tensor, Grid]]
+) -> Slot:
+    patches = torch.cat([patches for patches, _ in read])
+    return Slot(cameras, frames, [grid for _, grid in read], patches)
 
 
-def camera_by_camera(slots: Sequence[Slot]) -> list[Grid]:
-    """Grids of all images in the order of a prompt."""
+def order_grids_by_camera(slots: Sequence[Slot]) -> list[Grid]:
+    """Return the grids of all images in the order of a prompt: camera by camera."""
     return [slot.grids[camera] for camera in range(len(slots[0].grids)) for slot in slots]
 
 
-def _shares(grids: Sequence[Grid], total: int) -> list[int]:
-    """Tokens of each image among those of several, by their areas."""
+def _count_tokens(grids: Sequence[Grid], total: int) -> list[int]:
+    """Count the tokens of each image, out of the total of all, by their areas."""
     area = sum(h * w for h, w in grids)
     return [total * h * w // area for h, w in grids]
 
 
-def _room(slots: Sequence[Slot], slot: Slot, parts: Sequence[Tensor]) -> Tensor:
-    """Memory for one level of all images, given the parts of one slot."""
+def _allocate_level(slots: Sequence[Slot], slot: Slot, parts: Sequence[Tensor]) -> Tensor:
+    """Allocate one level of the features of all images, given those of one slot."""
     tokens = sum(map(len, parts))
     area = sum(h * w for h, w in slot.grids)
     total = sum(h * w for other in slots for h, w in other.grids) * tokens // area
     return parts[0].new_empty(total, parts[0].shape[1])
 
 
-def _places(slots: Sequence[Slot], at: int, joined: Tensor) -> list[Tensor]:
-    """Where the images of the slot at an index lie among all of them."""
-    pieces = joined.split(_shares(camera_by_camera(slots), len(joined)))
+def _select_rows(slots: Sequence[Slot], at: int, joined: Tensor) -> list[Tensor]:
+    """Return the views of a level that belong to the images of the slot at an index."""
+    pieces = joined.split(_count_tokens(order_grids_by_camera(slots), len(joined)))
     return list(pieces[at :: len(slots)])
 
 
-def _equal(a: Frame, b: Frame) -> bool:
-    """Whether two frames are the same: after a clock jump or a reset a stamp can come again."""
+def _is_same_frame(a: Frame, b: Frame) -> bool:
+    """Whether two frames are equal: after a clock jump a stamp can come again."""
     facts = [(f.stamp_ns, f.encoding, f.height, f.width, f.step) for f in (a, b)]
     return a is b or (facts[0] == facts[1] and np.array_equal(a.data, b.data))
