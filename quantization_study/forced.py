@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alpamayo_ros.model.alpamayo import AlpamayoR1
-from alpamayo_ros.model.flow_matching import training_pair
+from alpamayo_ros.model.alpamayo import AlpamayoModel
+from alpamayo_ros.model.flow_matching import make_training_pair
+from alpamayo_ros.model.teacher_forcing import Batch, predict_velocities, run_language_model
 from quantization_study.calibrate import picture_size
-from training.batches import Batches, Words, camera_sets, generator
+from training.batches import Batches, TokenSequences, list_camera_sets, make_generator
 from training.drives import Drives
-from training.forward import Batch, read, velocities
-from training.losses import flow_times
+from training.losses import draw_times
 from training.settings import TrainingSettings, load_settings
 from training.train import DEFAULT
 
@@ -48,7 +48,7 @@ class Lesson:
 
 
 def settings_for(
-    model: AlpamayoR1, batch: int, steps: int, passes: int, per_drive: int, drives: int
+    model: AlpamayoModel, batch: int, steps: int, passes: int, per_drive: int, drives: int
 ) -> TrainingSettings:
     """Settings of the training data for a checkpoint: its picture size, other batches.
 
@@ -63,48 +63,48 @@ def settings_for(
     )  # fmt: skip
 
 
-def lessons(
-    teacher: AlpamayoR1, folder: Path, split: str, settings: TrainingSettings, device: str
+def generate_lessons(
+    teacher: AlpamayoModel, folder: Path, split: str, settings: TrainingSettings, device: str
 ) -> Iterator[Lesson]:
     """Lessons of a split, `settings.steps` of them; the teacher is on the device."""
-    words = Words(folder, settings, camera_sets(settings))
+    words = TokenSequences(folder, settings, list_camera_sets(settings))
     drives = Drives(split, settings, teacher.action_space.cpu())
     teacher.to(device)
-    batches = Batches(words, drives, settings, device, workers=0).since(0)
+    batches = Batches(words, drives, settings, device, workers=0).iterate_from(0)
     for step, batch in zip(range(settings.steps), batches, strict=False):
-        yield _lesson(teacher, batch, generator(device, settings.seed, _NOISE, step))
+        yield _lesson(teacher, batch, make_generator(device, settings.seed, _NOISE, step))
 
 
 @torch.no_grad()
-def _lesson(teacher: AlpamayoR1, batch: Batch, random: torch.Generator) -> Lesson:
+def _lesson(teacher: AlpamayoModel, batch: Batch, random: torch.Generator) -> Lesson:
     scenes, waypoints, channels = batch.actions.shape
     shape = (scenes, DRAWS, waypoints, channels)
     noise = torch.randn(shape, generator=random, device=random.device)
-    t = flow_times((scenes, DRAWS), random)
-    x, _ = training_pair(batch.actions.unsqueeze(1), noise, t[..., None, None])
-    logits, prefix = read(teacher, batch)
-    return Lesson(batch, x, t, logits, velocities(teacher, prefix, x, t))
+    t = draw_times((scenes, DRAWS), random)
+    x, _ = make_training_pair(batch.actions.unsqueeze(1), noise, t[..., None, None])
+    logits, prefix = run_language_model(teacher, batch)
+    return Lesson(batch, x, t, logits, predict_velocities(teacher, prefix, x, t))
 
 
-def answers(model: AlpamayoR1, lesson: Lesson) -> tuple[Tensor, Tensor]:
+def compare_answers(model: AlpamayoModel, lesson: Lesson) -> tuple[Tensor, Tensor]:
     """Divergence of each spoken token (tokens,) in nats, and the error of the velocity, like x."""
-    logits, prefix = read(model, lesson.batch)
+    logits, prefix = run_language_model(model, lesson.batch)
     spoken = lesson.spoken
     own, wanted = (part[spoken].log_softmax(-1) for part in (logits, lesson.logits))
     divergence = (wanted.exp() * (wanted - own)).sum(-1)
-    return divergence, velocities(model, prefix, lesson.x, lesson.t) - lesson.velocity
+    return divergence, predict_velocities(model, prefix, lesson.x, lesson.t) - lesson.velocity
 
 
 @torch.no_grad()
 def compare(
-    model: AlpamayoR1,
+    model: AlpamayoModel,
     given: Sequence[Lesson],
     advance: Callable[[int], object] = lambda count: None,
 ) -> dict[str, float]:
     """Mean divergence of the logits in nats, and RMS velocity error, relative to 16 bits."""
     divergences, errors, whole = [], [], []
     for lesson in given:
-        divergence, error = answers(model, lesson)
+        divergence, error = compare_answers(model, lesson)
         divergences.append(divergence)
         errors.append(error.square().mean())
         whole.append(lesson.velocity.square().mean())

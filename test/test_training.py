@@ -17,6 +17,7 @@ import yaml
 from alpamayo_ros.data_types import Context, EgoPose, Frame, SamplingOptions
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.model.reasoning import Reasoning
+from alpamayo_ros.model.teacher_forcing import predict_velocities, run_language_model
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 from training import compiled, train
 from training.architecture import create_checkpoint_folder, make_model
@@ -24,7 +25,6 @@ from training.batches import Batches, TokenSequences, make_generator
 from training.compiled import Attend, make_compiled_step
 from training.drives import Drives
 from training.export import export
-from training.forward import predict_velocities, run_language_model
 from training.losses import compute_losses, draw_noise, draw_times
 from training.optimizer import Optimizer, is_hidden
 from training.settings import load_settings

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from alpamayo_ros.files import create_folder
 from alpamayo_ros.model.alpamayo import AlpamayoModel
 from alpamayo_ros.model.config import load_config
-from alpamayo_ros.model.prompt.tokens import INSTRUCTION, SYSTEM
-from alpamayo_ros.model.small import make_config_json
-from alpamayo_ros.model.small_vlm import write_json, write_vlm
+from alpamayo_ros.model.prompt.wording import INSTRUCTION, SYSTEM
+from alpamayo_ros.model.small.untrained import make_config_json
+from alpamayo_ros.model.small.vlm_files import write_json, write_vlm
 from alpamayo_ros.world.reasons import REASONS
 
 from .settings import TrainingSettings

@@ -23,6 +23,7 @@ from alpamayo_ros.data_types import FRAMES_PER_CAMERA
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.prompt.processor import Processor
 from alpamayo_ros.model.prompt.tokens import format_special
+from alpamayo_ros.model.teacher_forcing import Batch, Grid, Layout, make_layout
 from alpamayo_ros.world.camera import CAMERAS
 from alpamayo_ros.world.reasons import REASONS
 from alpamayo_ros.world.rendering.paint_triton import compute_cover, paint_faces
@@ -30,7 +31,6 @@ from alpamayo_ros.world.rendering.raster import RasterScene, render
 from alpamayo_ros.world.rendering.raster_compiled import render_on_cpu
 
 from .drives import Drives, TrainingDrive
-from .forward import Batch, Grid, Layout, make_layout
 from .settings import TrainingSettings
 
 _PAINT, _SHUFFLE, _CAMERAS = range(3)  # keys of the random generators

@@ -15,9 +15,10 @@ from typing import Any, Literal, TypedDict
 
 from alpamayo_ros.cli.entry import command
 from alpamayo_ros.errors import BadInput
+from alpamayo_ros.files import read_json
 from alpamayo_ros.model.checkpoint import hash_checkpoint
-from alpamayo_ros.model.config import CARD, read_json
-from alpamayo_ros.model.small_vlm import write_json
+from alpamayo_ros.model.config import CARD
+from alpamayo_ros.model.small.vlm_files import write_json
 
 from .settings import TrainingSettings
 

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 
 from alpamayo_ros.model.alpamayo import AlpamayoModel
 from alpamayo_ros.model.prompt.image_processor import to_patches
+from alpamayo_ros.model.teacher_forcing import Deepstack, Passes, Past
 from alpamayo_ros.model.text import Decoder, RMSNorm, compute_rotary
 
-from .forward import Deepstack, Passes, Past
 from .settings import TrainingSettings
 from .step import Step, make_plain_step
 

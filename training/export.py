@@ -21,7 +21,7 @@ from alpamayo_ros.errors import BadInput
 from alpamayo_ros.files import create_folder
 from alpamayo_ros.model.checkpoint import SINGLE, hash_checkpoint
 from alpamayo_ros.model.config import CARD
-from alpamayo_ros.model.small_vlm import write_json
+from alpamayo_ros.model.small.vlm_files import write_json
 
 from .architecture import create_checkpoint_folder, make_model
 from .card import Run, draw_losses, make_card

@@ -16,8 +16,13 @@ import torch.nn.functional as F
 
 from alpamayo_ros.model.alpamayo import AlpamayoModel
 from alpamayo_ros.model.flow_matching import make_training_pair
+from alpamayo_ros.model.teacher_forcing import (
+    Batch,
+    Passes,
+    predict_velocities,
+    run_language_model,
+)
 
-from .forward import Batch, Passes, predict_velocities, run_language_model
 from .settings import TrainingSettings
 
 _MAX_TIME, _BETA = 0.999, 1.5

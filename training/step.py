@@ -16,8 +16,8 @@ from torch import Tensor
 
 from alpamayo_ros.data_types import FRAMES_PER_CAMERA
 from alpamayo_ros.model.alpamayo import AlpamayoModel
+from alpamayo_ros.model.teacher_forcing import Batch, Passes
 
-from .forward import Batch, Passes
 from .losses import compute_losses
 from .settings import TrainingSettings
 

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from alpamayo_ros.kernels.attention import attend_causal, attend_plain
-from alpamayo_ros.model.action_expert import PerWaypointActionInProjV2, compute_expert_positions
-from alpamayo_ros.model.alpamayo import AlpamayoModel, compute_prompt_positions
-from alpamayo_ros.model.config import AlpamayoConfig
-from alpamayo_ros.model.prompt.image_processor import to_patches
-from alpamayo_ros.model.text import Attention, Decoder, RMSNorm, compute_rotary
+from ..kernels.attention import attend_causal, attend_plain
+from .action_expert import PerWaypointActionInProjV2, compute_expert_positions
+from .alpamayo import AlpamayoModel
+from .config import AlpamayoConfig
+from .positions import compute_prompt_positions
+from .prompt.image_processor import to_patches
+from .text import Attention, Decoder, RMSNorm, compute_rotary
 
+Turns = tuple[Tensor, Tensor]
 Deepstack = tuple[Tensor, list[Tensor]]  # token columns, and the features each layer adds there
 Grid = tuple[int, int]  # height and width in patches
 
@@ -116,7 +118,7 @@ def run_language_model(
     x = x.index_copy(1, where, _split_by_scene(embeds, x))
     deepstack = (where, [_split_by_scene(level, x) for level in levels])
     x, keys, values = run.decode(language, x, layout.positions, None, deepstack)
-    logits = model.vlm.lm_head(_normalize(language.norm, x[:, length - 1 : -1]))
+    logits = model.vlm.lm_head(normalize(language.norm, x[:, length - 1 : -1]))
     offset = length + batch.marker + 1
     rope_delta = layout.rope_delta.expand(len(x))
     return logits.to(torch.float32), Prefix(keys, values, offset, rope_delta)
@@ -139,18 +141,18 @@ def predict_velocities(
 ) -> Tensor:
     """Return velocities of K noisy actions x (B, K, T, 2) of each scene at times t (B, K)."""
     scenes, draws, waypoints = x.shape[:3]
-    embeds = _embed_actions(model.action_in_proj, x.flatten(0, 1), t.reshape(-1, 1, 1))
+    embeds = embed_actions(model.action_in_proj, x.flatten(0, 1), t.reshape(-1, 1, 1))
     embeds = embeds.reshape(scenes, draws * waypoints, -1)
     positions = compute_expert_positions(prefix.rope_delta, prefix.offset, waypoints).repeat(
         1, 1, draws
     )
-    past = Past(prefix.keys, prefix.values, _make_mask(prefix, draws, waypoints))
+    past = Past(prefix.keys, prefix.values, make_mask(prefix, draws, waypoints))
     hidden, _, _ = (passes or _PLAIN).decode(model.expert, embeds, positions, past, None)
-    v = model.action_out_proj(_normalize(model.expert.norm, hidden))
+    v = model.action_out_proj(normalize(model.expert.norm, hidden))
     return v.reshape(x.shape).to(torch.float32)
 
 
-def _make_mask(prefix: Prefix, draws: int, waypoints: int) -> Tensor:
+def make_mask(prefix: Prefix, draws: int, waypoints: int) -> Tensor:
     """Return bool (B, 1, K * T, S + K * T): waypoints see the prefix and their own draw."""
     slot = torch.arange(prefix.keys[0].shape[2], device=prefix.offset.device)
     seen = slot < prefix.offset.unsqueeze(-1)  # (B, S)
@@ -172,22 +174,35 @@ def decode(
 
     x (B, L, H) at positions (3, B or 1, L). Without a past the attention is causal.
     """
-    cos, sin = (
-        part.transpose(1, 2) for part in compute_rotary(positions, decoder.config, x.dtype)
-    )
+    turns = make_turns(decoder, positions, x.dtype)
     keys, values = [], []
     for i in range(len(decoder.layers)):
-        layer: Any = decoder.layers[i]
         seen = None if past is None else (past.keys[i], past.values[i], past.mask)
-        out, k, v = _attend(layer.self_attn, _normalize(layer.input_layernorm, x), cos, sin, seen)
-        x = x + out
-        y, mlp = _normalize(layer.post_attention_layernorm, x), layer.mlp
-        x = x + mlp.down_proj(F.silu(mlp.gate_proj(y)) * mlp.up_proj(y))
+        x, k, v = run_layer(decoder.layers[i], x, turns, seen)
         if deepstack is not None and i < len(deepstack[1]):
             x = x.index_add(1, deepstack[0], deepstack[1][i])
         keys.append(k)
         values.append(v)
     return x, keys, values
+
+
+def make_turns(decoder: Decoder, positions: Tensor, dtype: torch.dtype) -> Turns:
+    """Return cosine and sine (B or 1, L, 1, d) of positions (3, B or 1, L), for `run_layer`."""
+    cos, sin = compute_rotary(positions, decoder.config, dtype)
+    return cos.transpose(1, 2), sin.transpose(1, 2)
+
+
+def run_layer(
+    layer: Any, x: Tensor, turns: Turns, past: tuple[Tensor, Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a DecoderLayer: hidden states (B, L, H), keys after rotary and values (B, kv, L, d).
+
+    past: keys, values and mask of `Past` for this layer; without it the attention is causal.
+    """
+    out, k, v = _attend(layer.self_attn, normalize(layer.input_layernorm, x), *turns, past)
+    x = x + out
+    y, mlp = normalize(layer.post_attention_layernorm, x), layer.mlp
+    return x + mlp.down_proj(F.silu(mlp.gate_proj(y)) * mlp.up_proj(y)), k, v
 
 
 _PLAIN = Passes(encode, decode)
@@ -205,8 +220,8 @@ def _attend(
     q, k, v = (
         layer(x).unflatten(-1, (-1, dim)) for layer in (part.q_proj, part.k_proj, part.v_proj)
     )
-    q = _rotate(_normalize(part.q_norm, q), cos, sin).transpose(1, 2)
-    k = _rotate(_normalize(part.k_norm, k), cos, sin).transpose(1, 2)
+    q = _rotate(normalize(part.q_norm, q), cos, sin).transpose(1, 2)
+    k = _rotate(normalize(part.k_norm, k), cos, sin).transpose(1, 2)
     v = v.transpose(1, 2)  # (B, heads, L, d)
     if past is None:
         out = attend_causal(q, k, v)
@@ -216,17 +231,17 @@ def _attend(
     return part.o_proj(out.transpose(1, 2).flatten(2)), k, v
 
 
-def _embed_actions(part: PerWaypointActionInProjV2, x: Tensor, t: Tensor) -> Tensor:
+def embed_actions(part: PerWaypointActionInProjV2, x: Tensor, t: Tensor) -> Tensor:
     """Compute what PerWaypointActionInProjV2 does, with gradients."""
     features = [encode(x[..., i]) for i, encode in enumerate(part.sinus)]
     features.append(part.timestep_fourier_encoder(t.expand(*x.shape[:2], 1)[..., 0]))
     y = torch.cat(features, -1).to(part.norm.weight.dtype)
     for layer in part.encoder.trunk:
-        y = _normalize(layer, y) if isinstance(layer, RMSNorm) else layer(y)
+        y = normalize(layer, y) if isinstance(layer, RMSNorm) else layer(y)
     return part.norm(y)
 
 
-def _normalize(part: RMSNorm, x: Tensor) -> Tensor:
+def normalize(part: RMSNorm, x: Tensor) -> Tensor:
     return F.rms_norm(x, part.weight.shape, part.weight, part.eps)
 
 
