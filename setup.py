@@ -14,6 +14,7 @@ SHARE = f'share/{NAME}'
 
 NUMBA = 'numba>=0.60,<1'
 TRITON = "triton>=3.1; platform_system == 'Linux'"
+CLIPS = ['av>=12', 'pyarrow>=14']
 COMMANDS = ('node', 'live', 'replay', 'drive', 'verify', 'quantize', 'benchmark', 'evaluate')
 
 
@@ -78,11 +79,14 @@ setup(
         'transformers>=4.57,<6',
     ],
     extras_require={
+        # alpamayo_replay --clips: tables and videos of the makers' data set
+        'clips': CLIPS,
         # the fast path of world/: small pictures on a CPU
         'numba': [NUMBA],
         # the fast paths of kernels/; a CUDA build of torch brings its own
         'triton': [TRITON],
         'test': [
+            *CLIPS,
             'mypy',
             NUMBA,
             'optimum-quanto==0.2.7',  # reads what alpamayo_quantize writes

@@ -36,7 +36,7 @@ INTERFACE = re.compile(r"'([a-z]+_\w+)/(?:msg|srv)/\w+'")
 # what runs the launch files, shows the compressed images of the RViz file, and reads our bags
 TOOLS = {'ros2launch', 'compressed_image_transport', 'rosbag2_storage_mcap'}
 OPTIONAL_INTERFACES = {'autoware_planning_msgs'}  # behind a parameter
-OPTIONAL = {'numba', 'triton', 'optimum'}  # imported where they are there; extras install them
+OPTIONAL = {'av', 'numba', 'optimum', 'pyarrow', 'triton'}  # imported where they are there; extras install them
 COMMANDS = sorted(e.name for e in entry_points(group='console_scripts') if 'alpamayo' in e.name)
 
 

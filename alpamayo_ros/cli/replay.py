@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 import json
 from pathlib import Path
 import sys
@@ -11,20 +12,32 @@ from tqdm import tqdm
 
 from ..bags.reader import Bag
 from ..data_types import NANOSECONDS
+from ..errors import BadInput
 from ..json_types import Summary
+from ..metrics.displacement import HORIZONS_S
 from ..replay.provenance import describe_run
-from ..replay.rebuild import last_path, rebuild
+from ..replay.rebuild import rebuild
 from ..replay.record import ReplayRecord
 from ..replay.replay import Replay, Schedule, require_topics
+from ..replay.summary import describe_truth, find_commonest_refusals
 from ..rig import CameraRig, load_rig
 from ..runtime.worker import Engine
-from .engine_arguments import add_engine_arguments, check_engine_arguments, make_engine, require
+from .engine_arguments import (
+    LIMITS,
+    add_engine_arguments,
+    add_node_parameters,
+    check_engine_arguments,
+    make_engine,
+    require,
+)
 from .entry import command
 
 PARAMETERS = (  # arguments that a result depends on
     *('engine', 'device', 'samples', 'seed', 'greedy', 'temperature', 'top_p'),
     *('max_tokens', 'flow_steps', 'period', 't0'),
 )
+CLIP_SAMPLES, CLIP_SEED = 6, 42  # of the makers' evaluation
+SPLITS = ('train', 'val', 'test')
 THRESHOLDS = ('max_ade_m', 'max_fde_m', 'max_p90_ms', 'min_valid')
 
 
@@ -32,8 +45,12 @@ THRESHOLDS = ('max_ade_m', 'max_fde_m', 'max_p90_ms', 'min_valid')
 def main(argv: list[str] | None = None) -> int:
     """Replay a bag; 0 done, 1 a threshold is missed or no t0 is valid, 2 bad input."""
     arguments = parse(argv)
-    rig = load_rig(arguments.rig)
     record = ReplayRecord(arguments.out)
+    if arguments.clips is not None:
+        summary = _replay_clips(arguments, record)
+        _finish_clips(summary, arguments)
+        return 0 if summary['pass'] else 1
+    rig = load_rig(arguments.rig)
     with Bag(arguments.bag) as bag:
         require_topics(bag, rig)
         record.claim(arguments.resume)
@@ -50,8 +67,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='alpamayo_replay', description=__doc__, epilog=main.__doc__
     )
-    parser.add_argument('bag', type=Path, metavar='BAG', help='rosbag2 folder, .mcap or .db3')
-    parser.add_argument('--rig', required=True, metavar='NAME', help='rig file, by name or path')
+    parser.add_argument(
+        'bag', type=Path, nargs='?', metavar='BAG', help='rosbag2 folder, .mcap or .db3'
+    )
+    parser.add_argument('--rig', metavar='NAME', help='rig file, by name or path; goes with BAG')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='new folder')
     parser.add_argument('--resume', action='store_true', help='continue the run in --out')
     add_engine_arguments(parser)
@@ -60,6 +79,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         '--period', type=float, default=1.0, metavar='S', help='one t0 per S seconds; 0: all'
     )
     when.add_argument('--t0', type=int, metavar='NS', help='one t0: stamp of its anchor frame')
+    add_node_parameters(parser, 'limits of the inputs (default: those of the rig)', LIMITS)
     limits = parser.add_argument_group('thresholds: exit status 1 when one is missed')
     limits.add_argument('--max-ade-m', type=float, metavar='M')
     limits.add_argument('--max-fde-m', type=float, metavar='M')
@@ -68,7 +88,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         '--min-valid', type=float, metavar='SHARE', help='share of the anchors served, 0 to 1'
     )
     parser.add_argument('--json', action='store_true', help='print the summary as the last line')
+    clips = parser.add_argument_group(
+        'clips of nvidia/PhysicalAI-Autonomous-Vehicles in place of BAG: K = 6, seed 42'
+    )
+    clips.add_argument('--clips', type=Path, metavar='FOLDER', help='folder of the data set')
+    clips.add_argument('--list', type=Path, metavar='FILE', help='clip ids, one a line')
+    clips.add_argument('--split', choices=SPLITS, help='only clips of this split')
+    if parser.parse_known_args(argv)[0].clips is not None:
+        parser.set_defaults(samples=CLIP_SAMPLES, seed=CLIP_SEED)
     arguments = parser.parse_args(argv)
+    if (arguments.bag is None) == (arguments.clips is None):
+        raise BadInput('expected BAG with --rig, or --clips FOLDER')
+    if arguments.bag is not None and arguments.rig is None:
+        raise BadInput('--rig: expected the name or path of a rig file')
+    if arguments.clips is None and (arguments.list or arguments.split):
+        raise BadInput('--list and --split go with --clips')
     require(arguments.period >= 0, '--period', arguments.period, '0 (every anchor) or more')
     share = arguments.min_valid
     require(share is None or 0 <= share <= 1, '--min-valid', share, 'a share from 0 to 1')
@@ -79,10 +113,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def _replay(
     arguments: argparse.Namespace, bag: Bag, rig: CameraRig, engine: Engine, record: ReplayRecord
 ) -> Summary:
-    run = describe_run(bag, rig, engine, {name: getattr(arguments, name) for name in PARAMETERS})
+    parameters = {name: getattr(arguments, name) for name in PARAMETERS} | asdict(rig.limits)
+    run = describe_run(bag, rig, engine, parameters)
     done = record.resume(run) if arguments.resume else record.begin(run)
     schedule = Schedule(round(arguments.period * NANOSECONDS), arguments.t0)
-    replay = Replay(bag, rig, engine, schedule, arguments.seed, last_path(record))
+    replay = Replay(bag, rig, engine, schedule, arguments.seed)
     thresholds = {name: getattr(arguments, name) for name in THRESHOLDS}
     bar = tqdm(
         desc=engine.name,
@@ -103,13 +138,70 @@ def _replay(
     return rebuild(record, bag, rig, replay.driven, thresholds)
 
 
+def _replay_clips(arguments: argparse.Namespace, record: ReplayRecord) -> Summary:
+    from ..clips.dataset import ClipFolder  # pyarrow and PyAV are extras
+    from ..replay.clip_replay import T0_US, make_clip_rig, replay_clips
+    from ..replay.clip_results import rebuild_clips
+
+    folder = ClipFolder(arguments.clips)
+    clip_ids = folder.select(arguments.split, _read_list(arguments.list))
+    t0_us = T0_US if arguments.t0 is None else arguments.t0 // 1000
+    record.claim(arguments.resume)
+    engine = make_engine(arguments)
+    names = [name for name in PARAMETERS if name != 'period']
+    parameters = {name: getattr(arguments, name) for name in names} | {'split': arguments.split}
+    run = describe_run(folder, make_clip_rig(), engine, parameters)
+    done = record.resume(run) if arguments.resume else record.begin(run)
+    limits = {name: getattr(arguments, name) for name in THRESHOLDS}
+    bar = tqdm(total=len(clip_ids), initial=len(done), unit='clip', dynamic_ncols=True)
+    try:
+        with bar:
+            for line in replay_clips(folder, clip_ids, engine, arguments.seed, t0_us, done):
+                record.append(line)
+                bar.update()
+    except KeyboardInterrupt:
+        rebuild_clips(record, folder, limits)
+        print(f'{arguments.out}: stopped; continue with --resume', file=sys.stderr)
+        raise
+    return rebuild_clips(record, folder, limits)
+
+
+def _read_list(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        return [line.strip() for line in path.read_text(encoding='utf-8').split() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f'{path}: not a list of clip ids: {error}') from error
+
+
+def _finish_clips(summary: Summary, arguments: argparse.Namespace) -> None:
+    clips = summary['clips']
+    whole, corners = clips['min_ade_m']['6.4'], clips['corner_distance_m']
+    print_summary(summary, arguments.out)
+    if whole and corners:
+        print(
+            f'clips    minADE_{arguments.samples} {whole["mean"]:.3f} m, corner distance '
+            f'{corners["mean"]:.3f} m over {clips["measured"]} of {clips["clips"]} clips'
+        )
+    if arguments.json:
+        print(json.dumps(summary))
+
+
 def print_summary(summary: Summary, out: Path) -> None:
-    """Print five lines: what was served, how good, how fast, and where it lies."""
+    """Print what was served, refused and measured, how fast, and where it lies."""
+    for note in summary['bag_notes']:
+        print(f'note     {note}')
     why = ', '.join(f'{name} {count}' for name, count in summary['reasons'].items())
     print(
         f'served   {summary["ok"]} of {summary["anchors"]} anchors '
         f'({100 * summary["valid_share"]:.1f} %){f"; without: {why}" if why else ""}'
     )
+    for topic, (reason, count) in find_commonest_refusals(summary).items():
+        example = summary['refused_for_example'][f'{topic}: {reason}']
+        print(f'refused  {topic}: {reason} {count}, for example: {example}')
+    if summary['truth']:
+        print(f'truth    {describe_truth(summary["truth"])}')
     print(f'error    {_describe_errors(summary)}')
     total = summary['ms'].get('total')
     time = f'p50 {total["p50"]:.4g}, p90 {total["p90"]:.4g} ms per context' if total else 'none'
@@ -124,7 +216,7 @@ def _describe_errors(summary: Summary) -> str:
     horizon = f'{longest_s or 0:.1f}'
     errors, base = summary['horizons'].get(horizon), summary['baseline'].get(horizon)
     if not (errors and base):
-        return 'not measured: no prediction with a driven path behind it'
+        return 'not measured: ' + _explain_unmeasured(summary)
     text = (
         f'ADE {errors["ade_m"]["mean"]:.2f} m, FDE {errors["fde_m"]["mean"]:.2f} m at {longest_s:g} s '
         f'(constant velocity {base["ade_m"]["mean"]:.2f} m, {base["fde_m"]["mean"]:.2f} m)'
@@ -132,6 +224,15 @@ def _describe_errors(summary: Summary) -> str:
     if summary['provenance']['engine'].get('untrained'):
         return f'{text}: untrained weights, the path means nothing'
     return text
+
+
+def _explain_unmeasured(summary: Summary) -> str:
+    truth = summary['truth']
+    if not summary['ok'] or not truth:
+        return 'no prediction with a driven path behind it'
+    if not truth['expected']:
+        return f'no odometry was recorded {HORIZONS_S[0]:g} s after a prediction or later'
+    return f'odometry goes on behind {truth["expected"]} predictions, but is no truth'
 
 
 if __name__ == '__main__':

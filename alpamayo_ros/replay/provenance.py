@@ -6,14 +6,25 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 import hashlib
 from importlib import metadata
+from pathlib import Path
 import platform
 from typing import Any, Protocol
 
-from ..bags.reader import Bag
 from ..json_types import Facts, Run
 from ..rig import CameraRig
 
 PACKAGES = ('alpamayo_ros', 'torch', 'transformers', 'numpy', 'rosbags', 'opencv-python-headless')
+
+
+class Recording(Protocol):
+    """What is replayed: a bag, or a folder of clips."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+
+    def fingerprint(self) -> Facts:
+        """Facts that a resumed run must find again."""
 
 
 class Source(Protocol):
@@ -23,7 +34,9 @@ class Source(Protocol):
         """Facts on which a result depends besides the inputs."""
 
 
-def describe_run(bag: Bag, rig: CameraRig, engine: Source, parameters: Mapping[str, Any]) -> Run:
+def describe_run(
+    bag: Recording, rig: CameraRig, engine: Source, parameters: Mapping[str, Any]
+) -> Run:
     """Bag, rig, parameters and engine, which a resumed run must repeat, and the versions.
 
     The rig is identified by its content, so an edited file is another rig.

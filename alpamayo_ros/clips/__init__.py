@@ -1,0 +1,1 @@
+"""Clips of nvidia/PhysicalAI-Autonomous-Vehicles, read from a plain folder. Knows no model."""

@@ -1,0 +1,121 @@
+"""What is rebuilt from a record of clips: summary, table, bags of the predictions, report.
+
+The summary has the makers' metrics beside figures that others published, with their sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+import shutil
+
+import cv2
+import numpy as np
+
+from .. import images
+from ..bags.predictions import write_prediction_bag
+from ..clips.clip import NS_PER_US
+from ..clips.dataset import ClipError, ClipFolder
+from ..files import write_atomically
+from ..json_types import ClipMetrics, Line, Summary
+from ..metrics.displacement import HORIZONS_S
+from ..report import plots
+from ..report.overlay import to_jpeg
+from ..report.replay_page import CaseView, render
+from ..runtime.constant_velocity import make_straight_path
+from .clip_replay import make_clip_rig, read_context
+from .record import ReplayRecord, read_run, to_stamped_prediction
+from .summary import describe, summarise, to_csv
+
+MAX_CASES = 12
+FRAME_RULE = 'the last frame at or before each grid time (the rule of the makers)'
+PUBLISHED = (  # what others report; their clips and options differ, so these are no targets
+    'Alpamayo-R1-10B in bf16: minADE_6 0.780 m, 4-bit weights +0.053 m; 500 clips '
+    '(deep-overflow/alpamayo-model-compression)',
+    'Alpamayo 1.5: minADE_6 0.77 to 0.83 m; 644 public clips (several public measurements)',
+)
+
+
+def rebuild_clips(
+    record: ReplayRecord, folder: ClipFolder, limits: Mapping[str, float | None]
+) -> Summary:
+    """Write all results of a record of clips beside it and return the summary."""
+    run = read_run(record.folder)
+    lines = sorted(record.lines(), key=lambda line: line['clip'])
+    summary = summarise(lines, run, limits)
+    summary['clips'] = _measure_clips(lines)
+    summary['notes'] += [f'Frames: {FRAME_RULE}.', *(f'Published: {text}.' for text in PUBLISHED)]
+    write_atomically(record.folder / 'summary.json', json.dumps(summary, indent=2))
+    write_atomically(record.folder / 'results.csv', to_csv(lines))
+    valid = [line for line in lines if line['status'] == 'ok']
+    shutil.rmtree(record.folder / 'prediction', ignore_errors=True)
+    for line in valid:
+        bag = record.folder / 'prediction' / line['clip']
+        write_prediction_bag(bag, [to_stamped_prediction(line)])
+    worst = sorted(valid, key=lambda line: _min_ade(line), reverse=True)[:MAX_CASES]
+    cases = [_draw_case(line, folder) for line in worst]
+    details = {line['reason']: line['detail'] for line in reversed(lines) if 'detail' in line}
+    overview = {}
+    if valid:
+        times = np.array([line['ms']['total'] for line in valid])
+        overview['Time per clip'] = plots.plot_latencies(times)
+    page = render(summary, overview, cases, details)
+    write_atomically(record.folder / 'report.html', page)
+    return summary
+
+
+def _measure_clips(lines: list[Line]) -> ClipMetrics:
+    """The makers' metrics over the clips that have a prediction.
+
+    min_ade_m: by horizon, of the sample that is best over the whole 6.4 s.
+    """
+    valid = [line for line in lines if line['status'] == 'ok']
+    names = [f'{horizon_s:.1f}' for horizon_s in HORIZONS_S]
+    return {
+        'clips': len(lines),
+        'measured': len(valid),
+        'frame_rule': FRAME_RULE,
+        'min_ade_m': {
+            name: describe([x['min_ade_m'] for line in valid if (x := line['horizons'][name])])
+            for name in names
+        },
+        'corner_distance_m': describe([line['corner_distance_m'] for line in valid]),
+        'published': list(PUBLISHED),
+    }
+
+
+def _min_ade(line: Line) -> float:
+    values = line['horizons'][f'{HORIZONS_S[-1]:.1f}']
+    return values['min_ade_m'] if values else -1.0
+
+
+def _draw_case(line: Line, folder: ClipFolder) -> CaseView:
+    """Front image and plots of a clip; its files are read again."""
+    t0_us = line['t0_ns'] // NS_PER_US
+    jpeg, note, truth = None, '', None
+    try:
+        context, truth = read_context(folder, line['clip'], make_clip_rig(), t0_us)
+        pixels = images.decode(context.frames['front_wide'][-1]).transpose(1, 2, 0)
+        small = cv2.resize(np.ascontiguousarray(pixels), None, fx=0.5, fy=0.5).astype(np.uint8)
+        jpeg, note = to_jpeg(small), f'{line["clip"]}: the path is not drawn, f-theta cameras.'
+    except (ClipError, images.ImageError) as error:
+        note = f'{line["clip"]}: {error}'
+    future = truth.future if truth else np.zeros((0, 3))
+    steps = np.diff(np.vstack([np.zeros(2), future[:, :2]]), axis=0)
+    case = plots.PlotCase(
+        samples=np.array(line['samples']),
+        actions=np.array(line['actions']),
+        chosen=line['chosen'],
+        baseline=make_straight_path(line['v0_mps']).astype(np.float64),
+        history=truth.history if truth else np.zeros((0, 3)),
+        driven=future,
+        driven_speeds=np.linalg.norm(steps, axis=-1) / 0.1,
+    )
+    return CaseView(
+        line=line,
+        seconds=t0_us / 1e6,
+        image_jpeg=jpeg,
+        image_note=note,
+        above_png=plots.plot_from_above(case),
+        dynamics_png=plots.plot_dynamics(case),
+    )
