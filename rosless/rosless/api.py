@@ -1,4 +1,4 @@
-"""The functions of the module rclpy itself: init, spin, shutdown and what goes with them."""
+"""The functions of the module rclpy itself: init, spin, shutdown and their variants."""
 
 from rosless import utilities
 from rosless.context import Context
@@ -58,7 +58,7 @@ def init(
 
 
 def shutdown(*, context: Context | None = None, uninstall_handlers: bool | None = None) -> None:
-    """End a context; the signal handlers go with the default one unless told otherwise."""
+    """End a context; the handlers end with the default one unless `uninstall_handlers` forbids."""
     default = context is None or context is get_default_context()
     utilities.shutdown(context=context)
     if uninstall_handlers or (uninstall_handlers is None and default):

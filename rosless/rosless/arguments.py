@@ -7,7 +7,7 @@ from rosless.names import RemapRule
 from rosless.parameter_files import (
     Overrides,
     ParameterTextError,
-    merge,
+    merge_overrides,
     parse_file,
     parse_value,
 )
@@ -88,11 +88,11 @@ def _parameter(value: str, parsed: RosArguments) -> None:
     name, text = _split(value)
     node, mark, bare = name.partition(':')
     pattern = f'/{node}' if mark else '/**'
-    merge(parsed.overrides, {pattern: {bare if mark else name: parse_value(text)}})
+    merge_overrides(parsed.overrides, {pattern: {bare if mark else name: parse_value(text)}})
 
 
 def _params_file(value: str, parsed: RosArguments) -> None:
-    merge(parsed.overrides, parse_file(value))
+    merge_overrides(parsed.overrides, parse_file(value))
 
 
 def _remap(value: str, parsed: RosArguments) -> None:

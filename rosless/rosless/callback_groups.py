@@ -4,7 +4,7 @@ import threading
 
 
 class CallbackGroup:
-    """Base of the groups; an executor asks before it runs a callback and tells when it ended."""
+    """Base of the groups; an executor asks it before each callback and reports the end."""
 
     def can_execute(self, entity) -> bool:
         """Whether a callback of the group may start now."""
@@ -15,7 +15,7 @@ class CallbackGroup:
         raise NotImplementedError
 
     def ending_execution(self, entity) -> None:
-        """Tell that a callback ended."""
+        """Report that a callback ended."""
         raise NotImplementedError
 
 

@@ -11,7 +11,7 @@ from rosless.messages import deserialize, serialize
 from rosless.participant import Reader, Writer
 from rosless.qos import QoSProfile
 from rosless.rcl_error import RCLError
-from rosless.service import join, split
+from rosless.service import join_sample, split_sample
 from rosless.task import Future
 
 POLL_S = 0.01
@@ -79,7 +79,7 @@ class Client:
             sequence = self._sequence
             self._pending[sequence] = future
         future.add_done_callback(self.remove_pending_request)
-        self._writer.write(join(HEADER.pack(self._id, sequence), serialize(request)))
+        self._writer.write(join_sample(HEADER.pack(self._id, sequence), serialize(request)))
         return future
 
     def call(self, request, timeout_sec: float | None = None) -> Any:
@@ -105,7 +105,7 @@ class Client:
         sample = self._reader.take()
         if sample is None:
             return None
-        header, cdr = split(sample.data)
+        header, cdr = split_sample(sample.data)
         client_id, sequence = HEADER.unpack(header)
         with self._lock:
             future = self._pending.get(sequence) if client_id == self._id else None

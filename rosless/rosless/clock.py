@@ -30,8 +30,8 @@ class TimeJump:
 
 
 class JumpThreshold:
-    """Jumps that are told: of at least `min_forward`, of at most `min_backward` (negative), and
-    changes of the source. A None threshold is off.
+    """Which jumps are reported: at least `min_forward`, at most `min_backward` (negative), and
+    changes of the source. A threshold of None is off.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class JumpThreshold:
         self.on_clock_change = on_clock_change
 
     def exceeded_by(self, jump: TimeJump) -> bool:
-        """Whether a jump is told."""
+        """Whether a jump is reported."""
         if jump.clock_change != ClockChange.ROS_TIME_NO_CHANGE:
             return self.on_clock_change
         forward = self.min_forward is not None and jump.delta >= self.min_forward
@@ -154,7 +154,7 @@ class ROSClock(Clock):
         return self._active
 
     def now(self) -> Time:
-        """Time of the source, 0 before it told one; system time without a source."""
+        """Time of the source, 0 before its first time; system time without a source."""
         return Time(nanoseconds=self._now_ns(), clock_type=ClockType.ROS_TIME)
 
     def _now_ns(self) -> int:
@@ -177,11 +177,11 @@ class ROSClock(Clock):
         self._jump(TimeJump(change, delta), self._override_ns, active)
 
     def _jump(self, jump: TimeJump, override_ns: int, active: bool = True) -> None:
-        told = [handle for handle in self._jump_handles if handle.threshold.exceeded_by(jump)]
-        for handle in told:
+        exceeded = [handle for handle in self._jump_handles if handle.threshold.exceeded_by(jump)]
+        for handle in exceeded:
             if handle.pre_callback is not None:
                 handle.pre_callback()
         self._override_ns, self._active = override_ns, active
-        for handle in told:
+        for handle in exceeded:
             if handle.post_callback is not None:
                 handle.post_callback(jump)

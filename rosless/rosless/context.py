@@ -163,7 +163,7 @@ _started: weakref.WeakSet[Context] = weakref.WeakSet()
 _default: list[Context] = []
 
 
-def started_contexts() -> list[Context]:
+def list_started_contexts() -> list[Context]:
     """Contexts that were initialized, ended ones included."""
     return list(_started)
 
@@ -177,5 +177,5 @@ def get_default_context(*, shutting_down: bool = False) -> Context:
 
 @atexit.register
 def _leave_at_exit() -> None:
-    for context in started_contexts():
+    for context in list_started_contexts():
         context.try_shutdown()

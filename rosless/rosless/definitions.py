@@ -50,22 +50,22 @@ DEFAULTS = {
 PLACEHOLDER = 'structure_needs_at_least_one_member'
 
 
-def distro() -> str:
+def get_distro() -> str:
     """Name of the ROS distribution whose wire format is spoken: ROS_DISTRO, or jazzy."""
     return os.environ.get('ROS_DISTRO') or 'jazzy'
 
 
 @cache
-def typestore() -> Typestore:
+def load_typestore() -> Typestore:
     """Typestore of the distribution, with the service types added.
 
     Raises:
         ValueError: ROS_DISTRO names a distribution without a typestore.
     """
     stores = {s.name.removeprefix('ROS2_').lower(): s for s in Stores if s.name[:5] == 'ROS2_'}
-    if distro() not in stores:
-        raise ValueError(f'ROS_DISTRO={distro()} is not one of {", ".join(sorted(stores))}')
-    store = get_typestore(stores[distro()])
+    if get_distro() not in stores:
+        raise ValueError(f'ROS_DISTRO={get_distro()} is not one of {", ".join(sorted(stores))}')
+    store = get_typestore(stores[get_distro()])
     for service, halves in SERVICES.items():
         for half, text in zip(('Request', 'Response'), halves, strict=True):
             name = f'{service}_{half}'
@@ -85,12 +85,12 @@ def _hash_store() -> Typestore:
         return desc if kind == Nodetype.NAME else (kind, (replaced(content[0]), content[1]))
 
     store = Typestore()
-    for name, (constants, fields) in typestore().fielddefs.items():
+    for name, (constants, fields) in load_typestore().fielddefs.items():
         store.fielddefs[name] = (constants, [(field, replaced(desc)) for field, desc in fields])
     return store
 
 
 @cache
-def type_hash(name: str) -> str:
+def compute_type_hash(name: str) -> str:
     """RIHS01 hash of a type, '' in Humble, which has none."""
-    return '' if distro() == 'humble' else _hash_store().hash_rihs01(name)
+    return '' if get_distro() == 'humble' else _hash_store().hash_rihs01(name)

@@ -7,7 +7,7 @@ from rosless.parameter import Parameter
 STEP_TOLERANCE = 1e-6
 
 
-def refusal(parameter: Parameter, descriptor, *, declaring: bool) -> str:
+def explain_refusal(parameter: Parameter, descriptor, *, declaring: bool) -> str:
     """Why a descriptor refuses a parameter, in rclpy's words where there are any; '' if not.
 
     Args:

@@ -1,6 +1,6 @@
 """Configuration of Cyclone DDS that ROS 2 derives from its own environment variables.
 
-It stands in front of CYCLONEDDS_URI, so whatever the user says there wins.
+It stands in front of CYCLONEDDS_URI, so the user's own settings win.
 """
 
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import os
 from xml.sax.saxutils import quoteattr
 
-from rosless.definitions import distro
+from rosless.definitions import get_distro
 from rosless.rcl_error import RCLError
 
 URI = 'CYCLONEDDS_URI'
@@ -20,13 +20,13 @@ LOOPBACK = '<Interfaces><NetworkInterface address="127.0.0.1"/></Interfaces>'
 LINGER = '<Internal><WriterLingerDuration>50ms</WriterLingerDuration></Internal>'
 
 
-def configuration(environment: dict[str, str]) -> str:
+def make_configuration(environment: dict[str, str]) -> str:
     """XML for the discovery range and the static peers that an environment asks for.
 
     Raises:
         RCLError: ROS_AUTOMATIC_DISCOVERY_RANGE is none of those that rosless has.
     """
-    if distro() == 'humble':
+    if get_distro() == 'humble':
         local = environment.get('ROS_LOCALHOST_ONLY') == '1'
         return _domain(f'<General>{LOOPBACK}</General>' if local else '')
     wanted = environment.get('ROS_AUTOMATIC_DISCOVERY_RANGE') or 'SUBNET'
@@ -57,10 +57,10 @@ def _domain(settings: str) -> str:
 
 
 @contextmanager
-def configured() -> Iterator[None]:
+def apply_configuration() -> Iterator[None]:
     """Let a participant that is created meanwhile see the configuration."""
     own = os.environ.get(URI)
-    os.environ[URI] = ','.join(filter(None, (configuration(dict(os.environ)), own)))
+    os.environ[URI] = ','.join(filter(None, (make_configuration(dict(os.environ)), own)))
     try:
         yield
     finally:

@@ -2,7 +2,7 @@
 
 from functools import total_ordering
 
-from rosless.messages import message_class
+from rosless.messages import get_message_class
 
 S_TO_NS = 10**9
 INFINITE_NS = 2**63 - 1
@@ -42,7 +42,7 @@ class Duration:
     def to_msg(self):
         """builtin_interfaces/msg/Duration of the same length."""
         seconds, nanoseconds = divmod(self._nanoseconds, S_TO_NS)
-        cls = message_class('builtin_interfaces/msg/Duration')
+        cls = get_message_class('builtin_interfaces/msg/Duration')
         return cls(sec=seconds, nanosec=nanoseconds)
 
     @classmethod

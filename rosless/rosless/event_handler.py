@@ -1,4 +1,4 @@
-"""rclpy.event_handler: what DDS tells of an endpoint's matching, deadlines and liveliness.
+"""rclpy.event_handler: DDS events of an endpoint: matching, deadlines, liveliness.
 
 Knows no node object and no executor. An incompatible profile is logged unless a callback takes
 it. The binding has no status condition: the endpoint itself is what an executor waits for.

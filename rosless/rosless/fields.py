@@ -42,7 +42,7 @@ ROS_NAMES = {
 class Field:
     """How one field behaves; None instead of a function means that the value stays as it is."""
 
-    ros_type: str  # as get_fields_and_field_types() tells it
+    ros_type: str  # as in get_fields_and_field_types()
     default: Callable[[], Any]
     accept: Callable[[Any], Any] | None = None  # assigned value -> stored value
     from_wire: Callable[[Any], Any] | None = None  # value of rosbags -> stored value

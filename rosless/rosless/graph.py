@@ -14,10 +14,10 @@ from cyclonedds.builtin import (
 from cyclonedds.core import InstanceState, ReadCondition, SampleState, ViewState
 
 from rosless.callback_groups import ReentrantCallbackGroup
-from rosless.held_signals import held
+from rosless.held_signals import hold_signals
 from rosless.messages import deserialize
 from rosless.participant import DISCOVERY_TYPE, Participant, delete
-from rosless.wire import ros_type_name
+from rosless.wire import to_ros_type_name
 
 ALIVE = SampleState.Any | ViewState.Any | InstanceState.Alive
 MAX_ENDPOINTS = 100_000
@@ -76,7 +76,7 @@ class Graph:
     ) -> list[tuple[str, list[str]]]:
         types: dict[str, set[str]] = {}
         for endpoint in endpoints:
-            ros_type = ros_type_name(endpoint.type_name)
+            ros_type = to_ros_type_name(endpoint.type_name)
             if endpoint.topic_name.startswith(f'{prefix}/') and ros_type:
                 types.setdefault(rename(endpoint.topic_name[2:]), set()).add(ros_type)
         return [(name, sorted(found)) for name, found in sorted(types.items())]
@@ -91,7 +91,7 @@ class Graph:
         # a reader for each look, since one that stays would keep what is long gone
         reader = BuiltinDataReader(self._participant.dds, topic)
         try:
-            with held():
+            with hold_signals():
                 return reader.read(MAX_ENDPOINTS, ReadCondition(reader, ALIVE))
         finally:
             delete(reader)

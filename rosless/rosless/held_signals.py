@@ -1,4 +1,4 @@
-"""Signals that wait: cyclonedds calls Python from C, and what a signal raises there ends badly.
+"""Hold back signals while cyclonedds calls Python from C: an exception there ends badly.
 
 In the constructor of a sample's information it is a crash, in that of an endpoint another error.
 """
@@ -12,7 +12,7 @@ _waiting: list[Callable[[], Any]] | None = None  # None: signals do not wait now
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def hold_signals() -> Iterator[None]:
     """Let signals wait for the end of the block; in the main thread, which is where they run."""
     global _waiting
     if threading.get_ident() != threading.main_thread().ident or _waiting is not None:

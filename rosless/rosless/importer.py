@@ -1,8 +1,7 @@
 """Importable `rclpy` and message packages, where ROS 2 is not installed.
 
-The finder stands last in sys.meta_path, so whatever is installed comes first: it never shadows
-a real rclpy. The modules have the names that rclpy has and no others: what imports here, imports
-there.
+The finder stands last in sys.meta_path, so it never shadows an installed rclpy. The modules have
+only names that rclpy has as well: a program that imports here also imports there.
 """
 
 from importlib import import_module
@@ -72,7 +71,7 @@ class Finder(MetaPathFinder, Loader):
         package, _, rest = fullname.partition('.')
         if package == 'rclpy':
             return ModuleSpec(fullname, self, is_package=not rest) if rest in NAMES else None
-        offered_messages, services = messages.names(package)
+        offered_messages, services = messages.list_names(package)
         offered = {'': offered_messages or services, 'msg': offered_messages, 'srv': services}
         return ModuleSpec(fullname, self, is_package=not rest) if offered.get(rest) else None
 
@@ -86,8 +85,8 @@ class Finder(MetaPathFinder, Loader):
             for other in {'': AT_ONCE, 'node': WITH_NODE}.get(rest, ()):
                 import_module(f'rclpy.{other}')
         elif rest:
-            of_messages, of_services = messages.names(package)
-            make = messages.message_class if rest == 'msg' else messages.service_class
+            of_messages, of_services = messages.list_names(package)
+            make = messages.get_message_class if rest == 'msg' else messages.get_service_class
             for full in of_messages if rest == 'msg' else of_services:
                 setattr(module, full.rsplit('/', 1)[1], make(full))
 

@@ -15,7 +15,7 @@ import numpy as np
 from rosbags.typesys.base import normalize_fieldname
 from rosbags.typesys.store import Typestore
 
-from rosless.definitions import DEFAULTS, PLACEHOLDER, SERVICES, typestore
+from rosless.definitions import DEFAULTS, PLACEHOLDER, SERVICES, load_typestore
 from rosless.fields import Field, check, make_field
 
 CHECK_FIELDS = os.environ.get('ROS_PYTHON_CHECK_FIELDS') == '1'
@@ -71,15 +71,15 @@ def _equal(one, other) -> bool:
 
 
 @cache
-def message_class(name: str) -> Any:
+def get_message_class(name: str) -> Any:
     """Class for a ROS type such as 'std_msgs/msg/String': a Message with the fields of the type.
 
     Raises:
         KeyError: the distribution's definitions have no such type.
     """
-    constants, descriptions = typestore().fielddefs[name]
+    constants, descriptions = load_typestore().fielddefs[name]
     descs = {normalize_fieldname(n): desc for n, desc in descriptions if n != PLACEHOLDER}
-    fields = {n: make_field(desc, message_class) for n, desc in descs.items()}
+    fields = {n: make_field(desc, get_message_class) for n, desc in descs.items()}
     package, kind, short = name.split('/')
     namespace: dict[str, Any] = {
         '__slots__': tuple(fields),
@@ -108,7 +108,7 @@ def _accept(field: Field, desc) -> Callable | None:
         return field.accept
 
     def checked(value):
-        check(value, desc=desc, message_class=message_class)
+        check(value, desc=desc, message_class=get_message_class)
         return value if field.accept is None else field.accept(value)
 
     return checked
@@ -127,17 +127,17 @@ def _wire_form(message: Message) -> SimpleNamespace:
 
 
 @cache
-def service_class(name: str) -> type:
+def get_service_class(name: str) -> type:
     """Class for a service such as 'std_srvs/srv/SetBool', with its Request and Response."""
     package, kind, short = name.split('/')
-    halves = {h: message_class(f'{name}_{h}') for h in ('Request', 'Response')}
+    halves = {h: get_message_class(f'{name}_{h}') for h in ('Request', 'Response')}
     return type(short, (), {'__module__': f'{package}.{kind}', '_type': name, **halves})
 
 
 @cache
-def names(package: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def list_names(package: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the messages and of the services of a package, both empty if it is unknown."""
-    messages = (n for n in typestore().fielddefs if n.startswith(f'{package}/msg/'))
+    messages = (n for n in load_typestore().fielddefs if n.startswith(f'{package}/msg/'))
     services = (n for n in SERVICES if n.startswith(f'{package}/srv/'))
     return tuple(sorted(messages)), tuple(sorted(services))
 
@@ -146,7 +146,7 @@ class _Constructors(dict):
     """Type name -> function that makes our message of the field values, in order."""
 
     def __missing__(self, name: str):
-        cls = message_class(name)
+        cls = get_message_class(name)
         slots = [cls.__dict__[field].__set__ for field in cls._fields]
         converters = [field.from_wire for field in cls._fields.values()]
         steps = tuple(zip(slots, converters, strict=True))
@@ -166,7 +166,7 @@ class _Constructors(dict):
 def _serialiser() -> Typestore:
     """Typestore with the definitions of the distribution and our classes."""
     store = Typestore()
-    store.fielddefs = typestore().fielddefs
+    store.fielddefs = load_typestore().fielddefs
     store.types = _Constructors()
     return store
 

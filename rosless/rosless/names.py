@@ -39,7 +39,7 @@ def validate_node_name(name: str) -> None:
         )
 
 
-def full_namespace(namespace: str) -> str:
+def make_absolute_namespace(namespace: str) -> str:
     """Absolute form of a namespace: '' -> '/', 'a/b' -> '/a/b'.
 
     Raises:
@@ -51,12 +51,12 @@ def full_namespace(namespace: str) -> str:
     return absolute
 
 
-def fully_qualified(node: str, namespace: str) -> str:
+def join_name(node: str, namespace: str) -> str:
     """'/ns/node' of a node name and an absolute namespace."""
     return f'{namespace.rstrip("/")}/{node}'
 
 
-def expand(name: str, node: str, namespace: str, *, service: bool = False) -> str:
+def expand_name(name: str, node: str, namespace: str, *, service: bool = False) -> str:
     """Absolute name of a topic or service as a node means it; remap rules are not applied.
 
     Raises:
@@ -72,24 +72,24 @@ def expand(name: str, node: str, namespace: str, *, service: bool = False) -> st
             raise error(name, f'{placeholder} is not one of {", ".join(known)}')
         name = name.replace(placeholder, known[placeholder])
     if name.startswith('~'):
-        return fully_qualified(node, namespace) + name[1:]
-    return name if name.startswith('/') else fully_qualified(name, namespace)
+        return join_name(node, namespace) + name[1:]
+    return name if name.startswith('/') else join_name(name, namespace)
 
 
-def remap(
+def remap_name(
     name: str, rules: Iterable[RemapRule], node: str, namespace: str, *, service: bool = False
 ) -> str:
     """Absolute name after the first rule whose source means the same absolute name."""
-    absolute = expand(name, node, namespace, service=service)
+    absolute = expand_name(name, node, namespace, service=service)
     for rule in rules:
         if rule.node not in (None, node) or rule.source in ('__node', '__name', '__ns'):
             continue
-        if expand(rule.source, node, namespace, service=service) == absolute:
-            return expand(rule.target, node, namespace, service=service)
+        if expand_name(rule.source, node, namespace, service=service) == absolute:
+            return expand_name(rule.target, node, namespace, service=service)
     return absolute
 
 
-def remapped_node(name: str, namespace: str, rules: Iterable[RemapRule]) -> tuple[str, str]:
+def remap_node(name: str, namespace: str, rules: Iterable[RemapRule]) -> tuple[str, str]:
     """Name and absolute namespace of a node after `__node:=` and `__ns:=`.
 
     Raises:
@@ -105,4 +105,4 @@ def remapped_node(name: str, namespace: str, rules: Iterable[RemapRule]) -> tupl
             new_namespace = rule.target
     name = name if new_name is None else new_name
     validate_node_name(name)
-    return name, full_namespace(namespace if new_namespace is None else new_namespace)
+    return name, make_absolute_namespace(namespace if new_namespace is None else new_namespace)

@@ -5,14 +5,14 @@ from rosless.clock import Clock
 from rosless.context import Context, get_default_context
 from rosless.duration import S_TO_NS, Duration
 from rosless.exceptions import NotInitializedException
-from rosless.messages import message_class
+from rosless.messages import get_message_class
 from rosless.node_endpoints import NodeEndpoints
 from rosless.node_parameters import NodeParameters
 from rosless.parameter import Parameter
 from rosless.parameter_service import ParameterService
 from rosless.qos import DurabilityPolicy, QoSProfile, qos_profile_parameter_events
 from rosless.time_source import TimeSource
-from rosless.wire import topic_name
+from rosless.wire import make_topic_name
 
 ROSOUT_PROFILE = QoSProfile(
     depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL, lifespan=Duration(seconds=10)
@@ -43,8 +43,10 @@ class Node(NodeEndpoints, NodeParameters):
         if use_global_arguments:
             sources.append(context.arguments)
         remaps = [rule for source in sources for rule in source.remaps]
-        name, space = names.remapped_node(node_name, names.full_namespace(namespace or ''), remaps)
-        full_name = names.fully_qualified(name, space)
+        name, space = names.remap_node(
+            node_name, names.make_absolute_namespace(namespace or ''), remaps
+        )
+        full_name = names.join_name(name, space)
         logger = logging.get_logger(full_name[1:].replace('/', '.'))
         NodeEndpoints.__init__(self, context, name, space, remaps, logger)
         overrides = _overrides(sources, full_name, parameter_overrides or [])
@@ -54,7 +56,7 @@ class Node(NodeEndpoints, NodeParameters):
         if enable_rosout:
             self.__start_rosout()
         self._parameter_event_publisher = self.create_publisher(
-            message_class('rcl_interfaces/msg/ParameterEvent'),
+            get_message_class('rcl_interfaces/msg/ParameterEvent'),
             '/parameter_events',
             qos_profile_parameter_events,
         )
@@ -66,7 +68,7 @@ class Node(NodeEndpoints, NodeParameters):
             self._parameter_service = ParameterService(self)
 
     def __start_rosout(self) -> None:
-        cls = message_class('rcl_interfaces/msg/Log')
+        cls = get_message_class('rcl_interfaces/msg/Log')
         publisher = self.create_publisher(cls, '/rosout', ROSOUT_PROFILE)
 
         def publish(record: logging.LogRecord) -> None:
@@ -88,7 +90,7 @@ class Node(NodeEndpoints, NodeParameters):
     def __publish_changes(self, new, changed, deleted) -> None:
         if not self._context.ok():
             return
-        event = message_class('rcl_interfaces/msg/ParameterEvent')(
+        event = get_message_class('rcl_interfaces/msg/ParameterEvent')(
             stamp=self._clock.now().to_msg(),
             node=self.get_fully_qualified_name(),
             new_parameters=[parameter.to_parameter_msg() for parameter in new],
@@ -133,17 +135,19 @@ class Node(NodeEndpoints, NodeParameters):
 
     def count_publishers(self, topic: str) -> int:
         """Publishers of a topic in the domain."""
-        return self._context.graph.publisher_count(topic_name(self.resolve_topic_name(topic)))
+        return self._context.graph.publisher_count(make_topic_name(self.resolve_topic_name(topic)))
 
     def count_subscribers(self, topic: str) -> int:
         """Subscriptions of a topic in the domain."""
-        return self._context.graph.subscription_count(topic_name(self.resolve_topic_name(topic)))
+        return self._context.graph.subscription_count(
+            make_topic_name(self.resolve_topic_name(topic))
+        )
 
 
 def _overrides(sources, full_name: str, given: list[Parameter]) -> dict[str, Parameter]:
     """Initial values from the arguments, the node's own before the global ones, and from code."""
     found = {}
     for source in reversed(sources):
-        for key, value in parameter_files.for_node(source.overrides, full_name).items():
+        for key, value in parameter_files.select_for_node(source.overrides, full_name).items():
             found[key] = Parameter(key, value=value)
     return found | {parameter.name: parameter for parameter in given}

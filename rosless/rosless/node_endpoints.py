@@ -24,11 +24,11 @@ from rosless.logging import Logger
 from rosless.names import RemapRule
 from rosless.publisher import Publisher
 from rosless.qos import QoSProfile, qos_profile_services_default
-from rosless.qos_overriding_options import QoSOverridingOptions, overridden
+from rosless.qos_overriding_options import QoSOverridingOptions, apply_overrides
 from rosless.service import Service
 from rosless.subscription import Subscription
 from rosless.timer import Timer
-from rosless.wire import reply_topic, request_topic, topic_name
+from rosless.wire import make_reply_topic, make_request_topic, make_topic_name
 
 
 class NodeEndpoints:
@@ -68,17 +68,17 @@ class NodeEndpoints:
 
     def get_fully_qualified_name(self) -> str:
         """Namespace and name."""
-        return names.fully_qualified(self.__name, self.__namespace)
+        return names.join_name(self.__name, self.__namespace)
 
     def resolve_topic_name(self, topic: str, *, only_expand: bool = False) -> str:
         """Absolute name of a topic, remapped unless `only_expand`."""
         rules = [] if only_expand else self.__remaps
-        return names.remap(topic, rules, self.__name, self.__namespace)
+        return names.remap_name(topic, rules, self.__name, self.__namespace)
 
     def resolve_service_name(self, service: str, *, only_expand: bool = False) -> str:
         """Absolute name of a service, remapped unless `only_expand`."""
         rules = [] if only_expand else self.__remaps
-        return names.remap(service, rules, self.__name, self.__namespace, service=True)
+        return names.remap_name(service, rules, self.__name, self.__namespace, service=True)
 
     def create_publisher(
         self,
@@ -144,7 +144,9 @@ class NodeEndpoints:
             profile = QoSProfile(depth=profile)
         if not isinstance(profile, QoSProfile):
             raise TypeError(f'expected a QoSProfile or a depth, got {type(profile)}')
-        return profile if options is None else overridden(self, entity, topic, profile, options)
+        return (
+            profile if options is None else apply_overrides(self, entity, topic, profile, options)
+        )
 
     def create_service(
         self,
@@ -160,10 +162,10 @@ class NodeEndpoints:
         mark = f'serviceid={_dotted(self.__participant.next_endpoint_id())};'
         common: dict[str, Any] = {'service': True, 'user_data': mark}
         reader = self.__participant.create_reader(
-            self.__record, request_topic(name), srv_type.Request._type, qos_profile, **common
+            self.__record, make_request_topic(name), srv_type.Request._type, qos_profile, **common
         )
         writer = self.__participant.create_writer(
-            self.__record, reply_topic(name), srv_type.Response._type, qos_profile, **common
+            self.__record, make_reply_topic(name), srv_type.Response._type, qos_profile, **common
         )
         group = callback_group or self.default_callback_group
         service = Service(
@@ -185,10 +187,10 @@ class NodeEndpoints:
         mark = f'clientid={_dotted(self.__participant.next_endpoint_id())};'
         common: dict[str, Any] = {'service': True, 'user_data': mark}
         reader = self.__participant.create_reader(
-            self.__record, reply_topic(name), srv_type.Response._type, qos_profile, **common
+            self.__record, make_reply_topic(name), srv_type.Response._type, qos_profile, **common
         )
         writer = self.__participant.create_writer(
-            self.__record, request_topic(name), srv_type.Request._type, qos_profile, **common
+            self.__record, make_request_topic(name), srv_type.Request._type, qos_profile, **common
         )
         group = callback_group or self.default_callback_group
         client = Client(self._context, writer, reader, srv_type, name, group, qos_profile)
@@ -262,7 +264,7 @@ class NodeEndpoints:
 
 
 def _dds_topic(name: str, profile: QoSProfile) -> str:
-    return name if profile.avoid_ros_namespace_conventions else topic_name(name)
+    return name if profile.avoid_ros_namespace_conventions else make_topic_name(name)
 
 
 def _dotted(endpoint_id: bytes) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 import warnings
 
-from rosless.descriptors import refusal
+from rosless.descriptors import explain_refusal
 from rosless.exceptions import (
     InvalidParameterException,
     InvalidParameterTypeException,
@@ -17,18 +17,18 @@ from rosless.exceptions import (
     ParameterNotDeclaredException,
     ParameterUninitializedException,
 )
-from rosless.messages import message_class
+from rosless.messages import get_message_class
 from rosless.parameter import PARAMETER_SEPARATOR_STRING, Parameter
 
 NOT_SET = Parameter.Type.NOT_SET
 
 
 def _descriptor(**fields):
-    return message_class('rcl_interfaces/msg/ParameterDescriptor')(**fields)
+    return get_message_class('rcl_interfaces/msg/ParameterDescriptor')(**fields)
 
 
 def _result(reason: str):
-    result = message_class('rcl_interfaces/msg/SetParametersResult')
+    result = get_message_class('rcl_interfaces/msg/SetParametersResult')
     return result(successful=not reason, reason=reason)
 
 
@@ -84,7 +84,7 @@ class NodeParameters:
 
     def __declare(self, parameter: Parameter, descriptor) -> None:
         descriptor.name = parameter.name
-        reason = refusal(parameter, descriptor, declaring=True)
+        reason = explain_refusal(parameter, descriptor, declaring=True)
         if reason.startswith('Wrong parameter type'):
             expected = Parameter.Type(descriptor.type).name
             raise InvalidParameterTypeException(parameter, expected)
@@ -178,7 +178,7 @@ class NodeParameters:
 
         A depth of 0 means all levels; else names of at most that many parts after the prefix.
         """
-        result = message_class('rcl_interfaces/msg/ListParametersResult')()
+        result = get_message_class('rcl_interfaces/msg/ListParametersResult')()
         for name in self._parameters:
             if _is_listed(name, prefixes, depth):
                 result.names.append(name)
@@ -203,7 +203,7 @@ class NodeParameters:
         descriptors = {n: _descriptor(name=n, dynamic_typing=True) for n in undeclared}
         for parameter in parameter_list:
             descriptor = descriptors.get(parameter.name) or self._descriptors[parameter.name]
-            if reason := refusal(parameter, descriptor, declaring=False):
+            if reason := explain_refusal(parameter, descriptor, declaring=False):
                 return _result(reason)
         if reason := self.__refused_by_callbacks(parameter_list):
             return _result(reason)

@@ -4,7 +4,7 @@ import array
 from enum import Enum
 from typing import Any
 
-from rosless.messages import message_class
+from rosless.messages import get_message_class
 
 PARAMETER_SEPARATOR_STRING = '.'
 
@@ -83,14 +83,14 @@ class Parameter:
 
     def get_parameter_value(self):
         """rcl_interfaces/msg/ParameterValue of it."""
-        message = message_class('rcl_interfaces/msg/ParameterValue')(type=self._type.value)
+        message = get_message_class('rcl_interfaces/msg/ParameterValue')(type=self._type.value)
         if self._type != Parameter.Type.NOT_SET:
             setattr(message, FIELDS[self._type.value], self._value)
         return message
 
     def to_parameter_msg(self):
         """rcl_interfaces/msg/Parameter of it."""
-        cls = message_class('rcl_interfaces/msg/Parameter')
+        cls = get_message_class('rcl_interfaces/msg/Parameter')
         return cls(name=self._name, value=self.get_parameter_value())
 
     @classmethod

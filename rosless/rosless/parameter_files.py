@@ -119,13 +119,13 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     return text
 
 
-def merge(into: Overrides, overrides: Overrides) -> None:
+def merge_overrides(into: Overrides, overrides: Overrides) -> None:
     """Add overrides; a pattern keeps the place of its first appearance, which decides later."""
     for pattern, values in overrides.items():
         into.setdefault(pattern, {}).update(values)
 
 
-def for_node(overrides: Overrides, fully_qualified_name: str) -> dict[str, Any]:
+def select_for_node(overrides: Overrides, fully_qualified_name: str) -> dict[str, Any]:
     """Values for one node: the last matching pattern wins, not the most exact one."""
     values: dict[str, Any] = {}
     for pattern, block in overrides.items():

@@ -1,7 +1,7 @@
 """The six services through which other processes see and set the parameters of a node."""
 
 from rosless.exceptions import ParameterNotDeclaredException, ParameterUninitializedException
-from rosless.messages import message_class, service_class
+from rosless.messages import get_message_class, get_service_class
 from rosless.parameter import Parameter
 from rosless.qos import qos_profile_parameters
 
@@ -22,7 +22,7 @@ class ParameterService:
             # 'GetParameterTypes' is served as '~/get_parameter_types'
             service = ''.join(f'_{c.lower()}' if c.isupper() else c for c in name)[1:]
             node.create_service(
-                service_class(f'rcl_interfaces/srv/{name}'),
+                get_service_class(f'rcl_interfaces/srv/{name}'),
                 f'~/{service}',
                 callback,
                 qos_profile=qos_profile_parameters,
@@ -67,5 +67,5 @@ class ParameterService:
         try:
             return self._node.set_parameters_atomically(parameters)
         except ParameterNotDeclaredException as error:
-            result = message_class('rcl_interfaces/msg/SetParametersResult')
+            result = get_message_class('rcl_interfaces/msg/SetParametersResult')
             return result(successful=False, reason=str(error))

@@ -1,4 +1,4 @@
-"""The process in one DDS domain: its endpoints, what graph tools are told of it, and its leaving.
+"""The process in one DDS domain: its endpoints, and the node information that it publishes.
 
 Knows nodes as names with endpoint ids only, and no callback and no executor.
 """
@@ -24,15 +24,15 @@ from cyclonedds.sub import DataReader
 from cyclonedds.topic import Topic
 import numpy as np
 
-from rosless.definitions import type_hash
-from rosless.discovery import configured
+from rosless.definitions import compute_type_hash
+from rosless.discovery import apply_configuration
 from rosless.exceptions import InvalidHandle
-from rosless.held_signals import held
-from rosless.messages import message_class, serialize
-from rosless.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, dds_qos
+from rosless.held_signals import hold_signals
+from rosless.messages import get_message_class, serialize
+from rosless.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, to_dds_qos
 from rosless.rcl_error import RCLError
-from rosless.waitset import TellingWaitSet
-from rosless.wire import sample_type
+from rosless.waitset import TriggerWaitSet
+from rosless.wire import make_sample_type
 
 DISCOVERY_TOPIC = 'ros_discovery_info'
 DISCOVERY_TYPE = 'rmw_dds_common/msg/ParticipantEntitiesInfo'
@@ -85,7 +85,7 @@ class Writer:
 
 
 class Reader:
-    """A DDS reader of CDR bytes, and the condition that tells that there are some."""
+    """A DDS reader of CDR bytes, and a condition that triggers when it has some."""
 
     def __init__(self, dds: DataReader):
         self.dds = dds
@@ -102,7 +102,7 @@ class Reader:
         """Next sample: `.data` and `.sample_info`; None when there is none."""
         with self._lock:
             while not self._closed:
-                with held():
+                with hold_signals():
                     samples = self.dds.take(1)
                 if not samples:
                     break
@@ -122,7 +122,7 @@ class Participant:
 
     def __init__(self, domain_id: int, enclave: str = '/'):
         user_data = Policy.Userdata(f'enclave={enclave};'.encode())
-        with configured():
+        with apply_configuration():
             self.dds = DomainParticipant(domain_id, Qos(user_data))
         self._topics: dict[tuple[str, str], Topic] = {}
         self._nodes: list[NodeRecord] = []
@@ -133,16 +133,16 @@ class Participant:
         topic = self._topic(DISCOVERY_TOPIC, DISCOVERY_TYPE, False)
         mark = _hash_entry(DISCOVERY_TYPE)
         last = QoSProfile(depth=1, **latched)
-        own = Qos(Policy.IgnoreLocal.Participant, base=dds_qos(last, mark))
+        own = Qos(Policy.IgnoreLocal.Participant, base=to_dds_qos(last, mark))
         self._own_announcements = Writer(DataWriter(self.dds, topic, own))
         everything = QoSProfile(history=HistoryPolicy.KEEP_ALL, **latched)
-        others = Qos(Policy.IgnoreLocal.Participant, base=dds_qos(everything, mark))
+        others = Qos(Policy.IgnoreLocal.Participant, base=to_dds_qos(everything, mark))
         self.announcements = Reader(DataReader(self.dds, topic, others))
 
     def _topic(self, name: str, type_name: str, service: bool) -> Topic:
         key = name, type_name
         if key not in self._topics:
-            self._topics[key] = Topic(self.dds, name, sample_type(type_name, service=service))
+            self._topics[key] = Topic(self.dds, name, make_sample_type(type_name, service=service))
         return self._topics[key]
 
     def next_endpoint_id(self) -> bytes:
@@ -161,8 +161,8 @@ class Participant:
         service: bool = False,
         user_data: str = '',
     ) -> Writer:
-        """Writer of a DDS topic for a node; the graph is told."""
-        qos = dds_qos(profile, user_data + _hash_entry(type_name))
+        """Writer of a DDS topic for a node; announce it."""
+        qos = to_dds_qos(profile, user_data + _hash_entry(type_name))
         with self._lock:
             writer = Writer(DataWriter(self.dds, self._topic(topic, type_name, service), qos))
             node.writers.append(writer.guid)
@@ -179,8 +179,8 @@ class Participant:
         service: bool = False,
         user_data: str = '',
     ) -> Reader:
-        """Reader of a DDS topic for a node; the graph is told."""
-        qos = dds_qos(profile, user_data + _hash_entry(type_name))
+        """Reader of a DDS topic for a node; announce it."""
+        qos = to_dds_qos(profile, user_data + _hash_entry(type_name))
         with self._lock:
             reader = Reader(DataReader(self.dds, self._topic(topic, type_name, service), qos))
             node.readers.append(reader.guid)
@@ -188,7 +188,7 @@ class Participant:
         return reader
 
     def close(self, node: NodeRecord, *endpoints: Reader | Writer) -> None:
-        """Delete endpoints of a node; the graph is told."""
+        """Delete endpoints of a node; announce it."""
         with self._lock:
             for endpoint in endpoints:
                 owned = node.readers if isinstance(endpoint, Reader) else node.writers
@@ -200,12 +200,12 @@ class Participant:
         """Guard condition, which any thread may set."""
         return GuardCondition(self.dds)
 
-    def create_waitset(self) -> TellingWaitSet:
+    def create_waitset(self) -> TriggerWaitSet:
         """Empty wait set."""
-        return TellingWaitSet(self.dds)
+        return TriggerWaitSet(self.dds)
 
     def add_node(self, name: str, namespace: str) -> NodeRecord:
-        """Register a node; the graph is told."""
+        """Register a node; announce it."""
         node = NodeRecord(name, namespace)
         with self._lock:
             self._nodes.append(node)
@@ -213,7 +213,7 @@ class Participant:
         return node
 
     def remove_node(self, node: NodeRecord) -> None:
-        """Unregister a node whose endpoints are closed; the graph is told."""
+        """Unregister a node whose endpoints are closed; announce it."""
         with self._lock:
             if not self._left:
                 self._nodes.remove(node)
@@ -241,8 +241,8 @@ class Participant:
     def _announce(self) -> None:
         if self._left:
             return
-        info = message_class(DISCOVERY_TYPE)(gid=_gid(self.dds.guid.bytes))
-        entities = message_class('rmw_dds_common/msg/NodeEntitiesInfo')
+        info = get_message_class(DISCOVERY_TYPE)(gid=_gid(self.dds.guid.bytes))
+        entities = get_message_class('rmw_dds_common/msg/NodeEntitiesInfo')
         for node in self._nodes:
             info.node_entities_info_seq.append(
                 entities(
@@ -256,12 +256,12 @@ class Participant:
 
 
 def _gid(guid: bytes):
-    message = message_class('rmw_dds_common/msg/Gid')()
+    message = get_message_class('rmw_dds_common/msg/Gid')()
     # 16 bytes in Jazzy; 24 in Humble, the last 8 of them zero
     message.data = np.frombuffer(guid.ljust(len(message.data), b'\0'), np.uint8)
     return message
 
 
 def _hash_entry(type_name: str) -> str:
-    found = type_hash(type_name)
+    found = compute_type_hash(type_name)
     return f'typehash={found};' if found else ''

@@ -46,7 +46,7 @@ class DurabilityPolicy(IntEnum):
 
 
 class LivelinessPolicy(IntEnum):
-    """Who tells that a writer lives."""
+    """Who asserts that a writer is alive."""
 
     SYSTEM_DEFAULT = 0
     AUTOMATIC = 1
@@ -120,7 +120,7 @@ class QoSProfile:
         return f'QoSProfile({", ".join(f"{k}={v!r}" for k, v in vars(self).items())})'
 
 
-def dds_qos(profile: QoSProfile, user_data: str = '') -> Qos:
+def to_dds_qos(profile: QoSProfile, user_data: str = '') -> Qos:
     """DDS policies of a profile, for a reader as for a writer; `user_data` carries the hash."""
     history = (
         Policy.History.KeepAll

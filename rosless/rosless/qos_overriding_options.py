@@ -9,7 +9,7 @@ from typing import Any
 
 from rosless.duration import Duration
 from rosless.exceptions import ParameterAlreadyDeclaredException
-from rosless.messages import message_class
+from rosless.messages import get_message_class
 from rosless.qos import (
     DurabilityPolicy,
     HistoryPolicy,
@@ -19,7 +19,7 @@ from rosless.qos import (
     ReliabilityPolicy,
 )
 
-QosCallbackResult = message_class('rcl_interfaces/msg/SetParametersResult')
+QosCallbackResult = get_message_class('rcl_interfaces/msg/SetParametersResult')
 ENUMS = {
     QoSPolicyKind.HISTORY: HistoryPolicy,
     QoSPolicyKind.RELIABILITY: ReliabilityPolicy,
@@ -33,8 +33,9 @@ class InvalidQosOverridesError(Exception):
 
 
 class QoSOverridingOptions:
-    """Which policies may be changed, who checks the result, and an id that tells endpoints of
-    one topic apart.
+    """Which policies may be changed, who checks the result, and an id.
+
+    The id distinguishes endpoints of one topic.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class QoSOverridingOptions:
         return cls(kinds, callback=callback, entity_id=entity_id)
 
 
-def overridden(
+def apply_overrides(
     node, entity: str, topic: str, profile: QoSProfile, options: QoSOverridingOptions
 ) -> QoSProfile:
     """Profile with the overrides of the node's parameters, which are declared here.
@@ -83,7 +84,7 @@ def overridden(
         if (entity, kind) == ('subscription', QoSPolicyKind.LIFESPAN):
             continue
         name = f'qos_overrides.{topic}.{entity}{suffix}.{policy}'
-        descriptor = message_class('rcl_interfaces/msg/ParameterDescriptor')(
+        descriptor = get_message_class('rcl_interfaces/msg/ParameterDescriptor')(
             description=f'{policy} of the {entity} of {topic}', read_only=True
         )
         default = _to_parameter(getattr(profile, policy))

@@ -23,13 +23,13 @@ REPLY_READER_S = 0.1
 POLL_S = 0.002
 
 
-def split(data: bytes) -> tuple[bytes, bytes]:
+def split_sample(data: bytes) -> tuple[bytes, bytes]:
     """Service header, and the CDR of the request or reply without it."""
     body = ENCAPSULATION_BYTES + SERVICE_HEADER_BYTES
     return data[ENCAPSULATION_BYTES:body], data[:ENCAPSULATION_BYTES] + data[body:]
 
 
-def join(header: bytes, cdr: bytes) -> bytes:
+def join_sample(header: bytes, cdr: bytes) -> bytes:
     """Sample of a service header and the CDR of a request or reply."""
     return cdr[:ENCAPSULATION_BYTES] + header + cdr[ENCAPSULATION_BYTES:]
 
@@ -68,7 +68,7 @@ class Service:
         sample = self._reader.take()
         if sample is None:
             return None
-        header, cdr = split(sample.data)
+        header, cdr = split_sample(sample.data)
         try:
             request = deserialize(cdr, self.srv_type.Request._type)
         except SerdeError as error:
@@ -94,7 +94,7 @@ class Service:
         deadline_s = time.monotonic() + REPLY_READER_S
         while not self._reply_reader_is_matched(client) and time.monotonic() < deadline_s:
             time.sleep(POLL_S)
-        self._writer.write(join(header, serialize(response)))
+        self._writer.write(join_sample(header, serialize(response)))
 
     def _reply_reader_is_matched(self, client: int) -> bool:
         requester = self._reader.dds.get_matched_publication_data(client)

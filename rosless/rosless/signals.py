@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 
-from rosless.context import started_contexts
+from rosless.context import list_started_contexts
 from rosless.held_signals import is_put_off
 
 
@@ -77,7 +77,7 @@ def _on_signal(number, frame) -> None:
     if is_put_off(partial(_on_signal, number, frame)):
         return
     previous = _previous[number]
-    for context in started_contexts():
+    for context in list_started_contexts():
         context.interrupt()
     # Python's own SIGINT handler raises KeyboardInterrupt; an ignored SIGINT raises nothing
     if callable(previous):
@@ -87,5 +87,5 @@ def _on_signal(number, frame) -> None:
 def _wake_executors(receiving: int) -> None:
     with os.fdopen(receiving, 'rb', buffering=0) as pipe:
         while pipe.read(64):
-            for context in started_contexts():
+            for context in list_started_contexts():
                 context.wake()

@@ -96,7 +96,7 @@ class Task(Future):
         return self._executing
 
     def __call__(self) -> bool:
-        """Run until the end or the next await, and tell whether that was the end.
+        """Run until the end or the next await; return whether it has ended.
 
         An exception of the handler is kept as that of the task, and raised.
         """

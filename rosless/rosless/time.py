@@ -1,10 +1,10 @@
-"""rclpy.time: a point in time of one kind of clock. Knows no clock that would tell it."""
+"""rclpy.time: a point in time of one kind of clock. Knows no clock object."""
 
 from enum import IntEnum
 from functools import total_ordering
 
 from rosless.duration import S_TO_NS, Duration
-from rosless.messages import message_class
+from rosless.messages import get_message_class
 
 
 class ClockType(IntEnum):
@@ -39,7 +39,7 @@ class Time:
 
     @property
     def clock_type(self) -> ClockType:
-        """Kind of clock that told this time."""
+        """Kind of clock that this time was read from."""
         return self._clock_type
 
     def seconds_nanoseconds(self) -> tuple[int, int]:
@@ -91,7 +91,7 @@ class Time:
     def to_msg(self):
         """builtin_interfaces/msg/Time of this time."""
         seconds, nanoseconds = self.seconds_nanoseconds()
-        cls = message_class('builtin_interfaces/msg/Time')
+        cls = get_message_class('builtin_interfaces/msg/Time')
         return cls(sec=seconds, nanosec=nanoseconds)
 
     @classmethod

@@ -1,7 +1,7 @@
 """ROS time of a node: with the parameter use_sim_time its clock follows /clock."""
 
 from rosless.clock import ROSClock
-from rosless.messages import message_class
+from rosless.messages import get_message_class
 from rosless.parameter import Parameter
 from rosless.qos import QoSProfile, ReliabilityPolicy
 from rosless.time import Time
@@ -26,7 +26,7 @@ class TimeSource:
         if enabled and self._subscription is None:
             # best effort, as the players publish: a reliable reader would get nothing
             self._subscription = self._node.create_subscription(
-                message_class('rosgraph_msgs/msg/Clock'),
+                get_message_class('rosgraph_msgs/msg/Clock'),
                 '/clock',
                 self._on_clock,
                 QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
@@ -39,7 +39,7 @@ class TimeSource:
         self._clock.set_ros_time_override(Time.from_msg(message.clock))
 
     def _on_set_parameters(self, parameters: list[Parameter]):
-        result = message_class('rcl_interfaces/msg/SetParametersResult')
+        result = get_message_class('rcl_interfaces/msg/SetParametersResult')
         for parameter in parameters:
             if parameter.name == USE_SIM_TIME:
                 if parameter.type_ != Parameter.Type.BOOL:

@@ -1,4 +1,4 @@
-"""A DDS wait set that tells which of its entities have triggered. Knows no executor.
+"""A DDS wait set that returns which of its entities have triggered. Knows no executor.
 
 The binding only counts them, and asking all of 50 entities after each message costs more than
 taking the message.
@@ -10,7 +10,7 @@ from cyclonedds.core import DDSException, Entity, WaitSet
 from cyclonedds.internal import dds_c_t
 
 
-class TellingWaitSet(WaitSet):
+class TriggerWaitSet(WaitSet):
     """Wait set whose `wait_for_triggered` returns entities."""
 
     def __init__(self, participant):

@@ -10,7 +10,7 @@ from typing import Any
 from cyclonedds.idl import IdlStruct, make_idl_struct, types
 from rosbags.interfaces import Nodetype
 
-from rosless.definitions import typestore
+from rosless.definitions import load_typestore
 
 SERVICE_HEADER_BYTES = 16  # uint64 client id, int64 sequence number
 
@@ -32,35 +32,35 @@ BASE_TYPES: dict[str, Any] = {
 }
 
 
-def topic_name(name: str) -> str:
+def make_topic_name(name: str) -> str:
     """DDS topic of a fully qualified ROS topic."""
     return f'rt{name}'
 
 
-def request_topic(service: str) -> str:
+def make_request_topic(service: str) -> str:
     """DDS topic of the requests of a fully qualified service."""
     return f'rq{service}Request'
 
 
-def reply_topic(service: str) -> str:
+def make_reply_topic(service: str) -> str:
     """DDS topic of the replies of a fully qualified service."""
     return f'rr{service}Reply'
 
 
-def dds_type_name(name: str) -> str:
+def to_dds_type_name(name: str) -> str:
     """DDS name of a ROS type: 'std_msgs/msg/String' -> 'std_msgs::msg::dds_::String_'."""
     package, kind, short = name.split('/')
     return f'{package}::{kind}::dds_::{short}_'
 
 
-def ros_type_name(dds_name: str) -> str | None:
+def to_ros_type_name(dds_name: str) -> str | None:
     """ROS name of a DDS type, None if it is no ROS type."""
     package, _, rest = dds_name.partition('::')
     kind, mark, short = rest.partition('::dds_::')
     return f'{package}/{kind}/{short[:-1]}' if mark and short.endswith('_') else None
 
 
-def sample_type(name: str, *, service: bool = False) -> type:
+def make_sample_type(name: str, *, service: bool = False) -> type:
     """DDS type of a ROS type whose samples carry serialised CDR in `.data`, header included.
 
     With `service`, the type starts with the client id and the sequence number of a request.
@@ -77,11 +77,13 @@ def _nested(name: str) -> type[IdlStruct]:
 
 
 def _struct(name: str, fields: dict[str, Any]) -> type[IdlStruct]:
-    return make_idl_struct(name.rsplit('/', 1)[1], dds_type_name(name), fields, dataclassify=False)
+    return make_idl_struct(
+        name.rsplit('/', 1)[1], to_dds_type_name(name), fields, dataclassify=False
+    )
 
 
 def _idl_fields(name: str) -> dict[str, Any]:
-    return {field: _idl_type(desc) for field, desc in typestore().fielddefs[name][1]}
+    return {field: _idl_type(desc) for field, desc in load_typestore().fielddefs[name][1]}
 
 
 def _idl_type(desc) -> Any:

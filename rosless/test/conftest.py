@@ -21,6 +21,8 @@ os.environ['CYCLONEDDS_URI'] = LOOPBACK
 os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 99)  # two runs on one machine keep apart
 os.environ.pop('ROS_DISTRO', None)
 install()
+# A shell ignores SIGINT for its background jobs, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import rclpy  # noqa: E402 - importable from here on
 import rclpy.executors  # noqa: E402

@@ -7,7 +7,7 @@ import pytest
 import rclpy
 from std_msgs.msg import String
 
-from rosless.discovery import configuration
+from rosless.discovery import make_configuration
 
 LOOPBACK_WITHOUT_MULTICAST = (
     '<CycloneDDS><Domain Id="any"><General><Interfaces><NetworkInterface name="lo"/>'
@@ -17,7 +17,7 @@ LOOPBACK_WITHOUT_MULTICAST = (
 
 def settings(**environment):
     """Settings of the configuration by their paths."""
-    domain = ElementTree.fromstring(configuration(environment)).find('Domain')
+    domain = ElementTree.fromstring(make_configuration(environment)).find('Domain')
     return {
         'multicast': domain.findtext('General/AllowMulticast'),
         'index': domain.findtext('Discovery/ParticipantIndex'),

@@ -1,6 +1,9 @@
 """What a node knows of the other processes, and how processes end."""
 
+from pathlib import Path
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -53,6 +56,15 @@ def test_a_signal_ends_spin_and_the_node_leaves_at_once(program, node, spin_unti
     spin_until(lambda: 'robot' not in names(node), limit_s=2.0)
     assert time.monotonic() - started < 2.0
     assert any(said in line for line in robot.rest())
+
+
+def test_what_tests_start_has_default_signals_also_in_a_background_job():
+    code = 'import conftest, signal; print(signal.getsignal(signal.SIGINT))'
+    script = f"trap '' INT; exec {sys.executable} -c '{code}'"
+    done = subprocess.run(
+        ['sh', '-c', script], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    assert 'default_int_handler' in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(('number', 'status'), [(signal.SIGINT, -2), (signal.SIGTERM, 1)])

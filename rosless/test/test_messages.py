@@ -15,9 +15,9 @@ from sensor_msgs.msg import CompressedImage, NavSatStatus
 from std_msgs.msg import ByteMultiArray, Empty, Float32MultiArray, Header, String, UInt64
 from std_srvs.srv import SetBool, Trigger
 
-from rosless.definitions import typestore
+from rosless.definitions import load_typestore
 from rosless.fields import check
-from rosless.messages import message_class
+from rosless.messages import get_message_class
 
 
 def sent(message):
@@ -25,9 +25,9 @@ def sent(message):
     return deserialize_message(serialize_message(message), type(message))
 
 
-@pytest.mark.parametrize('name', sorted(typestore().fielddefs))
+@pytest.mark.parametrize('name', sorted(load_typestore().fielddefs))
 def test_every_type_of_the_distribution_makes_the_round_trip(name):
-    message = message_class(name)()
+    message = get_message_class(name)()
     assert sent(message) == message
 
 
@@ -171,7 +171,7 @@ def test_eight_byte_numbers_align_to_eight():
     ],
 )
 def test_field_checks_refuse_what_rclpy_refuses(message, field, value):
-    desc = dict(typestore().fielddefs[message._type][1])[field]
-    check(getattr(message, field), desc, message_class)
+    desc = dict(load_typestore().fielddefs[message._type][1])[field]
+    check(getattr(message, field), desc, get_message_class)
     with pytest.raises(AssertionError):
-        check(value, desc, message_class)
+        check(value, desc, get_message_class)

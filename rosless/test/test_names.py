@@ -30,7 +30,7 @@ def rules(*texts):
     ],
 )
 def test_names_expand(name, absolute):
-    assert names.expand(name, 'node', '/ns') == absolute
+    assert names.expand_name(name, 'node', '/ns') == absolute
 
 
 @pytest.mark.parametrize(
@@ -38,17 +38,17 @@ def test_names_expand(name, absolute):
 )
 def test_invalid_names_are_refused(name):
     with pytest.raises(InvalidTopicNameException):
-        names.expand(name, 'node', '/ns')
+        names.expand_name(name, 'node', '/ns')
     with pytest.raises(InvalidServiceNameException):
-        names.expand(name, 'node', '/ns', service=True)
+        names.expand_name(name, 'node', '/ns', service=True)
 
 
 def test_node_names_and_namespaces():
-    assert names.full_namespace('') == '/'
-    assert names.full_namespace('a/b') == '/a/b'
-    assert names.fully_qualified('node', '/') == '/node'
+    assert names.make_absolute_namespace('') == '/'
+    assert names.make_absolute_namespace('a/b') == '/a/b'
+    assert names.join_name('node', '/') == '/node'
     with pytest.raises(InvalidNamespaceException):
-        names.full_namespace('/a/')
+        names.make_absolute_namespace('/a/')
     with pytest.raises(InvalidNodeNameException):
         names.validate_node_name('a/b')
 
@@ -65,18 +65,18 @@ def test_node_names_and_namespaces():
     ],
 )
 def test_both_sides_of_a_remap_rule_are_expanded(rule, result):
-    assert names.remap('scan', rules(rule), 'node', '/ns') == result
+    assert names.remap_name('scan', rules(rule), 'node', '/ns') == result
 
 
 def test_the_first_rule_that_fits_wins():
-    found = names.remap('a', rules('b:=c', 'a:=b', 'a:=d'), 'node', '/')
+    found = names.remap_name('a', rules('b:=c', 'a:=b', 'a:=d'), 'node', '/')
     assert found == '/b'
 
 
 def test_name_and_namespace_of_a_node_are_remapped():
-    found = names.remapped_node('a', '/', rules('__node:=b', '__ns:=/x/y'))
+    found = names.remap_node('a', '/', rules('__node:=b', '__ns:=/x/y'))
     assert found == ('b', '/x/y')
-    assert names.remapped_node('a', '/', rules('other:__node:=b')) == ('a', '/')
+    assert names.remap_node('a', '/', rules('other:__node:=b')) == ('a', '/')
 
 
 def test_ros_arguments_end_at_two_dashes():

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from rosless.arguments import parse
-from rosless.parameter_files import ParameterTextError, for_node, parse_file, parse_value
+from rosless.parameter_files import ParameterTextError, parse_file, parse_value, select_for_node
 from rosless.rcl_error import RCLInvalidROSArgsError
 
 
@@ -62,20 +62,20 @@ def test_a_pattern_applies_to_these_nodes(tmp_path, pattern, nodes):
     file.write_text(f'{pattern}: {{ros__parameters: {{x: 1}}}}')
     overrides = parse_file(str(file))
     everyone = ('/robot', '/ns/robot', '/a/b/robot', '/other')
-    assert {name for name in everyone if for_node(overrides, name)} == nodes
+    assert {name for name in everyone if select_for_node(overrides, name)} == nodes
 
 
 def test_nested_namespaces_and_nested_parameters(tmp_path):
     file = tmp_path / 'p.yaml'
     file.write_text('ns: {robot: {ros__parameters: {a: {b: 1, c: x}}}}')
-    assert for_node(parse_file(str(file)), '/ns/robot') == {'a.b': 1, 'a.c': 'x'}
+    assert select_for_node(parse_file(str(file)), '/ns/robot') == {'a.b': 1, 'a.c': 'x'}
 
 
 def read(tmp_path, text, *arguments):
     file = tmp_path / 'p.yaml'
     file.write_text(text)
     filled = [str(file) if argument == 'FILE' else argument for argument in arguments]
-    return for_node(parse(['--ros-args', *filled]).overrides, '/robot')
+    return select_for_node(parse(['--ros-args', *filled]).overrides, '/robot')
 
 
 def test_the_last_block_wins_and_not_the_most_exact(tmp_path):
@@ -98,8 +98,8 @@ def test_the_command_line_beats_a_file_without_a_wildcard(tmp_path):
 
 def test_a_node_prefix_is_a_name_in_the_root_namespace():
     overrides = parse(['--ros-args', '-p', 'robot:x:=1']).overrides
-    assert for_node(overrides, '/robot') == {'x': 1}
-    assert for_node(overrides, '/ns/robot') == {}
+    assert select_for_node(overrides, '/robot') == {'x': 1}
+    assert select_for_node(overrides, '/ns/robot') == {}
 
 
 @pytest.mark.parametrize(

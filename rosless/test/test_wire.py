@@ -27,7 +27,7 @@ from cyclonedds.util import duration
 import pytest
 
 from rosless import wire
-from rosless.definitions import type_hash
+from rosless.definitions import compute_type_hash
 
 XCDR1 = Policy.DataRepresentation(use_cdrv0_representation=True)
 RELIABLE = Policy.Reliability.Reliable(duration(seconds=0.1))
@@ -125,16 +125,16 @@ def user_data(entry):
 
 
 def test_names_of_topics_services_and_types():
-    assert wire.topic_name('/a/b') == 'rt/a/b'
-    assert wire.request_topic('/a/b') == 'rq/a/bRequest'
-    assert wire.reply_topic('/a/b') == 'rr/a/bReply'
-    assert wire.dds_type_name('std_msgs/msg/String') == 'std_msgs::msg::dds_::String_'
-    assert wire.ros_type_name('std_msgs::msg::dds_::String_') == 'std_msgs/msg/String'
-    assert wire.ros_type_name('HelloWorld') is None
+    assert wire.make_topic_name('/a/b') == 'rt/a/b'
+    assert wire.make_request_topic('/a/b') == 'rq/a/bRequest'
+    assert wire.make_reply_topic('/a/b') == 'rr/a/bReply'
+    assert wire.to_dds_type_name('std_msgs/msg/String') == 'std_msgs::msg::dds_::String_'
+    assert wire.to_ros_type_name('std_msgs::msg::dds_::String_') == 'std_msgs/msg/String'
+    assert wire.to_ros_type_name('HelloWorld') is None
 
 
 def test_hashes_are_those_of_ros():
-    assert type_hash('std_msgs/msg/String') == STRING_HASH
+    assert compute_type_hash('std_msgs/msg/String') == STRING_HASH
 
 
 def test_a_publisher_is_what_a_ros_node_would_make(program, observer):
@@ -234,13 +234,13 @@ def _alive(observer, key):
 )
 def test_the_binding_decodes_what_is_written(observer, name):
     """The DDS type agrees with the bytes: the C layer takes the sample."""
-    from rosless.messages import message_class, serialize
+    from rosless.messages import get_message_class, serialize
 
-    cls = wire.sample_type(name)
+    cls = wire.make_sample_type(name)
     topic = Topic(observer, 'rt/check', cls)
     qos = Qos(XCDR1, RELIABLE)
     reader, writer = DataReader(observer, topic, qos), DataWriter(observer, topic, qos)
-    data = serialize(message_class(name)())
+    data = serialize(get_message_class(name)())
     writer.write(cls(data))
     (sample,) = until(lambda: reader.take(1))
     assert sample.data[: len(data)] == data
