@@ -182,9 +182,28 @@ def test_a_replay_of_clips_writes_record_summary_bags_and_report(clips, tmp_path
     [
         (['--out', 'x'], 'expected BAG with --rig, or --clips FOLDER'),
         (['bag', '--out', 'x', '--engine', 'constant_velocity'], '--rig: expected'),
-        (['bag', '--rig', 'r1', '--split', 'test', '--out', 'x'], '--list and --split go with'),
+        (
+            ['bag', '--rig', 'r1', '--split', 'test', '--out', 'x'],
+            '--list, --split and --to-bag go with',
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_one_line(arguments, text, capsys):
     assert main(arguments) == 2
     assert text in capsys.readouterr().err
+
+
+def test_a_clip_as_a_bag_gives_the_live_buffer_the_same_history(clips, tmp_path, capsys):
+    chosen = tmp_path / 'list'
+    chosen.write_text(f'{GOOD}\n{NO_TELE}\n')
+    arguments = ['--clips', str(clips), '--list', str(chosen), '--to-bag']
+    assert main([*arguments, '--out', str(tmp_path / 'bags')]) == 1
+    assert f'{NO_TELE}: no bag: ' in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / 'bags').iterdir()] == [GOOD]
+    out = tmp_path / 'replay'
+    arguments = ['--rig', 'r1', '--engine', 'constant_velocity', '--period', '5']
+    assert main([str(tmp_path / 'bags' / GOOD), *arguments, '--out', str(out)]) == 0
+    lines = [json.loads(line) for line in (out / 'results.jsonl').read_text().splitlines()]
+    assert {line['status'] for line in lines} == {'ok'}
+    assert all(line['v0_mps'] == pytest.approx(10.0, abs=0.02) for line in lines)
+    assert all(line['twist_mps'] == pytest.approx(10.0, abs=0.02) for line in lines)

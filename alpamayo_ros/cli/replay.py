@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     """Replay a bag; 0 done, 1 a threshold is missed or no t0 is valid, 2 bad input."""
     arguments = parse(argv)
     record = ReplayRecord(arguments.out)
+    if arguments.to_bag:
+        return _write_clip_bags(arguments)
     if arguments.clips is not None:
         summary = _replay_clips(arguments, record)
         _finish_clips(summary, arguments)
@@ -94,6 +96,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     clips.add_argument('--clips', type=Path, metavar='FOLDER', help='folder of the data set')
     clips.add_argument('--list', type=Path, metavar='FILE', help='clip ids, one a line')
     clips.add_argument('--split', choices=SPLITS, help='only clips of this split')
+    clips.add_argument(
+        '--to-bag',
+        action='store_true',
+        help='write each clip as a rosbag2 below --out, for the rig r1, and infer nothing',
+    )
     if parser.parse_known_args(argv)[0].clips is not None:
         parser.set_defaults(samples=CLIP_SAMPLES, seed=CLIP_SEED)
     arguments = parser.parse_args(argv)
@@ -101,12 +108,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise BadInput('expected BAG with --rig, or --clips FOLDER')
     if arguments.bag is not None and arguments.rig is None:
         raise BadInput('--rig: expected the name or path of a rig file')
-    if arguments.clips is None and (arguments.list or arguments.split):
-        raise BadInput('--list and --split go with --clips')
+    if arguments.clips is None and (arguments.list or arguments.split or arguments.to_bag):
+        raise BadInput('--list, --split and --to-bag go with --clips')
     require(arguments.period >= 0, '--period', arguments.period, '0 (every anchor) or more')
     share = arguments.min_valid
     require(share is None or 0 <= share <= 1, '--min-valid', share, 'a share from 0 to 1')
-    check_engine_arguments(arguments)
+    if not arguments.to_bag:
+        check_engine_arguments(arguments)
     return arguments
 
 
@@ -164,6 +172,24 @@ def _replay_clips(arguments: argparse.Namespace, record: ReplayRecord) -> Summar
         print(f'{arguments.out}: stopped; continue with --resume', file=sys.stderr)
         raise
     return rebuild_clips(record, folder, limits)
+
+
+def _write_clip_bags(arguments: argparse.Namespace) -> int:
+    """Write clips as bags; 0 done, 1 when one could not be read."""
+    from ..clips.dataset import ClipError, ClipFolder  # pyarrow and PyAV are extras
+    from ..replay.clip_bag import write_clip_bag
+
+    folder = ClipFolder(arguments.clips)
+    failures = 0
+    clip_ids = folder.select(arguments.split, _read_list(arguments.list))
+    for clip_id in tqdm(clip_ids, unit='clip', dynamic_ncols=True):
+        try:
+            write_clip_bag(folder, clip_id, arguments.out / clip_id)
+        except ClipError as error:
+            failures += 1
+            print(f'{clip_id}: no bag: {error}', file=sys.stderr)
+    print(f'{arguments.out}: {len(clip_ids) - failures} of {len(clip_ids)} clips, for --rig r1')
+    return 1 if failures else 0
 
 
 def _read_list(path: Path | None) -> list[str] | None:

@@ -6,7 +6,7 @@ it, which is not the rule of the live buffer (docs/model.md section 9). Knows no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 import io
 
@@ -79,22 +79,47 @@ def read_frames(
     Raises ClipError when the camera is not in the folder, a time lies before its first or behind
     its last frame, or the video ends before a frame.
     """
-    feature = CAMERA_FEATURES[camera]
-    if not folder.has_feature(clip_id, feature):
-        raise ClipError('camera_missing', f'{camera}: the folder has no chunk of {feature}')
-    table = folder.read_member(clip_id, feature, 'frame_timestamps')
-    stamps = read_table(table, ('timestamp',), f'{clip_id}: timestamps of {camera}')['timestamp']
-    stamps = stamps.astype(np.int64)
+    stamps = _read_stamps(folder, clip_id, camera)
     if not len(stamps) or times_us[0] < stamps[0] or times_us[-1] > stamps[-1]:
         span = f'{stamps[0] / 1e6:.3f} to {stamps[-1] / 1e6:.3f} s' if len(stamps) else 'nothing'
         needed = f'{times_us[0] / 1e6:.3f} to {times_us[-1] / 1e6:.3f} s'
         raise ClipError('frame_missing', f'{camera}: frames cover {span}, needed {needed}')
     indices = geometry.find_latest_at_or_before(stamps, times_us)
-    video = folder.read_member(clip_id, feature, 'video')
+    video = folder.read_member(clip_id, CAMERA_FEATURES[camera], 'video')
     pictures = _decode_frames(video, indices.tolist(), f'{clip_id}: video of {camera}')
     return tuple(
         _to_frame(int(stamps[index]) * NS_PER_US, pictures[index]) for index in indices.tolist()
     )
+
+
+def iterate_frames(folder: ClipFolder, clip_id: str, camera: str) -> Iterator[Frame]:
+    """Every RGB frame of a camera, one at a time; raises ClipError as `read_frames` does."""
+    stamps = _read_stamps(folder, clip_id, camera)
+    name = f'{clip_id}: video of {camera}'
+    video = folder.read_member(clip_id, CAMERA_FEATURES[camera], 'video')
+    count = 0
+    try:
+        with av.open(io.BytesIO(video)) as container:
+            for picture in container.decode(video=0):
+                if count < len(stamps):
+                    data = picture.to_ndarray(format='rgb24')
+                    yield _to_frame(int(stamps[count]) * NS_PER_US, data)
+                count += 1
+    except (av.FFmpegError, IndexError) as error:
+        raise ClipError('video_broken', f'{name}: cannot be decoded: {error}') from error
+    if count != len(stamps):
+        detail = f'{name}: {count} frames, timestamps for {len(stamps)}'
+        raise ClipError('video_short', detail)
+
+
+def _read_stamps(folder: ClipFolder, clip_id: str, camera: str) -> NDArray[np.int64]:
+    """Stamps us of the frames of a camera; raises ClipError when the camera is not there."""
+    feature = CAMERA_FEATURES[camera]
+    if not folder.has_feature(clip_id, feature):
+        raise ClipError('camera_missing', f'{camera}: the folder has no chunk of {feature}')
+    table = folder.read_member(clip_id, feature, 'frame_timestamps')
+    columns = read_table(table, ('timestamp',), f'{clip_id}: timestamps of {camera}')
+    return columns['timestamp'].astype(np.int64)
 
 
 def _decode_frames(
