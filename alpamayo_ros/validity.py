@@ -9,14 +9,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .data_types import GRID_NS
+from .data_types import GRID_NS, NANOSECONDS
 
 ACCEL_BOUNDS_MPS2 = (-9.8, 9.8)
 CURVATURE_BOUNDS_PER_M = (-0.33, 0.33)
 LATERAL_LIMIT_MPS2 = 9.8
 BACKWARD_LIMIT_M, STANDING_MPS, REVERSE_LIMIT_MPS = -0.5, 0.5, -0.5
-JUMP_LATERAL_M, JUMP_AHEAD_M, JUMP_BACK_M = 0.5, 1.0, 0.1
-JUMP_WAYPOINTS = 10  # the next second: further on, two samples of one scene may well differ
+JUMP_ACROSS_M, JUMP_ALONG_M = 1.0, 4.0  # of the vehicle from its place on the path
 
 
 def find_medoid(samples: ArrayLike) -> tuple[int, float]:
@@ -65,27 +64,21 @@ def check_trajectory(
     return tuple(name for name, found in failed.items() if found)
 
 
-def check_jump(
-    path: ArrayLike, t0_ns: int, previous_path: ArrayLike, previous_t0_ns: int
-) -> tuple[str, ...]:
-    """('jump',) when a plan leaves the previous one within the next second, at equal times.
+def check_jump(path: ArrayLike, vehicle_m: ArrayLike, after_s: float) -> tuple[str, ...]:
+    """('jump',) when a path is not where the vehicle is at the moment when it takes over.
 
-    Both (64, 3): x, y m and yaw rad in the odometry frame, waypoint k at t0 + (k + 1) * 0.1 s.
-    Shifts are measured along and across the heading of the previous plan. Plans that share less
-    than a second are not compared.
+    path (N, 3): x, y m and yaw rad in the odometry frame, at t0, t0 + 0.1 s and so on. vehicle_m
+    (2,): x, y of the vehicle in that frame, `after_s` after t0. The shift is measured along and
+    across the heading of the path. A path that is over by then, or begins later, is not judged.
     """
-    now, before = np.asarray(path, np.float64), np.asarray(previous_path, np.float64)
-    shift = (t0_ns - previous_t0_ns) / GRID_NS  # in waypoints
-    at = shift + np.arange(JUMP_WAYPOINTS)
-    if at[0] < 0 or at[-1] > len(before) - 1:
+    waypoints, step_s = np.asarray(path, np.float64), GRID_NS / NANOSECONDS
+    if not 0 <= after_s <= (len(waypoints) - 1) * step_s:
         return ()
-    columns = (before[:, 0], before[:, 1], np.unwrap(before[:, 2]))
-    x, y, yaw = (np.interp(at, np.arange(len(before)), column) for column in columns)
-    dx, dy = now[:JUMP_WAYPOINTS, 0] - x, now[:JUMP_WAYPOINTS, 1] - y
-    ahead = dx * np.cos(yaw) + dy * np.sin(yaw)
-    lateral = np.abs(dy * np.cos(yaw) - dx * np.sin(yaw))
-    jumped = lateral.max() > JUMP_LATERAL_M or _outside(ahead, (-JUMP_BACK_M, JUMP_AHEAD_M))
-    return ('jump',) if jumped else ()
+    columns = (waypoints[:, 0], waypoints[:, 1], np.unwrap(waypoints[:, 2]))
+    x, y, yaw = (np.interp(after_s / step_s, range(len(waypoints)), column) for column in columns)
+    dx, dy = np.asarray(vehicle_m, np.float64) - (x, y)
+    along, across = dx * np.cos(yaw) + dy * np.sin(yaw), dy * np.cos(yaw) - dx * np.sin(yaw)
+    return ('jump',) if abs(across) > JUMP_ACROSS_M or abs(along) > JUMP_ALONG_M else ()
 
 
 def _outside(values: NDArray[np.float64], bounds: tuple[float, float]) -> bool:

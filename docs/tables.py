@@ -19,8 +19,8 @@ from unittest.mock import patch
 
 from alpamayo_ros.cli.benchmark_engine import STAGES
 from alpamayo_ros.images import COMPRESSED, RAW_ENCODINGS
-from alpamayo_ros.ros.outputs import AUTOWARE, OUTPUTS
-from alpamayo_ros.ros.parameters import markdown_table
+from alpamayo_ros.ros.publishing.outputs import AUTOWARE, OUTPUTS
+from alpamayo_ros.ros.parameter_tables import format_markdown_table
 from quantization_study.page import SENSITIVITY, TABLES, render
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +65,7 @@ SPEED_ROWS = (
 
 def parameters() -> str:
     """Every ROS parameter of the node."""
-    return markdown_table()
+    return format_markdown_table()
 
 
 def topics() -> str:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import os
 from pathlib import Path
 import re
+import signal
 import subprocess
 import sys
 
@@ -13,6 +14,8 @@ import torch
 
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['MPLBACKEND'] = 'Agg'
+# A shell ignores SIGINT for its background jobs, and what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 # Processes that talk to each other in real time: never two of these tests at once, and first, as

@@ -11,7 +11,7 @@ from small_bag import ORIGIN_M
 from soak_faults import FAR_M, MS, SECOND, stamp_of
 
 from alpamayo_ros.ros.anchors import FATES
-from alpamayo_ros.ros.outputs import HORIZON_NS
+from alpamayo_ros.ros.publishing.stamped_prediction import HORIZON_NS
 
 GRID_NS = 100 * MS
 GRACE_S = 1.0  # of real time, for what is under way

@@ -10,10 +10,21 @@ from alpamayo_ros.bags.messages import TYPESTORE, message_factory
 from alpamayo_ros.data_types import Context, Rejection
 from alpamayo_ros.limits import ContextLimits
 from alpamayo_ros.rig import load_rig
-from alpamayo_ros.ros import diagnostics
 from alpamayo_ros.ros.anchors import Anchors
-from alpamayo_ros.ros.diagnostics import ERROR, OK, STALE, WARN, InputMonitor, Served, Status
-from alpamayo_ros.ros.policy import Decision
+from alpamayo_ros.ros.diagnostics import node_statuses, t0_status
+from alpamayo_ros.ros.diagnostics.input_monitor import InputMonitor, describe_input
+from alpamayo_ros.ros.diagnostics.node_statuses import Served
+from alpamayo_ros.ros.diagnostics.status import (
+    ARRAY_TYPE,
+    ERROR,
+    OK,
+    STALE,
+    WARN,
+    Status,
+    build_diagnostic_array,
+)
+from alpamayo_ros.ros.diagnostics.t0_status import T0Report, T0StatusPublisher, describe_t0
+from alpamayo_ros.ros.publishing.policy import STATES, Decision
 
 IMAGE = 'sensor_msgs/msg/Image'
 SECOND = 1_000_000_000
@@ -53,7 +64,7 @@ def monitor(rate_hz=10, seconds=2.0, delay_ms=30):
 def test_an_input_tells_rate_delay_and_age():
     found = monitor()
     now_ns = found.newest_ns + SECOND // 10
-    status = diagnostics.describe_input('tele', found, now_ns, 1.9, 0.5, {})
+    status = describe_input('tele', found, now_ns, 1.9, 0.5, {})
     assert (status.level, status.name, status.message) == (OK, 'input/tele', '10.0 Hz')
     assert (status.values['delay ms'], status.values['age s']) == (30.0, 0.1)
 
@@ -71,60 +82,70 @@ def test_the_rate_of_messages_that_are_fetched_together_is_that_of_the_messages(
 
 def test_a_stale_input_is_an_error_that_names_it_and_its_rate_falls():
     found = monitor()
-    status = diagnostics.describe_input('tele', found, found.newest_ns + 1_800_000_000, 3.7, 0.5, {})
+    status = describe_input('tele', found, found.newest_ns + 1_800_000_000, 3.7, 0.5, {})
     assert (status.level, status.message) == (ERROR, 'tele: 1.8 s old')
     assert status.values['rate Hz'] < 10
 
 
 def test_an_input_from_the_future_is_an_error():
     found = monitor()
-    status = diagnostics.describe_input('tele', found, found.newest_ns - 3 * SECOND, 2.0, 0.5, {})
+    status = describe_input('tele', found, found.newest_ns - 3 * SECOND, 2.0, 0.5, {})
     assert (status.level, status.message) == (ERROR, 'tele: stamped 3.0 s in the future')
 
 
 def test_an_input_that_never_came_says_so_and_what_is_there_in_its_place():
     other = {'/camera': [IMAGE, 'sensor_msgs/msg/CompressedImage']}
-    status = diagnostics.describe_input('tele', InputMonitor('/camera', IMAGE), 0, 0.0, 0.5, other)
+    status = describe_input('tele', InputMonitor('/camera', IMAGE), 0, 0.0, 0.5, other)
     assert status.message == (
         'tele: no sensor_msgs/msg/Image on /camera, which is a sensor_msgs/msg/CompressedImage'
     )
     found = InputMonitor('/camera', IMAGE)
     found.note_arrival(0.0, T0_NS, None, 'tele: image without data')
-    status = diagnostics.describe_input('tele', found, 0, 0.0, 0.5, {})
+    status = describe_input('tele', found, 0, 0.0, 0.5, {})
     assert status.message == 'tele: image without data'
 
 
 @pytest.mark.parametrize(
-    'state, error, enabled, level, message',
+    'state, error, level, message',
     [
-        ('ready', '', True, OK, 'ready'),
-        ('ready', '', False, WARN, 'paused'),
-        ('loading', '', True, WARN, 'loading'),
-        ('unloaded', '', True, WARN, 'unloaded'),
-        ('error', 'no weights', True, ERROR, 'no weights'),
+        ('active', '', OK, 'ready'),
+        ('inactive', '', WARN, 'paused'),
+        ('loading', '', WARN, 'loading'),
+        ('unloaded', '', WARN, 'unloaded'),
+        ('failed', 'no weights', ERROR, 'no weights'),
     ],
 )
-def test_every_state_of_the_model_has_its_level(state, error, enabled, level, message):
-    status = diagnostics.describe_model(state, error, enabled, 2.04, {'device': 'cpu'})
+def test_every_state_of_the_model_has_its_level(state, error, level, message):
+    status = node_statuses.describe_model(state, error, 2.04, {'device': 'cpu'})
     assert (status.level, status.message) == (level, message)
     assert (status.values['load s'], status.values['device']) == (2.0, 'cpu')
+
+
+def test_several_publishers_of_an_input_are_a_warning_that_names_them():
+    heard = monitor()
+    heard.publishers = ('/bag_player', '/localisation')
+    status = describe_input('odometry', heard, heard.newest_ns, 1.9, 0.5, {})
+    assert (status.level, status.message) == (
+        WARN,
+        'odometry: 2 publishers on /camera, expected one: /bag_player, /localisation',
+    )
 
 
 @pytest.mark.parametrize('reason, level', [('odometry_gap', WARN), ('frame_missing', ERROR)])
 def test_a_rejected_anchor_is_told_with_its_detail_and_counted(anchors, reason, level):
     anchors.reject(Rejection(T0_NS, reason, 'the sentence'))
-    status = diagnostics.describe_context(anchors, None, no_clock=False)
+    status = node_statuses.describe_context(anchors, None, no_clock=False)
     assert (status.level, status.message) == (level, 'the sentence')
     assert status.values[f'rejected: {reason}'] == 1
 
 
 def test_an_unusual_context_is_a_warning_and_a_silent_clock_an_error(anchors):
-    status = diagnostics.describe_context(anchors, context('v0_mismatch'), no_clock=False)
+    status = node_statuses.describe_context(anchors, context('v0_mismatch'), no_clock=False)
     assert (status.level, 'twist disagree' in status.message) == (WARN, True)
     assert status.values['v0 m/s'] == 9.5 and status.values['skew ms'] == 4.0
-    assert diagnostics.describe_context(anchors, context(), no_clock=False).level == OK
-    assert diagnostics.describe_context(anchors, None, no_clock=False).level == STALE
-    status = diagnostics.describe_context(anchors, None, no_clock=True)
+    assert node_statuses.describe_context(anchors, context(), no_clock=False).level == OK
+    assert node_statuses.describe_context(anchors, None, no_clock=False).level == STALE
+    status = node_statuses.describe_context(anchors, None, no_clock=True)
     assert (status.level, '/clock' in status.message) == (ERROR, True)
 
 
@@ -133,23 +154,37 @@ def test_a_long_inference_is_an_error_and_counts_are_shown_by_fate(anchors):
     anchors.settle('inferred')
     anchors.settle('dropped', 'overtaken')
     anchors.settle('dropped', 'rate_limit')
-    status = diagnostics.describe_inference(anchors, 2, 61.0, 60.0, [0.4, 0.6, 2.0], None)
+    status = node_statuses.describe_inference(anchors, 2, 61.0, 60.0, [0.4, 0.6, 2.0], None)
     assert status.level == ERROR
     assert status.message == 'inference has been running for 61.0 s, limit 60 s'
     shown = {key: status.values[key] for key in ('seen', 'inferred', 'dropped', 'pending')}
     assert shown == {'seen': 5, 'inferred': 1, 'dropped': 2, 'pending': 2}
     assert status.values['dropped: rate_limit'] == 1
     assert (status.values['submit ms'], status.values['submit p95 ms']) == (0.6, 1.86)
-    assert diagnostics.describe_inference(anchors, 0, 0.0, 60.0, [], None).level == OK
+    assert node_statuses.describe_inference(anchors, 0, 0.0, 60.0, [], None).level == OK
 
 
-def output(decision, later_s=0.25, failure='', found=True):
+def output(decision, later_s=0.25, failure='', found=True, state='active'):
     """Status of the output some time after t0."""
     last = served() if found else None
     t0_ns = served().prediction.t0_ns
-    return diagnostics.describe_output(
-        last, decision, {'published': 3}, failure, t0_ns + round(later_s * 1e9)
+    return node_statuses.describe_output(
+        state, last, decision, {'published': 3}, failure, t0_ns + round(later_s * 1e9)
     )
+
+
+@pytest.mark.parametrize(
+    'state, level, message',
+    [
+        ('inactive', WARN, 'paused'),
+        ('loading', WARN, 'the model is loading'),
+        ('unloaded', WARN, 'the model is unloaded'),
+        ('failed', ERROR, 'the model is failed'),
+    ],
+)
+def test_a_node_that_may_not_publish_is_no_error_of_the_output(state, level, message):
+    status = output(Decision('publish'), later_s=60.0, state=state)
+    assert (status.level, status.message) == (level, message)
 
 
 def test_the_output_says_what_was_done_and_why():
@@ -177,12 +212,12 @@ def test_an_output_without_a_path_so_far_says_what_it_waits_for():
 
 
 def test_gaps_in_the_stamps_are_dropped_messages_and_silence_is_not():
-    heard = diagnostics.InputMonitor('/x', 'nav_msgs/msg/Odometry')
+    heard = InputMonitor('/x', 'nav_msgs/msg/Odometry')
     stamps = [i * 100_000_000 for i in range(1, 40) if i not in (20, 30, 31)]
     for stamp_ns in [*stamps, stamps[-1] + 5_000_000_000]:
         heard.note_arrival(stamp_ns / 1e9, stamp_ns, stamp_ns, '')
     assert heard.dropped == 3
-    status = diagnostics.describe_input('x', heard, stamps[-1], 9.0, 10.0, {})
+    status = describe_input('x', heard, stamps[-1], 9.0, 10.0, {})
     assert status.values['dropped'] == 3
 
 
@@ -191,25 +226,155 @@ def test_reasoning_without_its_end_is_a_warning_with_what_was_said():
         checks=('marker_missing',),
         partial_texts=('Keep the', ''),
     )
-    status = diagnostics.describe_reasoning(found)
+    status = node_statuses.describe_reasoning(found)
     assert (status.level, status.message) == (WARN, 'marker_missing')
     assert status.values['partial text'] == 'Keep the'
-    assert diagnostics.describe_reasoning(served()).level == OK
+    assert node_statuses.describe_reasoning(served()).level == OK
+
+
+def make_message(type_name, **fields):
+    """Message of rosbags, in which `byte` is a number; in rclpy it is bytes."""
+    if 'level' in fields:
+        fields['level'] = fields['level'][0]
+    return message_factory()(type_name, **fields)
 
 
 def test_statuses_become_a_message_that_serialises():
-    kind = 'diagnostic_msgs/msg/DiagnosticArray'
-    make = message_factory()
-
-    def as_rosbags(type_name, **fields):  # `byte` is a number there, bytes in rclpy
-        if 'level' in fields:
-            fields['level'] = fields['level'][0]
-        return make(type_name, **fields)
-
-    statuses = [Status(ERROR, 'model', 'gone', {'state': 'error'})]
-    message = diagnostics.build_diagnostic_array(statuses, as_rosbags, T0_NS, '/car/alpamayo', 'r1')
-    again = TYPESTORE.deserialize_cdr(TYPESTORE.serialize_cdr(message, kind), kind)
+    statuses = [Status(ERROR, 'model', 'gone', {'state': 'failed'})]
+    message = build_diagnostic_array(statuses, make_message, T0_NS, '/car/alpamayo', 'r1')
+    again = TYPESTORE.deserialize_cdr(TYPESTORE.serialize_cdr(message, ARRAY_TYPE), ARRAY_TYPE)
     (status,) = again.status
     assert (status.level, status.name, status.hardware_id) == (2, '/car/alpamayo: model', 'r1')
-    assert (status.values[0].key, status.values[0].value) == ('state', 'error')
+    assert (status.values[0].key, status.values[0].value) == ('state', 'failed')
     assert again.header.stamp.sec == T0_NS // SECOND
+
+
+def report(**changes):
+    """Report of a path that went out a quarter of a second after t0."""
+    values = {
+        't0_ns': T0_NS,
+        'now_ns': T0_NS + SECOND // 4,
+        'state': 'active',
+        'fate': 'inferred',
+        'decision': Decision('publish'),
+        'path_stamp_ns': T0_NS,
+        'served': served(texts=('Keep the lane.',) * 2, chosen=1),
+        'dropped': 3,
+    }
+    return T0Report(**{**values, **changes})
+
+
+def test_the_status_of_a_path_has_every_fact_of_its_t0():
+    status = describe_t0(report())
+    assert (status.level, status.message) == (OK, 'published')
+    expected = {
+        'state': 'active',
+        'fate': 'inferred',
+        'decision': 'publish',
+        'path stamp ns': T0_NS,
+        'first waypoint': 0,
+        'age ms': 250.0,
+        'dropped contexts': 3,
+        'chosen': 1,
+        'spread m': 6.4,
+        'v0 m/s': 10.0,
+        'twist m/s': 10.0,
+        'skew ms': 4.0,
+        'end': 'marker',
+        'text': 'Keep the lane.',
+    }
+    assert expected.items() <= status.values.items()
+    assert set(status.values) <= {row.key for row in t0_status.KEYS}
+
+
+@pytest.mark.parametrize(
+    'changes, level, message, values',
+    [
+        (
+            {'decision': Decision('publish', ('jump',))},
+            ERROR,
+            'published: jump',
+            {'decision': 'publish', 'reason': 'jump'},
+        ),
+        (
+            {'decision': Decision('flag', ('backward',)), 'path_stamp_ns': None},
+            ERROR,
+            'flagged: backward',
+            {'decision': 'flag', 'reason': 'backward'},
+        ),
+        (
+            {'decision': Decision('hold', ('jump',)), 'path_stamp_ns': T0_NS - SECOND},
+            ERROR,
+            'last valid path held: jump',
+            {'decision': 'hold', 'path stamp ns': T0_NS - SECOND},
+        ),
+        (
+            {'fate': 'rejected', 'reason': 'odometry_gap', 'detail': 'gap of 0.3 s'},
+            ERROR,
+            'rejected: gap of 0.3 s',
+            {'fate': 'rejected', 'reason': 'odometry_gap'},
+        ),
+        (
+            {'fate': 'failed', 'reason': 'engine_error', 'detail': 'KeyError'},
+            ERROR,
+            'failed: KeyError',
+            {'reason': 'engine_error'},
+        ),
+        ({'fate': 'dropped', 'reason': 'overtaken'}, OK, 'dropped: overtaken', {}),
+        (
+            {'fate': 'discarded', 'reason': 'paused', 'state': 'inactive'},
+            WARN,
+            'discarded: paused',
+            {'state': 'inactive'},
+        ),
+    ],
+)
+def test_the_status_says_what_became_of_a_t0_and_why(changes, level, message, values):
+    status = describe_t0(report(**changes))
+    assert (status.level, status.message) == (level, message)
+    assert values.items() <= status.values.items()
+
+
+class Topic:
+    """A publisher that keeps its messages."""
+
+    def __init__(self, count=1):
+        self.messages, self.count = [], count
+
+    def get_subscription_count(self):
+        """Return how many listen."""
+        return self.count
+
+    def publish(self, message):
+        """Keep a message."""
+        self.messages.append(message)
+
+
+@pytest.mark.parametrize('state', STATES)
+def test_a_heartbeat_without_a_t0_comes_only_where_no_t0_had_a_status(state):
+    topic = Topic()
+    publisher = T0StatusPublisher(topic, make_message, '/alpamayo', 'r1')
+    publisher.beat(T0_NS, state, 'no frame of front_wide')
+    (beat,) = topic.messages
+    assert (beat.header.stamp.sec, beat.header.stamp.nanosec) == (0, 0)
+    values = {pair.key: pair.value for pair in beat.status[0].values}
+    assert values == {'state': state, 'detail': 'no frame of front_wide'}
+    publisher.publish(report())
+    publisher.beat(T0_NS, state, '')
+    assert len(topic.messages) == 2
+    assert topic.messages[1].header.stamp.sec == T0_NS // SECOND
+    publisher.beat(T0_NS, state, '')
+    assert len(topic.messages) == 3
+
+
+def test_no_status_is_built_where_nobody_listens():
+    topic = Topic(count=0)
+    T0StatusPublisher(topic, make_message, '/alpamayo', 'r1').publish(report())
+    assert topic.messages == []
+
+
+def test_every_key_of_the_status_is_documented_once():
+    keys = [row.key for row in t0_status.KEYS]
+    assert len(keys) == len(set(keys))
+    lines = t0_status.format_keys().splitlines()
+    assert [line.split('`')[1] for line in lines[2:]] == keys

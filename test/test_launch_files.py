@@ -21,9 +21,9 @@ from small_bag import START_NS, drive, write, write_rig
 import yaml
 
 from alpamayo_ros.rig import load_rig
-from alpamayo_ros.ros.outputs import OUTPUTS
+from alpamayo_ros.ros.publishing.outputs import OUTPUTS
 from alpamayo_ros.ros.parameters import NodeParameters
-from alpamayo_ros.ros.pipeline import input_topics
+from alpamayo_ros.ros.input_topics import list_input_topics
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
@@ -131,7 +131,7 @@ def rviz():
 
 
 def test_rviz_shows_topics_that_the_node_publishes_or_the_rig_names_with_their_types(rviz):
-    inputs = dict(input_topics(load_rig('r1')).values())
+    inputs = dict(list_input_topics(load_rig('r1')).values())
     outputs = {f'/alpamayo/{output.topic}': output.type_name for output in OUTPUTS}
     shown = [display for display in rviz['Displays'] if 'Topic' in display]
     for display in shown:
@@ -152,8 +152,8 @@ def test_rviz_shows_grid_and_transforms_in_the_frame_of_the_odometry(rviz):
 
 
 def test_rviz_knows_the_namespaces_of_the_markers(rviz):
-    source = (ROOT / 'alpamayo_ros/ros/outputs.py').read_text(encoding='utf-8')
-    made = re.findall(r"_line\(plan, make, '(\w+)'|\bns='(\w+)'", source)
+    source = (ROOT / 'alpamayo_ros/ros/publishing/markers.py').read_text(encoding='utf-8')
+    made = re.findall(r"_make_line\(plan, make, '(\w+)'|\bns='(\w+)'", source)
     (display,) = (d for d in rviz['Displays'] if d['Class'].endswith('MarkerArray'))
     assert set(display['Namespaces']) == {line or other for line, other in made}
 

@@ -5,8 +5,9 @@ import pytest
 
 from alpamayo_ros.bags.messages import TYPESTORE, message_factory
 from alpamayo_ros.data_types import EgoPose, Prediction
-from alpamayo_ros.ros import outputs
-from alpamayo_ros.ros.outputs import OUTPUTS, StampedPrediction
+from alpamayo_ros.ros.publishing import markers, outputs
+from alpamayo_ros.ros.publishing.outputs import OUTPUTS
+from alpamayo_ros.ros.publishing.stamped_prediction import StampedPrediction
 
 T0_NS = 1_700_000_000_123_456_789
 YAW = np.pi / 2
@@ -67,14 +68,14 @@ def test_every_row_builds_a_message_of_its_type_that_serialises(row):
 
 
 def test_path_is_stamped_with_the_data_and_each_pose_with_its_own_time():
-    path = outputs.path(plan(now_ns=T0_NS + 5_000_000_000), make)
+    path = outputs.build_path(plan(now_ns=T0_NS + 5_000_000_000), make)
     assert ns(path.header.stamp) == T0_NS
     stamps = [ns(pose.header.stamp) - T0_NS for pose in path.poses]
     assert stamps == [(k + 1) * 100_000_000 for k in range(64)]
 
 
 def test_path_in_the_odometry_frame_is_anchored_with_the_pose_at_t0():
-    path = outputs.path(plan(), make)
+    path = outputs.build_path(plan(), make)
     assert path.header.frame_id == 'map'
     first, last = path.poses[0].pose, path.poses[-1].pose
     assert (first.position.x, first.position.y) == pytest.approx((4.5e5, 5.4e6 + 1), abs=1e-6)
@@ -84,22 +85,25 @@ def test_path_in_the_odometry_frame_is_anchored_with_the_pose_at_t0():
     assert norm == pytest.approx([0, 0, np.sin(YAW / 2), np.cos(YAW / 2)])
 
 
-def test_path_in_base_link_is_local_with_the_same_stamp():
-    path = outputs.path(plan(output_frame='base_link'), make)
+def test_path_in_base_link_is_local_and_every_pose_has_the_stamp_t0():
+    local = plan(output_frame='base_link')
+    path = outputs.build_path(local, make)
     assert path.header.frame_id == 'rear_axle'
-    assert ns(path.header.stamp) == T0_NS
+    assert {ns(path.header.stamp), *(ns(pose.header.stamp) for pose in path.poses)} == {T0_NS}
     assert path.poses[9].pose.position.x == pytest.approx(10.0, abs=1e-5)
+    last = outputs.build_trajectory(local, make).points[-1].time_from_start
+    assert last.sec * 10**9 + last.nanosec == 6_400_000_000
 
 
 def test_trimmed_path_keeps_the_times_of_its_poses():
-    path = outputs.path(plan(first=20), make)
+    path = outputs.build_path(plan(first=20), make)
     assert len(path.poses) == 44
     assert ns(path.poses[0].header.stamp) == T0_NS + 2_100_000_000
     assert path.poses[0].pose.position.y == pytest.approx(5.4e6 + 21, abs=1e-5)
 
 
 def test_trajectory_carries_speed_yaw_rate_and_acceleration_of_the_action_space():
-    trajectory = outputs.trajectory(plan(), make)
+    trajectory = outputs.build_trajectory(plan(), make)
     point = trajectory.points[0]
     assert point.velocities[0].linear.x == 10.0
     assert point.velocities[0].angular.z == pytest.approx(0.1)  # curvature * speed
@@ -111,12 +115,12 @@ def test_trajectory_carries_speed_yaw_rate_and_acceleration_of_the_action_space(
 
 def test_reverse_keeps_the_sign_of_the_speed():
     backward = plan(prediction=prediction(speed=-1.0))
-    assert outputs.trajectory(backward, make).points[5].velocities[0].linear.x == -1.0
+    assert outputs.build_trajectory(backward, make).points[5].velocities[0].linear.x == -1.0
 
 
 def test_markers_are_never_frame_locked_and_end_with_the_path():
     late = plan(now_ns=T0_NS + 2_000_000_000)
-    for marker in outputs.markers(late, make).markers:
+    for marker in markers.build_markers(late, make).markers:
         assert marker.frame_locked is False
         assert ns(marker.header.stamp) == T0_NS
         assert marker.header.frame_id == 'map'
@@ -124,26 +128,28 @@ def test_markers_are_never_frame_locked_and_end_with_the_path():
 
 
 def test_markers_show_path_samples_footprint_and_text():
-    found = outputs.markers(plan(), make).markers
-    assert {marker.ns for marker in found} == {'path', 'samples', 'footprint', 'text'}
-    assert 'Keep the lane.' in [marker.text for marker in found]
-    line = next(marker for marker in found if marker.ns == 'path')
+    shown = markers.build_markers(plan(), make).markers
+    assert {marker.ns for marker in shown} == {'path', 'samples', 'footprint', 'text'}
+    assert 'Keep the lane.' in [marker.text for marker in shown]
+    line = next(marker for marker in shown if marker.ns == 'path')
     assert len(line.points) == len(line.colors) == 64
 
 
 def test_reset_deletes_all_markers():
-    (marker,) = outputs.clear_markers(make, T0_NS, 'map').markers
+    (marker,) = markers.build_marker_deletion(make, T0_NS, 'map').markers
     assert marker.action == 3
 
 
-def test_arrays_say_their_shape_and_hold_the_values():
-    message = outputs.samples(plan(), make)
-    assert [d.size for d in message.layout.dim] == [2, 64, 4]
-    values = np.asarray(message.data).reshape(2, 64, 4)
-    assert np.array_equal(values, prediction().samples)
-    assert [d.size for d in outputs.actions(plan(), make).layout.dim] == [64, 2]
+def test_samples_are_a_cloud_with_the_stamp_t0_in_the_frame_of_the_vehicle():
+    message = outputs.build_samples(plan(), make)
+    assert (ns(message.header.stamp), message.header.frame_id) == (T0_NS, 'rear_axle')
+    assert (message.height, message.width, message.point_step) == (2, 64, 28)
+    assert [field.name for field in message.fields[:3]] == ['x', 'y', 'z']
+    samples, actions = outputs.read_samples(message)
+    assert np.array_equal(samples, prediction().samples)
+    assert np.array_equal(actions, prediction().actions)
 
 
 def test_slow_and_fast_have_different_colours():
-    assert outputs.speed_color(0.0) != outputs.speed_color(25.0)
-    assert outputs.speed_color(40.0) == outputs.speed_color(25.0)
+    assert markers.color_speed(0.0) != markers.color_speed(25.0)
+    assert markers.color_speed(40.0) == markers.color_speed(25.0)

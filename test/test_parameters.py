@@ -7,7 +7,8 @@ from small_bag import make
 
 from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.ros.parameters import NodeParameters, declare, descriptor, markdown_table
+from alpamayo_ros.ros.parameter_tables import format_markdown_table
+from alpamayo_ros.ros.parameters import NodeParameters, declare, find_unknown, make_descriptor
 
 FIELDS = {row.name: row for row in fields(NodeParameters)}
 GOOD = {'rig': 'synthetic', 'engine': 'constant_velocity'}
@@ -47,17 +48,43 @@ def test_what_defines_the_model_is_read_only_and_sampling_is_live():
 
 
 def test_a_bound_becomes_a_range_of_the_descriptor():
-    (limits,) = descriptor(FIELDS['temperature'], make).floating_point_range
+    (limits,) = make_descriptor(FIELDS['temperature'], make).floating_point_range
     assert (limits.from_value, limits.to_value) == (0.01, 5.0)
-    (limits,) = descriptor(FIELDS['num_samples'], make).integer_range
+    (limits,) = make_descriptor(FIELDS['num_samples'], make).integer_range
     assert (limits.from_value, limits.to_value) == (1, 64)
-    described = descriptor(FIELDS['on_invalid'], make)
-    assert described.additional_constraints == 'one of: stop, hold, flag'
+    described = make_descriptor(FIELDS['on_invalid'], make)
+    assert described.additional_constraints == 'one of: stop, hold, flag, publish_invalid'
 
 
-def test_bits_may_be_given_as_an_integer():
-    assert descriptor(FIELDS['bits'], make).dynamic_typing
-    assert declare(FakeNode(**GOOD, bits=4), make).bits == 4.0
+@pytest.mark.parametrize('name', [name for name, row in FIELDS.items() if row.type == 'float'])
+def test_a_floating_point_parameter_takes_whole_numbers(name):
+    value = {'bits': 4, 'min_remaining_s': 2, 'max_rate_hz': 5, 'inference_timeout_s': 10}
+    number = value.get(name, 0 if FIELDS[name].metadata['low'] == 0 else 1)
+    if name in ('odometry_max_gap_s', 'temperature', 'top_p', 'max_input_age_s', *value):
+        number = number if name != 'odometry_max_gap_s' else 0.2
+    assert make_descriptor(FIELDS[name], make).dynamic_typing
+    found = getattr(declare(FakeNode(**GOOD, **{name: number}), make), name)
+    assert (type(found), found) == (float, number)
+
+
+@pytest.mark.parametrize('value', ['warm', True, [1.0]])
+def test_what_is_no_number_is_refused_at_start_and_later(value):
+    with pytest.raises(BadInput, match='^temperature: .* is not a number$'):
+        declare(FakeNode(**GOOD, temperature=value), make)
+    with pytest.raises(BadInput, match='^temperature: .* is not a number$'):
+        NodeParameters(**GOOD).with_changes({'temperature': value})
+
+
+def test_an_override_that_nobody_declares_is_named_with_the_likely_one():
+    found = list(
+        find_unknown(
+            ['on_invald', 'seed', 'use_sim_time', 'zzz'], {'seed', 'use_sim_time'}.__contains__
+        )
+    )
+    assert found == [
+        'on_invald: the node has no such parameter, its value is ignored; did you mean on_invalid?',
+        'zzz: the node has no such parameter, its value is ignored',
+    ]
 
 
 @pytest.mark.parametrize(
@@ -80,10 +107,12 @@ def test_a_value_that_is_not_allowed_is_refused_with_those_that_are(values, mess
 
 def test_a_live_change_is_checked_as_a_whole_and_leaves_the_old_values():
     before = NodeParameters(**GOOD)
-    after = before.changed({'num_samples': 6, 'qos_overrides./odometry.subscription.depth': 3})
+    after = before.with_changes(
+        {'num_samples': 6, 'qos_overrides./odometry.subscription.depth': 3}
+    )
     assert (before.sampling.num_samples, after.sampling.num_samples) == (1, 6)
     with pytest.raises(BadInput, match='max_tokens: 0 is not in 1'):
-        before.changed({'num_samples': 2, 'max_tokens': 0})
+        before.with_changes({'num_samples': 2, 'max_tokens': 0})
 
 
 def test_the_defaults_are_those_of_the_model_so_that_live_and_offline_agree():
@@ -91,5 +120,5 @@ def test_the_defaults_are_those_of_the_model_so_that_live_and_offline_agree():
 
 
 def test_the_table_names_every_parameter_once():
-    rows = markdown_table().splitlines()[2:]
+    rows = format_markdown_table().splitlines()[2:]
     assert [row.split('`')[1] for row in rows] == list(FIELDS)

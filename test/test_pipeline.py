@@ -1,5 +1,6 @@
 """The node without ROS: messages of a small drive through buffer, worker and publication."""
 
+from collections import Counter
 from dataclasses import replace
 import queue
 
@@ -26,9 +27,9 @@ from alpamayo_ros.errors import BadInput
 from alpamayo_ros.replay.replay import Replay, Schedule
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.ros.anchors import FATES
-from alpamayo_ros.ros.outputs import OUTPUTS
 from alpamayo_ros.ros.parameters import NodeParameters
 from alpamayo_ros.ros.pipeline import Pipeline
+from alpamayo_ros.ros.publishing.outputs import OUTPUTS, read_samples
 from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
 
 LIMIT_S = 10.0
@@ -39,8 +40,9 @@ class Bench:
     """A pipeline with a clock that follows the messages, and a listener on every topic."""
 
     def __init__(self, rig, engine=None, **parameters):
-        self.now_ns, self.posted, self.warnings = 0, queue.Queue(), []
+        self.now_ns, self.posted, self.log = 0, queue.Queue(), []
         self.listeners = {output: Listener() for output in OUTPUTS}
+        self.reports = Reports()
         engine = engine or ConstantVelocityEngine()
 
         def start(choice, rig):
@@ -57,7 +59,8 @@ class Bench:
             now_ns=lambda: self.now_ns,
             post=lambda *call: self.posted.put(call),
             start_engine=start,
-            warn=self.warnings.append,
+            log=lambda severity, text: self.log.append((severity, text)),
+            status=self.reports,
         )
         self.pipeline.load()
         self.run_one()
@@ -93,6 +96,27 @@ class Bench:
         assert anchors.seen == sum(counts.values()) + pending
         assert self.status('inference').values['pending'] == pending
         return counts
+
+
+class Reports:
+    """Takes the place of a T0StatusPublisher."""
+
+    def __init__(self):
+        self.all, self.beats = [], []
+
+    def publish(self, report):
+        """Keep a report."""
+        self.all.append(report)
+
+    def beat(self, now_ns, state, detail):
+        """Keep a heartbeat."""
+        self.beats.append((state, detail))
+
+    def fates(self):
+        """Fate and reason of each t0, which has one report only."""
+        found = {report.t0_ns: (report.fate, report.reason) for report in self.all}
+        assert len(found) == len(self.all)
+        return found
 
 
 class Sick(ConstantVelocityEngine):
@@ -154,7 +178,7 @@ def test_live_and_offline_publish_the_same_poses_for_the_same_t0(bench, rig, tmp
     paths, samples = bench.sent('output/path'), bench.sent('debug/samples')
     assert [stamp_ns(path) for path in paths][1:] == list(lines)  # a replay begins at 1.6 s
     for message, line in zip(samples[1:], lines.values(), strict=True):
-        live = np.asarray(message.data).reshape(1, 64, 4).astype(np.float64).round(6)
+        live = read_samples(message)[0].astype(np.float64).round(6)
         assert np.array_equal(live, np.array(line['samples']))
 
 
@@ -169,6 +193,19 @@ def test_the_seed_is_a_function_of_the_parameter_and_t0(rig):
     Bench(rig, Spy(), seed=7).feed(drive(seconds=2.0))
     assert len(seeds) == 6
     assert all(seed == derive_seed(7, t0_ns) for t0_ns, seed in seeds)
+
+
+def test_every_anchor_frame_has_one_status_with_its_fate(bench):
+    bench.feed(drive(seconds=3.0), wait=False)
+    while bench.pipeline.worker.pending:
+        bench.run_one()
+    fates = bench.reports.fates()
+    assert len(fates) == 31
+    counts = Counter(fate for fate, _ in fates.values())
+    assert dict(counts) == bench.fates()
+    served = [report for report in bench.reports.all if report.fate == 'inferred']
+    assert [report.path_stamp_ns for report in served] == [report.t0_ns for report in served]
+    assert [report.decision.action for report in served] == ['publish'] * len(served)
 
 
 def test_two_loops_of_a_bag_give_the_same_paths_and_a_new_epoch(bench):
@@ -275,7 +312,7 @@ def test_bad_odometry_is_refused_and_the_history_goes_around_it(bench):
     bench.feed(sorted(messages + extra, key=lambda m: m[0]))
     assert bench.fates()['inferred'] == 16
     assert bench.status('input/odometry').values['refused'] == len(extra)
-    assert 'position is not finite' in bench.warnings[-1]
+    assert 'position is not finite' in bench.log[-1][1]
 
 
 def test_history_against_twist_beyond_the_limit_is_not_served(bench):
@@ -347,7 +384,7 @@ def test_a_corrupt_picture_is_rejected_with_camera_and_slot(rig):
     bench.feed(cut)
     assert bench.fates() == {'inferred': 12, 'rejected': 19}
     assert bench.pipeline.anchors.rejections['bad_image'] == 4
-    assert any('cross_left: frame at t0-0.20 s' in text for text in bench.warnings)
+    assert any('cross_left: frame at t0-0.20 s' in text for _, text in bench.log)
     assert bench.pipeline.worker.state == 'ready'
 
 
@@ -364,18 +401,122 @@ def test_a_failed_load_leaves_a_node_that_says_so_and_can_load_again(rig):
     assert bench.fates()['inferred'] == 6
 
 
+def split(messages, at_s):
+    """Messages before and after a time."""
+    at = next(i for i, m in enumerate(messages) if m[0] > start_of(messages) + at_s * 1e9)
+    return messages[:at], messages[at:]
+
+
 def test_paused_contexts_are_discarded_and_one_can_be_asked_for(bench):
-    bench.pipeline.enabled = False
-    messages = drive(seconds=3.0)
-    split = next(i for i, m in enumerate(messages) if m[0] > start_of(messages) + 2e9)
-    bench.feed(messages[:split])
+    bench.pipeline.set_enabled(False)
+    first, second = split(drive(seconds=3.0), 2.0)
+    bench.feed(first)
     assert bench.sent('output/path') == []
     bench.pipeline.infer_once()
-    bench.feed(messages[split:])
+    bench.feed(second)
     assert len(bench.sent('output/path')) == 1
     assert bench.pipeline.anchors.fates['discarded', 'paused'] == 15
-    assert bench.status('model').message == 'paused'
+    assert bench.pipeline.state == 'inactive'
+    assert bench.status('model').message == bench.status('output').message == 'paused'
     bench.fates()
+
+
+def test_a_pause_drops_what_waits_and_what_runs(bench):
+    first, second = split(drive(seconds=3.0), 1.75)
+    bench.feed(first, wait=False)
+    assert bench.pipeline.worker.pending == 2
+    bench.pipeline.set_enabled(False)
+    assert bench.pipeline.worker.pending == 1
+    bench.pipeline.set_enabled(True)  # what ran before the pause stays worthless
+    bench.run_one()
+    assert bench.sent('output/path') == bench.sent('debug/path') == []
+    assert bench.pipeline.anchors.fates['discarded', 'paused'] == 2
+    bench.feed(second)
+    assert len(bench.sent('output/path')) > 10
+    bench.fates()
+
+
+@pytest.mark.parametrize('stop', [lambda x: x.set_enabled(False), lambda x: x.unload()])
+def test_nothing_goes_out_after_a_pause_or_an_unload_a_held_path_neither(rig, stop):
+    bench = Bench(rig, on_invalid='hold')
+    first, second = split(drive(seconds=3.0), 2.0)
+    bench.feed(first)
+    stop(bench.pipeline)
+    before = {output.topic: len(x.messages) for output, x in bench.listeners.items()}
+    bench.feed([m for m in second if m[1] != image_topic('front_tele')], wait=False)
+    bench.now_ns += 10**9
+    bench.pipeline.tick()
+    assert {output.topic: len(x.messages) for output, x in bench.listeners.items()} == before
+
+
+def test_a_path_from_before_a_pause_is_not_held_after_it(rig):
+    bench = Bench(rig, on_invalid='hold')
+    first, second = split(drive(seconds=3.0), 2.0)
+    bench.feed(first)
+    count = len(bench.sent('output/path'))
+    bench.pipeline.set_enabled(False)
+    bench.pipeline.set_enabled(True)
+    bench.feed([m for m in second if m[1] != image_topic('front_tele')])
+    assert len(bench.sent('output/path')) == count
+    assert bench.pipeline.results.publication.counts['nothing: frame_missing'] > 0
+
+
+def test_a_context_that_has_waited_too_long_is_not_begun(bench):
+    first, _ = split(drive(seconds=3.0), 1.75)
+    bench.feed(first, wait=False)
+    bench.now_ns += 5 * 10**9
+    while bench.pipeline.worker.pending:
+        bench.run_one()
+    assert len(bench.sent('debug/path')) == 1  # what had begun in time
+    assert bench.pipeline.anchors.fates['rejected', 'stale_input'] == 1
+    bench.fates()
+
+
+def test_twenty_requests_to_load_are_one_load(bench):
+    loads = []
+    bench.pipeline._start_engine = lambda choice, rig: loads.append(1) or ConstantVelocityEngine()
+    for _ in range(20):
+        bench.pipeline.load()
+    bench.run_one()
+    assert (len(loads), bench.posted.empty(), bench.pipeline.state) == (1, True, 'active')
+
+
+def test_a_vehicle_that_is_elsewhere_when_the_path_is_ready_refuses_it(bench):
+    """The localisation jumps by 3 m while an inference runs."""
+    first, _ = split(drive(seconds=3.0), 1.61)
+    bench.feed(first, wait=False)
+    pose = bench.pipeline._vehicle
+    aside = replace(pose, stamp_ns=pose.stamp_ns + 10**7, position_m=pose.position_m + [3, 0, 0])
+    bench.pipeline._follow_vehicle(aside, None)
+    bench.run_one()
+    assert bench.sent('output/path') == []
+    assert bench.status('output').message == 'held back: jump'
+
+
+def test_a_failed_inference_is_an_error_in_the_log_beside_frequent_warnings(rig):
+    bench = Bench(rig, Sick(*[RuntimeError('kernel')] * 30), max_failures=100)
+    messages = drive(seconds=3.0)
+    wrong = [
+        (log, topic, odometry(stamp_ns(m) + 1, (np.nan, 0.0, 0.0), 0.0, 10.0))
+        for log, topic, m in messages
+        if topic == ODOMETRY
+    ]
+    bench.feed(sorted(messages + wrong, key=lambda m: m[0]))
+    assert ('error', 'inference failed: RuntimeError: kernel') in bench.log
+    assert len(bench.log) < 10
+
+
+def test_the_heartbeat_says_why_there_is_no_t0(bench):
+    bench.pipeline.beat()
+    bench.pipeline.set_enabled(False)
+    bench.pipeline.beat()
+    bench.pipeline.unload()
+    bench.pipeline.beat()
+    assert bench.reports.beats == [
+        ('active', 'no frame of front_wide'),
+        ('inactive', 'paused'),
+        ('unloaded', 'the model is unloaded'),
+    ]
 
 
 def test_hold_repeats_the_last_path_while_contexts_are_missing(rig):
@@ -386,7 +527,7 @@ def test_hold_repeats_the_last_path_while_contexts_are_missing(rig):
     stamps = [stamp_ns(path) - begin for path in bench.sent('output/path')]
     assert max(stamps) == 2_000_000_000
     assert stamps.count(2_000_000_000) > 10
-    assert bench.pipeline.publication.counts['hold'] == stamps.count(2_000_000_000) - 1
+    assert bench.pipeline.results.publication.counts['hold'] == stamps.count(2_000_000_000) - 1
 
 
 def test_where_no_anchor_frame_comes_any_more_the_policy_is_followed_too(rig):
@@ -398,7 +539,7 @@ def test_where_no_anchor_frame_comes_any_more_the_policy_is_followed_too(rig):
     bench.now_ns += 10**9
     bench.pipeline.tick()
     assert len(bench.sent('output/path')) == sent + 1
-    assert bench.pipeline.publication.counts['hold: stale_input'] == 1
+    assert bench.pipeline.results.publication.counts['hold: stale_input'] == 1
     status = bench.status('output')
     assert (status.level, status.message) == (2, 'last valid path held: stale_input')
     status = bench.status('context')
@@ -411,7 +552,7 @@ def test_a_path_that_is_not_finite_never_goes_out(rig):
             found = super().infer(context, seed)
             return replace(found, samples=found.samples * np.nan, checks=('non_finite',))
 
-    bench = Bench(rig, Broken(), on_invalid='flag')
+    bench = Bench(rig, Broken(), on_invalid='publish_invalid')
     bench.feed(drive(seconds=2.0))
     assert (len(bench.sent('output/path')), len(bench.sent('debug/samples'))) == (0, 6)
     assert bench.status('output').message == 'held back: non_finite'

@@ -8,17 +8,19 @@ from test_outputs import T0_NS, make, ns, plan, prediction
 
 from alpamayo_ros.bags.messages import TYPESTORE
 from alpamayo_ros.data_types import Context
-from alpamayo_ros.ros.outputs import OUTPUTS
-from alpamayo_ros.ros.policy import (
+from alpamayo_ros.ros.publishing.outputs import OUTPUTS
+from alpamayo_ros.ros.publishing.policy import (
     INVALID,
+    STATES,
     UNHEALTHY,
     Decision,
     Policies,
-    compare_with_previous,
+    check_takeover,
     decide,
-    first_waypoint,
+    find_first_waypoint,
+    may_publish,
 )
-from alpamayo_ros.ros.publication import Publication
+from alpamayo_ros.ros.publishing.publication import Publication
 
 SECOND = 1_000_000_000
 
@@ -38,11 +40,12 @@ def test_what_is_unusual_about_a_context_does_not_hold_its_path_back(check):
 
 @pytest.mark.parametrize('check', INVALID)
 @pytest.mark.parametrize(
-    'on_invalid, action', [('stop', 'nothing'), ('hold', 'hold'), ('flag', 'publish')]
+    'on_invalid, action',
+    [('stop', 'nothing'), ('hold', 'hold'), ('flag', 'flag'), ('publish_invalid', 'publish')],
 )
 def test_an_invalid_path_follows_on_invalid(check, on_invalid, action):
     decision = decide(flawed(check), T0_NS, Policies(on_invalid=on_invalid))
-    if check == 'non_finite' and on_invalid == 'flag':
+    if check == 'non_finite' and on_invalid == 'publish_invalid':
         action = 'nothing'  # a NaN spreads through every consumer
     assert (decision.action, decision.reasons) == (action, (check,))
 
@@ -76,7 +79,7 @@ def test_reasoning_that_did_not_end_follows_its_policy(check, policies, action):
 )
 def test_age_follows_expired_path(policy, age_s, first):
     now_ns = T0_NS + round(age_s * SECOND)
-    assert first_waypoint(T0_NS, now_ns, Policies(expired_path=policy)) == first
+    assert find_first_waypoint(T0_NS, now_ns, Policies(expired_path=policy)) == first
 
 
 @pytest.mark.parametrize(
@@ -87,14 +90,49 @@ def test_a_path_that_is_over_is_said_to_be_with_every_policy(policy, action):
     assert (decision.action, decision.reasons) == (action, ('expired',))
 
 
-def test_a_plan_is_compared_with_the_one_before_and_a_broken_one_with_nothing():
+@pytest.mark.parametrize(
+    'state, requested, allowed',
+    [
+        ('unloaded', True, False),
+        ('loading', True, False),
+        ('failed', True, False),
+        ('inactive', False, False),
+        ('inactive', True, True),
+        ('active', False, True),
+    ],
+)
+def test_only_an_active_node_publishes_or_a_paused_one_that_was_asked(state, requested, allowed):
+    assert state in STATES
+    assert may_publish(state, requested) is allowed
+
+
+def vehicle(age_s, left_m=0.0, ahead_m=0.0):
+    """Newest pose of a vehicle that drives as predicted, and is displaced."""
     pose = plan().odom_from_t0
-    first, previous = compare_with_previous(prediction(), pose, None)
-    aside = replace(pose, position_m=pose.position_m + [3.0, 0.0, 0.0])
-    second, _ = compare_with_previous(prediction(), aside, previous)
-    assert (first.checks, second.checks) == ((), ('jump',))
+    way_m = 10.0 * age_s + ahead_m
+    return replace(
+        pose,
+        stamp_ns=T0_NS + round(age_s * SECOND),
+        position_m=pose.position_m + [-left_m, way_m, 0.0],
+    )
+
+
+@pytest.mark.parametrize(
+    'left_m, ahead_m, checks',
+    [(0.9, 3.9, ()), (1.1, 0.0, ('jump',)), (-1.1, 0.0, ('jump',)), (0.0, -4.1, ('jump',))],
+)
+def test_a_late_path_is_judged_where_the_vehicle_is_now(left_m, ahead_m, checks):
+    pose = plan().odom_from_t0
+    for age_s in (0.0, 0.55, 3.0):
+        judged = check_takeover(prediction(), pose, vehicle(age_s, left_m, ahead_m))
+        assert judged.checks == checks
+
+
+def test_without_a_pose_or_when_it_is_not_finite_a_path_is_not_judged():
+    pose = plan().odom_from_t0
+    assert check_takeover(prediction(), pose, None).checks == ()
     broken = replace(prediction(), samples=np.full((2, 64, 4), np.nan, np.float32))
-    assert compare_with_previous(broken, pose, previous) == (broken, previous)
+    assert check_takeover(broken, pose, vehicle(0.5, left_m=5.0)) == broken
 
 
 class Listener:
@@ -119,9 +157,12 @@ class Bench:
 
     def __init__(self, **policies):
         self.listeners = {output: Listener() for output in OUTPUTS}
-        self.publication = Publication(self.listeners, make, 'odometry', Policies(**policies))
+        self.state = 'active'
+        self.publication = Publication(
+            self.listeners, make, 'odometry', Policies(**policies), lambda: self.state
+        )
 
-    def publish(self, found, age_s=0.5):
+    def publish(self, found, age_s=0.5, where=None, is_requested=False):
         """Publish a prediction at an age."""
         context = Context(
             t0_ns=found.t0_ns,
@@ -133,7 +174,8 @@ class Bench:
             v0_mps=10.0,
             skew_s=0.0,
         )
-        return self.publication.publish(context, found, found.t0_ns + round(age_s * SECOND), 7)
+        now_ns = found.t0_ns + round(age_s * SECOND)
+        return self.publication.publish(context, found, now_ns, where, 7, is_requested)
 
     def sent(self, topic):
         """Messages of a topic."""
@@ -159,21 +201,54 @@ def test_only_the_debug_rows_get_what_is_held_back():
     assert bench.publication.counts == {'nothing': 1, 'nothing: backward': 1}
 
 
-def test_a_flagged_path_is_published_and_counted_as_flagged():
+def test_a_flagged_path_goes_out_on_debug_only_and_an_invalid_one_when_it_is_asked_for():
     bench = Bench(on_invalid='flag')
-    bench.publish(flawed('jump'))
+    bench.publish(flawed('backward'))
+    assert (len(bench.sent('output/path')), len(bench.sent('debug/path'))) == (0, 1)
+    assert bench.publication.counts == {'flag': 1, 'flag: backward': 1}
+    bench = Bench(on_invalid='publish_invalid')
+    bench.publish(flawed('backward'))
     assert len(bench.sent('output/path')) == 1
-    assert bench.publication.counts == {'flagged': 1, 'flagged: jump': 1}
+    assert bench.publication.counts == {'published invalid': 1, 'published invalid: backward': 1}
+
+
+def test_a_path_is_never_judged_by_one_that_was_refused():
+    bench = Bench()
+    beside = replace(prediction(), samples=prediction().samples + np.float32([0, 3, 0, 0]))
+    for found, checks in ((beside, ('jump',)), (prediction(), ()), (beside, ('jump',))):
+        assert bench.publish(found, where=vehicle(0.5)).prediction.checks == checks
+    assert len(bench.sent('output/path')) == 1
+
+
+@pytest.mark.parametrize('state', [state for state in STATES if state != 'active'])
+def test_nothing_goes_out_unless_the_node_is_active_a_held_path_neither(state):
+    bench = Bench(on_invalid='hold')
+    bench.publish(prediction())
+    before = {output.topic: len(x.messages) for output, x in bench.listeners.items()}
+    bench.state = state
+    bench.publish(prediction())
+    bench.publication.publish_missing('frame_missing', T0_NS + SECOND)
+    bench.publication.reset(T0_NS + SECOND)
+    assert {output.topic: len(x.messages) for output, x in bench.listeners.items()} == before
+    assert bench.publication.counts['published'] == 1
+    assert bench.publication.path_stamp_ns is None
+
+
+def test_a_paused_node_publishes_the_one_that_was_asked_for():
+    bench = Bench()
+    bench.state = 'inactive'
+    bench.publish(prediction(), is_requested=True)
+    assert len(bench.sent('output/path')) == 1
 
 
 def test_hold_repeats_the_last_valid_path_with_its_old_stamp_until_it_is_over():
     bench = Bench(on_invalid='hold')
-    bench.publication.missing('odometry_gap', T0_NS)  # nothing to repeat yet
+    bench.publication.publish_missing('odometry_gap', T0_NS)  # nothing to repeat yet
     bench.publish(prediction())
     later = replace(flawed('non_finite'), t0_ns=T0_NS + 2 * SECOND)
     bench.publish(later)
-    bench.publication.missing('frame_missing', T0_NS + 6 * SECOND)
-    bench.publication.missing('frame_missing', T0_NS + 6_400_000_000)
+    bench.publication.publish_missing('frame_missing', T0_NS + 6 * SECOND)
+    bench.publication.publish_missing('frame_missing', T0_NS + 6_400_000_000)
     assert [ns(path.header.stamp) for path in bench.sent('output/path')] == [T0_NS] * 3
     assert bench.publication.counts['hold'] == 2
     assert bench.publication.counts['nothing: frame_missing'] == 1
@@ -182,7 +257,7 @@ def test_hold_repeats_the_last_valid_path_with_its_old_stamp_until_it_is_over():
 def test_stop_repeats_nothing_where_there_is_no_context():
     bench = Bench()
     bench.publish(prediction())
-    bench.publication.missing('frame_missing', T0_NS + SECOND)
+    bench.publication.publish_missing('frame_missing', T0_NS + SECOND)
     assert len(bench.sent('output/path')) == 1
 
 
@@ -196,15 +271,13 @@ def test_trim_leaves_out_what_is_over_but_only_below_output():
     assert path.poses[0] == whole.poses[20]
 
 
-def test_a_reset_removes_markers_and_forgets_the_plan_before():
+def test_a_reset_removes_markers_and_forgets_the_held_path():
     bench = Bench(on_invalid='hold')
     bench.publish(prediction())
     bench.publication.reset(T0_NS + SECOND)
     assert bench.sent('output/markers')[-1].markers[0].action == 3
-    bench.publication.missing('frame_missing', T0_NS + SECOND)
+    bench.publication.publish_missing('frame_missing', T0_NS + SECOND)
     assert len(bench.sent('output/path')) == 1
-    aside = replace(prediction(), samples=prediction().samples + np.float32(3))
-    assert bench.publish(replace(aside, t0_ns=T0_NS + 10**8)).prediction.checks == ()
 
 
 def test_nothing_is_built_for_a_topic_that_nobody_listens_to():

@@ -99,40 +99,50 @@ def test_several_failures_are_all_named():
     assert check_trajectory(path, actions, 10.0) == names
 
 
+def arc(turns_per_m=0.02):
+    """Path (65, 3) at 10 m/s on a circle that begins in direction 2 rad, and its centre."""
+    turned = 2.0 + np.arange(65) * turns_per_m
+    radius = 1 / turns_per_m
+    centre = np.array([100.0, -50.0])
+    return np.column_stack(
+        [
+            centre[0] + radius * np.sin(turned),
+            centre[1] - radius * np.cos(turned),
+            turned,
+        ]
+    ), centre
+
+
 @pytest.mark.parametrize(
-    ('shift', 'expected'),
+    ('across_m', 'along_m', 'expected'),
     [
-        ({}, ()),
-        ({'lateral_m': 0.45}, ()),
-        ({'lateral_m': -0.55}, ('jump',)),
-        ({'start_m': 0.95}, ()),
-        ({'start_m': 1.05}, ('jump',)),
-        ({'start_m': -0.05}, ()),
-        ({'start_m': -0.15}, ('jump',)),
+        (0.0, 0.0, ()),
+        (0.95, 0.0, ()),
+        (-0.95, 0.0, ()),
+        (1.05, 0.0, ('jump',)),
+        (-1.05, 0.0, ('jump',)),
+        (0.0, 3.9, ()),
+        (0.0, -3.9, ()),
+        (0.0, 4.1, ('jump',)),
+        (0.0, -4.1, ('jump',)),
     ],
 )
-def test_jump_is_measured_along_and_across_the_previous_plan(shift, expected):
-    moved = {**shift, 'start_m': 5.0 + shift.get('start_m', 0.0)}  # 0.5 s later at 10 m/s
-    now = plan(yaw_rad=2.0, **moved)
-    assert check_jump(now, 500_000_000, plan(yaw_rad=2.0), 0) == expected
+@pytest.mark.parametrize('after_s', [0.0, 1.25, 6.4])
+def test_a_path_jumps_when_the_vehicle_is_beside_or_far_along_it(
+    across_m, along_m, expected, after_s
+):
+    path, centre = arc()
+    turned = 2.0 + after_s * 10 * 0.02
+    place = centre + 50.0 * np.array([np.sin(turned), -np.cos(turned)])
+    ahead = np.array([np.cos(turned), np.sin(turned)])
+    left = np.array([-np.sin(turned), np.cos(turned)])
+    assert check_jump(path, place + across_m * left + along_m * ahead, after_s) == expected
 
 
-def test_previous_plan_is_compared_at_equal_times_between_its_waypoints():
-    now = plan(start_m=10.0 * 0.537)
-    assert check_jump(now, 537_000_000, plan(), 0) == ()
-
-
-def test_plans_that_differ_only_after_a_second_do_not_jump():
-    now = plan(start_m=1.0)
-    now[10:, 1] += 3.0
-    assert check_jump(now, 100_000_000, plan(), 0) == ()
-
-
-def test_plans_with_less_than_a_second_in_common_are_not_compared():
-    far = plan(lateral_m=5.0)
-    assert check_jump(far, 5_400_000_000, plan(), 0) == ('jump',)
-    assert check_jump(far, 5_500_000_000, plan(), 0) == ()
-    assert check_jump(far, 0, plan(), 100_000_000) == ()
+@pytest.mark.parametrize('after_s', [-0.01, 6.41])
+def test_a_path_that_is_over_or_not_begun_is_not_judged(after_s):
+    path, centre = arc()
+    assert check_jump(path, centre, after_s) == ()
 
 
 def lanes(*offsets):

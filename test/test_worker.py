@@ -59,15 +59,13 @@ class Owner:
 
 @pytest.fixture
 def context():
-    return start.warm_up_context(load_rig('synthetic'))
+    return start.make_warm_up_context(load_rig('synthetic'))
 
 
 @pytest.fixture
 def job(context):
     """Return a function: number to a job at that t0."""
-    return lambda number: InferenceJob(
-        replace(context, t0_ns=number), number, SamplingOptions(), epoch=0
-    )
+    return lambda number: InferenceJob(replace(context, t0_ns=number), number, SamplingOptions())
 
 
 def test_the_newest_of_the_waiting_contexts_is_inferred_and_the_older_one_comes_back(job):
@@ -121,7 +119,7 @@ def test_inference_stops_after_failures_in_a_row_and_a_load_starts_it_again(job)
         owner.worker.submit(job(1))
         engine.permits.put(permit)
         owner.run_one()
-    assert owner.worker.state == 'error'
+    assert owner.worker.state == 'failed'
     assert owner.worker.error == '2 failures in a row: RuntimeError: c'
     owner.worker.submit(job(5))
     assert owner.posted.empty()  # nothing was begun
@@ -153,7 +151,7 @@ def test_a_failed_load_is_a_state_and_the_worker_can_load_again():
     owner.worker.load(fail)
     assert owner.worker.state == 'loading'
     owner.run_one()
-    assert (owner.worker.state, owner.worker.error) == ('error', 'no weights here')
+    assert (owner.worker.state, owner.worker.error) == ('failed', 'no weights here')
     owner.load(Gate())
     assert (owner.worker.state, owner.worker.error) == ('ready', '')
 
@@ -174,17 +172,17 @@ def test_loading_and_inference_share_one_thread_that_is_not_the_owners(job):
     assert threading.get_ident() not in engine.threads
 
 
-def test_what_waits_is_given_back_when_the_model_is_unloaded(job):
+def test_what_waits_and_what_runs_is_discarded_when_the_model_is_unloaded(job):
     owner, engine = Owner(), Gate()
     owner.load(engine)
     owner.worker.submit(job(1))
     owner.worker.submit(job(2))
     owner.worker.unload()
-    assert [(r.job.seed, r.reason) for r in owner.results] == [(2, 'not_ready')]
     engine.permits.put('go')
     owner.run_one()  # the inference that ran
-    assert owner.results[1].prediction.t0_ns == 1
     owner.run_one()
+    found = [(r.job.seed, r.reason, r.is_discarded, r.prediction) for r in owner.results]
+    assert found == [(2, 'not_ready', True, None), (1, 'not_ready', True, None)]
     assert owner.worker.state == 'unloaded'
 
 
@@ -218,3 +216,39 @@ def test_stop_does_not_wait_for_a_long_inference(job):
     engine.permits.put('go')
     assert owner.worker.stop(limit_s=LIMIT_S) is True
     assert owner.posted.empty()  # nobody is called back after the end
+
+
+def test_a_job_after_a_discard_is_served(job):
+    owner, engine = Owner(), Gate()
+    owner.load(engine)
+    owner.worker.submit(job(1))
+    owner.worker.discard('paused')
+    owner.worker.submit(job(2))
+    for _ in range(2):
+        engine.permits.put('go')
+        owner.run_one()
+    assert [(r.job.seed, r.reason) for r in owner.results] == [(1, 'paused'), (2, '')]
+
+
+def test_a_job_that_is_too_old_when_its_turn_comes_is_not_begun(job):
+    ages = {1: '', 2: 't0 is 5.08 s old, limit 0.5 s'}
+    owner = Owner(find_staleness=lambda context: ages[context.t0_ns])
+    engine = Gate()
+    owner.load(engine)
+    owner.worker.submit(job(1))
+    owner.worker.submit(job(2))
+    engine.permits.put('go')
+    owner.run_one()
+    assert [(r.job.seed, r.reason, r.detail) for r in owner.results] == [
+        (1, '', ''),
+        (2, 'stale_input', ages[2]),
+    ]
+    assert (owner.worker.pending, owner.posted.empty()) == (0, True)
+
+
+def test_a_load_during_a_load_is_the_same_load():
+    owner, made = Owner(), []
+    for _ in range(20):
+        owner.worker.load(lambda: made.append(1) or Gate())
+    owner.run_one()
+    assert (made, owner.worker.state, owner.posted.empty()) == ([1], 'ready', True)

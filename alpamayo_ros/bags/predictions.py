@@ -1,7 +1,7 @@
 """The record as a rosbag2 folder: paths, reasoning and markers at their stamps.
 
 For `ros2 bag play`, RViz and Foxglove. Messages are those of the live node, built by
-`ros/outputs.py`; the log time is t0 + measured latency, when the live node would have published.
+`ros/publishing/outputs.py`; the log time is t0 + measured latency, when the live node would have published.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import shutil
 
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from ..ros.outputs import OUTPUTS, StampedPrediction
+from ..ros.publishing.outputs import OUTPUTS
+from ..ros.publishing.stamped_prediction import StampedPrediction
 from .messages import RELIABLE, TYPESTORE, message_factory
 
 NAMESPACE = '/alpamayo'

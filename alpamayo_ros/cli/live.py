@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 import json
 import math
 from pathlib import Path
@@ -29,9 +29,10 @@ from ..replay.record import ReplayRecord
 from ..replay.replay import require_topics
 from ..rig import CameraRig, load_rig
 from ..ros.parameters import NodeParameters
-from .engine_arguments import add_node_parameters, read_node_parameters, require
+from .engine_arguments import LIMITS, add_node_parameters, read_node_parameters, require
 from .entry import command
 from .launcher import ChildProcess
+from .play import require_node_types
 from .replay import print_summary
 
 NODE = '/alpamayo'
@@ -50,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     _handle_signals(signal.default_int_handler)
     with Bag(arguments.bag) as bag:
         require_topics(bag, rig)
+        require_node_types(bag, rig, arguments.rig)
+        for note in bag.notes:
+            print(f'note     {note}', flush=True)
         record.claim(resume=False)
         try:
             failures = _run_graph(arguments)
@@ -58,12 +62,13 @@ def main(argv: list[str] | None = None) -> int:
             raise
         for text in failures:
             print(f'alpamayo_live: {text}', file=sys.stderr)
+        _require_recording(arguments.out / RECORDING)
         summary = _report(arguments, record, bag, rig)
     _print_fates(summary)
     print_summary(summary, arguments.out)
     if arguments.json:
         print(json.dumps(summary))
-    return 1 if failures or not summary['ok'] else 0
+    return 1 if failures or not summary['pass'] else 0
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -96,10 +101,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_intermixed_args([*options, *others])
     require(0 < arguments.rate < math.inf, '--rate', arguments.rate, 'more than 0, finite')
     require(0 <= arguments.finish <= 3600, '--finish', arguments.finish, '0 to 3600 seconds')
-    arguments.parameters = {
-        **read_node_parameters(arguments, PARAMETERS),
-        **_read_others(arguments.others),
-    }
+    own = read_node_parameters(arguments, PARAMETERS)
+    arguments.parameters = {**own, **_read_others(arguments.others)}
+    NodeParameters(rig=arguments.rig, **own)  # raises BadInput before anything is started
     return arguments
 
 
@@ -182,20 +186,31 @@ def _handle_signals(handler: Any) -> None:
         signal.signal(number, handler)
 
 
+def _require_recording(folder: Path) -> None:
+    """Raise BadInput when the node has published nothing."""
+    try:
+        Bag(folder).close()
+    except BadInput:
+        raise BadInput('nothing was recorded: the node published nothing') from None
+
+
 def _report(
     arguments: argparse.Namespace, record: ReplayRecord, drive: Bag, rig: CameraRig
 ) -> Summary:
     """Write record and report of the recording."""
-    driven = DrivenPath(drive, rig.odometry_topic)
+    own = arguments.parameters
+    limits = {name: own[name] for name in LIMITS if name in own}
+    rig = replace(rig, limits=replace(rig.limits, **limits))
+    driven = DrivenPath(drive, rig)
     with Bag(arguments.out / RECORDING) as bag:
         messages = LiveMessages(bag, NODE)
     values: dict[str, Any] = {row.name: row.default for row in fields(NodeParameters)}
-    values |= {'rig': arguments.rig, **arguments.parameters}
+    values |= {'rig': arguments.rig, **asdict(rig.limits), **own}
     parameters = {**values, 'samples': values['num_samples'], 'rate': arguments.rate}
     run: Run = describe_run(drive, rig, RecordedNode(messages), parameters)
     run['anchors'] = count_fates(messages)
     record.begin(run)
-    for line in make_lines(messages, drive, rig, driven, values['seed']):
+    for line in make_lines(messages, drive, rig, driven):
         record.append(line)
     return rebuild(record, drive, rig, driven, {})
 

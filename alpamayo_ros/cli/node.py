@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..ros.parameters import help_text
+from ..ros.parameter_tables import format_help
 from .entry import command
 from .launcher import require_rclpy
 
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         usage='alpamayo_node --ros-args -p rig:=NAME -p checkpoint:=DIR [-p NAME:=VALUE ...]',
         description='Subscribes to cameras and odometry and publishes the predicted path.\n'
         'Arguments are those of any ROS 2 node; in a package, use ros2 launch or ros2 run.',
-        epilog=f'parameters:\n{help_text()}',
+        epilog=f'parameters:\n{format_help()}',
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -244,8 +244,8 @@ def _describe_errors(summary: Summary) -> str:
     if not (errors and base):
         return 'not measured: ' + _explain_unmeasured(summary)
     text = (
-        f'ADE {errors["ade_m"]["mean"]:.2f} m, FDE {errors["fde_m"]["mean"]:.2f} m at {longest_s:g} s '
-        f'(constant velocity {base["ade_m"]["mean"]:.2f} m, {base["fde_m"]["mean"]:.2f} m)'
+        f'ADE {errors["ade_m"]["mean"]:.2f} m, FDE {errors["fde_m"]["mean"]:.2f} m '
+        f'at {longest_s:g} s (constant velocity {base["ade_m"]["mean"]:.2f} m, {base["fde_m"]["mean"]:.2f} m)'
     )
     if summary['provenance']['engine'].get('untrained'):
         return f'{text}: untrained weights, the path means nothing'

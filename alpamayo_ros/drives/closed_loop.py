@@ -1,31 +1,34 @@
-"""The world driven along the latest path of a planner: one record for each drive.
+"""Closed loop: the world driven along the latest path of a planner, one record per drive.
 
-A plan starts when the last one has ended, `latency_s` later; with none it starts every REPLAN_S.
-What comes of a plan is what the node would publish of it (ros/policy.py), and the vehicle follows
-that until it is over. Knows no files and no statistics.
+A plan starts when the last one has ended, `latency_s` later; without latency one starts every
+REPLAN_S. The node's policies (ros/publishing/) decide which plans are published; the vehicle
+follows the published path until it is over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..data_types import NANOSECONDS, Prediction
-from ..ros.policy import Policies, compare_with_previous, decide
+from ..data_types import NANOSECONDS, EgoPose, Prediction
+from ..metrics.driving_score import score_drive
+from ..ros.publishing.policy import Policies, check_takeover, decide
+from ..ros.publishing.retiming import retime
+from ..world import bodies
 from ..world.moments import SIMULATION_STEP_S
 from ..world.simulation import Simulation
+from .course import count_pedestrians, count_red_lights, list_demands, measure_course
 from .follower import FollowedPath, follow, place_path
+from .parts import Record
 from .planners import Planner
 from .scene import START_NS, EvaluationDrive, Scene
+from .trajectories import encode_controls
 
-REPLAN_S = 0.5  # where planning takes no time
-LONGEST_LATENCY_S = 10.0  # of the latencies: scenarios are made so much longer
-_LOOK_STEPS = 2  # steps between two looks at lane and bodies
-Record = dict[str, Any]
+REPLAN_S = 0.5  # period of the plans where planning takes no time
+LONGEST_LATENCY_S = 10.0  # scenarios are made so much longer than a drive
+_CHECK_STEPS = 2  # steps between two looks at lanes and bodies
 
 
 @dataclass(frozen=True)
@@ -47,42 +50,45 @@ class ClosedLoop:
 
 @dataclass
 class ClosedLoopDrive:
-    """One drive in the making. The expert drives until the first plan comes."""
+    """A drive in progress. The expert drives until the first plan comes."""
 
     drive: EvaluationDrive
     loop: ClosedLoop
     simulation: Simulation
     path: FollowedPath | None = None
-    previous: tuple[int, NDArray[np.float64]] | None = None
     end: str = ''
-    distance_m: float = 0.0
     without_path_s: float = 0.0
     plans: int = 0
     held_back: dict[str, int] = field(default_factory=dict)
 
     def scene(self) -> Scene:
-        """What the planner meets now."""
+        """Scene of the current time."""
         return Scene(self.drive, self.simulation, self.simulation.time_s)
 
     def receive(self, scene: Scene, prediction: Prediction) -> None:
         """Take over a plan now, if the node would publish it."""
         self.plans += 1
-        prediction, self.previous = compare_with_previous(prediction, scene.pose(), self.previous)
+        pose, vehicle = scene.pose(), self.scene().pose()
+        prediction = check_takeover(prediction, pose, vehicle)
         now_ns = START_NS + round(self.simulation.time_s * NANOSECONDS)
         decision = decide(prediction, now_ns, self.loop.policies)
         for reason in decision.reasons:
             self.held_back[reason] = self.held_back.get(reason, 0) + 1
         if decision.action == 'publish':
-            chosen = prediction.chosen
-            start = self.simulation.trace.ego(scene.t0_s)
-            sample, actions = prediction.samples[chosen], prediction.actions[chosen]
-            self.path = place_path(
-                start, scene.t0_s, sample.astype(np.float64), actions.astype(np.float64)
-            )
+            self.path = self._place(scene, prediction, pose, vehicle)
+
+    def _place(
+        self, scene: Scene, prediction: Prediction, pose: EgoPose, vehicle: EgoPose
+    ) -> FollowedPath:
+        if self.loop.policies.retime:
+            prediction = retime(prediction, pose, vehicle)
+        chosen, start = prediction.chosen, self.simulation.trace.ego(scene.t0_s)
+        sample, actions = prediction.samples[chosen], prediction.actions[chosen]
+        return place_path(start, scene.t0_s, sample.astype(np.float64), actions.astype(np.float64))
 
     @property
     def last_s(self) -> float:
-        """When the drive is over; it counts from the first plan on."""
+        """Time at which the drive is over; its length counts from the first plan on."""
         return self.loop.seconds + self.loop.latency_s
 
     def advance(self, seconds: float) -> float:
@@ -91,11 +97,10 @@ class ClosedLoopDrive:
             self.simulation.run(self.loop.latency_s)
             return 0.0
         start_s = self.simulation.time_s
-        for number in range(
-            round((min(start_s + seconds, self.last_s) - start_s) / SIMULATION_STEP_S)
-        ):
+        steps = round((min(start_s + seconds, self.last_s) - start_s) / SIMULATION_STEP_S)
+        for number in range(steps):
             self._step()
-            if number % _LOOK_STEPS == _LOOK_STEPS - 1 and (fault := self._fault()):
+            if number % _CHECK_STEPS == _CHECK_STEPS - 1 and (fault := self._find_fault()):
                 self.end = fault
                 break
         if not self.end and self.simulation.time_s > self.last_s - SIMULATION_STEP_S / 2:
@@ -106,37 +111,45 @@ class ClosedLoopDrive:
         t_s, state = self.simulation.time_s, self.simulation.trace.steps[-1].ego
         if self.path is None or self.path.is_over(t_s):
             self.without_path_s += SIMULATION_STEP_S
-        following = follow(state, t_s, self.path).after(SIMULATION_STEP_S)
-        self.simulation.step(following)
-        self.distance_m += (state.speed_mps + following.speed_mps) / 2 * SIMULATION_STEP_S
+        self.simulation.step(follow(state, t_s, self.path).after(SIMULATION_STEP_S))
 
-    def _fault(self) -> str:
+    def _find_fault(self) -> str:
+        """Fault that ends a drive: nothing that follows can be measured."""
         state = self.simulation.trace.steps[-1].ego
-        if self.simulation.has_collision(state, self.simulation.time_s):
+        if bodies.is_at_fault(self.simulation, state, self.simulation.time_s):
             return 'collision'
-        return 'off_lane' if self.simulation.is_off_lane(state) else ''
+        is_off = bodies.is_off_road(bodies.find_reach(self.simulation, state))
+        return 'off_road' if is_off else ''
 
     def record(self) -> Record:
-        """Figures of a drive that has ended."""
+        """Figures of a drive that has ended, and the controls to simulate it again."""
         expert, first_s = self.drive.scenario.expert, self.loop.latency_s
         expert_m = expert.ego(self.last_s).s_m - expert.ego(first_s).s_m
         end_s = self.simulation.time_s
+        course = measure_course(self.simulation, first_s, expert_m)
+        lights = count_red_lights(self.simulation, first_s)
+        zebras = count_pedestrians(self.simulation, first_s)
+        parts = {name: round(value, 6) for name, value in score_drive(course).items()}
         return {
             'drive': self.drive.seed,
             'weather': self.drive.scenario.weather.kind,
+            'demands': list_demands(self.drive.scenario.expert, first_s, self.last_s),
             'end': self.end,
             'cause': self.simulation.trace.cause(end_s),
-            'clean': float(self.end == 'done'),
-            'off_lane': float(self.end == 'off_lane'),
-            'collision': float(self.end == 'collision'),
+            **parts,
+            'red_lights': lights.met,
+            'red_lights_run': lights.broken,
+            'pedestrians': zebras.met,
+            'pedestrians_ignored': zebras.broken,
             'time_s': round(end_s - first_s, 3),
-            'distance_m': round(self.distance_m, 3),
+            'distance_m': round(course.distance_m, 3),
             'expert_m': round(expert_m, 3),
             'without_path': round(
                 self.without_path_s / max(end_s - first_s, SIMULATION_STEP_S), 6
             ),
             'plans': self.plans,
             'held_back': dict(sorted(self.held_back.items())),
+            'controls': encode_controls(self.simulation, first_s),
         }
 
 
@@ -147,10 +160,10 @@ def measure(
     size: tuple[int, int],
     advance: Callable[[float], object],
 ) -> list[Record]:
-    """Records of some drives, in order; they are planned together while they last.
+    """Records of some drives, in order; drives that last are planned together.
 
-    size: height and width of the pictures. advance is called with seconds that have been driven,
-    in all `loop.seconds` of each drive.
+    size: height and width of the pictures. advance is called with the seconds that were driven,
+    in all `loop.seconds` per drive.
     """
     runs = [begin_drive(loop, number, size) for number in drives]
     _drive_to_end(planner, runs, advance)
@@ -158,7 +171,7 @@ def measure(
 
 
 def begin_drive(loop: ClosedLoop, number: int, size: tuple[int, int]) -> ClosedLoopDrive:
-    """A drive at its start, t = 0 s."""
+    """Begin a drive at t = 0 s."""
     drive = EvaluationDrive(loop.split, number, loop.seconds + LONGEST_LATENCY_S, size)
     simulation = drive.scenario.simulate()
     simulation.run(0.0)

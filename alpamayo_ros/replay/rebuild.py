@@ -23,7 +23,7 @@ from ..report.overlay import draw_paths, to_jpeg
 from ..report.replay_page import CaseView, render
 from ..rig import CameraRig, RigCamera
 from ..ros.inputs import to_frame
-from ..ros.policy import place_path
+from ..ros.publishing.policy import place_path
 from ..runtime.constant_velocity import make_straight_path
 from .driven_path import DrivenPath
 from .record import ReplayRecord, read_run, to_pose, to_stamped_prediction
@@ -44,7 +44,7 @@ def rebuild(
     """Write all results of a record beside it and return the summary."""
     run = read_run(record.folder)
     lines = sorted(map(_drop_arrays, record.lines()), key=lambda line: line['t0_ns'])
-    summary = summarise(lines, run, limits)
+    summary = summarise(lines, run, limits, driven, bag.notes)
     write_atomically(record.folder / 'summary.json', json.dumps(summary, indent=2))
     write_atomically(record.folder / 'results.csv', to_csv(lines))
     predictions = (to_stamped_prediction(x) for x in record.lines() if x['status'] == 'ok')
@@ -60,15 +60,6 @@ def rebuild(
     page = render(summary, overview, cases, _find_details(lines))
     write_atomically(record.folder / 'report.html', page)
     return summary
-
-
-def last_path(record: ReplayRecord) -> tuple[int, plots.Floats] | None:
-    """t0 and path (64, 3) in the odometry frame of the last prediction; None without one."""
-    last = None
-    for line in record.lines():
-        if line['status'] == 'ok':
-            last = line
-    return None if last is None else (last['t0_ns'], _place_chosen(last))
 
 
 def _place_chosen(line: Line) -> plots.Floats:
@@ -115,7 +106,7 @@ def _draw_case(
     line: Line, start_ns: int, bag: Bag, camera: RigCamera, ground_z_m: float, driven: DrivenPath
 ) -> CaseView:
     odom = to_pose(line)
-    future = driven.future(odom)
+    future = driven.truth(odom).path
     case = plots.PlotCase(
         samples=np.array(line['samples']),
         actions=np.array(line['actions']),

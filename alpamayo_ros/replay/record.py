@@ -27,7 +27,7 @@ from ..errors import BadInput
 from ..files import write_atomically
 from ..json_types import Line, Run
 from ..metrics.displacement import Horizons
-from ..ros.outputs import StampedPrediction
+from ..ros.publishing.stamped_prediction import StampedPrediction
 
 Key = tuple[str, int]
 
@@ -84,8 +84,8 @@ def reason_line(t0_ns: int, status: str, reason: str, detail: str, topic: str = 
 
 
 def line_key(line: Line) -> Key:
-    """Key of a line: the topic of a refused message ('' for an anchor), and the stamp."""
-    return line.get('topic', ''), line['t0_ns']
+    """Key of a line: topic of a refused message, clip, or '' for an anchor; and the stamp."""
+    return line.get('topic', line.get('clip', '')), line['t0_ns']
 
 
 class ReplayRecord:
@@ -148,7 +148,7 @@ class ReplayRecord:
             ) from error
 
     def lines(self) -> Iterator[Line]:
-        """Lines in the order of writing; raises BadInput for one that is not a line of a record."""
+        """Lines in the order of writing; raises BadInput for one that is no line of a record."""
         with self.path.open('rb') as file:
             for number, text in enumerate(file, start=1):
                 if not text.endswith(b'\n'):

@@ -6,28 +6,23 @@ and every inference has its own seed, so two runs agree. Writes no file.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 import time
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .. import images
-from ..bags.reader import Bag
+from ..bags.reader import Bag, StampedMessage
 from ..context.buffer import ContextBuffer
-from ..data_types import NANOSECONDS, Context, Rejection, derive_seed
+from ..data_types import NANOSECONDS, Context, Prediction, Rejection, derive_seed
 from ..json_types import Line
 from ..metrics.displacement import measure_horizons
-from ..rig import CameraRig
+from ..rig import IMAGE_TYPES, CameraRig
 from ..ros.inputs import to_frame, to_pose
-from ..ros.policy import compare_with_previous
 from ..runtime.constant_velocity import make_straight_path
 from ..runtime.worker import Engine
-from .driven_path import DrivenPath
+from .driven_path import DrivenPath, DrivenTruth
 from .record import Key, line_key, ok_line, reason_line
 
-IMAGE_TYPES = ('sensor_msgs/msg/CompressedImage', 'sensor_msgs/msg/Image')
 ODOMETRY_TYPES = ('nav_msgs/msg/Odometry',)
 WARM_UP_NS = 1_600_000_000  # the history, and one grid step for the frames around it
 
@@ -45,19 +40,18 @@ class Schedule:
 
 
 def require_topics(bag: Bag, rig: CameraRig) -> None:
-    """Raise BadInput unless the bag has what the rig reads, with the right types."""
-    bag.require(
-        {camera.topic: IMAGE_TYPES for camera in rig.cameras}
-        | {rig.odometry_topic: ODOMETRY_TYPES}
-    )
+    """Raise BadInput unless the bag has the rig's topics, with messages of the right types."""
+    types = {x.topic: (x.type,) if x.type else IMAGE_TYPES for x in rig.cameras}
+    bag.require(types | {rig.odometry_topic: ODOMETRY_TYPES})
+
+
+def list_topics(rig: CameraRig) -> list[str]:
+    """The topics that a rig reads: those of the cameras, then the odometry."""
+    return [*(camera.topic for camera in rig.cameras), rig.odometry_topic]
 
 
 class Replay:
-    """One pass over a bag.
-
-    previous: t0 and `placed` path of the last prediction of an interrupted run, for the check of
-    jumps between plans.
-    """
+    """One pass over a bag."""
 
     def __init__(
         self,
@@ -66,11 +60,10 @@ class Replay:
         engine: Engine,
         schedule: Schedule | None = None,
         seed: int = 0,
-        previous: tuple[int, NDArray[np.float64]] | None = None,
     ) -> None:
         self.bag, self.rig, self.engine = bag, rig, engine
         self.schedule, self.seed = schedule or Schedule(), seed
-        self.driven = DrivenPath(bag, rig.odometry_topic)
+        self.driven = DrivenPath(bag, rig)
         self._buffer = ContextBuffer(rig)
         self._cameras = {camera.topic: camera.name for camera in rig.cameras}
         self._anchor_topic = next(c.topic for c in rig.cameras if c.name == rig.anchor)
@@ -78,7 +71,6 @@ class Replay:
         self._next_ns: int | None = None
         self._epoch = self._buffer.epoch
         self._looked_at = False
-        self._previous = previous
 
     @property
     def expected(self) -> int:
@@ -104,8 +96,8 @@ class Replay:
                 yield line
 
     def _all(self, seen: Collection[Key]) -> Iterator[Line]:
-        for topic, log_ns, payload in self.bag.messages([*self._cameras, self.rig.odometry_topic]):
-            if refused := self._feed(topic, log_ns, payload):
+        for message in self.bag.messages_by_stamp(list_topics(self.rig)):
+            if refused := self._feed(message):
                 yield refused
             yield from self._decide(seen)
             if self._looked_at and self.schedule.t0_ns is not None:
@@ -119,11 +111,15 @@ class Replay:
             self._waiting = dict.fromkeys(self._buffer.anchors()[-1:], self.bag.end_ns)
         yield from self._decide(seen, final=True)
 
-    def _feed(self, topic: str, log_ns: int, payload: bytes) -> Line | None:
+    def _feed(self, recorded: StampedMessage) -> Line | None:
         """Put one message into the buffer; a line when it is refused."""
+        topic, log_ns = recorded.topic, recorded.log_ns
         camera = self._cameras.get(topic)
         try:
-            message = self.bag.decode(topic, payload)
+            message = self.bag.decode(topic, recorded.payload)
+            if recorded.is_outlier and (stamp := message.header.stamp).sec > 0:
+                text = f'stamp {stamp.sec}.{stamp.nanosec:09} s is far from those around it'
+                return reason_line(log_ns, 'rejected', 'stamp_outlier', text, topic)
             if camera is None:
                 refused = self._buffer.add_pose(to_pose(message))
             else:
@@ -132,7 +128,7 @@ class Replay:
         except ValueError as error:
             return reason_line(log_ns, 'rejected', 'bad_message', str(error), topic)
         if self._buffer.epoch != self._epoch:
-            self._epoch, self._next_ns, self._previous = self._buffer.epoch, None, None
+            self._epoch, self._next_ns = self._buffer.epoch, None
         if refused:
             return reason_line(log_ns, 'rejected', refused.reason, refused.detail, topic)
         if topic == self._anchor_topic and self._is_due(frame.stamp_ns):
@@ -176,11 +172,23 @@ class Replay:
         except RuntimeError as error:  # out of memory, or a kernel that a device lacks
             return reason_line(context.t0_ns, 'failed', 'engine_error', str(error))
         total_ms = context_ms + (time.perf_counter() - start) * 1e3
-        prediction, self._previous = compare_with_previous(
-            prediction, context.odom_from_t0, self._previous
-        )
-        truth = self.driven.future(context.odom_from_t0)
-        horizons = measure_horizons(prediction.samples, prediction.chosen, truth)
-        baseline = measure_horizons(make_straight_path(context.v0_mps)[None], 0, truth)
+        truth = self.driven.truth(context.odom_from_t0)
         timing_ms = {'context': context_ms, **prediction.timing_ms, 'total': total_ms}
-        return ok_line(context, prediction, horizons, baseline, timing_ms)
+        return measure_line(context, prediction, truth, timing_ms)
+
+
+def measure_line(
+    context: Context, prediction: Prediction, truth: DrivenTruth, timing_ms: Mapping[str, float]
+) -> Line:
+    """Line of a prediction with its errors and those of constant velocity."""
+    straight = make_straight_path(context.v0_mps)[None]
+    line = ok_line(
+        context,
+        prediction,
+        measure_horizons(prediction.samples, prediction.chosen, truth.path),
+        measure_horizons(straight, 0, truth.path),
+        timing_ms,
+    )
+    if truth.reason:
+        line |= {'truth_reason': truth.reason, 'truth_detail': truth.detail}
+    return line

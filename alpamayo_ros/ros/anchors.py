@@ -15,6 +15,7 @@ so that seen = inferred + failed + dropped + rejected + discarded + pending.
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
 from ..context.buffer import ContextBuffer
 from ..data_types import NANOSECONDS, Context, EgoPose, Frame, Rejection
@@ -22,6 +23,15 @@ from ..limits import ContextLimits
 from ..rig import CameraRig
 
 FATES = ('inferred', 'failed', 'dropped', 'rejected', 'discarded')
+
+
+class Fate(NamedTuple):
+    """What became of the anchor frame at t0: one of FATES, a short reason and a sentence."""
+
+    t0_ns: int
+    name: str
+    reason: str
+    detail: str = ''
 
 
 class Anchors:
@@ -39,6 +49,7 @@ class Anchors:
         self.fates: Counter[tuple[str, str]] = Counter()
         self.rejections: Counter[str] = Counter()
         self.last: Rejection | None = None
+        self._decided: list[Fate] = []
         self._age_ns = round(limits.max_input_age_s * NANOSECONDS)
         self._period_ns = round(NANOSECONDS / max_rate_hz)
         self._waiting: dict[int, int | None] = {}  # t0 to its age when first looked at
@@ -61,7 +72,7 @@ class Anchors:
         if camera == self.rig.anchor:
             self.seen += 1
             if refused:
-                self.fates['rejected', refused.reason] += 1
+                self._decide_fate(frame.stamp_ns, 'rejected', refused.reason, refused.detail)
             else:
                 self._waiting[frame.stamp_ns] = None
         return refused
@@ -102,9 +113,9 @@ class Anchors:
             self.last = None
             self._drop_before(t0_ns)
             if refusal:
-                self.fates['discarded', refusal] += 1
+                self._decide_fate(t0_ns, 'discarded', refusal)
             elif self._is_too_soon(t0_ns):
-                self.fates['dropped', 'rate_limit'] += 1
+                self._decide_fate(t0_ns, 'dropped', 'rate_limit')
             else:
                 return result
             break
@@ -113,12 +124,17 @@ class Anchors:
     def reject(self, rejection: Rejection) -> None:
         """Count an anchor that cannot be served, or whose context turned out to be unusable."""
         self.last = rejection
-        self.fates['rejected', rejection.reason] += 1
+        self._decide_fate(rejection.t0_ns, 'rejected', rejection.reason, rejection.detail)
         self.rejections[rejection.reason] += 1
 
     def settle(self, fate: str, reason: str = '') -> None:
         """Count what became of a context that was taken."""
         self.fates[fate, reason] += 1
+
+    def drain_decided(self) -> list[Fate]:
+        """Fates that were decided since the last call, but for those of `settle`."""
+        decided, self._decided = self._decided, []
+        return decided
 
     def total(self, fate: str) -> int:
         """Anchor frames with a fate, for whatever reason."""
@@ -141,7 +157,8 @@ class Anchors:
         """Follow the buffer into a new epoch; count what it refuses."""
         if self.buffer.epoch != self._epoch:
             self._epoch, self._due_ns = self.buffer.epoch, 0
-            self.fates['discarded', 'reset'] += len(self._waiting)
+            for t0_ns in self._waiting:
+                self._decide_fate(t0_ns, 'discarded', 'reset')
             self._waiting.clear()
             self.last = None
         if refused:
@@ -150,9 +167,13 @@ class Anchors:
 
     def _drop_before(self, t0_ns: int) -> None:
         older = [stamp for stamp in self._waiting if stamp < t0_ns]
-        self.fates['dropped', 'overtaken'] += len(older)
         for stamp in older:
+            self._decide_fate(stamp, 'dropped', 'overtaken')
             del self._waiting[stamp]
+
+    def _decide_fate(self, t0_ns: int, name: str, reason: str, detail: str = '') -> None:
+        self.fates[name, reason] += 1
+        self._decided.append(Fate(t0_ns, name, reason, detail))
 
     def _is_too_soon(self, t0_ns: int) -> bool:
         """Whether this t0 would exceed the rate; a quarter of a period of jitter is allowed.

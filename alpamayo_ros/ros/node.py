@@ -10,43 +10,42 @@ from functools import partial
 import os
 import signal
 import sys
-from typing import Any
+import traceback
+from types import TracebackType
+from typing import Any, NoReturn
 
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.qos_overriding_options import QoSOverridingOptions
-
-try:
-    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 from ..errors import BadInput
 from ..rig import CameraRig, load_rig
 from ..runtime.start import start_engine
-from .diagnostics import diagnostic_array
-from .messages import interface, make
-from .outputs import AUTOWARE, OUTPUTS, Output
-from .parameters import declare
-from .pipeline import ODOMETRY, Pipeline, input_topics
-from .polled import OnDemand, fetched
-from .session import session, starting
+from .diagnostics import t0_status
+from .diagnostics.status import ARRAY_TYPE, build_diagnostic_array
+from .endpoints import create_input, create_output
+from .input_topics import ODOMETRY, list_input_topics
+from .messages import import_interface, make
+from .parameters import declare, find_unknown
+from .pipeline import Pipeline
+from .polled import OnDemand, take_messages
+from .publishing.outputs import AUTOWARE, OUTPUTS, Output
+from .session import blame_inputs_while_starting, session
 
 NAME = 'alpamayo'
 DIAGNOSTICS_PERIOD_S = 1.0
 FETCH_PERIOD_S = 0.25  # of odometry, which is fetched before every frame anyhow
-STOP_LIMIT_S = 0.3  # for what is being inferred; an exit is due within 2 s
+STOP_LIMIT_S = 0.3  # for the running inference; an exit is due within 2 s
 CAMERA_DEPTH, ODOMETRY_DEPTH = 10, 200
-LOG_PERIOD_S = 5.0
+STATUS_DEPTH = 50  # several t0 may be decided at once
+STATUS_DEADLINE_S = 2.0  # the heartbeat comes once a second
 
 
 class AlpamayoNode(Node):
     """Subscribes to a rig's cameras and odometry and publishes what the engine predicts.
 
-    Its engine is not loaded yet: a signal in here would leave a thread that nobody can stop.
-    Raises BadInput for parameters and rig files that cannot be used.
+    The constructor does not load the engine: a signal during it would leave a thread that nobody
+    can stop. Raises BadInput for parameters and rig files that cannot be used.
     """
 
     def __init__(self, executor: Any) -> None:
@@ -63,71 +62,59 @@ class AlpamayoNode(Node):
             now_ns=self._now_ns,
             post=executor.create_task,
             start_engine=start_engine,
-            warn=self._warn,
+            log=self._log,
+            status=self._create_status(rig.name),
         )
-        self._told = ''
-        kind = interface('diagnostic_msgs/msg/DiagnosticArray')
+        self._logged_state = ''
+        kind = import_interface(ARRAY_TYPE)
         self._diagnostics = self.create_publisher(kind, '/diagnostics', 10)
         self._create_inputs(rig)
         self._create_services()
+        for text in find_unknown(self._parameter_overrides, self.has_parameter):
+            self._log('warning', text)
         self.add_on_set_parameters_callback(self._on_parameters)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # ROS time may stand still
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._on_timer, clock=steady)
         self.create_timer(FETCH_PERIOD_S, self._fetch_odometry, clock=steady)
 
     def _create_outputs(self, outputs: tuple[Output, ...]) -> dict[Output, Any]:
-        # rclpy's executor waits anew for every event of a publisher with every message that comes,
-        # which was a third of the node's work; subscribers still tell of QoS that does not fit
-        silent = PublisherEventCallbacks(use_default_callbacks=False)
-        return {
-            output: self.create_publisher(
-                interface(output.type_name),
-                f'~/{output.topic}',
-                QoSProfile(depth=1),
-                event_callbacks=silent,
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-            for output in outputs
-        }
+        return {row: create_output(self, row.topic, row.type_name) for row in outputs}
+
+    def _create_status(self, rig_name: str) -> t0_status.T0StatusPublisher:
+        publisher = create_output(
+            self, t0_status.TOPIC, ARRAY_TYPE, STATUS_DEPTH, STATUS_DEADLINE_S
+        )
+        name = self.get_fully_qualified_name()
+        return t0_status.T0StatusPublisher(publisher, make, name, rig_name)
 
     def _create_inputs(self, rig: CameraRig) -> None:
-        topics = input_topics(rig)
-        wanted = OnDemand(lambda: self.pipeline.anchors.waiting > 0)
-        self._odometry = self._subscribe(
+        topics = list_input_topics(rig)
+        is_waited_for = OnDemand(lambda: self.pipeline.anchors.waiting > 0)
+        self._odometry = create_input(
+            self,
             *topics.pop(ODOMETRY),
             partial(self.pipeline.receive, ODOMETRY),
             ODOMETRY_DEPTH,
             raw=True,
-            callback_group=wanted,
+            callback_group=is_waited_for,
         )
         for name, topic in topics.items():
-            self._subscribe(*topic, partial(self._on_frame, name), CAMERA_DEPTH)
+            create_input(self, *topic, partial(self._on_frame, name), CAMERA_DEPTH)
         for monitor in self.pipeline.monitors.values():
             monitor.topic = self.resolve_topic_name(monitor.topic)
 
-    def _subscribe(
-        self, topic: str, type_name: str, receive: Any, depth: int, **options: Any
-    ) -> Any:
-        return self.create_subscription(
-            interface(type_name),
-            topic,
-            receive,
-            QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT),
-            # as with the outputs; what asks for so little fits every publisher
-            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            **options,
-        )
-
     def _fetch_odometry(self) -> None:
-        self.pipeline.receive(ODOMETRY, *fetched(self._odometry, ODOMETRY_DEPTH))
+        self.pipeline.receive(ODOMETRY, *take_messages(self._odometry, ODOMETRY_DEPTH))
 
     def _on_frame(self, name: str, message: Any) -> None:
         self._fetch_odometry()
         self.pipeline.receive(name, message)
 
     def _create_services(self) -> None:
-        switch, trigger = interface('std_srvs/srv/SetBool'), interface('std_srvs/srv/Trigger')
+        switch, trigger = (
+            import_interface('std_srvs/srv/SetBool'),
+            import_interface('std_srvs/srv/Trigger'),
+        )
         self.create_service(switch, '~/enable', self._on_enable)
         self.create_service(trigger, '~/infer_once', self._on_infer_once)
         self.create_service(trigger, '~/reset', self._on_reset)
@@ -136,41 +123,59 @@ class AlpamayoNode(Node):
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)
 
-    def _warn(self, text: str) -> None:
-        self.get_logger().warning(text, throttle_duration_sec=LOG_PERIOD_S)
+    def _log(self, severity: str, text: str) -> None:
+        logger = self.get_logger()  # one call per severity: rclpy lets a line have one only
+        if severity == 'error':
+            logger.error(text)
+        elif severity == 'warning':
+            logger.warning(text)
+        else:
+            logger.info(text)
 
     def _on_timer(self) -> None:
         self.pipeline.tick()
-        worker = self.pipeline.worker
-        state = f'{worker.state}: {worker.error}' if worker.error else worker.state
-        if state != self._told:
-            self._told = state
-            if worker.state == 'error':  # two calls: rclpy lets one have one severity only
-                self.get_logger().error(f'model {state}')
-            else:
-                self.get_logger().info(f'model {state}')
-                if limits := worker.provenance.get('limits'):
-                    self.get_logger().warning(limits)
+        self._log_state()
+        self._count_publishers()
+        self.pipeline.beat()
         if self._diagnostics.get_subscription_count():
             now_ns = self._now_ns()
             silent = self.pipeline.has_silent_inputs  # the graph takes milliseconds to read
             topics = dict(self.get_topic_names_and_types()) if silent else {}
-            statuses = self.pipeline.statuses(topics, self.get_parameter('use_sim_time').value)
+            statuses = self.pipeline.describe_all(topics, self.get_parameter('use_sim_time').value)
             name, rig = self.get_fully_qualified_name(), self.pipeline.rig.name
-            self._diagnostics.publish(diagnostic_array(statuses, make, now_ns, name, rig))
+            self._diagnostics.publish(build_diagnostic_array(statuses, make, now_ns, name, rig))
+
+    def _log_state(self) -> None:
+        worker = self.pipeline.worker
+        state = f'{worker.state}: {worker.error}' if worker.error else worker.state
+        if state == self._logged_state:
+            return
+        self._logged_state = state
+        self._log('error' if worker.state == 'failed' else 'info', f'model {state}')
+        if limits := worker.provenance.get('limits'):
+            self._log('warning', limits)
+
+    def _count_publishers(self) -> None:
+        for name, monitor in self.pipeline.monitors.items():
+            if self.count_publishers(monitor.topic) > 1:
+                infos = self.get_publishers_info_by_topic(monitor.topic)
+                names = [f'{x.node_namespace.rstrip("/")}/{x.node_name}' for x in infos]
+                self.pipeline.note_publishers(name, sorted(names))
+            elif monitor.publishers:
+                self.pipeline.note_publishers(name, ())
 
     def _on_parameters(self, changes: list[Any]) -> Any:
         reason = ''
         try:
             values = {change.name: change.value for change in changes}
-            self.pipeline.parameters = self.pipeline.parameters.changed(values)
+            self.pipeline.parameters = self.pipeline.parameters.with_changes(values)
         except BadInput as error:
             reason = str(error)
         kind = 'rcl_interfaces/msg/SetParametersResult'
         return make(kind, successful=not reason, reason=reason)
 
     def _on_enable(self, request: Any, response: Any) -> Any:
-        self.pipeline.enabled = request.data
+        self.pipeline.set_enabled(request.data)
         return _answer(response, 'enabled' if request.data else 'paused')
 
     def _on_infer_once(self, request: Any, response: Any) -> Any:
@@ -188,7 +193,7 @@ class AlpamayoNode(Node):
         if request.data:
             self.pipeline.load()
         else:
-            self.pipeline.worker.unload()
+            self.pipeline.unload()
         return _answer(response, self.pipeline.worker.state)
 
 
@@ -198,12 +203,12 @@ def _answer(response: Any, message: str, success: bool = True) -> Any:
 
 
 def _serve(args: list[str] | None) -> bool:
-    """Run the node until a signal; whether its engine's thread has ended by then."""
-    node, idle = None, True
+    """Run the node until a signal; return whether its engine's thread has ended by then."""
+    node, is_idle = None, True
     with session(args):
         try:
             executor = SingleThreadedExecutor()
-            with starting():
+            with blame_inputs_while_starting():
                 node = AlpamayoNode(executor)
             executor.add_node(node)
             node.pipeline.load()
@@ -211,24 +216,41 @@ def _serve(args: list[str] | None) -> bool:
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would end the clean-up
             if node is not None:
-                idle = node.pipeline.worker.stop(STOP_LIMIT_S)
+                is_idle = node.pipeline.worker.stop(STOP_LIMIT_S)
                 node.destroy_node()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rclpy has put back what was before
-    return idle
+    return is_idle
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; 0 then, 2 for parameters that cannot be used."""
+    """Run the node until SIGINT or SIGTERM; 0 then, 2 for parameters that cannot be used.
+
+    An exception in a callback ends the process at once with a traceback and status 1, also in the
+    middle of an inference, which cannot be interrupted.
+    """
+    sys.excepthook = _print_and_exit
     try:
-        idle = _serve(args)
+        is_idle = _serve(args)
     except BadInput as error:
         print(f'alpamayo_node: error: {" ".join(str(error).split())}', file=sys.stderr)
         return 2
-    if not idle:  # an inference cannot be interrupted, and exit would wait for its thread
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    if not is_idle:
+        _exit_at_once(0)
     return 0
+
+
+def _print_and_exit(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    traceback.print_exception(kind, error, trace)
+    _exit_at_once(1)
+
+
+def _exit_at_once(status: int) -> NoReturn:
+    """End the process; a normal exit would wait for the engine's thread."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == '__main__':

@@ -1,22 +1,24 @@
 """The parameters of the node: one field of NodeParameters is one ROS parameter.
 
-Type, default, range or choices, description and whether it can change at run time stand in the
-field; declaration, checks, the table of the README and the tests are made from there. Knows
+A field holds type, default, range or choices, description and whether it can change at run time.
+Declaration, checks, the tables of the documents and the tests are made from the fields. Knows
 rclpy only as a node that is passed in, and messages only through a factory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+import difflib
 from typing import Any
 
 from ..data_types import SamplingOptions
 from ..errors import BadInput
 from ..limits import ContextLimits
 from ..runtime.start import ENGINES, EngineChoice
-from .outputs import FRAMES, Make
-from .policy import EXPIRED_PATH, ON_INVALID, ON_UNHEALTHY, Policies
+from .messages import Make
+from .publishing.policy import EXPIRED_PATH, ON_INVALID, ON_UNHEALTHY, Policies
+from .publishing.stamped_prediction import FRAMES
 
 BITS = (1.58, 2.0, 4.0, 8.0, 16.0)
 
@@ -30,7 +32,7 @@ def parameter_field(
     choices: tuple[Any, ...] = (),
     live: bool = False,
 ) -> Any:
-    """Field of a parameter; `low` and `high` bound a number, `live` lets it change at run time."""
+    """Field of a parameter; `low`, `high` bound a number, a `live` one can change at run time."""
     facts = {'description': description, 'choices': choices, 'live': live}
     return field(default=default, metadata={**facts, 'low': low, 'high': high})
 
@@ -39,63 +41,96 @@ def parameter_field(
 class NodeParameters:
     """Values of all parameters, checked; BadInput names the parameter and what is allowed."""
 
-    rig: str = parameter_field('', 'Cameras and topics: a name in config/rigs or a path. Required.')
-    engine: str = parameter_field('alpamayo', 'What predicts.', choices=ENGINES)
+    rig: str = parameter_field(
+        '', 'Rig file with cameras and topics: a name in config/rigs or a path. Required.'
+    )
+    engine: str = parameter_field(
+        'alpamayo', 'Engine that predicts; constant_velocity needs no model.', choices=ENGINES
+    )
     checkpoint: str = parameter_field(
         '',
-        'Folder, hub id, or small, which knows a synthetic world only. '
-        'Required for the engine alpamayo.',
+        'Checkpoint: a folder, a hub id, or small, a model of a synthetic world that ships with '
+        'the package. Required for the engine alpamayo.',
     )
     bits: float = parameter_field(
         2.0,
-        'Width of the weights; a plain checkpoint is quantized while it is loaded.',
+        'Bits per weight; a checkpoint in full precision is quantized while it is loaded.',
         choices=BITS,
     )
-    recipe: str = parameter_field('', 'Recipe of the weights; empty: any, or that of alpamayo_quantize.')
-    device: str = parameter_field('cuda', 'cuda, cuda:N or cpu.')
-    output_frame: str = parameter_field('odometry', 'Frame of the path.', choices=FRAMES)
+    recipe: str = parameter_field(
+        '', 'Quantization recipe that the checkpoint must have; empty: any, or the default one.'
+    )
+    device: str = parameter_field('cuda', 'Device of the model: cuda, cuda:N or cpu.')
+    output_frame: str = parameter_field('odometry', 'Frame of the published path.', choices=FRAMES)
     on_invalid: str = parameter_field(
         'stop',
-        'When there is no valid path: no message, the last valid one, or the invalid one flagged.',
+        'What goes out in place of an invalid path: no message (stop), the last valid path '
+        '(hold), no message but a status that says flag (flag), or the invalid path itself '
+        '(publish_invalid).',
         choices=ON_INVALID,
     )
     on_unhealthy_reasoning: str = parameter_field(
-        'drop', 'Path whose reasoning did not end or repeats.', choices=ON_UNHEALTHY
+        'drop',
+        'Whether a path is published whose reasoning did not end or repeats itself.',
+        choices=ON_UNHEALTHY,
     )
     expired_path: str = parameter_field(
         'drop',
-        'Path that is over; trim also leaves out the waypoints that are over.',
+        'What happens to a path whose waypoints are all in the past; trim also removes single '
+        'waypoints that are in the past.',
         choices=EXPIRED_PATH,
     )
     min_remaining_s: float = parameter_field(
-        1.0, 'What must be left of a trimmed path.', low=0.1, high=6.4
+        1.0, 'Shortest rest of a trimmed path, s; a shorter one is dropped.', low=0.1, high=6.4
+    )
+    retime: bool = parameter_field(
+        False, "Re-time a late path: same geometry, but it starts with the vehicle's speed."
     )
     max_rate_hz: float = parameter_field(
-        10.0, 'Upper limit of inferences, by stamps.', low=0.01, high=100.0
+        10.0, 'Upper limit of inferences per second, by header stamps.', low=0.01, high=100.0
     )
     max_input_age_s: float = parameter_field(
-        0.5, 'Older input is not inferred any more.', low=0.05, high=10.0
+        0.5, 'Oldest context that is inferred, s.', low=0.05, high=10.0
     )
-    odometry_max_gap_s: float = parameter_field(0.2, 'Longest gap in the odometry.', low=0.01, high=0.5)
+    odometry_max_gap_s: float = parameter_field(
+        0.2, 'Longest gap between two odometry messages, s.', low=0.01, high=0.5
+    )
     max_skew_s: float = parameter_field(
-        0.05, 'Largest spread of the cameras at one grid time.', low=0.0, high=0.1
+        0.05, 'Largest spread of the cameras at one grid time, s.', low=0.0, high=0.1
     )
     frame_lead_s: float = parameter_field(
-        0.01, 'How much later than t0 a frame may be stamped.', low=0.0, high=0.05
+        0.01, 'How much later than t0 a camera frame may be stamped, s.', low=0.0, high=0.05
     )
-    num_samples: int = parameter_field(1, 'Trajectories per context.', low=1, high=64, live=True)
-    seed: int = parameter_field(0, 'With t0 the seed of an inference.', low=0, high=2**31 - 1, live=True)
-    temperature: float = parameter_field(0.6, 'Of the reasoning.', low=0.01, high=5.0, live=True)
-    top_p: float = parameter_field(0.98, 'Of the reasoning.', low=0.01, high=1.0, live=True)
-    greedy: bool = parameter_field(False, 'Reasoning by argmax.', live=True)
+    num_samples: int = parameter_field(
+        1, 'Number of trajectories per context.', low=1, high=64, live=True
+    )
+    seed: int = parameter_field(
+        0, 'Seed of the samples; t0 is mixed in.', low=0, high=2**31 - 1, live=True
+    )
+    temperature: float = parameter_field(
+        0.6, 'Sampling temperature of the reasoning text.', low=0.01, high=5.0, live=True
+    )
+    top_p: float = parameter_field(
+        0.98, 'Nucleus sampling (top-p) of the reasoning text.', low=0.01, high=1.0, live=True
+    )
+    greedy: bool = parameter_field(
+        False, 'Take the most likely token of the reasoning text (argmax).', live=True
+    )
     max_tokens: int = parameter_field(
-        256, 'Budget of the reasoning per sample.', low=1, high=4096, live=True
+        256, 'Most tokens of the reasoning text per sample.', low=1, high=4096, live=True
     )
     flow_steps: int = parameter_field(
-        0, "Steps of the flow; 0: the checkpoint's own number.", low=0, high=100, live=True
+        0,
+        "Integration steps of the flow matching; 0: the checkpoint's own number.",
+        low=0,
+        high=100,
+        live=True,
     )
     inference_timeout_s: float = parameter_field(
-        60.0, 'A longer inference is an error in the diagnostics.', low=0.01, high=3600.0
+        60.0,
+        'Longest inference, s; a longer one is an error in the diagnostics.',
+        low=0.01,
+        high=3600.0,
     )
     max_failures: int = parameter_field(
         3, 'Failed inferences in a row after which inference stops.', low=1, high=1000
@@ -117,7 +152,7 @@ class NodeParameters:
 
     @property
     def sampling(self) -> SamplingOptions:
-        """How an engine samples."""
+        """Sampling options of the engine."""
         return SamplingOptions(
             num_samples=self.num_samples,
             temperature=self.temperature,
@@ -129,32 +164,34 @@ class NodeParameters:
 
     @property
     def limits(self) -> ContextLimits:
-        """What the buffer accepts."""
+        """Limits of the context buffer."""
         return ContextLimits(
             self.max_input_age_s, self.odometry_max_gap_s, self.max_skew_s, self.frame_lead_s
         )
 
     @property
     def policies(self) -> Policies:
-        """What is done with predictions."""
+        """Policies of the publication."""
         return Policies(
             self.on_invalid,
             self.on_unhealthy_reasoning,
             self.expired_path,
             self.min_remaining_s,
+            self.retime,
         )
 
     @property
     def choice(self) -> EngineChoice:
-        """Which engine to start."""
+        """The engine to start."""
         return EngineChoice(
             self.engine, self.checkpoint, self.device, self.bits, self.recipe, self.sampling
         )
 
     def with_changes(self, values: Mapping[str, Any]) -> NodeParameters:
-        """Copy with other values; names that are no parameters of ours are left out."""
-        known = {row.name for row in fields(self)}
-        return replace(self, **{name: values[name] for name in values if name in known})
+        """Copy with other values; names that are no parameters of the node are left out."""
+        rows = {row.name: row for row in fields(self)}
+        known = {name: values[name] for name in values if name in rows}
+        return replace(self, **{name: _convert(rows[name], x) for name, x in known.items()})
 
 
 def declare(node: Any, make: Make) -> NodeParameters:
@@ -165,10 +202,28 @@ def declare(node: Any, make: Make) -> NodeParameters:
     values = {}
     for row in fields(NodeParameters):
         described = make_descriptor(row, make)
-        values[row.name] = node.declare_parameter(row.name, row.default, described).value
-    if isinstance(values['bits'], int):
-        values['bits'] = float(values['bits'])  # -p bits:=2 is an integer
+        value = node.declare_parameter(row.name, row.default, described).value
+        values[row.name] = _convert(row, value)
     return NodeParameters(**values)
+
+
+def find_unknown(overrides: Iterable[str], is_declared: Callable[[str], bool]) -> Iterable[str]:
+    """A sentence for each name that files or arguments set and the node does not have."""
+    names = [row.name for row in fields(NodeParameters)]
+    for name in overrides:
+        if not is_declared(name):
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f'; did you mean {near[0]}?' if near else ''
+            yield f'{name}: the node has no such parameter, its value is ignored{hint}'
+
+
+def _convert(row: Field[Any], value: Any) -> Any:
+    """A number for a floating-point parameter, which may be written without a point."""
+    if row.type != 'float':
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadInput(f"{row.name}: '{value}' is not a number")
+    return float(value)
 
 
 def make_descriptor(row: Field[Any], make: Make) -> Any:
@@ -186,42 +241,9 @@ def make_descriptor(row: Field[Any], make: Make) -> Any:
         description=row.metadata['description'],
         additional_constraints=f'one of: {allowed}' if allowed else '',
         read_only=not row.metadata['live'],
-        dynamic_typing=row.name == 'bits',
+        dynamic_typing=row.type == 'float',  # -p bits:=2 is an integer
         **ranges,
     )
-
-
-def format_markdown_table() -> str:
-    """Table of all parameters for the README."""
-    lines = ['| parameter | default | allowed | what it is |', '|---|---|---|---|']
-    for row in fields(NodeParameters):
-        shown = f'`{_default(row)}`' if row.default != '' else ''
-        live = ' (live)' if row.metadata['live'] else ''
-        facts = f'{shown} | {_allowed(row)} | {row.metadata["description"]}'
-        lines.append(f'| `{row.name}`{live} | {facts} |')
-    return '\n'.join(lines)
-
-
-def format_help() -> str:
-    """All parameters for a terminal: one line for the facts, one for the description."""
-    lines = []
-    for row in fields(NodeParameters):
-        facts = [f'default {_default(row)}'] if row.default != '' else []
-        facts += [_allowed(row)] if _allowed(row) else []
-        facts += ['live'] if row.metadata['live'] else []
-        lines.append(f'  {row.name}' + (f' ({"; ".join(facts)})' if facts else ''))
-        lines.append(f'      {row.metadata["description"]}')
-    return '\n'.join(lines)
-
-
-def _default(row: Field[Any]) -> str:
-    return str(row.default).lower()
-
-
-def _allowed(row: Field[Any]) -> str:
-    if row.metadata['low'] is not None:
-        return f'{row.metadata["low"]} ... {row.metadata["high"]}'
-    return ', '.join(str(choice) for choice in row.metadata['choices'])
 
 
 def _check(row: Field[Any], value: Any) -> None:

@@ -7,43 +7,31 @@ thread are passed in. All methods are for the thread that owns the node.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 import time
 from typing import Any
 
-from ..data_types import NANOSECONDS, Context, Rejection, derive_seed
+from ..data_types import NANOSECONDS, Context, EgoPose, Rejection, derive_seed
 from ..rig import CameraRig
 from ..runtime import memory
 from ..runtime.start import EngineChoice
 from ..runtime.worker import Engine, InferenceJob, Result, Worker
-from . import diagnostics
 from .anchors import Anchors
+from .diagnostics import node_statuses
+from .diagnostics.input_monitor import InputMonitor, describe_input, describe_publishers
+from .diagnostics.status import Status
+from .diagnostics.t0_status import T0StatusPublisher
+from .input_topics import ODOMETRY, list_input_topics
 from .inputs import read_pose, to_frame
-from .outputs import Make, Output
+from .log_throttle import LogThrottle
+from .messages import Make
 from .parameters import NodeParameters
-from .publication import Publication
+from .publishing.outputs import Output
+from .publishing.publication import Publication
+from .publishing.results import Results
 
-ODOMETRY = 'odometry'  # name of the input that is no camera
-ODOMETRY_TYPE = 'nav_msgs/msg/Odometry'
 SUBMITS = 1000  # how many times of submission the figures are made of
-
-
-def list_input_topics(rig: CameraRig) -> dict[str, tuple[str, str]]:
-    """Inputs by name: topic and message type.
-
-    A camera topic that ends in 'compressed' is a CompressedImage, as image_transport names them.
-    """
-    cameras = {
-        camera.name: (
-            camera.topic,
-            'sensor_msgs/msg/CompressedImage'
-            if camera.topic.endswith('compressed')
-            else 'sensor_msgs/msg/Image',
-        )
-        for camera in rig.cameras
-    }
-    return {**cameras, ODOMETRY: (rig.odometry_topic, ODOMETRY_TYPE)}
 
 
 class Pipeline:
@@ -51,7 +39,8 @@ class Pipeline:
 
     now_ns: time of the node's clock, 0 while a simulated one has not begun. post(function,
     *arguments) calls a function soon on the owner's thread. start_engine is called on the engine's
-    thread. warn: says something to the log.
+    thread. log(severity, text) writes 'error' or 'warning' to the log. status: publishes
+    ~/output/status.
     """
 
     def __init__(
@@ -63,23 +52,22 @@ class Pipeline:
         now_ns: Callable[[], int],
         post: Callable[..., Any],
         start_engine: Callable[[EngineChoice, CameraRig], Engine],
-        warn: Callable[[str], Any],
+        log: Callable[[str, str], Any],
+        status: T0StatusPublisher,
     ) -> None:
         self.parameters, self.rig = parameters, rig
-        self.enabled, self.once = True, False
-        self.monitors = {
-            name: diagnostics.InputMonitor(*at) for name, at in list_input_topics(rig).items()
-        }
+        self.monitors = {name: InputMonitor(*at) for name, at in list_input_topics(rig).items()}
         self.anchors = Anchors(rig, parameters.limits, parameters.max_rate_hz)
-        self.worker = Worker(post, self._on_result, parameters.max_failures)
-        self.publication = Publication(
-            publishers, make, parameters.output_frame, parameters.policies
+        self.worker = Worker(post, self._on_result, parameters.max_failures, self._find_staleness)
+        self._now_ns, self._start_engine, self._log = now_ns, start_engine, LogThrottle(log)
+        publication = Publication(
+            publishers, make, parameters.output_frame, parameters.policies, lambda: self.state
         )
-        self._now_ns, self._start_engine, self._warn = now_ns, start_engine, warn
+        self.results = Results(self.anchors, publication, status, self._log, now_ns)
+        self._is_enabled, self._infers_next = True, False
         self._epoch = self.anchors.epoch
+        self._vehicle: EgoPose | None = None  # the newest pose of the odometry
         self._context: Context | None = None
-        self._served: diagnostics.Served | None = None
-        self._failure = ''
         self._submit_ms: deque[float] = deque(maxlen=SUBMITS)
 
     @property
@@ -87,9 +75,29 @@ class Pipeline:
         """Whether an input has brought nothing yet: the statuses then look for its topic."""
         return any(monitor.newest_ns is None for monitor in self.monitors.values())
 
+    @property
+    def state(self) -> str:
+        """One of policy.STATES."""
+        if self.worker.state == 'ready':
+            return 'active' if self._is_enabled else 'inactive'
+        return self.worker.state
+
     def load(self) -> None:
-        """Start the engine that the parameters ask for; a present one goes first."""
+        """Start the engine that the parameters ask for; a present one is freed first."""
+        self.results.reset(self._now_ns())
         self.worker.load(partial(self._start_engine, self.parameters.choice, self.rig))
+
+    def unload(self) -> None:
+        """Free the engine and its memory."""
+        self.results.reset(self._now_ns())
+        self.worker.unload()
+
+    def set_enabled(self, is_enabled: bool) -> None:
+        """Pause or resume. A pause drops the context that waits and the inference that runs."""
+        if self._is_enabled and not is_enabled:
+            self.results.reset(self._now_ns())
+            self.worker.discard('paused')
+        self._is_enabled, self._infers_next = is_enabled, False
 
     def receive(self, name: str, *messages: Any) -> None:
         """Take messages of a camera, or CDR bytes of Odometry; submit what they complete."""
@@ -100,130 +108,140 @@ class Pipeline:
                 if name == ODOMETRY:
                     pose = read_pose(message)
                     stamp_ns, refused = pose.stamp_ns, self.anchors.add_pose(pose)
+                    self._follow_vehicle(pose, refused)
                 else:
                     frame = to_frame(message)
                     stamp_ns, refused = frame.stamp_ns, self.anchors.add_frame(name, frame)
                 refusal = refused.detail if refused else ''
+                reason = refused.reason if refused else ''
             except ValueError as error:
                 self.anchors.refuse(name)
-                refusal = f'{name}: {error}'
-            self.monitors[name].arrived(start, now_ns, stamp_ns, refusal)
+                refusal, reason = f'{name}: {error}', 'bad_message'
+            self.monitors[name].note_arrival(start, now_ns, stamp_ns, refusal)
             if refusal:
-                self._warn(refusal)
+                self._log.warn(f'{name}: {reason}', refusal)
         self._follow_epoch(now_ns)
         self._submit_newest(now_ns, start)
+
+    def note_publishers(self, name: str, publishers: Sequence[str]) -> None:
+        """Note the nodes that publish an input: several mix two vehicles or two clocks."""
+        monitor = self.monitors[name]
+        monitor.publishers = publishers if len(publishers) > 1 else ()
+        if monitor.publishers:
+            self._log.warn(f'{name}: publishers', f'{name}: {describe_publishers(monitor)}')
 
     def tick(self) -> None:
         """Decide anchors for which no more input has come; follow the policy where none comes."""
         now_ns = self._now_ns()
         self._submit_newest(now_ns, time.perf_counter())
-        name, serving = self.rig.anchor, self.enabled and self.worker.state == 'ready'
+        name = self.rig.anchor
         newest_ns = self.monitors[name].newest_ns or now_ns
         age_s = (now_ns - newest_ns) / NANOSECONDS
-        if serving and age_s > self.parameters.limits.max_input_age_s:
-            self._report_missing(Rejection(newest_ns, 'stale_input', f'{name}: {age_s:.1f} s old'), now_ns)
+        if self.state == 'active' and age_s > self.parameters.limits.max_input_age_s:
+            self.results.report_missing(
+                Rejection(newest_ns, 'stale_input', f'{name}: {age_s:.1f} s old'), now_ns
+            )
+
+    def beat(self) -> None:
+        """Publish a heartbeat, if no t0 had a status since the last call."""
+        texts = {'active': f'no frame of {self.rig.anchor}', 'inactive': 'paused'}
+        text = texts.get(self.state, f'the model is {self.state}')
+        self.results.beat(self.worker.error or text)
 
     def infer_once(self) -> None:
         """Infer the next context even while paused."""
-        self.once = True
+        self._infers_next = True
 
     def reset(self) -> None:
         """Forget input, plans and what is being inferred."""
         self.anchors.reset()
         self._follow_epoch(self._now_ns())
 
-    def describe_all(
-        self, published: Mapping[str, Iterable[str]], sim_time: bool
-    ) -> list[diagnostics.Status]:
-        """What /diagnostics says now.
+    def describe_all(self, published: Mapping[str, Iterable[str]], sim_time: bool) -> list[Status]:
+        """All statuses of /diagnostics.
 
         published: topics of the graph with their types; of use while an input is silent.
         """
         now_ns, steady_s = self._now_ns(), time.perf_counter()
         worker, limits = self.worker, self.parameters
         inputs = (
-            diagnostics.describe_input(
-                name, monitor, now_ns, steady_s, limits.max_input_age_s, published
-            )
+            describe_input(name, monitor, now_ns, steady_s, limits.max_input_age_s, published)
             for name, monitor in self.monitors.items()
         )
         return [
-            diagnostics.describe_model(
-                worker.state, worker.error, self.enabled, worker.load_s, worker.provenance
+            node_statuses.describe_model(
+                self.state, worker.error, worker.load_s, worker.provenance
             ),
             *inputs,
-            diagnostics.describe_context(
+            node_statuses.describe_context(
                 self.anchors, self._context, no_clock=sim_time and now_ns == 0
             ),
-            diagnostics.describe_inference(
+            node_statuses.describe_inference(
                 self.anchors,
                 worker.pending,
                 worker.busy_s,
                 limits.inference_timeout_s,
                 self._submit_ms,
-                self._served,
+                self.results.served,
             ),
-            diagnostics.describe_output(
-                self._served,
-                self.publication.decision,
-                self.publication.counts,
-                self._failure,
+            node_statuses.describe_output(
+                self.state,
+                self.results.served,
+                self.results.publication.decision,
+                self.results.publication.counts,
+                self.results.failure,
                 now_ns,
             ),
-            diagnostics.describe_reasoning(self._served),
-            diagnostics.describe_memory(
-                memory.read_available_bytes(), *memory.read_resident_bytes(), memory.read_gpu_peak_bytes()
+            node_statuses.describe_reasoning(self.results.served),
+            node_statuses.describe_memory(
+                memory.read_available_bytes(),
+                *memory.read_resident_bytes(),
+                memory.read_gpu_peak_bytes(),
             ),
         ]
 
+    def _follow_vehicle(self, pose: EgoPose, refused: Rejection | None) -> None:
+        newest = self._vehicle
+        if not refused and (newest is None or pose.stamp_ns > newest.stamp_ns):
+            self._vehicle = pose
+
+    def _find_staleness(self, context: Context) -> str:
+        """Say why a context is too old to be inferred, '' when it is not."""
+        age_s = (self._now_ns() - context.t0_ns) / NANOSECONDS
+        limit_s = self.parameters.limits.max_input_age_s
+        return f't0 is {age_s:.3g} s old, limit {limit_s:g} s' if age_s > limit_s else ''
+
     def _submit_newest(self, now_ns: int, start: float) -> None:
         """Submit the newest context that can be served, if there is one."""
-        refusal = '' if self.enabled or self.once else 'paused'
+        refusal = '' if self._is_enabled or self._infers_next else 'paused'
         if self.worker.state != 'ready':
             refusal = 'not_ready'
         found = self.anchors.take(now_ns, refusal)
         if isinstance(found, Rejection):
-            self._report_missing(found, now_ns)
-        elif found is not None:
-            self.once, self._context = False, found
-            seed = derive_seed(self.parameters.seed, found.t0_ns)
-            job = InferenceJob(found, seed, self.parameters.sampling, self.anchors.epoch)
-            if self.worker.submit(job) is not None:
-                self.anchors.settle('dropped', 'newer_context')
+            done = self.results.report_missing(found, now_ns)
+            self.results.report_decided(now_ns, found.t0_ns, done)
+            return
+        if found is not None:
+            self._submit(found)
             self._submit_ms.append((time.perf_counter() - start) * 1e3)
+        self.results.report_decided(now_ns)
 
-    def _report_missing(self, why: Rejection, now_ns: int) -> None:
-        """There is nothing to infer from: say so, and do what the policy says."""
-        self.anchors.last = why
-        self._warn(why.detail)
-        self.publication.publish_missing(why.reason, now_ns)
+    def _submit(self, context: Context) -> None:
+        self._context = context
+        seed = derive_seed(self.parameters.seed, context.t0_ns)
+        is_requested, self._infers_next = self._infers_next and not self._is_enabled, False
+        job = InferenceJob(context, seed, self.parameters.sampling, is_requested)
+        dropped = self.worker.submit(job)
+        if dropped is not None:
+            self.results.settle(dropped, 'dropped', 'newer_context')
 
     def _follow_epoch(self, now_ns: int) -> None:
-        """After a clock jump or a reset: forget what came from the input before."""
+        """After a clock jump or a reset, forget what came from the input before."""
         if self._epoch == self.anchors.epoch:
             return
-        self._epoch, self._context, self._served = self.anchors.epoch, None, None
-        if self.worker.withdraw() is not None:
-            self.anchors.settle('discarded', 'reset')
-        self.publication.reset(now_ns)
+        self._epoch, self._context, self._vehicle = self.anchors.epoch, None, None
+        self.worker.discard('reset')
+        self.results.reset(now_ns)
 
     def _on_result(self, result: Result) -> None:
-        now_ns, t0_ns = self._now_ns(), result.job.context.t0_ns
-        if result.job.epoch != self.anchors.epoch:
-            self.anchors.settle('discarded', 'reset')
-        elif result.reason == 'not_ready':
-            self.anchors.settle('discarded', result.reason)
-        elif result.prediction is not None:
-            self.anchors.settle('inferred')
-            self._failure = ''
-            self._served = self.publication.publish(
-                result.job.context, result.prediction, now_ns, self.anchors.total('dropped')
-            )
-        else:
-            if result.reason == 'bad_image':
-                self.anchors.reject(Rejection(t0_ns, result.reason, result.detail))
-            else:
-                self.anchors.settle('failed', result.reason)
-                self._failure = f'inference failed: {result.detail}'
-            self._warn(result.detail)
-            self.publication.publish_missing(result.reason, now_ns)
+        self.results.report(result, self._vehicle)

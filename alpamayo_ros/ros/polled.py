@@ -24,7 +24,7 @@ class OnDemand(MutuallyExclusiveCallbackGroup):
         return self._wanted() and bool(super().can_execute(entity))
 
 
-def fetched(subscription: Any, most: int) -> Iterator[Any]:
+def take_messages(subscription: Any, most: int) -> Iterator[Any]:
     """Messages that wait at a subscription, oldest first, so many at most."""
     for _ in range(most):
         with subscription.handle:

@@ -17,7 +17,7 @@ from rclpy.qos_overriding_options import InvalidQosOverridesError
 from ..errors import BadInput
 
 
-def initialise(args: Sequence[str] | None, **options: Any) -> None:
+def initialise_rclpy(args: Sequence[str] | None, **options: Any) -> None:
     """rclpy.init; raises BadInput for arguments and an environment that it cannot use."""
     try:
         rclpy.init(args=args, **options)
@@ -33,7 +33,7 @@ def session(args: Sequence[str] | None = None) -> Iterator[None]:
     parameters and QoS that cannot be used.
     """
     try:
-        initialise(args)
+        initialise_rclpy(args)
         yield
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
@@ -47,7 +47,7 @@ def session(args: Sequence[str] | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def starting() -> Iterator[None]:
+def blame_inputs_while_starting() -> Iterator[None]:
     """While a node comes up, an error of the layers below rclpy is about what it was given."""
     try:
         yield

@@ -14,8 +14,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 
-from ..messages import interface
-from ..session import initialise
+from ..messages import import_interface
+from ..session import initialise_rclpy
 
 DEPTH = 50
 
@@ -28,17 +28,17 @@ class Counterpart:
     ) -> None:
         self._context = rclpy.Context()
         options = SignalHandlerOptions.NO
-        initialise([], context=self._context, signal_handler_options=options)
+        initialise_rclpy([], context=self._context, signal_handler_options=options)
         self._node = rclpy.create_node('counterpart', context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         profile = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._publishers = {
-            topic: self._node.create_publisher(interface(type_name), topic, profile)
+            topic: self._node.create_publisher(import_interface(type_name), topic, profile)
             for topic, type_name in fed.items()
         }
         for topic, (type_name, callback) in heard.items():
-            kind = interface(type_name)
+            kind = import_interface(type_name)
             self._node.create_subscription(kind, topic, callback, QoSProfile(depth=DEPTH))
 
     def is_matched(self) -> bool:

@@ -11,8 +11,8 @@ from rclpy.qos import QoSProfile
 
 from ...data_types import NANOSECONDS
 from ...errors import BadInput
-from ..messages import interface, make
-from ..session import session, starting
+from ..messages import import_interface, make
+from ..session import blame_inputs_while_starting, session
 
 CLOCK_PERIOD_NS = 10_000_000
 LISTENERS_LIMIT_S = 30.0
@@ -24,12 +24,14 @@ class Player(Node):
 
     def __init__(self, topics: Mapping[str, str], rate: float = 1.0) -> None:
         super().__init__('player')
-        self.count, self._rate = 0, rate
+        self.count, self._rate, self._types = 0, rate, dict(topics)
         self._publishers_by_topic = {
-            topic: self.create_publisher(interface(type_name), topic, QoSProfile(depth=DEPTH))
+            topic: self.create_publisher(
+                import_interface(type_name), topic, QoSProfile(depth=DEPTH)
+            )
             for topic, type_name in topics.items()
         }
-        kind = interface('rosgraph_msgs/msg/Clock')
+        kind = import_interface('rosgraph_msgs/msg/Clock')
         self._clock_publisher = self.create_publisher(kind, '/clock', QoSProfile(depth=1))
         self._told_ns = 0
 
@@ -45,7 +47,10 @@ class Player(Node):
             if not deaf:
                 return True
             if time.monotonic() > end_s:
-                raise BadInput(f'{deaf[0]}: no node subscribes to it in this ROS_DOMAIN_ID')
+                kind = self._types[deaf[0]]
+                raise BadInput(
+                    f'{deaf[0]}: no node in this ROS_DOMAIN_ID subscribes to it as {kind}'
+                )
             time.sleep(0.05)
         return False
 
@@ -86,7 +91,7 @@ def play(
     player = None
     with session([]):
         try:
-            with starting():
+            with blame_inputs_while_starting():
                 player = Player(topics, rate)
             player.get_logger().info('waiting for subscriptions')
             if player.wait_for_listeners():

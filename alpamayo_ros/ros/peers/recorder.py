@@ -17,9 +17,9 @@ from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 
 from ...data_types import NANOSECONDS
-from ..messages import interface
-from ..outputs import OUTPUTS
-from ..session import session, starting
+from ..messages import import_interface
+from ..publishing.outputs import OUTPUTS
+from ..session import blame_inputs_while_starting, session
 
 DIAGNOSTICS = '/diagnostics'
 PERIOD_S = 1.0
@@ -44,7 +44,7 @@ class OutputRecorder(Node):
         topics[DIAGNOSTICS] = 'diagnostic_msgs/msg/DiagnosticArray'
         for topic, type_name in topics.items():
             self.create_subscription(
-                interface(type_name),
+                import_interface(type_name),
                 topic,
                 partial(self._hear, topic, type_name),
                 QoSProfile(depth=DEPTH),
@@ -61,9 +61,9 @@ class OutputRecorder(Node):
         self._write(topic, type_name, now_ns, bytes(payload))
         self.paths += topic.endswith('/output/path')
         if topic.endswith('/path_age_ms'):
-            self._ages_ms.append(deserialize_message(payload, interface(type_name)).data)
+            self._ages_ms.append(deserialize_message(payload, import_interface(type_name)).data)
         elif topic.endswith('/dropped_contexts'):
-            self._dropped = deserialize_message(payload, interface(type_name)).data
+            self._dropped = deserialize_message(payload, import_interface(type_name)).data
 
     def _report(self) -> None:
         """Say what came in the last second."""
@@ -82,7 +82,7 @@ class OutputRecorder(Node):
 def record(node_name: str, write: Write, tell: Callable[[str], Any]) -> None:
     """Run a Recorder until a signal."""
     with session([]):
-        with starting():
+        with blame_inputs_while_starting():
             recorder = OutputRecorder(node_name, write, tell)
         tell('recording')
         rclpy.spin(recorder)

@@ -1,7 +1,8 @@
-"""What is done with a prediction: publish, flag, trim, hold the last valid one, or nothing.
+"""What is done with a prediction: publish, trim, flag, hold the last valid path, or nothing.
 
 Pure functions of a prediction, a time and the policies; no ROS, no buffer, no counters. Nothing
-is repaired: a path is published as it is, in part (waypoints that are over), or not at all.
+is repaired: the node publishes a path as it is, in part (without waypoints that are over), or not
+at all.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .. import geometry, validity
-from ..data_types import GRID_NS, NANOSECONDS, EgoPose, Prediction
-from .outputs import HORIZON_NS
+from ... import geometry, validity
+from ...data_types import GRID_NS, NANOSECONDS, EgoPose, Prediction
+from .stamped_prediction import HORIZON_NS
 
-# Names of the checks of a prediction, by what they say.
+# States of the node. It publishes while it is active, and while it is inactive (paused) what was
+# asked for by ~/infer_once.
+STATES = ('unloaded', 'loading', 'inactive', 'active', 'failed')
+# Names of the checks of a prediction, by what they mean.
 INVALID = ('non_finite', 'action_bounds', 'lateral_acceleration', 'backward', 'jump')
 UNHEALTHY = ('marker_missing', 'budget', 'repetition')
-ON_INVALID = ('stop', 'hold', 'flag')
+ON_INVALID = ('stop', 'hold', 'flag', 'publish_invalid')
 ON_UNHEALTHY = ('drop', 'keep')
 EXPIRED_PATH = ('drop', 'trim', 'publish')
 
@@ -28,21 +32,24 @@ EXPIRED_PATH = ('drop', 'trim', 'publish')
 class Policies:
     """The choices of the user: values of ON_INVALID, ON_UNHEALTHY and EXPIRED_PATH.
 
-    min_remaining_s: what must be left of a path that is trimmed.
+    min_remaining_s: shortest rest of a trimmed path. retime: whether a path starts with the
+    vehicle's speed, see retiming.py.
     """
 
     on_invalid: str = 'stop'
     on_unhealthy_reasoning: str = 'drop'
     expired_path: str = 'drop'
     min_remaining_s: float = 1.0
+    retime: bool = False
 
 
 @dataclass(frozen=True)
 class Decision:
     """What goes out for one prediction, or for one that is missing.
 
-    action: 'publish' the prediction from waypoint `first` on, 'hold' the last valid path, or
-    'nothing'. reasons: everything that is wrong with it; with 'publish' it is flagged by them.
+    action: 'publish' the prediction from waypoint `first` on, 'hold' the last valid path, 'flag'
+    (the status names the faults, ~/debug/path has the path), or 'nothing'. reasons: everything
+    that is wrong; a path that is published all the same has them in its status.
     """
 
     action: str
@@ -50,20 +57,27 @@ class Decision:
     first: int = 0
 
 
+def may_publish(state: str, is_requested: bool) -> bool:
+    """Whether anything may go out in this state; is_requested: ~/infer_once asked for it."""
+    return state == 'active' or (state == 'inactive' and is_requested)
+
+
 def decide(prediction: Prediction, now_ns: int, policies: Policies) -> Decision:
     """Decide on a prediction at the time of publication, on the clock of t0.
 
-    A path that is not finite is never published; else invalid ones follow on_invalid, unhealthy
-    reasoning on_unhealthy_reasoning, and age expired_path.
+    A path that is not finite is never published. Other invalid paths follow on_invalid, unhealthy
+    reasoning follows on_unhealthy_reasoning, and age follows expired_path.
     """
     wrong = tuple(name for name in prediction.checks if name in (*INVALID, *UNHEALTHY))
-    first = first_waypoint(prediction.t0_ns, now_ns, policies)
+    first = find_first_waypoint(prediction.t0_ns, now_ns, policies)
     reasons = (*wrong, 'expired') if is_expired(prediction.t0_ns, now_ns, policies) else wrong
     invalid = any(name in INVALID for name in wrong)
     unhealthy = any(name in UNHEALTHY for name in wrong)
-    refused = invalid and (policies.on_invalid != 'flag' or 'non_finite' in wrong)
+    refused = invalid and (policies.on_invalid != 'publish_invalid' or 'non_finite' in wrong)
     if refused or (unhealthy and policies.on_unhealthy_reasoning == 'drop'):
-        return decide_missing(policies, reasons)
+        decision = decide_missing(policies, reasons)
+        flagged = refused and policies.on_invalid == 'flag'
+        return replace(decision, action='flag') if flagged else decision
     if first is None:
         return Decision('nothing', reasons)
     return Decision('publish', reasons, first)
@@ -81,7 +95,7 @@ def is_expired(t0_ns: int, now_ns: int, policies: Policies) -> bool:
     return left_ns <= 0 or left_ns < wanted_s * NANOSECONDS
 
 
-def first_waypoint(t0_ns: int, now_ns: int, policies: Policies) -> int | None:
+def find_first_waypoint(t0_ns: int, now_ns: int, policies: Policies) -> int | None:
     """Index of the first waypoint to publish, None when none is: waypoint k is at k + 1 steps."""
     if policies.expired_path == 'publish':
         return 0
@@ -90,26 +104,25 @@ def first_waypoint(t0_ns: int, now_ns: int, policies: Policies) -> int | None:
     return max((now_ns - t0_ns) // GRID_NS, 0) if policies.expired_path == 'trim' else 0
 
 
-def compare_with_previous(
-    prediction: Prediction,
-    odom_from_t0: EgoPose,
-    previous: tuple[int, NDArray[np.float64]] | None,
-) -> tuple[Prediction, tuple[int, NDArray[np.float64]] | None]:
-    """Check a prediction for a jump against the plan before it: t0 and `placed` path of that.
+def check_takeover(
+    prediction: Prediction, odom_from_t0: EgoPose, vehicle: EgoPose | None
+) -> Prediction:
+    """Return the prediction, with the check 'jump' where its path is not where the vehicle is.
 
-    Returns the prediction with the check and the plan to compare the next one with; a path that
-    is not finite is compared with nothing.
+    vehicle: the newest pose of the odometry; the path is judged at its stamp, so the pose is not
+    extrapolated. A path that is not finite or over, or a missing pose, is not judged.
     """
     chosen = prediction.samples[prediction.chosen]
-    if not np.isfinite(chosen).all():
-        return prediction, previous
-    t0_ns, path = prediction.t0_ns, placed(odom_from_t0, chosen)
-    jump = validity.check_jump(path, t0_ns, previous[1], previous[0]) if previous else ()
-    return replace(prediction, checks=(*prediction.checks, *jump)), (t0_ns, path)
+    if vehicle is None or not np.isfinite(chosen).all():
+        return prediction
+    path = place_path(odom_from_t0, np.concatenate([np.zeros((1, chosen.shape[1])), chosen]))
+    after_s = (vehicle.stamp_ns - prediction.t0_ns) / NANOSECONDS
+    jump = validity.check_jump(path, vehicle.position_m[:2], after_s)
+    return replace(prediction, checks=(*prediction.checks, *jump))
 
 
-def placed(odom_from_t0: EgoPose, sample: ArrayLike) -> NDArray[np.float64]:
-    """Path (64, 3) in the odometry frame, x, y m and yaw rad, of a sample (64, >= 3) at t0."""
+def place_path(odom_from_t0: EgoPose, sample: ArrayLike) -> NDArray[np.float64]:
+    """Path (N, 3) in the odometry frame, x, y m and yaw rad, of a sample (N, >= 3) at t0."""
     local = np.asarray(sample, np.float64)
     xyz = np.column_stack([local[:, :2], np.zeros(len(local))])
     pose = odom_from_t0.position_m, odom_from_t0.quaternion_xyzw

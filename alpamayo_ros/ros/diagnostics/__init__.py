@@ -1,0 +1,1 @@
+"""What the node says about itself: /diagnostics once a second and ~/output/status per t0."""

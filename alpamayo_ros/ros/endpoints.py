@@ -1,0 +1,76 @@
+"""Publishers and subscriptions with the node's QoS, which parameters `qos_overrides.*` change.
+
+Knows no message and no pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+
+from .messages import import_interface
+from .publishing.stamped_prediction import HORIZON_NS
+
+LIFESPAN = Duration(nanoseconds=HORIZON_NS)  # an older message is about the past
+OVERRIDABLE = (
+    QoSPolicyKind.HISTORY,
+    QoSPolicyKind.DEPTH,
+    QoSPolicyKind.RELIABILITY,
+    QoSPolicyKind.DURABILITY,
+    QoSPolicyKind.DEADLINE,
+    QoSPolicyKind.LIFESPAN,
+    QoSPolicyKind.LIVELINESS,
+    QoSPolicyKind.LIVELINESS_LEASE_DURATION,
+)
+
+
+def create_output(
+    node: Node, topic: str, type_name: str, depth: int = 1, deadline_s: float | None = None
+) -> Any:
+    """Reliable publisher of a topic below the node's name.
+
+    deadline_s: longest time between two messages that the node promises.
+    """
+    profile = QoSProfile(depth=depth, lifespan=LIFESPAN)
+    if deadline_s is not None:
+        profile.deadline = Duration(seconds=deadline_s)
+    # rclpy's executor waits anew for every event of a publisher with every message that comes,
+    # which was a third of the node's work; subscribers still log QoS that does not fit
+    silent = PublisherEventCallbacks(use_default_callbacks=False)
+    return node.create_publisher(
+        import_interface(type_name),
+        f'~/{topic}',
+        profile,
+        event_callbacks=silent,
+        qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
+    )
+
+
+def create_input(
+    node: Node,
+    topic: str,
+    type_name: str,
+    receive: Callable[[Any], Any],
+    depth: int,
+    **options: Any,
+) -> Any:
+    """Best-effort subscription, which fits every publisher; options are those of rclpy."""
+    return node.create_subscription(
+        import_interface(type_name),
+        topic,
+        receive,
+        QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT),
+        event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
+        qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
+        **options,
+    )

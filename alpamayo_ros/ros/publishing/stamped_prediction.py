@@ -1,0 +1,94 @@
+"""A prediction with the pose at t0: everything that the messages of one t0 are made from.
+
+Knows no message and no clock: the time of publication is a field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import geometry
+from ...data_types import GRID_NS, WAYPOINTS, EgoPose, Prediction
+
+FRAMES = ('odometry', 'base_link')
+HORIZON_NS = WAYPOINTS * GRID_NS
+
+
+@dataclass(frozen=True)
+class StampedPrediction:
+    """A prediction, where it belongs and when it is published.
+
+    odom_from_t0 is the pose interpolated at exactly t0, never a later one. output_frame is one of
+    FRAMES. Waypoints before the index `first` are left out, because they are in the past. now_ns:
+    time of publication, on the clock of t0. dropped: contexts since the start that gave way to a
+    newer one or to max_rate_hz.
+    """
+
+    prediction: Prediction
+    odom_from_t0: EgoPose
+    now_ns: int
+    output_frame: str = 'odometry'
+    first: int = 0
+    dropped: int = 0
+
+    @property
+    def frame_id(self) -> str:
+        """Frame of the path: that of the odometry, or the vehicle's."""
+        odom = self.odom_from_t0
+        return odom.frame_id if self.output_frame == 'odometry' else odom.child_frame_id
+
+    @property
+    def waypoint_stamps_ns(self) -> NDArray[np.int64]:
+        """Stamps (64 - first,) of the poses of the path.
+
+        In the vehicle's frame every pose has the stamp t0: to tf2 a later stamp in that frame
+        means another place.
+        """
+        numbers = np.arange(self.first + 1, WAYPOINTS + 1)
+        moves_on = self.output_frame == 'odometry'
+        return np.asarray(self.prediction.t0_ns + GRID_NS * moves_on * numbers, np.int64)
+
+    @property
+    def samples(self) -> NDArray[np.float64]:
+        """(K, 64 - first, 4): x, y in m, yaw in rad, speed in m/s of each sample, t0 frame."""
+        return np.asarray(self.prediction.samples, np.float64)[:, self.first :]
+
+    @property
+    def chosen_actions(self) -> NDArray[np.float64]:
+        """(64 - first, 2): acceleration in m/s^2 and curvature in 1/m of the chosen sample."""
+        prediction = self.prediction
+        return np.asarray(prediction.actions[prediction.chosen, self.first :], np.float64)
+
+    @property
+    def inference_ms(self) -> float:
+        """Duration of the inference: the whole, or its stages where nothing timed the whole."""
+        timing_ms = self.prediction.timing_ms
+        return float(timing_ms.get('total', sum(timing_ms.values())))
+
+    def place(
+        self, xyz: NDArray[np.float64], yaw: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Poses of the t0 frame in the output frame: positions (N, 3) and quaternions (N, 4).
+
+        In the odometry frame p_t0 + R_t0 p and q_t0 * q_yaw, float64.
+        """
+        if self.output_frame == 'base_link':
+            return xyz, geometry.yaw_quaternion(yaw)
+        odom = self.odom_from_t0
+        return geometry.to_world(odom.position_m, odom.quaternion_xyzw, xyz, yaw)
+
+    def place_points(self, xy: NDArray[np.float64], z_m: float = 0.0) -> NDArray[np.float64]:
+        """Points (N, 3) in the output frame of the columns x, y of (N, >=2) in the t0 frame."""
+        return self.place(_add_height(xy, z_m), np.zeros(len(xy)))[0]
+
+    def place_chosen(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The chosen sample's poses in the output frame: positions (N, 3), quaternions (N, 4)."""
+        chosen = self.samples[self.prediction.chosen]
+        return self.place(_add_height(chosen, 0.0), chosen[:, 2])
+
+
+def _add_height(xy: NDArray[np.float64], z_m: float) -> NDArray[np.float64]:
+    return np.column_stack([xy[:, :2], np.full(len(xy), z_m)])
