@@ -60,6 +60,7 @@ setup(
     # lower bounds are the oldest versions that the tests were run with
     install_requires=[
         'huggingface_hub',  # transformers states the range
+        'einops>=0.8',
         'hydra-core>=1.3.1',
         'Jinja2>=3.1',
         'matplotlib>=3.7',
@@ -74,6 +75,7 @@ setup(
         "backports.zstd; python_version < '3.14'",
         'ruamel.yaml',
         'safetensors>=0.4.3',
+        'tokenizers',  # transformers states the range
         'torch>=2.5',
         'tqdm>=4.66',
         'transformers>=4.57,<6',

@@ -1,14 +1,24 @@
-"""Files and folders that appear whole or not at all. Knows nothing of what is in them."""
+"""Files: written whole or not at all, read with one clear line when they cannot be used.
+
+Knows nothing of what checkpoints and bags hold.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import json
 import os
 from pathlib import Path
+import re
 import tempfile
+from typing import Any
 
 from .errors import BadInput
+
+_LFS_START = b'version https://git-lfs.github.com/spec/'
+# What the tools of hubs, browsers and download managers call a file that is not complete.
+_UNFINISHED = ('.incomplete', '.part', '.partial', '.crdownload', '.download', '.aria2', '.tmp')
 
 
 def refuse_existing(path: Path) -> None:
@@ -40,3 +50,78 @@ def write_atomically(path: Path, text: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def require_file(path: Path) -> None:
+    """Raise BadInput unless there is a file at `path` that is what its name says.
+
+    Recognised are: an absent file, with the unfinished download beside it if there is one; a
+    folder; an empty file; a Git LFS pointer or a hub's stand-in text; a web page.
+    """
+    if path.is_dir():
+        raise BadInput(f'{path}: a folder, expected a file')
+    if not path.is_file():
+        unfinished = _find_unfinished(path)
+        hint = f', but an unfinished download of it ({unfinished}): download it again'
+        raise BadInput(f'{path}: no such file{hint if unfinished else ""}')
+    with path.open('rb') as stream:
+        start = stream.read(1024)
+    if stand_in := _describe_stand_in(start):
+        raise BadInput(f'{path}: {stand_in}')
+
+
+def _describe_stand_in(start: bytes) -> str:
+    """What a file is that a download left in the place of another one; '' when it is not."""
+    text = start.lstrip(b'\xef\xbb\xbf \r\n\t')
+    if not start:
+        return 'an empty file, expected its content: download it again'
+    if text.startswith(_LFS_START):
+        size = re.search(rb'size (\d+)', text)
+        real = f' of a file of {int(size[1]):,} bytes' if size else ''
+        return (
+            f'a Git LFS pointer{real}, expected the file itself: '
+            'run "git lfs pull" in its repository, or download it again'
+        )
+    if re.match(rb'(?i)<!doctype html|<html|<\?xml|entry not found|access denied', text):
+        return 'a web page or an error message of a server, expected the file itself'
+    if not start.strip(b'\0'):
+        return 'filled with zeros, expected its content: the copy or the download was cut short'
+    return ''
+
+
+def _find_unfinished(path: Path) -> str:
+    """Name of an unfinished download of a file, '' when there is none."""
+    for ending in _UNFINISHED:
+        if path.with_name(path.name + ending).exists():
+            return path.name + ending
+    # where huggingface_hub keeps what it has so far of a folder it fills
+    cached = path.parent / '.cache/huggingface/download'
+    found = sorted(cached.glob(f'{path.name}*.incomplete')) if cached.is_dir() else []
+    return str(found[0].relative_to(path.parent)) if found else ''
+
+
+def read_text(path: Path) -> str:
+    """Text of a UTF-8 file, without a byte order mark; BadInput when it cannot be read."""
+    require_file(path)
+    try:
+        return path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise BadInput(f'{path}: not UTF-8 text (byte {error.start}), expected UTF-8') from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; BadInput names the file when it is absent or no JSON object."""
+    try:
+        value = json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise BadInput(f'{path}: not readable as JSON: {error}{_find_cut(path)}') from None
+    if not isinstance(value, dict):
+        raise BadInput(f'{path}: expected a JSON object, found {type(value).__name__}')
+    return value
+
+
+def _find_cut(path: Path) -> str:
+    """A hint when a JSON file of an object does not end like one."""
+    text = path.read_text(encoding='utf-8-sig').strip()
+    cut = text.startswith('{') and not text.endswith('}')
+    return '; the file ends in the middle: download it again' if cut else ''

@@ -1,7 +1,7 @@
-"""Names to folders: a path as it stands, a checkpoint that comes with the package, or a hub id.
+"""Finds the folder of a checkpoint: by path, by the name of a shipped one, or by hub id.
 
-A hub id is the only thing that needs a network. Only data files are fetched: safetensors, JSON,
-text and templates; never code or pickles.
+Only a hub id needs a network. Only data files are fetched: safetensors, JSON, text and templates,
+never code or pickles.
 """
 
 from __future__ import annotations
@@ -35,15 +35,17 @@ def resolve_checkpoint(name: str | Path) -> Path:
     own = find_shipped('checkpoints', '/config.json')
     if str(name) in own and not Path(name).is_dir():
         return own[str(name)].parent
-    return _folder_or_hub(name, CHECKPOINT_FILES, f'not one of {", ".join(own)}, ' if own else '')
+    return _find_or_download(
+        name, CHECKPOINT_FILES, f'not one of {", ".join(own)}, ' if own else ''
+    )
 
 
 def resolve_vlm(name: str | Path) -> Path:
     """Folder of a VLM's tokenizer, templates and config by path or by hub id; else BadInput."""
-    return _folder_or_hub(name, TOKENIZER_FILES)
+    return _find_or_download(name, TOKENIZER_FILES)
 
 
-def _folder_or_hub(name: str | Path, files: Sequence[str], also: str = '') -> Path:
+def _find_or_download(name: str | Path, files: Sequence[str], also: str = '') -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -52,12 +54,10 @@ def _folder_or_hub(name: str | Path, files: Sequence[str], also: str = '') -> Pa
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    # requests or some httpx: the base of all errors of the one that is there; RuntimeError: hf_xet
+    # the bases are those of the installed HTTP library, requests or httpx; RuntimeError: hf_xet
     failures: Any = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__bases__)
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(files)))
     except failures as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise BadInput(
-            f'{name}: no such folder, and not to be had from the hub: {reason}'
-        ) from None
+        raise BadInput(f'{name}: no such folder, and the hub does not give it: {reason}') from None

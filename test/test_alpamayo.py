@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from alpamayo_ros.data_types import SamplingOptions
-from alpamayo_ros.model.alpamayo import compute_prompt_positions
-from alpamayo_ros.model.reasoning import _running_sums, pad_behind, sample_token, summarise
+from alpamayo_ros.model.prefill import compute_prompt_positions
 from alpamayo_ros.model.prompt.tokens import TokenIds
+from alpamayo_ros.model.reasoning import _running_sums, pad_behind, sample_token, summarise
 from alpamayo_ros.quantization.scheme import SCHEMES
 from alpamayo_ros.runtime.load import load_model
 
@@ -70,7 +70,9 @@ def forced(model, inputs, rows, scenes=1):
 @torch.inference_mode()
 def first_velocity(model, prompt, reasoning, noise):
     window, positions = model.prepare_expert(prompt, reasoning)
-    return model.predict_velocity(noise, torch.zeros(len(noise), 1, 1), prompt.cache, window, positions)
+    return model.predict_velocity(
+        noise, torch.zeros(len(noise), 1, 1), prompt.cache, window, positions
+    )
 
 
 def rows_of_six(reference):
@@ -125,7 +127,9 @@ def test_sampled_reasoning_of_two_rows_ends_at_both_markers(model, inputs):
     options = SamplingOptions(num_samples=2, max_tokens=40)
     with torch.inference_mode():
         prompt = prefilled(model, inputs, 2)
-        reasoning = model.generate_reasoning(prompt, IDS, options, torch.Generator().manual_seed(0))
+        reasoning = model.generate_reasoning(
+            prompt, IDS, options, torch.Generator().manual_seed(0)
+        )
     assert reasoning.end == [['marker', 'marker']]
     last = int(reasoning.marker.max())
     assert reasoning.tokens.shape[-1] == last + 1

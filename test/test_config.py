@@ -11,7 +11,8 @@ from alpamayo_ros.errors import BadInput
 from alpamayo_ros.model.action_expert import PerWaypointActionInProjV2
 from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace
 from alpamayo_ros.model.alpamayo import AlpamayoModel
-from alpamayo_ros.model.config import build_block, load_config, parse_config
+from alpamayo_ros.model.blocks import build_block
+from alpamayo_ros.model.config import load_config, parse_config
 from alpamayo_ros.model.flow_matching import FlowMatching
 from alpamayo_ros.model.prompt.trajectory_tokenizer import (
     DeltaTrajectoryTokenizer,

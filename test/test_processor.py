@@ -10,14 +10,15 @@ import torch
 
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.model.config import load_config
-from alpamayo_ros.model.prompt.processor import (
-    Processor,
+from alpamayo_ros.model.prompt.generated_text import (
+    check_reasoning,
     extract_text,
     extract_unfinished_text,
-    check_reasoning,
     trim_tokens,
 )
+from alpamayo_ros.model.prompt.processor import Processor
 from alpamayo_ros.model.prompt.tokens import list_special_tokens
+from alpamayo_ros.model.versions import VERSIONS
 
 MODEL = Path(__file__).parent / 'golden/model'
 HISTORY = (torch.zeros(16, 3), torch.eye(3).expand(16, 3, 3))
@@ -75,6 +76,7 @@ def test_version_1_5_names_cameras_and_frames(processor):
     config = replace(
         processor.config,
         model_type='alpamayo1_5',
+        version=VERSIONS['alpamayo1_5'],
         include_camera_ids=True,
         include_frame_nums=True,
     )
@@ -88,7 +90,7 @@ def test_version_1_5_names_cameras_and_frames(processor):
 
 
 def test_version_1_5_renames_tokens_and_keeps_their_ids(processor):
-    config = replace(processor.config, model_type='alpamayo1_5')
+    config = replace(processor.config, version=VERSIONS['alpamayo1_5'])
     names = list_special_tokens(config)
     assert names.index('<|_padding_0|>') == names.index('<|traj_history_start|>') - 2
     assert names[17] == '<|image_pad|>'
@@ -108,7 +110,7 @@ def test_without_special_tokens_only_six_markers_are_added(processor):
 
 
 def test_tokenizer_that_does_not_fit_the_config_is_refused(processor):
-    with pytest.raises(BadInput, match='traj_token_start_idx 534'):
+    with pytest.raises(BadInput, match=r'config.json has \[534'):
         Processor(replace(processor.config, traj_token_start_idx=534), MODEL)
 
 
@@ -120,7 +122,7 @@ def test_vlm_that_is_no_folder_is_named(tmp_path, processor):
 
 def test_unreachable_hub_is_said_in_one_line(tmp_path, processor):
     config = replace(processor.config, vlm_name_or_path='Qwen/Qwen3-VL-8B-Instruct')
-    with pytest.raises(BadInput, match='Qwen/Qwen3-VL-8B-Instruct: .* hub: ') as error:
+    with pytest.raises(BadInput, match='Qwen/Qwen3-VL-8B-Instruct: .* hub does not give it') as error:
         Processor(config, tmp_path)
     assert '\n' not in str(error.value)
 
@@ -137,7 +139,7 @@ def test_dropped_connection_is_said_in_one_line(tmp_path, processor, monkeypatch
 
     monkeypatch.setattr('huggingface_hub.snapshot_download', drop)
     config = replace(processor.config, vlm_name_or_path='Qwen/Qwen3-VL-8B-Instruct')
-    with pytest.raises(BadInput, match='hub: (Server disconnected|DroppedError)$') as error:
+    with pytest.raises(BadInput, match='does not give it: (Server disconnected|DroppedError)$') as error:
         Processor(config, tmp_path)
     assert '\n' not in str(error.value)
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from ..errors import BadInput
 from ..files import refuse_existing
 from ..model.checkpoint import check_names, hash_checkpoint, read_tensor_shapes
-from ..model.config import load_config, read_json
+from ..files import read_json
+from ..model.config import load_config
 from ..quantization import feedback, matrix
 from ..quantization.linear import UNUSED, replace_linears
 from ..quantization.record import KEY, Quantization

@@ -20,13 +20,13 @@ from torch import Tensor
 from ..errors import BadInput
 from ..hub import TOKENIZER_FILES
 from ..model.checkpoint import INDEX, hash_file
+from ..files import read_json
 from ..model.config import (
     CARD,
     find_vlm_folder,
     load_config,
     parse_config,
     read_card_limits,
-    read_json,
 )
 from ..model.prompt.processor import Processor
 from ..quantization import feedback

@@ -1,12 +1,13 @@
-"""Action expert: a velocity for 64 noisy waypoints, read off the prompt's and reasoning's cache.
+"""Action expert: turns 64 noisy waypoints into velocities, given the cache of the language model.
 
-Formulas: alpamayo-r1 specification, section 8. Knows no images and no text.
+Formulas: docs/model.md, section 8. Knows no images and no text.
 """
 
 from __future__ import annotations
 
 import math
 
+from einops import rearrange, repeat
 import torch
 from torch import Tensor, nn
 
@@ -18,20 +19,18 @@ NORM_EPS = 1e-5
 class FourierEncoder(nn.Module):
     """sqrt(2) * [sin(2 pi z f), cos(2 pi z f)] with log-spaced f from 1 to max_freq.
 
-    The frequencies are a buffer because they come from the checkpoint: a bf16 release rounds
-    them, which changes the embedding by O(1).
+    The frequencies are a buffer because they come from the checkpoint: a bf16 release holds
+    rounded ones, and exact ones would change the embedding by O(1).
     """
 
     def __init__(self, dim: int, max_freq: float) -> None:
         super().__init__()
         self.dim, self.max_freq = dim, max_freq
         self.freqs: Tensor
-        self.register_buffer(
-            'freqs', self.make_buffers()['freqs'].to(torch.get_default_device())
-        )
+        self.register_buffer('freqs', self.make_buffers()['freqs'].to(torch.get_default_device()))
 
     def make_buffers(self) -> dict[str, Tensor]:
-        """The frequencies (1, dim / 2), for a checkpoint that leaves the buffer out."""
+        """Frequencies (1, dim / 2) for a checkpoint that leaves the buffer out."""
         half = self.dim // 2
         powers = torch.arange(half, dtype=torch.float32, device='cpu') / max(half - 1, 1)
         return {'freqs': (self.max_freq**powers).unsqueeze(0)}
@@ -43,7 +42,7 @@ class FourierEncoder(nn.Module):
 
 
 class FourierMLP(nn.Module):
-    """Linear, SiLU, then normalised linear layers; SiLU between, none at the end."""
+    """Linear, SiLU, then linear layers with a norm before and a SiLU between them."""
 
     def __init__(self, in_dim: int, hidden_size: int, num_enc_layers: int, out_dim: int) -> None:
         super().__init__()
@@ -61,7 +60,7 @@ class FourierMLP(nn.Module):
 
 
 class PerWaypointActionInProjV2(nn.Module):
-    """One embedding per waypoint from its noisy action and the flow time."""
+    """One embedding per waypoint, made of its noisy action and the flow time."""
 
     def __init__(
         self,
@@ -91,24 +90,36 @@ class PerWaypointActionInProjV2(nn.Module):
 def compute_expert_positions(rope_delta: Tensor, offset: Tensor, waypoints: int) -> Tensor:
     """Positions (3, R, T): 0..T-1 behind the marker on all axes; rope_delta and offset (R)."""
     steps = torch.arange(waypoints, device=offset.device)
-    return (steps + (rope_delta + offset).unsqueeze(-1)).expand(3, -1, -1)
+    first = rearrange(rope_delta + offset, 'r -> r 1')
+    return repeat(first + steps, 'r t -> axes r t', axes=3)
 
 
 def build_expert_window(
-    visible: Tensor, prompt: int | Tensor, used: int | Tensor, waypoints: int, span: int
+    visible: Tensor,
+    prompt: int | Tensor,
+    used: int | Tensor,
+    waypoints: int,
+    span: int,
+    lengths: Tensor | None = None,
 ) -> Window:
-    """Where the K * T waypoints of each scene go, sample-major behind `used`, and what they see.
+    """Window of the K * T waypoints of each scene, sample-major behind `used` slots.
 
-    The prompt; of the reasoning their own sample's tokens up to the marker: the first `visible`
-    (B, K) of them; and all waypoints of their own sample, also later ones. Slots as in
-    `text.KVCache`; the mask is bool (B, 1, K * T, span).
+    A waypoint sees the prompt, the first `visible` (S, K) reasoning tokens of its own sample (up
+    to the marker), and all waypoints of its own sample, also later ones. Slots are those of
+    `text.KVCache`, lengths (S) those of `Prompt`: padding is hidden. The mask is bool
+    (S, 1, K * T, span). A single sample of a single scene needs none, which makes attention
+    twice as fast: its waypoints stand directly behind the tokens that they see.
     """
     samples, device = visible.shape[1], visible.device
+    if visible.numel() == 1 and lengths is None:
+        slots = torch.arange(waypoints, device=device) + (prompt + visible[0])
+        return Window(slots, span, count=slots[-1] + 1)
     slot = torch.arange(span, device=device)
     sample = torch.arange(samples, device=device).unsqueeze(-1)
     behind = slot - prompt
-    own = (behind % samples == sample) & (behind // samples < visible.unsqueeze(-1))
-    seen = ((slot < prompt) | own) & (slot < used)  # (B, K, span)
+    own = (behind % samples == sample) & (behind // samples < rearrange(visible, 's k -> s k 1'))
+    in_prompt = slot < (prompt if lengths is None else rearrange(lengths, 's -> s 1 1'))
+    seen = (in_prompt | (own & (slot >= prompt))) & (slot < used)  # (S, K, span)
     mates = (slot - used) // waypoints == sample  # floor division: slots before `used` are < 0
-    mask = (seen | mates).repeat_interleave(waypoints, 1).unsqueeze(1)
+    mask = repeat(seen | mates, 's k span -> s 1 (k t) span', t=waypoints)
     return Window(torch.arange(samples * waypoints, device=device) + used, span, mask)

@@ -1,7 +1,7 @@
 """Unicycle action space: (acceleration, curvature) to and from a trajectory, v0 from the history.
 
-Formulas: alpamayo-r1 specification, section 9. Knows no tokens, no cameras. Everything runs in the
-dtype of its inputs (float32 in the model, float64 in checks); nothing is clipped.
+Formulas: docs/model.md, section 9. Knows no tokens, no cameras. Everything runs in the dtype of
+its inputs (float32 in the model, float64 in checks), and nothing is clipped.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 class UnicycleAccelCurvatureActionSpace(nn.Module):
     """Normalised actions (..., 64, 2) = (acceleration, curvature) and the paths they integrate to.
 
-    The four statistics are buffers because they come from the checkpoint: a bf16 release rounds
-    them, and float32 ones would move the 6.4 s path by up to 10 cm.
+    The four statistics are buffers because they come from the checkpoint: a bf16 release holds
+    rounded ones, and float32 ones would move the 6.4 s path by up to 10 cm.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
         self.kappa_fit = (kappa_lambda, kappa_ridge)
 
     def make_buffers(self) -> dict[str, Tensor]:
-        """The config's statistics, for a checkpoint that leaves the buffers out."""
+        """Statistics of the config for a checkpoint that leaves the buffers out."""
         return {k: torch.tensor(float(v), device='cpu') for k, v in self.statistics.items()}
 
     def denormalise(self, action: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
         return torch.stack([self.accel_std, self.curvature_std]).to(like)
 
     def _smooth_heading(self, target: Tensor) -> Tensor:
-        """Headings 1..n with theta_0 = 0 fixed: the first column of D3 [0, theta] drops out."""
+        """Headings 1..n of a path whose heading 0 is 0: the first column of D3 [0, theta] drops out."""
         n = target.shape[-1]
         lam, ridge = self.theta_fit
         d3 = _difference(n + 1, 3, target)[:, 1:]
@@ -156,7 +156,7 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
         return _cholesky_solve(normal, target)
 
     def _fit_speeds(self, xy: Tensor, yaw: Tensor, v_start: Tensor | None) -> Tensor:
-        """Speeds (..., N+1) at N+1 poses xy (..., N+1, 2), yaw (..., N+1); v_start fixes the 1st.
+        """Speeds (..., N+1) at poses xy (..., N+1, 2), yaw (..., N+1). v_start fixes the first speed.
 
         Minimises |v_t u_t + v_{t+1} u_{t+1} - 2 dp_t/dt|^2 + lambda/dt^6 |D3 v|^2 + ridge |v|^2.
         """
@@ -225,7 +225,10 @@ def _cholesky_solve(normal: Tensor, rhs: Tensor) -> Tensor:
 
 
 def _solve_with_ridge(scale: Tensor, target: Tensor, penalty: Tensor, ridge: float) -> Tensor:
-    """Minimise |scale x - target|^2 + x' penalty x + ridge |x|^2; a failing ridge grows 10x."""
+    """Minimise |scale x - target|^2 + x' penalty x + ridge |x|^2.
+
+    The ridge grows tenfold until the factorisation succeeds.
+    """
     normal = torch.diag_embed(scale * scale) + penalty
     eye = torch.eye(scale.shape[-1], dtype=scale.dtype, device=scale.device)
     while True:

@@ -1,7 +1,6 @@
-"""safetensors to modules: shards and names checked, tensors loaded one at a time.
+"""Loads safetensors into modules: checks shards and names, then loads one tensor at a time.
 
-Knows no quantization and no config beyond what a module was built with. Nothing but safetensors is
-opened, and an index file can name files of its own folder only.
+Knows no quantization. Opens safetensors only, and an index can name files of its own folder only.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadInput
-from .config import read_json
+from ..files import read_json
 
 INDEX = 'model.safetensors.index.json'
 SINGLE = 'model.safetensors'
-# What 1.5 leaves out: the buffers are rebuilt from the config.
+# Buffers that 1.5 leaves out. They are rebuilt from the config.
 OPTIONAL = ('action_space.', 'action_in_proj.sinus.', 'action_in_proj.timestep_fourier_encoder.')
 
 
@@ -107,9 +106,10 @@ def load_weights(
 ) -> None:
     """Load a checkpoint into a module on the meta device, whose names were checked.
 
-    place: the device of each tensor; on the CPU it stays mapped from its file. Every floating
-    tensor becomes `dtype`, buffers included, as the reference does. rebuilt: buffers that the
-    checkpoint leaves out (1.5); they come from the config. change: what a tensor becomes before.
+    place: gives the device of a tensor; on the CPU it stays mapped from its file. Every floating
+    tensor becomes `dtype`, buffers included, as in the reference. rebuilt: buffers that the
+    checkpoint leaves out (1.5); they come from the config. change: replaces a tensor of a file by
+    those of the module.
     """
     for source, mapped in stream_tensors(folder):
         for name, tensor in (change(source, mapped) if change else {source: mapped}).items():
@@ -122,7 +122,7 @@ def load_weights(
 
 
 def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put a tensor in the place of a parameter or buffer of that dotted name."""
+    """Replace the parameter or buffer of a dotted name by a tensor."""
     path, _, leaf = name.rpartition('.')
     owner = module.get_submodule(path)
     if leaf in owner._buffers:
@@ -132,18 +132,11 @@ def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def hash_checkpoint(folder: Path, progress: Callable[[int], object] | None = None) -> str:
-    """Hash of config.json and all shards: which weights made a result.
+    """Hash config.json and all shards: the name of the weights that make a result.
 
     progress is called with the number of bytes that were read since the last call.
     """
-    digest = hashlib.sha256()
-    for file in [folder / 'config.json', *list_shard_files(folder)]:
-        digest.update(json.dumps([file.name, file.stat().st_size]).encode())
-        for block in _blocks(file):
-            digest.update(block)
-            if progress:
-                progress(len(block))
-    return digest.hexdigest()
+    return _hash_files(folder, progress or (lambda count: None))[0]
 
 
 def hash_file(file: Path) -> str:
@@ -155,16 +148,41 @@ def hash_file(file: Path) -> str:
 
 
 def check_hashes(folder: Path) -> None:
-    """Raise BadInput when a file is not the one that the index was written with, if it says so."""
+    """Raise BadInput when a file has another sha256 than the index says, if it says one."""
     index = folder / INDEX
     metadata = read_json(index).get('metadata') if index.is_file() else None
     hashes = metadata.get('sha256') if isinstance(metadata, dict) else None
+    digests = _hash_files(folder, lambda count: None)[1]
     if not isinstance(hashes, dict):
         return
     for file in list_shard_files(folder):
-        wanted, found = hashes.get(file.name), hash_file(file)
+        wanted, found = hashes.get(file.name), digests[file.name]
         if wanted != found:
             raise BadInput(f'{file}: its sha256 is {found}, the index expects {wanted}')
+
+
+_hashed: dict[tuple[tuple[str, int, int], ...], tuple[str, dict[str, str]]] = {}
+
+
+def _hash_files(folder: Path, progress: Callable[[int], object]) -> tuple[str, dict[str, str]]:
+    """Hash of a checkpoint and of each of its files, read once while the files do not change."""
+    files = [folder / 'config.json', *list_shard_files(folder)]
+    stats = [(file, file.stat()) for file in files]
+    key = tuple((str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file, stat in stats)
+    if key in _hashed:
+        progress(sum(stat.st_size for _, stat in stats))
+        return _hashed[key]
+    whole, digests = hashlib.sha256(), {}
+    for file, stat in stats:
+        whole.update(json.dumps([file.name, stat.st_size]).encode())
+        own = hashlib.sha256()
+        for block in _blocks(file):
+            whole.update(block)
+            own.update(block)
+            progress(len(block))
+        digests[file.name] = own.hexdigest()
+    _hashed[key] = whole.hexdigest(), digests
+    return _hashed[key]
 
 
 def _blocks(file: Path) -> Iterator[bytes]:

@@ -1,44 +1,38 @@
-"""Facts of a checkpoint as dataclasses, and the classes that a config.json may name.
+"""Facts of a checkpoint as dataclasses, read from config.json and the config of its VLM.
 
-Reads config.json and the VLM's config; knows nothing of weights or tokenizers. Extra keys are
-tolerated (alpamayo-r1 and 1.5 differ in them); a class that is not on the allow-list is an error.
+Knows nothing of weights or tokenizers. Extra keys are tolerated: releases differ in them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-import importlib
-import inspect
-import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
+from ..files import read_json
 from ..hub import resolve_vlm
+from .blocks import check_targets
+from .versions import VERSIONS, ModelVersion
 
-MODEL_TYPES = ('alpamayo_r1', 'alpamayo1_5')
-
-_UNICYCLE = 'action_space.UnicycleAccelCurvatureActionSpace'
-# `_target_` of a release, less its package prefix -> our class.
-_TARGETS = {
-    'action_space.UnicycleAccelCurvatureActionSpace': _UNICYCLE,
-    'action_space.unicycle_accel_curvature.UnicycleAccelCurvatureActionSpace': _UNICYCLE,
-    'action_space.discrete_action_space.DiscreteTrajectoryTokenizer': (
-        'prompt.trajectory_tokenizer.DiscreteTrajectoryTokenizer'
-    ),
-    'models.delta_tokenizer.DeltaTrajectoryTokenizer': (
-        'prompt.trajectory_tokenizer.DeltaTrajectoryTokenizer'
-    ),
-    'models.action_in_proj.PerWaypointActionInProjV2': 'action_expert.PerWaypointActionInProjV2',
-    'diffusion.flow_matching.FlowMatching': 'flow_matching.FlowMatching',
-}
-_OURS = __name__.rpartition('.')[0]
-ALLOWED_TARGETS = {
-    f'{prefix}.{name}': f'{_OURS}.{ours}'
-    for prefix in ('alpamayo_r1', 'alpamayo1_5')
-    for name, ours in _TARGETS.items()
-} | {'torch.nn.Linear': 'torch.nn.Linear'}
+CARD = 'card.json'
+REQUIRED_BLOCKS = (
+    'action_space_cfg',
+    'action_in_proj_cfg',
+    'action_out_proj_cfg',
+    'diffusion_cfg',
+    'traj_tokenizer_cfg',
+)
+_DEEPSTACK = 'deepstack_visual_indexes'
+_TEXT_SIZES = (
+    'hidden_size',
+    'intermediate_size',
+    'num_hidden_layers',
+    'num_attention_heads',
+    'num_key_value_heads',
+    'head_dim',
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ class TextConfig:
     head_dim: int
     rms_norm_eps: float
     rope_theta: float
-    mrope_section: tuple[int, int, int]
+    mrope_section: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -74,9 +68,10 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class AlpamayoConfig:
-    """What the model needs to know of one checkpoint. `blocks` are the `*_cfg` of config.json."""
+    """Facts of one checkpoint. version: its row of the version table. blocks: its `*_cfg` keys."""
 
     model_type: str
+    version: ModelVersion
     vocab_size: int
     text: TextConfig
     vision: VisionConfig
@@ -131,19 +126,6 @@ KNOWN_VLMS = {
 }
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; BadInput names the file when it is absent or no JSON object."""
-    try:
-        value = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        raise BadInput(f'{path}: no such file') from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f'{path}: not readable as JSON: {error}') from None
-    if not isinstance(value, dict):
-        raise BadInput(f'{path}: expected a JSON object, found {type(value).__name__}')
-    return value
-
-
 def load_config(folder: Path) -> AlpamayoConfig:
     """Config of a checkpoint folder; the VLM's geometry is that of vlm/ or its known name."""
     path = folder / 'config.json'
@@ -155,51 +137,50 @@ def parse_config(
 ) -> AlpamayoConfig:
     """Config from parsed JSON; `folder` is where vlm/ and a relative VLM path are looked for.
 
-    Raises BadInput for a missing key, another model type, or a `_target_` off the allow-list.
+    Raises BadInput for a missing key, a value of another kind, another model type, or a `_target_`
+    off the allow-list.
     """
     model_type = raw.get('model_type')
-    if model_type not in MODEL_TYPES:
-        raise BadInput(f'{where}: model_type is {model_type!r}, expected one of {MODEL_TYPES}')
+    version = VERSIONS.get(model_type) if isinstance(model_type, str) else None
+    if not isinstance(model_type, str) or version is None:
+        raise BadInput(f'{where}: model_type is {model_type!r}, expected one of {list(VERSIONS)}')
     check_targets(raw, where)
     vlm_name = str(raw.get('vlm_name_or_path') or '')
-    vlm = _vlm_config(vlm_name, folder)
-    try:
-        text = _text_config(vlm['text_config'])
-        vision = {k: vlm['vision_config'][k] for k in VisionConfig.__dataclass_fields__}
-        vision['deepstack_visual_indexes'] = tuple(vision['deepstack_visual_indexes'])
-        return AlpamayoConfig(
-            model_type=model_type,
-            vocab_size=int(raw['vocab_size']),
-            text=text,
-            vision=VisionConfig(**vision),
-            expert=_expert_config(text, raw['expert_cfg']),
-            image_token_id=int(vlm['image_token_id']),
-            traj_token_start_idx=int(raw['traj_token_start_idx']),
-            traj_vocab_size=int(raw['traj_vocab_size']),
-            traj_token_ids={k: int(v) for k, v in raw['traj_token_ids'].items()},
-            tokens_per_history_traj=int(raw['tokens_per_history_traj']),
-            tokens_per_future_traj=int(raw['tokens_per_future_traj']),
-            add_special_tokens=bool(raw.get('add_special_tokens', True)),
-            include_camera_ids=bool(raw.get('include_camera_ids', False)),
-            include_frame_nums=bool(raw.get('include_frame_nums', False)),
-            min_pixels=int(raw.get('min_pixels', 163840)),
-            max_pixels=int(raw.get('max_pixels', 196608)),
-            dtype=str(raw.get('dtype') or raw.get('model_dtype') or 'bfloat16'),
-            vlm_name_or_path=vlm_name,
-            untrained=bool(raw.get('untrained', False)),
-            blocks={k: raw[k] for k in raw if k.endswith('_cfg')},
-        )
-    except KeyError as error:
-        raise BadInput(f'{where}: the key {error} is missing') from None
-    except (TypeError, ValueError) as error:
-        raise BadInput(f'{where}: {error}') from None
-
-
-CARD = 'card.json'
+    vlm, vlm_where = _vlm_config(vlm_name, folder)
+    text = _text_config(_table(vlm, 'text_config', vlm_where), vlm_where)
+    blocks = {k: raw[k] for k in raw if k.endswith('_cfg') and raw[k] is not None}
+    for name in (*REQUIRED_BLOCKS, *blocks):
+        _table(raw, name, where)
+    markers = _table(raw, 'traj_token_ids', where)
+    return AlpamayoConfig(
+        model_type=model_type,
+        version=version,
+        vocab_size=_integer(raw, 'vocab_size', where),
+        text=text,
+        vision=_vision_config(_table(vlm, 'vision_config', vlm_where), vlm_where),
+        expert=_expert_config(text, _table(raw, 'expert_cfg', where), where),
+        image_token_id=_integer(vlm, 'image_token_id', vlm_where),
+        traj_token_start_idx=_integer(raw, 'traj_token_start_idx', where),
+        traj_vocab_size=_integer(raw, 'traj_vocab_size', where),
+        traj_token_ids={
+            k: _integer(markers, k, where) for k in {*markers, 'history', 'future_start'}
+        },
+        tokens_per_history_traj=_integer(raw, 'tokens_per_history_traj', where),
+        tokens_per_future_traj=_integer(raw, 'tokens_per_future_traj', where),
+        add_special_tokens=bool(raw.get('add_special_tokens', True)),
+        include_camera_ids=bool(raw.get('include_camera_ids', version.has_labels)),
+        include_frame_nums=bool(raw.get('include_frame_nums', version.has_labels)),
+        min_pixels=_integer({'min_pixels': 163840} | dict(raw), 'min_pixels', where),
+        max_pixels=_integer({'max_pixels': 196608} | dict(raw), 'max_pixels', where),
+        dtype=str(raw.get('dtype') or raw.get('model_dtype') or 'bfloat16'),
+        vlm_name_or_path=vlm_name,
+        untrained=bool(raw.get('untrained', False)),
+        blocks=blocks,
+    )
 
 
 def read_card_limits(folder: Path) -> str:
-    """What the card of a checkpoint says that it is not for; '' when it has none."""
+    """Uses that the card of a checkpoint excludes; '' when it has no card."""
     card = folder / CARD
     limits = read_json(card).get('limits') if card.is_file() else None
     return ' '.join(map(str, limits)) if isinstance(limits, list) else ''
@@ -216,7 +197,10 @@ def find_vlm_folder(vlm_name: str, folder: Path | None) -> Path | None:
 
 
 def resolve_hub_vlm(vlm_name: str, folder: Path | None) -> Path:
-    """The same by hub id; a BadInput names the checkpoint, as its user never wrote `vlm_name`."""
+    """Folder of tokenizer and VLM config by hub id.
+
+    A BadInput names the checkpoint, because its user never wrote `vlm_name`.
+    """
     expected = 'expected a folder vlm/ beside it, or a folder or hub id as vlm_name_or_path'
     where = 'config.json' if folder is None else f'{folder}/config.json'
     if not vlm_name:
@@ -227,80 +211,89 @@ def resolve_hub_vlm(vlm_name: str, folder: Path | None) -> Path:
         raise BadInput(f'{where}: {expected}: {error}') from None
 
 
-def check_targets(block: Any, where: str) -> None:
-    """Refuse every `_target_` off the allow-list, however deep, before anything is built."""
-    if isinstance(block, Mapping):
-        target = block.get('_target_')
-        if target is not None and target not in ALLOWED_TARGETS:
-            raise BadInput(
-                f'{where}: unknown _target_ {target!r}; known: {sorted(ALLOWED_TARGETS)}'
-            )
-        for value in block.values():
-            check_targets(value, where)
-    elif isinstance(block, (list, tuple)):
-        for value in block:
-            check_targets(value, where)
-    elif isinstance(block, str) and '${' in block:  # hydra would resolve it, also from the shell
-        raise BadInput(f'{where}: interpolation {block!r} is not allowed')
-
-
-def build_block(block: Mapping[str, Any], **given: Any) -> Any:
-    """Instantiate a `_target_` block through hydra, as our class of that name.
-
-    Keys that our class does not take are left out: releases carry extra ones. `given` are the
-    arguments that the caller supplies; the block's own values win.
-    """
-    from hydra.utils import instantiate
-
-    check_targets(block, 'config.json')
-    target = block.get('_target_')
-    if target is None:
-        raise BadInput(f'config.json: a block without _target_: {dict(block)}')
-    ours = ALLOWED_TARGETS[target]
-    module, _, name = ours.rpartition('.')
-    takes = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    arguments = given | {k: v for k, v in block.items() if k in takes and v is not None}
-    return instantiate({'_target_': ours, '_recursive_': False, '_convert_': 'all'}, **arguments)
-
-
-def _vlm_config(name: str, folder: Path | None) -> Mapping[str, Any]:
+def _vlm_config(name: str, folder: Path | None) -> tuple[Mapping[str, Any], str]:
+    """Config of the VLM and where it stands."""
     vlm = find_vlm_folder(name, folder)
-    if vlm is not None and (vlm / 'config.json').is_file():
-        return read_json(vlm / 'config.json')
-    if name in KNOWN_VLMS:
-        return KNOWN_VLMS[name]
-    return read_json(resolve_hub_vlm(name, folder) / 'config.json')
+    if vlm is None or not (vlm / 'config.json').exists():
+        if name in KNOWN_VLMS:
+            return KNOWN_VLMS[name], name
+        vlm = vlm or resolve_hub_vlm(name, folder)
+    return read_json(vlm / 'config.json'), f'{vlm}/config.json'
 
 
-def _text_config(raw: Mapping[str, Any]) -> TextConfig:
-    # transformers 4 says rope_scaling and rope_theta, transformers 5 rope_parameters
-    rope = {**(raw.get('rope_scaling') or {}), **(raw.get('rope_parameters') or {})}
-    sizes = [
-        'hidden_size',
-        'intermediate_size',
-        'num_hidden_layers',
-        'num_attention_heads',
-        'num_key_value_heads',
-        'head_dim',
-    ]
-    t, h, w = rope.get('mrope_section', (24, 20, 20))
+def _text_config(raw: Mapping[str, Any], where: str) -> TextConfig:
+    # transformers 4 writes rope_scaling and rope_theta, transformers 5 rope_parameters
+    rope: dict[str, Any] = {'mrope_section': (24, 20, 20)}
+    for key in ('rope_scaling', 'rope_parameters'):
+        rope |= _table(raw, key, where) if raw.get(key) else {}
+    rope |= {'rope_theta': raw['rope_theta']} if raw.get('rope_theta') else {}
+    sizes: dict[str, Any] = {name: _integer(raw, name, where) for name in _TEXT_SIZES}
     return TextConfig(
-        **{k: int(raw[k]) for k in sizes},
-        rms_norm_eps=float(raw.get('rms_norm_eps', 1e-6)),
-        rope_theta=float(raw.get('rope_theta') or rope['rope_theta']),
-        mrope_section=(t, h, w),
+        **sizes,
+        rms_norm_eps=_number({'rms_norm_eps': 1e-6} | dict(raw), 'rms_norm_eps', where),
+        rope_theta=_number(rope, 'rope_theta', where),
+        mrope_section=_integers(rope, 'mrope_section', where, 3),
     )
 
 
-def _expert_config(text: TextConfig, raw: Mapping[str, Any]) -> TextConfig:
+def _vision_config(raw: Mapping[str, Any], where: str) -> VisionConfig:
+    sizes = [name for name in VisionConfig.__dataclass_fields__ if name != _DEEPSTACK]
+    return VisionConfig(
+        **{name: _integer(raw, name, where) for name in sizes},
+        deepstack_visual_indexes=_integers(raw, _DEEPSTACK, where),
+    )
+
+
+def _expert_config(text: TextConfig, raw: Mapping[str, Any], where: str) -> TextConfig:
     """The decoder's geometry with the expert's overrides; unknown keys (dtype) are left out."""
-    fields = {k: getattr(text, k) for k in TextConfig.__dataclass_fields__}
-    expert = TextConfig(**(fields | {k: v for k, v in raw.items() if k in fields}))
+    own: dict[str, Any] = {n: _integer(raw, n, where) for n in _TEXT_SIZES if n in raw}
+    own |= {key: _number(raw, key, where) for key in ('rms_norm_eps', 'rope_theta') if key in raw}
+    if 'mrope_section' in raw:
+        own['mrope_section'] = _integers(raw, 'mrope_section', where, 3)
+    expert = replace(text, **own)
     shared = ('num_hidden_layers', 'num_key_value_heads', 'head_dim')  # it reads the VLM's cache
     for key in shared:
         if getattr(expert, key) != getattr(text, key):
-            raise ValueError(
-                f'expert_cfg.{key} is {getattr(expert, key)}, '
+            raise BadInput(
+                f'{where}: expert_cfg.{key} is {getattr(expert, key)}, '
                 f'but the cache of the VLM has {getattr(text, key)}'
             )
     return expert
+
+
+def _value(raw: Mapping[str, Any], key: str, where: str) -> Any:
+    if key not in raw:
+        raise BadInput(f'{where}: the key {key!r} is missing')
+    return raw[key]
+
+
+def _table(raw: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    value = _value(raw, key, where)
+    if not isinstance(value, Mapping):
+        raise BadInput(f'{where}: {key} is {value!r}, expected an object')
+    return value
+
+
+def _number(raw: Mapping[str, Any], key: str, where: str) -> float:
+    value = _value(raw, key, where)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadInput(f'{where}: {key} is {value!r}, expected a number')
+    return float(value)
+
+
+def _integer(raw: Mapping[str, Any], key: str, where: str) -> int:
+    value = _number(raw, key, where)
+    if not value.is_integer() or value < 0:
+        raise BadInput(f'{where}: {key} is {raw[key]!r}, expected a whole number')
+    return int(value)
+
+
+def _integers(
+    raw: Mapping[str, Any], key: str, where: str, count: int | None = None
+) -> tuple[int, ...]:
+    values = _value(raw, key, where)
+    if not isinstance(values, (list, tuple)) or len(values) != (count or len(values)):
+        raise BadInput(
+            f'{where}: {key} is {values!r}, expected a list of {count or "whole"} numbers'
+        )
+    return tuple(_integer({key: value}, key, where) for value in values)

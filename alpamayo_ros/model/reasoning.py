@@ -1,4 +1,4 @@
-"""Sampling of reasoning tokens, and what a rollout made of them. Knows no model."""
+"""Samples reasoning tokens, and finds where each row of them ended. Knows no model."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 from ..data_types import SamplingOptions
 from .prompt.tokens import TokenIds
 
-FEW_ROWS = 16  # of a draw, that a GPU sums one by one
+FEW_ROWS = 16  # a GPU sums the rows of a draw one by one up to this number
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
 
 @dataclass
 class Reasoning:
-    """Generated tokens (B, K, N), as padded behind the marker, and how each row ended.
+    """Generated tokens (B, K, N), padded behind the marker, and how each row ended.
 
     marker (B, K): index in N of the trajectory marker, or -1. eos (B, K): whether there is an eos.
-    length: row length with the prompt, the one discarded token behind the last included.
+    length: tokens of a row, with the prompt and with the one discarded token behind the last.
     """
 
     tokens: Tensor
@@ -44,23 +44,26 @@ def sample_token(
     ids: TokenIds,
     options: SamplingOptions,
     generator: Generators | None = None,
+    hide_discrete: bool = True,
 ) -> Tensor:
     """Next tokens (B, K) from logits (B, K, vocab): mask, temperature, top-k, top-p, draw.
 
-    Discrete trajectory tokens are never sampled; greedy means argmax. generator: one for all, or
-    one for each scene, so that its draws do not depend on the others. What it draws from logits
-    that are not numbers means nothing: see AlpamayoModel.reason.
+    hide_discrete: never draw discrete trajectory tokens; the reference hides them in reasoning,
+    not in answers. Greedy means argmax. generator: one for all scenes, or one for each scene, so
+    that its draws do not depend on the others. Logits that are not finite give meaningless draws;
+    AlpamayoModel.generate_reasoning raises for them.
     """
     logits = logits.to(torch.float32).clone()
-    logits[..., ids.discrete_start : ids.discrete_end] = -torch.inf
+    if hide_discrete:
+        logits[..., ids.discrete_start : ids.discrete_end] = -torch.inf
     if options.greedy:
         return logits.argmax(-1)
     logits = logits / options.temperature
     if options.top_k > 0:
         floor = logits.topk(min(options.top_k, logits.shape[-1])).values[..., -1:]
         logits = logits.masked_fill(logits < floor, -torch.inf)
-    # in proportion to the probabilities: a draw needs no more, and a softmax over the whole
-    # vocabulary, a single row, leaves most of a GPU idle
+    # weights in proportion to the probabilities are enough for a draw: a softmax over one row of
+    # the whole vocabulary leaves most of a GPU idle
     weights = (logits - logits.amax(-1, keepdim=True)).exp()
     if options.top_p < 1:
         ordered, order = weights.sort()
@@ -74,7 +77,7 @@ def sample_token(
 
 
 def _running_sums(x: Tensor) -> Tensor:
-    """Sums (..., n) of x up to each place."""
+    """Cumulative sums (..., n) of x."""
     if not x.is_cuda or x.numel() > FEW_ROWS * x.shape[-1]:
         return x.cumsum(-1)
     sums = torch.empty_like(x)  # a GPU sums six rows 40 times as slowly as one alone
@@ -86,13 +89,17 @@ def _running_sums(x: Tensor) -> Tensor:
 def _draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
     """Indices (...) drawn in proportion to weights (..., n), as torch.multinomial draws them.
 
-    Without its checks: they take as long as the draw, and one that fails ends a GPU's context.
+    torch.multinomial also checks its input: that takes as long as the draw, and a check that fails
+    ends the context of a GPU.
     """
     return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(-1)
 
 
 def pad_behind(tokens: Tensor, marker: int, pad: int) -> tuple[Tensor, Tensor]:
-    """Rows (..., N) with `pad` behind their first `marker`, and its index (...), -1 if absent."""
+    """Write `pad` behind the first `marker` of rows (..., N).
+
+    Returns the rows and the index (...) of that marker, -1 where it is absent.
+    """
     is_marker = tokens == marker
     found = is_marker.any(-1)
     first = torch.where(found, is_marker.int().argmax(-1), -1)
@@ -102,7 +109,10 @@ def pad_behind(tokens: Tensor, marker: int, pad: int) -> tuple[Tensor, Tensor]:
 
 
 def summarise(tokens: Tensor, ids: TokenIds, prompt: int, complete: bool) -> Reasoning:
-    """Reasoning from raw tokens (B, K, N); pads overwrite what stands behind each marker."""
+    """Reasoning from raw tokens (B, K, N). Pads overwrite the tokens behind each marker.
+
+    complete: every row ended before the budget did.
+    """
     tokens, marker = pad_behind(tokens, ids.future_start, ids.pad)
     length = prompt + tokens.shape[-1] + (1 if complete else 0)
     return Reasoning(tokens, marker, (tokens == ids.eos).any(-1), length)

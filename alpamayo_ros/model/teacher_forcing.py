@@ -19,7 +19,7 @@ from ..kernels.attention import attend_causal, attend_plain
 from .action_expert import PerWaypointActionInProjV2, compute_expert_positions
 from .alpamayo import AlpamayoModel
 from .config import AlpamayoConfig
-from .positions import compute_prompt_positions
+from .prefill import compute_prompt_positions
 from .prompt.image_processor import to_patches
 from .text import Attention, Decoder, RMSNorm, compute_rotary
 

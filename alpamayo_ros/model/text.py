@@ -1,8 +1,8 @@
-"""Qwen3-style decoder with multi-axis rotary positions and a preallocated cache.
+"""Qwen3-style decoder with rotary positions on three axes and a preallocated key-value cache.
 
 Knows no vision, no tokenizer, no sampling. One cache row holds one scene: the prompt once, then
 the tokens of its K samples interleaved step by step, so that samples share the prompt without a
-copy. Which slots a query may see is a mask; see `KVCache`.
+copy. A mask says which slots a query sees; see `KVCache`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from einops import rearrange
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from ..kernels.fused import rotate_into_cache, swiglu
 from ..kernels.norm import add_rms_norm, add_terms, rms_norm
 from .config import TextConfig
 
-RotaryTables = tuple[Tensor, Tensor]  # cosine and sine of the positions: see `rotary`
+RotaryTables = tuple[Tensor, Tensor]  # cosine and sine of positions, see `compute_rotary`
 
 
 class RMSNorm(nn.Module):
@@ -38,28 +39,30 @@ class RMSNorm(nn.Module):
 
 @dataclass(frozen=True)
 class Window:
-    """Where L new tokens go in the cache, and which of its slots they see.
+    """The cache slots that L new tokens are written to, and the slots that they see.
 
-    slots (L) int64; span: the first slots that attention reads; mask: bool (L, span) or
-    (B, 1, L, span), True where visible, None for everything; causal: instead of a mask, each new
-    token sees the slots before it. Offsets may be tensors on the device: then one recorded CUDA
-    graph serves every prompt length (span is the capacity).
+    slots (L) int64. span: attention reads the first `span` slots. mask: bool (L, span) or
+    (B, 1, L, span), True where visible; None means that every slot is visible. causal: each new
+    token sees itself and the slots before it, and there is no mask. count: int64 () in place of a
+    mask: every new token sees the first `count` slots. Offsets may be tensors on the device: then
+    one recorded CUDA graph serves every prompt length, and span is the capacity.
     """
 
     slots: Tensor
     span: int
     mask: Tensor | None = None
     causal: bool = False
+    count: Tensor | None = None
 
 
 class KVCache:
     """Keys (post-rotary) and values of all layers, allocated once.
 
-    keys, values: (layers, scenes, kv heads, capacity, head_dim). `length` slots are in use; they
-    count as such once the caller has advanced it, so a flow step writes its own keys behind the
-    reasoning again and again. The
-    prompt takes the first slots; after it, step i of K samples takes K slots, sample r the r-th,
-    so that slot s > prompt belongs to sample (s - prompt) % K.
+    keys, values: (layers, scenes, kv heads, capacity, head_dim). The first `length` slots are in
+    use. The caller advances `length`; a flow step does not, so every step overwrites the keys of
+    the step before. The prompts take the first slots, and a prompt that is shorter than the
+    longest leaves unused slots behind it. After the prompts, decode step i of K samples takes K
+    slots, the r-th for sample r: slot s belongs to sample (s - prompt) % K.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class KVCache:
         self.length = 0
 
     def clear(self) -> None:
-        """Forget everything; zeros, because a masked slot that holds NaN would still spread."""
+        """Empty the cache. Zeros, because a NaN spreads even from a masked slot."""
         self.keys.zero_()
         self.values.zero_()
         self.length = 0
@@ -92,18 +95,18 @@ class KVCache:
 def compute_rotary(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> RotaryTables:
     """Cosine and sine (B, 1, L, head_dim) of positions (3, B, L): rows are time, height, width.
 
-    Interleaved axes: frequency i belongs to height if i % 3 == 1 and i < 3 * section[1], to width
-    if i % 3 == 2 and i < 3 * section[2], else to time. Computed in float32, then cast.
+    The axes are interleaved: frequency i belongs to height if i % 3 == 1 and i < 3 * section[1],
+    to width if i % 3 == 2 and i < 3 * section[2], else to time. Computed in float32, then cast.
     """
     frequency, axis = _frequencies(config, positions.device)
-    # (3, B, L) -> (B, L, half): each frequency takes the position of its axis
-    position = positions.to(torch.float32).permute(1, 2, 0)[..., axis]
+    position = rearrange(positions.to(torch.float32), 'axes b l -> b l axes')
+    position = position[..., axis]  # each frequency takes the position of its axis
     angle = position * frequency
     angle = torch.cat([angle, angle], -1).unsqueeze(1)
     return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-@cache  # 17 small kernels, which every token would launch
+@cache  # else every token would launch 17 small kernels
 def _frequencies(config: TextConfig, device: torch.device) -> tuple[Tensor, Tensor]:
     """Frequencies float32 and their axes int64, (head_dim / 2) each."""
     index = torch.arange(config.head_dim // 2, device=device)
@@ -116,13 +119,13 @@ def _frequencies(config: TextConfig, device: torch.device) -> tuple[Tensor, Tens
 
 
 def apply_joint(x: Tensor, *layers: nn.Module) -> list[Tensor]:
-    """Outputs of layers that read the same x: in one pass where loading gave the first `joint`."""
+    """Outputs of layers that read the same x. One pass when loading gave the first a `joint`."""
     joint = getattr(layers[0], 'joint', None)
     return joint(x) if joint else [layer(x) for layer in layers]
 
 
 def compute_terms(layer: nn.Module, x: Tensor) -> Tensor:
-    """Terms (S, ...) that add up to a layer's output: packed products may come as several."""
+    """Terms (S, ...) that add up to a layer's output. A packed layer may give more than one."""
     several = getattr(layer, 'terms', None)
     return several(x) if several else layer(x).unsqueeze(0)
 
@@ -153,7 +156,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Terms (S, B, L, hidden) of the output of x (B, L, hidden), which attends to the window.
 
-        last_only: that of the last token alone, (S, B, 1, hidden), which sees all of the window.
+        last_only: only the output of the last token, (S, B, 1, hidden). It sees the whole window.
         """
         keys, values = cache.keys[layer], cache.values[layer]
         q = rotate_into_cache(
@@ -173,9 +176,8 @@ class Attention(nn.Module):
         elif window.causal:
             out = attend_causal(q, keys, values)
         else:
-            out = attend(q, keys, values, window.mask)
-        out = out.transpose(1, 2).flatten(2)  # (B, heads, L, d) -> (B, L, heads * d)
-        return compute_terms(self.o_proj, out)
+            out = attend(q, keys, values, window.mask, window.count)
+        return compute_terms(self.o_proj, rearrange(out, 'b heads l d -> b l (heads d)'))
 
 
 class MLP(nn.Module):
@@ -195,7 +197,7 @@ class MLP(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Attention and MLP, each with the norm before it; Decoder runs them."""
+    """Attention and MLP, each with a norm before it. `Decoder.run_layers` runs them."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -206,7 +208,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The layers and the final norm: the whole of the expert, and the language model's body."""
+    """Layers and final norm: the whole action expert, and the body of the language model."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -225,9 +227,9 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Hidden states (B, L, hidden) of inputs x at positions (3, B, L), not yet normalised.
 
-        x is overwritten. deepstack: per early layer what is added after it, of the shape and dtype
-        of x: features where image tokens are, zeros elsewhere; asked for one at a time. last_only:
-        see `part`. The caller advances `cache.length` by L to keep the new tokens.
+        x is overwritten. deepstack: one tensor of the shape and dtype of x per early layer, added
+        behind that layer: features at image tokens, zeros elsewhere. It is read one at a time.
+        last_only: see `run_layers`. The caller advances `cache.length` by L to keep the tokens.
         """
         at, turns = 0, compute_rotary(positions, self.config, x.dtype)
         for at, added in enumerate(deepstack, 1):
@@ -246,13 +248,13 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Hidden states (B, L, hidden) behind the layers from `start` to before `stop`.
 
-        x is overwritten. turns: `rotary` of its positions. last_only: what the last token has
-        alone, (B, 1, hidden); where `stop` is behind the last layer, that needs of all others but
-        their keys and values nothing.
+        x is overwritten. turns: `compute_rotary` of the positions of x. last_only: return only the
+        state of the last token, (B, 1, hidden). The layer before `stop` then computes the keys and
+        values of the other tokens and nothing else of them.
         """
         cos, sin = turns
-        branch: Tensor | None = None  # terms that the last one adds to x: sums go with norms
-        # all in one frame: callers would keep what has been used up, 25 MB each of a prompt
+        branch: Tensor | None = None  # the last output, not yet added: the next norm adds it
+        # one function, because a caller would keep used tensors alive, 25 MB each for a prompt
         for i in range(start, stop):
             layer: Any = self.layers[i]
             last = last_only and i == stop - 1
@@ -268,7 +270,7 @@ class Decoder(nn.Module):
 
 
 def _add_and_norm(x: Tensor, branch: Tensor | None, norm: RMSNorm) -> Tensor:
-    """Add a branch's terms to x in place, if there is one, and normalise x."""
+    """Add the terms of a branch, if any, to x in place, and normalise x."""
     return norm(x) if branch is None else add_rms_norm(x, branch, norm.weight, norm.eps)
 
 
@@ -281,24 +283,33 @@ class LanguageModel(Decoder):
 
 
 def build_prompt_window(length: int, past: int, device: torch.device | str) -> Window:
-    """The next `length` prompt tokens behind `past` ones: each sees those before it and itself."""
+    """The next `length` prompt tokens behind `past` ones: each sees itself and those before."""
     slots = torch.arange(past, past + length, device=device)
     return Window(slots, past + length, causal=True)
 
 
 def build_decode_window(
-    prompt: int | Tensor, used: int | Tensor, samples: int, span: int, device: torch.device | str
+    prompt: int | Tensor,
+    used: int | Tensor,
+    samples: int,
+    span: int,
+    device: torch.device | str,
+    lengths: Tensor | None = None,
 ) -> Window:
-    """One more token of each sample behind `used` slots: it sees the prompt and its own sample.
+    """One more token of each sample behind `used` slots. It sees the prompt and its own sample.
 
-    Slots behind the prompt are interleaved (see KVCache). A single sample that spans just what is
-    used sees everything, which needs no mask.
+    Slots behind the prompt are interleaved (see KVCache). lengths (B): see `Prompt.lengths`. No
+    mask is needed for a single sample that sees every slot of the span.
     """
     slots = torch.arange(samples, device=device) + used
-    if samples == 1 and isinstance(used, int) and span == used + 1:
+    if samples == 1 and lengths is None and isinstance(used, int) and span == used + 1:
         return Window(slots, span)
+    if samples == 1 and lengths is None:
+        return Window(slots, span, count=slots[0] + 1)
     slot = torch.arange(span, device=device)
-    if samples == 1:
-        return Window(slots, span, (slot <= used).unsqueeze(0))
     own = (slot - prompt) % samples == torch.arange(samples, device=device).unsqueeze(-1)
-    return Window(slots, span, ((slot < prompt) | own) & (slot < used + samples))
+    if lengths is None:
+        return Window(slots, span, ((slot < prompt) | own) & (slot < used + samples))
+    own &= (slot >= prompt) & (slot < used + samples)
+    in_prompt = slot < rearrange(lengths, 'b -> b 1 1')
+    return Window(slots, span, rearrange(in_prompt | own, 'b k span -> b 1 k span'))

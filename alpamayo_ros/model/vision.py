@@ -1,7 +1,7 @@
 """Qwen3-VL vision tower: patches of one or more images to language-model embeddings.
 
-Attention stays inside one image, so images are encoded in chunks and features can be cached per
-image exactly. Knows no prompt and no tokenizer. Grids are (height, width) in patches.
+Attention stays inside one image. Images are therefore encoded in chunks, and cached features of an
+image are exact. Knows no prompt and no tokenizer. Grids are (height, width) in patches.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from einops import rearrange
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ CHUNK_IMAGES = 4  # bounds the activations: 4 images of 720 patches are 25 MB a 
 
 
 class PatchEmbed(nn.Module):
-    """Convolution whose stride is its kernel, run as a linear layer on flattened patches."""
+    """Convolution whose stride equals its kernel. It runs as a linear layer on flat patches."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -37,7 +38,7 @@ class PatchEmbed(nn.Module):
 
 
 class VisionAttention(nn.Module):
-    """Full attention inside each image, fused qkv, 2-D rotary."""
+    """Full attention inside each image; one matrix for q, k and v, 2-D rotary positions."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -50,9 +51,10 @@ class VisionAttention(nn.Module):
         heads = self.qkv(x).unflatten(-1, (3 * self.num_heads, -1))
         turned = rotate_heads(heads[:, :, : 2 * self.num_heads], cos, sin)
         parts = (*turned.chunk(2, 2), heads[:, :, 2 * self.num_heads :])
-        # views (images, heads, patches, d): attention keeps the layout in memory
-        out = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in parts))
-        return self.proj(out.transpose(1, 2).flatten(2))  # (images, heads, P, d) -> (images, P, V)
+        # views: attention keeps the layout in memory
+        q, k, v = (rearrange(part, 'images p heads d -> images heads p d') for part in parts)
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(rearrange(out, 'images heads p d -> images p (heads d)'))
 
 
 class VisionMLP(nn.Module):
@@ -81,9 +83,9 @@ class VisionBlock(nn.Module):
     def forward(
         self, x: Tensor, branch: Tensor | None, cos: Tensor, sin: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The sum so far and what is still to be added to it, (images, patches, hidden) each.
+        """The sum so far and the branch that is not yet added, (images, patches, hidden) each.
 
-        branch: what the block before left to be added, if anything: sums go with norms.
+        branch: the branch that the block before left. The next norm adds it in the same kernel.
         """
         x, normed = _add_and_norm(x, branch, self.norm1)
         x, normed = _add_and_norm(x, self.attn(normed, cos, sin), self.norm2)
@@ -91,7 +93,7 @@ class VisionBlock(nn.Module):
 
 
 def _add_and_norm(x: Tensor, branch: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """Sum of x and a branch, if there is one, and its norm."""
+    """Add a branch, if any, to x; returns the sum and its norm."""
     if branch is None or torch.is_grad_enabled():  # the fused op has no gradient
         x = x if branch is None else x + branch
         return x, norm(x)
@@ -102,12 +104,13 @@ def _add_and_norm(x: Tensor, branch: Tensor | None, norm: nn.LayerNorm) -> tuple
 class PatchMerger(nn.Module):
     """Four neighbouring patches to one embedding; exact GELU.
 
-    The final merger normalises each patch, the deepstack mergers the concatenation of four.
+    The final merger normalises each patch. The deepstack mergers normalise four patches as one.
     """
 
     def __init__(self, config: VisionConfig, after_concatenation: bool) -> None:
         super().__init__()
-        self.merged = config.hidden_size * config.spatial_merge_size**2
+        self.rows = config.spatial_merge_size**2
+        self.merged = config.hidden_size * self.rows
         norm = self.merged if after_concatenation else config.hidden_size
         self.after_concatenation = after_concatenation
         self.norm = nn.LayerNorm(norm, eps=NORM_EPS)
@@ -118,7 +121,7 @@ class PatchMerger(nn.Module):
         """(images, patches, V) in merge order to (images, patches / 4, H)."""
         if not self.after_concatenation:
             x = self.norm(x)
-        x = x.reshape(x.shape[0], -1, self.merged)  # four rows in merge order become one
+        x = rearrange(x, 'images (tokens four) v -> images tokens (four v)', four=self.rows)
         if self.after_concatenation:
             x = self.norm(x)
         return self.linear_fc2(F.gelu(self.linear_fc1(x)))
@@ -176,10 +179,14 @@ class VisionTower(nn.Module):
         return self.merger(x).flatten(0, 1), levels
 
     def compute_positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a grid's patches, in merge order: what is added to their embeddings (h * w, V), and
-        cosine and sine (h * w, head_dim) float32 of the rotation in every block.
+        """Positions of a grid's patches in merge order.
+
+        Returns learned embeddings (h * w, V), which are added to those of the patches, and cosine
+        and sine (h * w, head_dim) float32 of the rotation in every block.
         """
-        return self._interpolate_positions(grid), *self._compute_rotary(grid, self.pos_embed.weight.device)
+        return self._interpolate_positions(grid), *self._compute_rotary(
+            grid, self.pos_embed.weight.device
+        )
 
     def _interpolate_positions(self, grid: tuple[int, int]) -> Tensor:
         """The learned square table sampled bilinearly at h x w points; (h * w, V), merge order."""
@@ -200,7 +207,9 @@ class VisionTower(nn.Module):
                 out += table[index] * (wh * ww).unsqueeze(-1).to(table.dtype)
         return _to_merge_order(out, self.config.spatial_merge_size)
 
-    def _compute_rotary(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    def _compute_rotary(
+        self, grid: tuple[int, int], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
         """Cosine and sine (h * w, head_dim) float32 of [row * f, column * f], merge order."""
         dim = self.config.hidden_size // self.config.num_heads // 2
         index = torch.arange(0, dim, 2, dtype=torch.float32, device=device)
@@ -215,6 +224,4 @@ class VisionTower(nn.Module):
 
 def _to_merge_order(x: Tensor, merge: int) -> Tensor:
     """(h, w, C) to (h * w, C): merged row, merged column, inner row, inner column."""
-    h, w, channels = x.shape
-    x = x.reshape(h // merge, merge, w // merge, merge, channels).transpose(1, 2)
-    return x.reshape(h * w, channels)
+    return rearrange(x, '(h r) (w c) channels -> (h w r c) channels', r=merge, c=merge)

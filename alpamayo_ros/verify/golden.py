@@ -21,17 +21,21 @@ from torch import Tensor
 
 from ..data_types import GRID_S
 from ..errors import BadInput
+from ..files import read_json
 from ..geometry import find_latest_at_or_before, to_local
 from ..metrics import displacement as metrics
 from ..model.action_expert import PerWaypointActionInProjV2
 from ..model.action_space import UnicycleAccelCurvatureActionSpace
 from ..model.alpamayo import AlpamayoModel
-from ..model.config import parse_config, read_json
+from ..model.config import parse_config
 from ..model.flow_matching import FlowMatching, make_training_pair
+from ..model.prompt.generated_text import extract_text
 from ..model.prompt.image_processor import smart_resize
-from ..model.prompt.processor import extract_text
+from ..model.prompt.trajectory_tokenizer import (
+    DeltaTrajectoryTokenizer,
+    DiscreteTrajectoryTokenizer,
+)
 from ..model.reasoning import pad_behind
-from ..model.prompt.trajectory_tokenizer import DeltaTrajectoryTokenizer, DiscreteTrajectoryTokenizer
 
 STANDING_STEP_M = 0.01  # a heading fitted to shorter steps is noise
 # Statistics and bounds of R1; the reference trajectories use them whatever model/config.json says.
@@ -181,8 +185,12 @@ def flow_matching(folder: Path) -> Iterator[ComparisonRow]:
     counts = sorted(int(k.partition('.')[2]) for k in fields if k.startswith('final.'))
     for count in counts:
         final = flow.sample(noise, field, count)
-        every = torch.stack([x for x, _, _ in flow.iterate_steps(noise, field, count)] + [final], 1)
-        yield compare(stage, f'times, {count}', flow.list_times(count), fields, f'times.{count}', 1e-6)
+        every = torch.stack(
+            [x for x, _, _ in flow.iterate_steps(noise, field, count)] + [final], 1
+        )
+        yield compare(
+            stage, f'times, {count}', flow.list_times(count), fields, f'times.{count}', 1e-6
+        )
         yield compare(stage, f'states, {count}', every, fields, f'all_steps.{count}', 1e-5)
         yield compare(stage, f'result, {count}', final, fields, f'final.{count}', 1e-5)
     if 'train.t' in fields:
@@ -239,13 +247,13 @@ def metric(folder: Path) -> Iterator[ComparisonRow]:
     yield compare(stage, 'ADE', one, fields, 'ade', 1e-4)
     values = {
         'corner:corner_distance': metrics.corner_distance(xyz, rot, true_xyz, true_rot),
-        'minade:min_ade': metrics.min_ade(xyz[..., :2], true_xyz[..., :2]),
+        'minade:min_ade': metrics.ade_of_whole_best(xyz[..., :2], true_xyz[..., :2]),
     }
     for key in fields:
         horizon = key.partition('by_t=')[2]
         if horizon and not key.endswith('_std'):
             count = round(float(horizon) / GRID_S)
-            values[key] = metrics.min_ade(xyz[..., :2], true_xyz[..., :2], count)
+            values[key] = metrics.ade_of_whole_best(xyz[..., :2], true_xyz[..., :2], count)
     for key, per_set in values.items():
         name = key.partition(':')[2]
         yield compare(stage, name, per_set.mean(-1), fields, key, 1e-4)
@@ -297,7 +305,9 @@ def tables(folder: Path) -> Iterator[ComparisonRow]:
         yield compare_exactly('text extraction', f'text {i}', blocks == want, f'{blocks}')
     row = read_table(folder / 'replace_padding.json')
     padded, _ = pad_behind(torch.tensor(row['seq']), row['eos'], row['pad'])
-    yield compare_exactly('text extraction', 'padding', padded.tolist() == row['out'], f'{padded.tolist()}')
+    yield compare_exactly(
+        'text extraction', 'padding', padded.tolist() == row['out'], f'{padded.tolist()}'
+    )
 
 
 def full_size_names(folder: Path) -> Iterator[ComparisonRow]:

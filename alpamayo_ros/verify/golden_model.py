@@ -18,11 +18,21 @@ from torch import Tensor
 
 from ..data_types import SamplingOptions
 from ..errors import BadInput
-from ..model.alpamayo import AlpamayoModel, Prompt, compute_prompt_positions
-from ..model.prompt.processor import Processor, extract_text
+from ..model.alpamayo import AlpamayoModel
+from ..model.prefill import Prompt, compute_prompt_positions
+from ..model.prompt.generated_text import extract_text
+from ..model.prompt.processor import Processor
 from ..model.reasoning import Reasoning, summarise
 from ..runtime.load import load_model
-from .golden import ComparisonRow, Fields, compare, compare_exactly, read_fields, read_table, tensors
+from .golden import (
+    ComparisonRow,
+    Fields,
+    compare,
+    compare_exactly,
+    read_fields,
+    read_table,
+    tensors,
+)
 
 R1_CAMERAS = (0, 1, 2, 6)
 
@@ -184,7 +194,11 @@ def _expert(
     """Positions, mask and each flow step from the reference's own states."""
     name, fields, model, k = case.name, case.fields, scene.model, case.samples
     window, positions = model.prepare_expert(prompt, reasoning)
-    mask = cast(Tensor, window.mask)  # the expert's window always has one
+    if window.mask is None:  # a single sample sees the first slots, whose number is given
+        seen = torch.arange(window.span, device=positions.device) < cast(Tensor, window.count)
+        mask = seen.expand(1, 1, model.waypoints, -1)
+    else:
+        mask = window.mask
     points = model.waypoints
     by_row = positions.reshape(3, k, points)
     yield compare(name, 'expert positions', by_row, fields, 'expert_position_ids', 0)

@@ -1,1 +1,1 @@
-"""From images, history and route to the patches and token ids of a prompt, and from ids to text."""
+"""Prompts: images, history and route to patches and token ids, and generated ids to text."""

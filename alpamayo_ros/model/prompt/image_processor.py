@@ -1,6 +1,6 @@
 """uint8 images to the patches of the vision tower, on any device, without torchvision.
 
-Steps: alpamayo-r1 specification, section 5. Knows no cameras and no prompt.
+Steps: docs/model.md, section 2. Knows no cameras and no prompt.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 import math
 
+from einops import repeat
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -113,14 +114,14 @@ def _cubic(x: float, a: float = -0.5) -> float:
 def to_patches(images: Tensor, patch: int = 16, temporal: int = 2, merge: int = 2) -> Tensor:
     """Patches (N * h * w, 3 * temporal * patch * patch) float32 of uint8 (N, 3, H, W).
 
-    Values are (x / 255 - 0.5) / 0.5; the frame is repeated to the temporal pair. Order: merged
+    Values are (x / 255 - 0.5) / 0.5. A temporal pair holds the frame twice. Order: merged
     row, merged column, inner row, inner column; inside a patch [channel, temporal, row, column].
     """
     x = (images.to(torch.float32) / 255 - MEAN) / STD
-    n, channels, height, width = x.shape
-    h, w = height // patch, width // patch
-    x = x.reshape(n, channels, h // merge, merge, patch, w // merge, merge, patch)
-    # (n, c, H, mh, p, W, mw, p) -> (n, H, W, mh, mw, c, p, p)
-    x = x.permute(0, 2, 5, 3, 6, 1, 4, 7)
-    x = x.unsqueeze(6).expand(*x.shape[:6], temporal, patch, patch)
-    return x.reshape(n * h * w, channels * temporal * patch * patch)
+    return repeat(
+        x,
+        'n c (h r y) (w s x) -> (n h w r s) (c t y x)',
+        **dict.fromkeys('rs', merge),
+        **dict.fromkeys('xy', patch),
+        t=temporal,
+    )

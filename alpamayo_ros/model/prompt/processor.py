@@ -1,39 +1,34 @@
-"""Images and history to patches and prompt ids; generated ids back to text.
+"""Images, history and route to the patches and token ids of a prompt; generated ids to text.
 
 Uses transformers for the tokenizer and its chat template only. Knows no weights.
-Prompt: alpamayo-r1 specification, sections 3, 5, 9 and 12.
+Prompt: docs/model.md, sections 2 to 5.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from einops import rearrange
 import torch
 from torch import Tensor
 
 from ...errors import BadInput
-from ..config import AlpamayoConfig, build_block, read_json, find_vlm_folder, resolve_hub_vlm
+from ..blocks import build_block
+from ..config import AlpamayoConfig, find_vlm_folder, resolve_hub_vlm
 from .image_processor import resize_bicubic, smart_resize, to_patches
+from .tokenizer_files import load_chat_template, load_tokenizer
 from .tokens import (
-    CAMERA_TEXT,
-    IM_END,
     IMAGE_PAD,
-    INSTRUCTION,
-    PAD,
-    SYSTEM,
     TokenIds,
-    list_discrete_tokens,
-    format_special,
-    list_special_tokens,
     collect_token_ids,
+    format_special,
+    list_discrete_tokens,
+    list_special_tokens,
 )
-
-NGRAM = 8  # a repetition is the same 8 tokens three times
-NGRAM_TIMES = 3
+from .wording import SYSTEM, Message, write_drive_messages, write_question_messages
 
 
 @dataclass(frozen=True)
@@ -52,54 +47,83 @@ class Processor:
         self.config = config
         name = config.vlm_name_or_path
         vlm = find_vlm_folder(name, folder) or resolve_hub_vlm(name, folder)
-        self.tokenizer = _load_tokenizer(vlm)
-        self.chat_template = _chat_template(vlm, self.tokenizer)
+        self.tokenizer = load_tokenizer(vlm)
+        self.chat_template, template_file = load_chat_template(vlm)
         self.tokenizer.add_tokens(list_discrete_tokens(config))
         self.tokenizer.add_tokens(list_special_tokens(config), special_tokens=True)
-        self.history_tokenizer, self.ids = self._trajectory_tokens()
+        self.history_tokenizer, self.ids = self._collect_trajectory_tokens(vlm)
+        self._check_chat_template(template_file)
 
-    def _trajectory_tokens(self) -> tuple[Any, TokenIds]:
-        """The history tokenizer and all ids, checked against the config's."""
+    def _collect_trajectory_tokens(self, vlm: Path) -> tuple[Any, TokenIds]:
+        """The history tokenizer and all ids, checked against config.json."""
         blocks = self.config.blocks
         future = build_block(blocks['traj_tokenizer_cfg'])
         separate = blocks.get('hist_traj_tokenizer_cfg')
         history = build_block(separate) if separate else future
-        eos, pad = (self.tokenizer.convert_tokens_to_ids(t) for t in (IM_END, PAD))
-        ids = collect_token_ids(self.config, eos, pad, future.vocab_size if separate else 0)
-        first = self.tokenizer.convert_tokens_to_ids('<i0>')
-        marker = self.tokenizer.convert_tokens_to_ids(format_special('traj_future_start'))
-        if (first, marker) != (ids.discrete_start, ids.future_start):
+        ids = collect_token_ids(self.config, self._find_id, future.vocab_size if separate else 0)
+        names = ('<i0>', format_special('traj_history'), format_special('traj_future_start'))
+        found = [*map(self._find_id, names), self._find_id(IMAGE_PAD)]
+        expected = [ids.discrete_start, ids.history, ids.future_start, ids.image]
+        if found != expected or min(ids.eos, ids.pad) < 0:
             raise BadInput(
-                f'tokenizer and config.json disagree: <i0> is {first} against '
-                f'traj_token_start_idx {ids.discrete_start}, <|traj_future_start|> is {marker} '
-                f'against {ids.future_start}'
+                f'{vlm}: tokenizer and config.json disagree: <i0>, {names[1]}, {names[2]} and '
+                f'{IMAGE_PAD} have the ids {found} in the tokenizer, config.json has {expected} '
+                '(traj_token_start_idx, traj_token_ids, image_token_id); expected the tokenizer '
+                'of the Qwen3-VL that the checkpoint was trained with'
             )
         return history, ids
 
-    def render_prompt(self, camera_indices: Sequence[int], frames: int) -> str:
-        """The prompt before image tokens are repeated; cameras by ascending model index."""
-        content: list[dict[str, str]] = []
-        for camera in camera_indices:
-            for k in range(frames):
-                label = f'{CAMERA_TEXT[camera]}: ' if k == 0 else ''
-                text = label if self.config.include_camera_ids else ''
-                text += f'frame {k} ' if self.config.include_frame_nums else ''
-                content += [{'type': 'text', 'text': text}] if text else []
-                content.append({'type': 'image'})
-        history = format_special('traj_history') * self.config.tokens_per_history_traj
-        wrapped = format_special('traj_history_start') + history + format_special('traj_history_end')
-        content.append({'type': 'text', 'text': wrapped + INSTRUCTION})
-        messages = [
-            {'role': 'system', 'content': [{'type': 'text', 'text': SYSTEM}]},
-            {'role': 'user', 'content': content},
-            {'role': 'assistant', 'content': [{'type': 'text', 'text': format_special('cot_start')}]},
-        ]
-        return self.tokenizer.apply_chat_template(
+    def _find_id(self, token: str) -> int:
+        """Id of a written token, -1 when the vocabulary lacks it."""
+        return int(self.tokenizer.get_vocab().get(token, -1))
+
+    def _check_chat_template(self, file: Path) -> None:
+        """Raise BadInput unless the template renders a drive prompt with all its parts."""
+        history = format_special('traj_history')
+        try:
+            text = self.render_prompt([1], 2)
+        except Exception as error:  # noqa: BLE001  an expression of a template raises anything
+            reason = ' '.join(str(error).split()) or type(error).__name__
+            raise BadInput(
+                f'{file}: the chat template cannot be rendered: {reason}; expected the template '
+                'of Qwen3-VL'
+            ) from None
+        expected = {IMAGE_PAD: 2, history: self.config.tokens_per_history_traj, SYSTEM: 1}
+        for part, count in expected.items():
+            if text.count(part) != count:
+                raise BadInput(
+                    f'{file}: the chat template writes {part!r} {text.count(part)} times for a '
+                    f'prompt of 2 images, expected {count}: it is not the template of Qwen3-VL'
+                )
+
+    def render_prompt(
+        self,
+        camera_indices: Sequence[int],
+        frames: int,
+        route: str | None = None,
+        with_reasoning: bool = True,
+    ) -> str:
+        """Prompt for a trajectory, before image tokens are repeated; see write_drive_messages.
+
+        Without reasoning the assistant's turn is empty: the caller feeds the trajectory marker.
+        """
+        messages = write_drive_messages(self.config, camera_indices, frames, route, with_reasoning)
+        text = self._render(messages)
+        return text if with_reasoning else text.removesuffix(format_special('cot_start'))
+
+    def render_question(self, camera_indices: Sequence[int], frames: int, question: str) -> str:
+        """Prompt for a question, before image tokens are repeated."""
+        messages = write_question_messages(self.config, camera_indices, frames, question)
+        return self._render(messages)
+
+    def _render(self, messages: list[Message]) -> str:
+        text: str = self.tokenizer.apply_chat_template(
             messages,
             chat_template=self.chat_template,
             tokenize=False,
             continue_final_message=True,
         )
+        return text
 
     def tokenize_prompt(self, text: str, grids: Sequence[tuple[int, int]]) -> Tensor:
         """Ids (1, P) int64; each image token is repeated for its grid's merged patches."""
@@ -145,86 +169,36 @@ class Processor:
         camera_indices: Sequence[int],
         history_xyz: Tensor,
         history_rot: Tensor,
+        *,
+        route: str | None = None,
     ) -> ModelInputs:
         """Inputs of one scene: images uint8 (3, H, W) by camera index, oldest frame first.
 
-        history (16, 3) and (16, 3, 3) float32 in the t0 frame.
+        history (16, 3) and (16, 3, 3) float32 in the t0 frame; route: see write_drive_messages.
         """
         parts = [self.extract_patches(image) for image in images]
         grids = tuple(grid for _, grid in parts)
-        ids = self.input_ids(grids, camera_indices, history_xyz, history_rot)
+        ids = self.build_input_ids(grids, camera_indices, history_xyz, history_rot, route=route)
         return ModelInputs(ids, torch.cat([patches for patches, _ in parts]), grids)
 
-    def input_ids(
+    def build_input_ids(
         self,
         grids: Sequence[tuple[int, int]],
         camera_indices: Sequence[int],
         history_xyz: Tensor,
         history_rot: Tensor,
+        *,
+        route: str | None = None,
+        with_reasoning: bool = True,
     ) -> Tensor:
-        """Ids (1, P) of a scene whose images have these grids; history as in a call."""
-        text = self.render_prompt(camera_indices, len(grids) // len(camera_indices))
+        """Ids (1, P) of a scene whose images have these grids; other arguments as in a call."""
+        frames = len(grids) // len(camera_indices)
+        text = self.render_prompt(camera_indices, frames, route, with_reasoning)
         ids = self.tokenize_prompt(text, grids)
-        return self.write_history(ids, history_xyz.unsqueeze(0), history_rot.unsqueeze(0))
+        xyz = rearrange(history_xyz, 'poses axes -> 1 poses axes')
+        return self.write_history(ids, xyz, rearrange(history_rot, 'poses i j -> 1 poses i j'))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids with special tokens kept, as the extraction below needs it."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
-
-
-def extract_text(decoded: str, name: str) -> str:
-    """Text of a block ('cot', 'meta_action', 'answer') that ended; '' when its end never came.
-
-    Cut at the first <|name_end|>; what follows the last <|name_start|> before it, stripped.
-    """
-    before, end, _ = decoded.partition(format_special(f'{name}_end'))
-    if not end:
-        return ''
-    return before.rpartition(format_special(f'{name}_start'))[2].strip()
-
-
-def extract_unfinished_text(decoded: str) -> str:
-    """What was said so far of a reasoning that never ended."""
-    return decoded.partition(format_special('cot_end'))[0].strip()
-
-
-def trim_tokens(tokens: Sequence[int], ids: TokenIds) -> list[int]:
-    """Generated ids up to and with the trajectory marker or the end of the turn."""
-    for i, token in enumerate(tokens):
-        if token in (ids.future_start, ids.eos):
-            return list(tokens[: i + 1])
-    return list(tokens)
-
-
-def check_reasoning(tokens: Sequence[int], end: str) -> tuple[str, ...]:
-    """Names of what is wrong with a reasoning of these ids that ended so; empty when healthy."""
-    grams = Counter(tuple(tokens[i : i + NGRAM]) for i in range(len(tokens) - NGRAM + 1))
-    checks = [] if end == 'marker' else ['marker_missing']
-    checks += ['budget'] if end == 'budget' else []
-    checks += ['repetition'] if any(n >= NGRAM_TIMES for n in grams.values()) else []
-    return tuple(checks)
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    """Fast Qwen2 tokenizer of a folder; nothing in the folder can name code or a network."""
-    from transformers import Qwen2TokenizerFast  # type: ignore[attr-defined]  # lazy export
-
-    try:
-        return Qwen2TokenizerFast.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BadInput(f'{folder}: no usable tokenizer: {error}') from None
-
-
-def _chat_template(folder: Path, tokenizer: Any) -> str:
-    jinja = folder / 'chat_template.jinja'
-    if jinja.is_file():
-        return jinja.read_text(encoding='utf-8')
-    if (folder / 'chat_template.json').is_file():
-        return str(read_json(folder / 'chat_template.json')['chat_template'])
-    if not tokenizer.chat_template:
-        raise BadInput(
-            f'{folder}: no chat_template.jinja, chat_template.json or tokenizer template'
-        )
-    return str(tokenizer.chat_template)
+        """Text of ids. It keeps special tokens, because generated_text.py looks for them."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text

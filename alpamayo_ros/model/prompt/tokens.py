@@ -1,10 +1,11 @@
-"""Token ids and prompt text: the vocabulary's extension, its ranges, the wording per version.
+"""Tokens that Alpamayo adds to the vocabulary: their names, their order and their ids.
 
-Order and wording: alpamayo-r1 specification, sections 3, 5 and 12. Knows no tokenizer library.
+Order: docs/model.md, section 3. Knows no tokenizer library.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..config import AlpamayoConfig
@@ -13,7 +14,7 @@ IM_END = '<|im_end|>'
 PAD = '<|endoftext|>'
 IMAGE_PAD = '<|image_pad|>'
 
-# The order defines the ids. image_pad is in the list but exists already, so it adds none.
+# Their order defines their ids. image_pad exists in the base vocabulary, so it gets no new id.
 SPECIAL_NAMES = (
     'prompt_start',
     'prompt_end',
@@ -45,7 +46,7 @@ SPECIAL_NAMES = (
     'answer_start',
     'answer_end',
 )
-# Without the special tokens only the six markers are added, in this order.
+# With add_special_tokens false only these are added, in this order.
 MARKER_NAMES = (
     'traj_history',
     'traj_future',
@@ -53,34 +54,6 @@ MARKER_NAMES = (
     'traj_future_start',
     'traj_history_end',
     'traj_future_end',
-)
-# 1.5 renames tokens that it does not use; their ids stay.
-RENAMED_IN_1_5 = (
-    'image_pre_tkn',
-    'traj_history_pre_tkn',
-    'meta_action_start',
-    'meta_action_end',
-    'traj_future_pre_tkn',
-    'vectorized_wm',
-    'vectorized_wm_start',
-    'vectorized_wm_end',
-    'vectorized_wm_pre_tkn',
-)
-
-SYSTEM = 'You are a driving assistant that generates safe and accurate actions.'
-INSTRUCTION = (
-    'output the chain-of-thought reasoning of the driving process, '
-    'then output the future trajectory.'
-)
-# Alpamayo 1.5 writes these before the frames; R1 prompts have no camera names.
-CAMERA_TEXT = (
-    'Front left camera',
-    'Front camera',
-    'Front right camera',
-    'Rear left camera',
-    'Rear camera',
-    'Rear right camera',
-    'Front telephoto camera',
 )
 
 
@@ -90,23 +63,24 @@ def format_special(name: str) -> str:
 
 
 def list_discrete_tokens(config: AlpamayoConfig) -> list[str]:
-    """The ordinary added tokens <i0> ... that stand for trajectory bins."""
+    """Ordinary tokens <i0> ... for the bins of trajectories."""
     return [f'<i{i}>' for i in range(config.traj_vocab_size)]
 
 
 def list_special_tokens(config: AlpamayoConfig) -> list[str]:
-    """The special tokens in the order that defines their ids."""
+    """Special tokens in the order that defines their ids."""
     if not config.add_special_tokens:
         return [format_special(name) for name in MARKER_NAMES]
-    if config.model_type == 'alpamayo_r1':
-        return [format_special(name) for name in SPECIAL_NAMES]
-    padding = {name: f'_padding_{i}' for i, name in enumerate(RENAMED_IN_1_5)}
+    padding = {name: f'_padding_{i}' for i, name in enumerate(config.version.renamed_tokens)}
     return [format_special(padding.get(name, name)) for name in SPECIAL_NAMES]
 
 
 @dataclass(frozen=True)
 class TokenIds:
-    """Ids that the rollout needs, and the half-open range of discrete trajectory tokens."""
+    """Ids that rollouts need, and the half-open range of discrete trajectory tokens.
+
+    -1 stands for a token that the vocabulary lacks.
+    """
 
     image: int
     history: int
@@ -116,18 +90,29 @@ class TokenIds:
     discrete_start: int
     discrete_end: int
     history_offset: int
+    route_start: int = -1
+    route_end: int = -1
+    answer_end: int = -1
 
 
-def collect_token_ids(config: AlpamayoConfig, eos: int, pad: int, history_offset: int) -> TokenIds:
-    """Ids of a checkpoint; `history_offset` counts from the first discrete token."""
+def collect_token_ids(
+    config: AlpamayoConfig, find_id: Callable[[str], int], history_offset: int
+) -> TokenIds:
+    """Ids of a checkpoint. find_id: id of a written token, -1 when the vocabulary lacks it.
+
+    history_offset: the first history bin, counted from the first discrete token.
+    """
     start = config.traj_token_start_idx
     return TokenIds(
         image=config.image_token_id,
         history=config.traj_token_ids['history'],
         future_start=config.traj_token_ids['future_start'],
-        eos=eos,
-        pad=pad,
+        eos=find_id(IM_END),
+        pad=find_id(PAD),
         discrete_start=start,
         discrete_end=start + config.traj_vocab_size,
         history_offset=start + history_offset,
+        route_start=find_id(format_special('route_start')),
+        route_end=find_id(format_special('route_end')),
+        answer_end=find_id(format_special('answer_end')),
     )

@@ -1,7 +1,7 @@
 """Trajectories to token indices and back: the history's deltas, the future's actions.
 
-Formulas: alpamayo-r1 specification, section 4. Indices count from zero inside each tokenizer; the
-offset into the vocabulary is tokens.py's. Knows no text tokenizer.
+Formulas: docs/model.md, section 4. Indices count from zero inside each tokenizer; tokens.py holds
+their offset into the vocabulary. Knows no text tokenizer.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from ..action_space import rotation_from_yaw, wrap
-from ..config import build_block
+from ..blocks import build_block
 
 YAW_WINDOW = 10  # points of the sliding cubic fit that re-estimates headings
 
 
 def quantise(x: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
-    """Nearest of `bins` levels over [low, high]: rounded half to even, then clamped."""
+    """Index of the nearest of `bins` levels over [low, high], half to even, then clamped."""
     index = torch.round((x - low) / (high - low) * (bins - 1)).to(torch.int64)
     return index.clamp(0, bins - 1)
 
 
 def dequantise(index: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
-    """Value of a level; float32."""
+    """Value float32 of a level."""
     return index.to(torch.float32) / (bins - 1) * (high - low) + low
 
 
@@ -75,7 +75,7 @@ class DeltaTrajectoryTokenizer:
 
 
 def fit_yaw(xyz: Tensor) -> Tensor:
-    """Heading (B, N) of positions (B, N, 3): cubics x(t), y(t) over a sliding window of points."""
+    """Heading (B, N) of positions (B, N, 3), from cubics x(t), y(t) fitted to a sliding window."""
     n = xyz.shape[1]
     window = min(YAW_WINDOW, n)
     headings = []

@@ -1,7 +1,7 @@
-"""The `vlm/` folder of the small checkpoint: tokenizer, chat template, VLM and image settings.
+"""Writes the `vlm/` folder of a small checkpoint: tokenizer, chat template, VLM and image settings.
 
-Same files and special tokens as a Qwen3-VL folder, with a vocabulary of bytes and a few words. All
-of it is written as JSON: nothing is trained and nothing is fetched. Knows no weights.
+It has the files and special tokens of a Qwen3-VL folder, with a vocabulary of bytes and a few
+words. Nothing is trained and nothing is fetched. Knows no weights.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import re
 from typing import Any
 
-from .prompt.tokens import IM_END, IMAGE_PAD, PAD
+from ..prompt.tokens import IM_END, IMAGE_PAD, PAD
 
 # Qwen's added tokens, in the order of their ids; the first 14 are special.
 ADDED_TOKENS = (
@@ -24,13 +24,13 @@ ADDED_TOKENS = (
     *('<think>', '</think>'),
 )
 _SPECIAL = 14
-# How Qwen cuts text before the merges: contractions, words with what precedes them, digits, rest.
+# Qwen cuts text before the merges: contractions, words with one sign before them, digits, rest.
 _CUT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r'|\s*[\r\n]+|\s+(?!\S)|\s+'
 )
-_BYTES = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # written as they are
-_SPACE = '\u0120'  # how a byte-level vocabulary writes the space
+_BYTES = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # stand for themselves
+_SPACE = '\u0120'  # stands for the space in a byte-level vocabulary
 _TEMPLATE = """\
 {%- for message in messages %}
 {{- '<|im_start|>' + message.role + '\\n' }}

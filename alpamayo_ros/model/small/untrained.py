@@ -1,8 +1,8 @@
-"""A small untrained checkpoint, made on the spot: every part of Alpamayo-R1, a thousandth in size.
+"""Writes a small untrained checkpoint: every part of Alpamayo-R1 at a thousandth of its size.
 
-Random weights that do nothing surprising: greedy and sampled decoding say SENTENCE and end, the
-velocity field is close to zero, so the path is noise around constant speed. It exercises the
-pipeline and means nothing; `untrained` in its config.json says so to the report.
+The weights are random, except for an output head that makes the model say SENTENCE. The velocity
+field is close to zero, so the path is noise around constant speed. The checkpoint exercises the
+pipeline; `untrained` in its config.json makes the report say that its paths mean nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from safetensors.torch import save
 import torch
 from torch import Tensor
 
-from .alpamayo import AlpamayoModel
-from .checkpoint import SINGLE
-from .config import load_config
-from .prompt.processor import Processor
-from .small_vlm import write_json, write_vlm
-from .prompt.tokens import IMAGE_PAD, INSTRUCTION, SPECIAL_NAMES, SYSTEM, format_special
+from ..alpamayo import AlpamayoModel
+from ..checkpoint import SINGLE
+from ..config import load_config
+from ..prompt.processor import Processor
+from ..prompt.tokens import IMAGE_PAD, SPECIAL_NAMES, format_special
+from ..prompt.wording import INSTRUCTION, SYSTEM
+from .vlm_files import write_json, write_vlm
 
 SENTENCE = 'Untrained demo weights: this path means nothing.'
 _WORDS = f'{SENTENCE} {SYSTEM}\n{INSTRUCTION} system user assistant'
@@ -60,7 +61,7 @@ _GEOMETRY: dict[str, Any] = {
         'hidden_act': 'gelu_pytorch_tanh',
     },
 }
-# What adds to the residual stream stays small beside a token's own embedding; others have gain 1.
+# Layers that add to the residual stream stay small beside a token's embedding; others have gain 1.
 _GAINS = {
     'o_proj.weight': 0.1,
     'down_proj.weight': 0.1,
@@ -68,11 +69,11 @@ _GAINS = {
     'linear_fc2.weight': 0.3,
     'action_out_proj.weight': 0.02,
 }
-_LOGIT = 22.0  # of the next word of the sentence; all others are near zero
+_LOGIT = 22.0  # logit of the next word of the sentence; all others are near zero
 
 
 def write_small_checkpoint(folder: Path, seed: int) -> None:
-    """Make `folder` and fill it: config.json, model.safetensors, vlm/. A function of the seed."""
+    """Make `folder` with config.json, model.safetensors and vlm/. Equal seeds give equal files."""
     folder.mkdir()
     size = write_vlm(folder / 'vlm', _WORDS, _GEOMETRY)
     write_json(folder / 'config.json', make_config_json(size) | {'untrained': True})
@@ -86,7 +87,7 @@ def write_small_checkpoint(folder: Path, seed: int) -> None:
 
 
 def make_config_json(vocabulary: int, discrete_tokens: int = _DISCRETE_TOKENS) -> dict[str, Any]:
-    """config.json of alpamayo_r1 whose discrete and special tokens follow `vocabulary` ones."""
+    """config.json of R1 for a base vocabulary of that size, which the added tokens follow."""
     action_space = {
         '_target_': 'alpamayo_r1.action_space.UnicycleAccelCurvatureActionSpace',
         'accel_mean': 0.0,
@@ -177,7 +178,12 @@ def _teach(model: AlpamayoModel, processor: Processor) -> None:
     The last hidden state is close to the direction of the newest token's embedding (see _GAINS),
     so a row of the head along the embedding of one token makes its own token follow that one.
     """
-    text = format_special('cot_start') + SENTENCE + format_special('cot_end') + format_special('traj_future_start')
+    text = (
+        format_special('cot_start')
+        + SENTENCE
+        + format_special('cot_end')
+        + format_special('traj_future_start')
+    )
     chain = processor.tokenizer(text, add_special_tokens=False)['input_ids']
     embeddings, head = model.vlm.model.language_model.embed_tokens.weight, model.vlm.lm_head.weight
     head.zero_()

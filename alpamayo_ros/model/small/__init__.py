@@ -1,0 +1,1 @@
+"""A small untrained checkpoint, written on the spot for demos and tests."""
