@@ -1,34 +1,45 @@
 """How late, sparse or scattered the inputs of a context may be.
 
-Knows no ROS and no command line: the node's parameters and the commands' options have the names of
-these fields.
+Node parameters, options of the commands and keys of a rig file carry the names of these fields.
+Knows no ROS, no command line and no file format.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from .errors import BadInput
 
 
+def _limit(default: float, low: float, high: float, description: str) -> Any:
+    """Field of one limit with its range; the default lies inside."""
+    return field(default=default, metadata={'description': description, 'low': low, 'high': high})
+
+
 @dataclass(frozen=True)
 class ContextLimits:
-    """Limits in seconds. Raises BadInput for a value that makes no sense.
+    """Limits in seconds; raises BadInput for a value outside its range.
 
-    max_input_age_s: the buffer waits this long for missing input. odometry_max_gap_s: longest
-    time between two poses of a history. max_skew_s: largest spread of the cameras at one grid
-    time. frame_lead_s: how much later than t0 a frame may be stamped, for cameras of one trigger.
+    The metadata of each field hold `description`, `low` and `high`.
     """
 
-    max_input_age_s: float = 0.5
-    odometry_max_gap_s: float = 0.2
-    max_skew_s: float = 0.05
-    frame_lead_s: float = 0.01
+    max_input_age_s: float = _limit(
+        0.5, 0.05, 10.0, 'Age at which missing input is no longer waited for.'
+    )
+    # the cubic through the poses needs four of them in 1.5 s
+    odometry_max_gap_s: float = _limit(
+        0.2, 0.01, 0.5, 'Longest time between two poses of a history.'
+    )
+    max_skew_s: float = _limit(
+        0.05, 0.0, 0.1, 'Largest spread of the cameras at one time of the 10 Hz grid.'
+    )
+    frame_lead_s: float = _limit(
+        0.01, 0.0, 0.05, 'How much later than t0 a frame may be stamped: cameras of one trigger.'
+    )
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):
-            value = getattr(self, name)
-            if not 0 <= value <= 10:
-                raise BadInput(f'{name}={value} is not in 0 ... 10 s')
-        if self.odometry_max_gap_s > 0.5:  # the cubic needs four samples in 1.5 s
-            raise BadInput(f'odometry_max_gap_s={self.odometry_max_gap_s} is above 0.5 s')
+        for row in fields(self):
+            value, low, high = getattr(self, row.name), row.metadata['low'], row.metadata['high']
+            if not low <= value <= high:
+                raise BadInput(f'{row.name}: {value} is not in {low} ... {high}')

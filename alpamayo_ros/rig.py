@@ -1,4 +1,4 @@
-"""The cameras of a vehicle: config/rigs/<rig>.yaml, read and checked.
+"""The sensors of a vehicle: config/rigs/<rig>.yaml, read and checked.
 
 Knows no ROS, no images and no buffers. Every mistake in a file is a BadInput of one line that
 names the file and the key.
@@ -6,19 +6,17 @@ names the file and the key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 import math
 from pathlib import Path
 import re
-import sys
-from typing import Any
 
-import yaml
-
+from .checked_yaml import YamlSection, load_yaml, shorten
 from .errors import BadInput
+from .limits import ContextLimits
 from .shipped import find_shipped
 
-CAMERA_INDEX = {  # model index of each camera: docs/model.md section 2
+CAMERA_INDEX = {  # model index of each camera: docs/model.md section 5
     'cross_left': 0,
     'front_wide': 1,
     'cross_right': 2,
@@ -30,6 +28,8 @@ CAMERA_INDEX = {  # model index of each camera: docs/model.md section 2
 R1_CAMERAS = ('cross_left', 'front_wide', 'cross_right', 'front_tele')
 MAX_TOLERANCE_S = 0.1  # one grid step; above half of it the buffer's check of repeats decides
 DISTORTION_LENGTHS = (0, 4, 5, 8, 12, 14)  # OpenCV's distortion models
+IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+TWIST_USES = ('use', 'ignore')
 _TOPIC = re.compile(r'(/[A-Za-z_]\w*)+', re.ASCII)  # a full name of ROS 2
 
 
@@ -54,13 +54,24 @@ class Calibration:
 
 @dataclass(frozen=True)
 class RigCamera:
-    """One camera: its name and index in the model, its topic, how far a frame may be off grid."""
+    """One camera: name and index in the model, topic, how far a frame may be off the grid.
+
+    type: message type of the topic, one of IMAGE_TYPES, or '' where the file names none.
+    bit_depth: significant low bits of each channel in images of 16 bits; 0 means all 16.
+    """
 
     name: str
     index: int
     topic: str
     tolerance_s: float
     calibration: Calibration | None
+    type: str = ''
+    bit_depth: int = 0
+
+    @property
+    def message_type(self) -> str:
+        """The type of the file; without one, the type that image_transport gives such a name."""
+        return self.type or IMAGE_TYPES[self.topic.endswith('compressed')]
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,8 @@ class CameraRig:
     """Cameras by ascending model index; `anchor` is the one whose stamps are t0.
 
     absent: cameras of the R1 set that this vehicle does not have; the prompt leaves them out.
-    ground_z_m: height of the road in base_link, for drawing only.
+    ground_z_m: height of the road in base_link, for drawing only. uses_twist: whether the twist of
+    the odometry is compared with its poses. limits: the defaults, with what the file sets.
     """
 
     name: str
@@ -78,6 +90,8 @@ class CameraRig:
     cameras: tuple[RigCamera, ...]
     absent: tuple[str, ...]
     ground_z_m: float = 0.0
+    uses_twist: bool = True
+    limits: ContextLimits = ContextLimits()
 
 
 def list_rigs() -> tuple[str, ...]:
@@ -95,118 +109,40 @@ def load_rig(name_or_path: str | Path) -> CameraRig:
         if text not in files:
             raise BadInput(f"rig '{text}' is not one of {', '.join(list_rigs())}")
         path = files[text]
-    try:
-        document = yaml.load(path.read_text(encoding='utf-8'), _Loader)  # noqa: S506 safe loader
-    except OSError as error:
-        raise BadInput(f'{path}: {error.strerror}') from error
-    except (ValueError, AttributeError, yaml.YAMLError) as error:  # of values of a wrong form too
-        raise BadInput(f'{path}: not YAML: {" ".join(str(error).split())}') from error
-    return _rig(_Section(document, path, ''), path.stem)
-
-
-def _is_finite(value: float) -> bool:
-    """Whether a number is one that a float can hold; a whole one may have any size."""
-    return abs(value) <= sys.float_info.max
+    return _read_rig(load_yaml(path), path.stem)
 
 
 def _find_rig_files() -> dict[str, Path]:
     return find_shipped('config/rigs', '.yaml')
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error, not the second value."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key '{key}' is there twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-class _Section:
-    """A mapping of the file whose keys are taken one by one, with checks that name them."""
-
-    def __init__(self, value: object, path: Path, where: str) -> None:
-        self._path, self._where = path, where
-        if not isinstance(value, dict):
-            raise BadInput(f'{path}: {where or "file"}: expected a mapping, got {_short(value)}')
-        self._values: dict[object, object] = dict(value)
-
-    def take(self, key: str, default: object = None) -> Any:
-        if key not in self._values and default is None:
-            raise self.error(key, 'missing')
-        return self._values.pop(key, default)
-
-    def section(self, key: str) -> _Section:
-        return _Section(self.take(key), self._path, self._name(key))
-
-    def optional_section(self, key: str) -> _Section | None:
-        return self.section(key) if key in self._values else None
-
-    def sections(self, key: str) -> list[_Section]:
-        values = self.take(key)
-        if not isinstance(values, list) or not values:
-            raise self.error(key, f'expected a list of mappings, got {_short(values)}')
-        name = self._name(key)
-        return [_Section(value, self._path, f'{name}[{i}]') for i, value in enumerate(values)]
-
-    def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
-        """Read a finite number in (low, high]."""
-        value = self.take(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.error(key, f'expected a number, got {_short(value)}')
-        if not low < value <= high or not _is_finite(value):
-            raise self.error(key, f'{value} is not in ({low}, {high}]')
-        return float(value)
-
-    def whole(self, key: str, low: int) -> int:
-        value = self.take(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise self.error(key, f'expected an integer of {low} or more, got {_short(value)}')
-        return value
-
-    def numbers(self, key: str, lengths: tuple[int, ...]) -> tuple[float, ...]:
-        values = self.take(key)
-        valid = isinstance(values, list) and len(values) in lengths
-        if not valid or not all(type(v) in (int, float) and _is_finite(v) for v in values):
-            allowed = ' or '.join(map(str, lengths))
-            raise self.error(key, f'expected {allowed} finite numbers, got {_short(values)}')
-        return tuple(float(value) for value in values)
-
-    def choice(self, key: str, allowed: tuple[str, ...]) -> str:
-        value = self.take(key)
-        if value not in allowed:
-            raise self.error(key, f'{_short(value)} is not one of {", ".join(allowed)}')
-        return str(value)
-
-    def topic(self, key: str) -> str:
-        value = self.take(key)
-        if not isinstance(value, str) or not _TOPIC.fullmatch(value):
-            text = "expected a topic that starts with '/', words of a-z, 0-9 and _ behind each"
-            raise self.error(key, f'{text}, got {_short(value)}')
-        return value
-
-    def end(self) -> None:
-        for key in self._values:
-            raise self.error(str(key), 'unknown key')
-
-    def error(self, key: str, text: str) -> BadInput:
-        return BadInput(f'{self._path}: {self._name(key)}: {text}')
-
-    def _name(self, key: str) -> str:
-        return f'{self._where}.{key}' if self._where else key
-
-
-def _rig(section: _Section, name: str) -> CameraRig:
+def _read_rig(section: YamlSection, name: str) -> CameraRig:
     tolerance_s = section.number('tolerance_s', 0, MAX_TOLERANCE_S, default=0.05)
-    odometry_topic = section.topic('odometry_topic')
+    odometry_topic = _read_topic(section, 'odometry_topic')
+    cameras = _read_cameras(section, tolerance_s, odometry_topic)
+    names = [camera.name for camera in cameras]
+    rig = CameraRig(
+        name=name,
+        anchor=section.choice('anchor', tuple(names)),
+        odometry_topic=odometry_topic,
+        tolerance_s=tolerance_s,
+        cameras=tuple(sorted(cameras, key=lambda camera: camera.index)),
+        absent=_read_absent(section, names),
+        ground_z_m=section.number('ground_z_m', -10, 10, default=0.0),
+        uses_twist=section.choice('twist', TWIST_USES, default='use') == 'use',
+        limits=_read_limits(section),
+    )
+    section.end()
+    return rig
+
+
+def _read_cameras(
+    section: YamlSection, tolerance_s: float, odometry_topic: str
+) -> list[RigCamera]:
     cameras: list[RigCamera] = []
     topics = {odometry_topic: 'odometry_topic'}
     for part in section.sections('cameras'):
-        camera = _camera(part, tolerance_s)
+        camera = _read_camera(part, tolerance_s)
         if any(camera.index == other.index for other in cameras):
             raise part.error('index', f'{camera.index} is there twice')
         if camera.topic in topics:
@@ -216,60 +152,76 @@ def _rig(section: _Section, name: str) -> CameraRig:
             raise part.error('index', f'{camera.index} is not {camera.name}, which is {right}')
         topics[camera.topic] = camera.name
         cameras.append(camera)
-    names = [camera.name for camera in cameras]
-    anchor = section.choice('anchor', tuple(names))
+    return cameras
+
+
+def _read_absent(section: YamlSection, names: list[str]) -> tuple[str, ...]:
     absent = section.take('absent', [])
     if not isinstance(absent, list) or any(name not in tuple(CAMERA_INDEX) for name in absent):
-        raise section.error('absent', f'expected camera names, got {_short(absent)}')
-    for camera_name in absent:
-        if camera_name in names or absent.count(camera_name) > 1:
-            raise section.error('absent', f'{camera_name} is there twice')
-    for camera_name in R1_CAMERAS:
-        if camera_name not in (*names, *absent):
-            raise section.error('cameras', f'{camera_name} is missing: list it there or as absent')
-    ground_z_m = section.number('ground_z_m', -10, 10, default=0.0)
-    section.end()
-    cameras.sort(key=lambda camera: camera.index)
-    return CameraRig(
-        name, anchor, odometry_topic, tolerance_s, tuple(cameras), tuple(absent), ground_z_m
-    )
+        raise section.error('absent', f'expected camera names, got {shorten(absent)}')
+    for name in absent:
+        if name in names or absent.count(name) > 1:
+            raise section.error('absent', f'{name} is there twice')
+    for name in R1_CAMERAS:
+        if name not in (*names, *absent):
+            raise section.error('cameras', f'{name} is missing: list it there or as absent')
+    return tuple(absent)
 
 
-def _camera(section: _Section, tolerance_s: float) -> RigCamera:
+def _read_limits(section: YamlSection) -> ContextLimits:
+    values: dict[str, float] = {}
+    for row in fields(ContextLimits):
+        if section.has(row.name):
+            values[row.name] = section.number(row.name, -math.inf, math.inf)
+            try:
+                ContextLimits(**{row.name: values[row.name]})
+            except BadInput as error:
+                text = str(error).removeprefix(f'{row.name}: ')
+                raise section.error(row.name, text) from error
+    return ContextLimits(**values)
+
+
+def _read_camera(section: YamlSection, tolerance_s: float) -> RigCamera:
     camera = RigCamera(
         name=section.choice('name', tuple(CAMERA_INDEX)),
         index=section.whole('index', 0),
-        topic=section.topic('topic'),
+        topic=_read_topic(section, 'topic'),
         tolerance_s=section.number('tolerance_s', 0, MAX_TOLERANCE_S, default=tolerance_s),
-        calibration=_calibration(section.optional_section('calibration')),
+        calibration=_read_calibration(section),
+        type=section.choice('type', IMAGE_TYPES) if section.has('type') else '',
+        bit_depth=section.whole('bit_depth', 8, 16) if section.has('bit_depth') else 0,
     )
     section.end()
     return camera
 
 
-def _calibration(section: _Section | None) -> Calibration | None:
-    if section is None:
+def _read_calibration(section: YamlSection) -> Calibration | None:
+    if not section.has('calibration'):
         return None
-    pose = section.section('base_from_camera')
+    part = section.section('calibration')
+    pose = part.section('base_from_camera')
     far = math.inf
     calibration = Calibration(
-        width=section.whole('width', 1),
-        height=section.whole('height', 1),
-        fx=section.number('fx', 0, far),
-        fy=section.number('fy', 0, far),
-        cx=section.number('cx', -far, far),
-        cy=section.number('cy', -far, far),
-        distortion=section.numbers('distortion', DISTORTION_LENGTHS),
+        width=part.whole('width', 1),
+        height=part.whole('height', 1),
+        fx=part.number('fx', 0, far),
+        fy=part.number('fy', 0, far),
+        cx=part.number('cx', -far, far),
+        cy=part.number('cy', -far, far),
+        distortion=part.numbers('distortion', DISTORTION_LENGTHS),
         position_m=pose.numbers('position_m', (3,)),
         quaternion_xyzw=pose.numbers('quaternion_xyzw', (4,)),
     )
     if abs(math.hypot(*calibration.quaternion_xyzw) - 1) > 0.01:
         raise pose.error('quaternion_xyzw', 'expected a norm of 1')
     pose.end()
-    section.end()
+    part.end()
     return calibration
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + '...'
+def _read_topic(section: YamlSection, key: str) -> str:
+    value = section.take(key)
+    if not isinstance(value, str) or not _TOPIC.fullmatch(value):
+        text = "expected a topic that starts with '/', words of a-z, 0-9 and _ behind each"
+        raise section.error(key, f'{text}, got {shorten(value)}')
+    return value

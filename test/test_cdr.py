@@ -9,10 +9,10 @@ from test_outputs import T0_NS, plan
 from alpamayo_ros.bags.messages import TYPESTORE, message_factory
 from alpamayo_ros.ros.cdr import read_odometry
 from alpamayo_ros.ros.inputs import read_pose, to_pose
-from alpamayo_ros.ros.outputs import OUTPUTS
+from alpamayo_ros.ros.publishing.outputs import OUTPUTS
 
 ODOMETRY = 'nav_msgs/msg/Odometry'
-NAMES = ['', 'a', 'ab', 'map', 'odom', 'odoms', 'Straße', 'vehicle', 'map_link', 'base_link']
+NAMES = ['a', 'ab', 'map', 'odom', 'odoms', 'Straße', 'vehicle', 'map_link', 'base_link']
 make = message_factory()
 
 
@@ -38,7 +38,7 @@ def test_odometry_from_bytes_is_that_of_the_message(name, little_endian):
         message = odometry(*frames)
         data = bytes(TYPESTORE.serialize_cdr(message, ODOMETRY, little_endian=little_endian))
         found, expected = read_pose(data), to_pose(message)
-        for field in ('stamp_ns', 'speed_mps', 'frame_id', 'child_frame_id'):
+        for field in ('stamp_ns', 'speed_mps', 'yaw_rate_radps', 'frame_id', 'child_frame_id'):
             assert getattr(found, field) == getattr(expected, field)
         assert found.position_m.tobytes() == expected.position_m.tobytes()
         assert found.quaternion_xyzw.tobytes() == expected.quaternion_xyzw.tobytes()

@@ -266,11 +266,26 @@ def test_frame_within_the_tolerance_is_served(offset_ms, served):
         )
 
 
+def test_next_older_frame_serves_where_the_nearest_is_taken():
+    """A camera that runs freely: each of its frames is nearest to two grid times or to none."""
+    tele = [1633, 1733, 1833, 1933]  # with the lead of 10 ms the next frame is no candidate
+    buffer = fill(ContextBuffer(rig('front_tele', tolerance_s=0.1)), frames={'front_tele': tele})
+    assert buffer.context_at(ns(2000)) is None  # 1983 could come
+    buffer.add_frame('front_tele', frame(2033))
+    assert rejection(buffer, 2000)[0] == 'camera_skew'
+    limits = ContextLimits(max_skew_s=0.1)
+    buffer = ContextBuffer(rig('front_tele', tolerance_s=0.1), limits)
+    fill(buffer, frames={'front_tele': [*tele, 2033]})
+    assert stamps(buffer.context_at(ns(2000)), 'front_tele') == [-367, -267, -167, -67]
+
+
 def test_no_frame_serves_two_grid_times():
     frames = {'front_wide': [1700, 1830, 2000]}  # 1830 is nearest to t0-0.2 s and to t0-0.1 s
     buffer = fill(ContextBuffer(rig(tolerance_s=0.1)), frames=frames)
-    reason, detail = rejection(buffer, 2000)
-    assert (reason, detail[:11]) == ('frame_repeated', 'front_wide:')
+    assert rejection(buffer, 2000) == (
+        'frame_repeated',
+        'front_wide: one frame for two grid times',
+    )
 
 
 def test_frame_on_the_border_of_two_slots_is_not_used_twice():
@@ -279,6 +294,44 @@ def test_frame_on_the_border_of_two_slots_is_not_used_twice():
     assert stamps(buffer.context_at(ns(2000)), 'front_tele') == [-300, -250, -100, 0]
     buffer = fill(ContextBuffer(rig('front_tele')), frames={'front_tele': tele[1:]})
     assert rejection(buffer, 2000)[0] == 'frame_repeated'
+    tele = [1660, 1750, 1900, 2000]  # 1750 is nearest to both
+    buffer = fill(ContextBuffer(rig('front_tele')), frames={'front_tele': tele})
+    assert stamps(buffer.context_at(ns(2000)), 'front_tele') == [-340, -250, -100, 0]
+
+
+@pytest.mark.parametrize('change', [{'frame_id': 'camera_rear'}, {'width': 64, 'height': 48}])
+def test_two_cameras_on_one_topic_are_a_check(change):
+    buffer = ContextBuffer(rig(*NAMES))
+    other = {t: replace(frame(t, 640, 480), **change) for t in range(30, 2001, 100)}
+    for name in NAMES:
+        for t in range(0, 2001, 10):
+            if t % 100 == 0:
+                buffer.add_frame(name, frame(t, 640, 480))
+            elif name == 'front_tele' and t in other:
+                buffer.add_frame(name, other[t])
+    for t in range(0, 2001, 20):
+        buffer.add_pose(straight(t))
+    context = buffer.context_at(ns(2000))
+    assert stamps(context, 'front_tele') == [-300, -200, -100, 0]
+    assert context.checks == ('camera_changed',)
+
+
+def test_frame_id_that_changed_before_the_first_frame_is_no_check():
+    buffer = ContextBuffer(rig(*NAMES))
+    for name in NAMES:
+        for t in range(0, 2001, 100):
+            buffer.add_frame(name, replace(frame(t), frame_id='new' if t >= 1700 else 'old'))
+    for t in range(0, 2001, 20):
+        buffer.add_pose(straight(t))
+    assert buffer.context_at(ns(2000)).checks == ()
+
+
+def test_frames_carry_the_bit_depth_of_the_rig():
+    deep = rig('front_tele')
+    cameras = tuple(replace(camera, bit_depth=12 * (camera.index == 6)) for camera in deep.cameras)
+    context = fill(ContextBuffer(replace(deep, cameras=cameras))).context_at(ns(2000))
+    depths = {name: {f.bit_depth for f in row} for name, row in context.frames.items()}
+    assert depths == {'front_wide': {0}, 'front_tele': {12}}
 
 
 def test_cameras_too_far_apart_in_one_slot_are_refused():
@@ -421,26 +474,28 @@ def test_later_messages_do_not_change_a_context():
 # Stamps
 
 
-def test_late_frames_and_poses_are_sorted_in():
-    order = [stamp for stamp in range(0, 2001, 100)]
-    order[15:18] = [1600, 1700, 1500]
-    late = fill(ContextBuffer(rig()), frames={'front_wide': order})
-    poses = [straight(t) for t in range(0, 2001, 20)]
-    poses[90], poses[92] = poses[92], poses[90]
-    late_poses = fill(ContextBuffer(rig()), poses=poses)
-    usual = fill(ContextBuffer(rig())).context_at(ns(2000))
-    for buffer in (late, late_poses):
-        context = buffer.context_at(ns(2000))
-        assert stamps(context, 'front_wide') == [-300, -200, -100, 0]
-        assert context.history_xyz_m.tobytes() == usual.history_xyz_m.tobytes()
+def test_poses_a_few_milliseconds_late_are_sorted_in():
+    poses = [straight(t) for t in range(0, 2001, 4)]
+    poses[300], poses[301] = poses[301], poses[300]
+    usual = fill(ContextBuffer(rig()), poses=[straight(t) for t in range(0, 2001, 4)])
+    late = fill(ContextBuffer(rig()), poses=poses)
+    expected = usual.context_at(ns(2000)).history_xyz_m
+    assert late.context_at(ns(2000)).history_xyz_m.tobytes() == expected.tobytes()
 
 
-def test_stamp_that_comes_twice_is_refused():
+def test_message_that_comes_twice_is_refused():
     buffer = fill(ContextBuffer(rig()))
     again = buffer.add_frame('front_wide', frame(1900))
     assert (again.t0_ns, again.reason) == (ns(1900), 'duplicate_stamp')
-    assert buffer.add_pose(straight(1900.4)).reason == 'duplicate_stamp'
-    assert buffer.anchors().count(ns(1900)) == 1
+    assert buffer.add_pose(straight(1900)).reason == 'duplicate_stamp'
+    assert buffer.add_pose(straight(2000.4)).reason == 'duplicate_stamp'
+    assert (buffer.epoch, buffer.anchors().count(ns(1900))) == (0, 1)
+
+
+def test_old_stamp_with_other_content_is_a_step_of_the_clock():
+    buffer = fill(ContextBuffer(rig()))
+    buffer.add_pose(straight(1900, v_mps=11.0))
+    assert buffer.epoch == 1
 
 
 def test_stamp_zero_is_refused_and_clears_nothing():
@@ -457,11 +512,50 @@ def test_backward_jump_clears_and_counts_an_epoch():
     assert rejection(buffer, 2000) == ('clock_jump', 'stamps of odometry jumped by -2 s')
 
 
-def test_a_loop_shorter_than_inputs_may_be_late_is_a_jump_too():
-    buffer = fill(ContextBuffer(rig(), ContextLimits(max_input_age_s=10.0)))
-    for stamp_ms, epoch in ((1501, 0), (1400, 1)):
+@pytest.mark.parametrize('limits', [ContextLimits(), ContextLimits(max_input_age_s=10.0)])
+def test_stamp_behind_its_topic_is_a_step_of_the_clock(limits):
+    buffer = fill(ContextBuffer(rig(), limits), poses=[straight(t) for t in range(1, 2001, 3)])
+    for stamp_ms, epoch in ((1995, 0), (1991, 1)):  # the newest is 1999
         buffer.add_pose(straight(stamp_ms))
         assert buffer.epoch == epoch
+    assert rejection(buffer, 2000) == ('clock_jump', 'stamps of odometry jumped by -0.008 s')
+
+
+# at 20 Hz a step of -50 ms is one stamp that comes twice
+@pytest.mark.parametrize(
+    ('pose_hz', 'step_ms'),
+    [(20, -300), (20, 150), *((hz, step) for hz in (50, 100) for step in (-300, -50, 150))],
+)
+def test_no_context_mixes_the_times_before_and_after_a_step_of_the_clock(pose_hz, step_ms):
+    """10 m/s; the clock of all senders steps at 3 s; transports delay cameras by 60 ms."""
+    messages = [(t, 'odometry') for t in np.arange(0, 6000, 1000 / pose_hz)]
+    messages += [(t, name) for t in range(0, 6000, 100) for name in NAMES]
+    delays = {
+        'odometry': 3,
+        'cross_left': 60,
+        'front_wide': 40,
+        'cross_right': 20,
+        'front_tele': 50,
+    }
+    buffer, waiting, served = ContextBuffer(rig(*NAMES)), [], 0
+    for true_ms, topic in sorted(messages, key=lambda m: m[0] + delays[m[1]]):
+        shown_ms = true_ms + (step_ms if true_ms >= 3000 else 0)
+        if topic == 'odometry':
+            buffer.add_pose(replace(straight(true_ms), stamp_ns=ns(shown_ms)))
+            continue
+        # the size tells the true time of a frame
+        buffer.add_frame(topic, replace(frame(shown_ms), data=np.zeros(1 + true_ms, np.uint8)))
+        waiting.append(ns(shown_ms))
+        for answer in map(buffer.context_at, set(waiting)):
+            if isinstance(answer, Context):
+                waiting.remove(answer.t0_ns)
+                served += 1
+                grid = np.arange(-15, 1)[:, None] * [1.0, 0, 0]  # 1 m per 0.1 s
+                np.testing.assert_allclose(answer.history_xyz_m, grid, rtol=0, atol=0.3)
+                for row in answer.frames.values():
+                    sizes = [picked.data.size for picked in row]
+                    assert np.diff(sizes).tolist() == [100, 100, 100]
+    assert served > 20
 
 
 def test_forward_jump_of_all_topics_clears():
@@ -552,6 +646,15 @@ def test_history_is_never_extrapolated():
     assert rejection(none, 2000, final=True) == ('odometry_late', 'odometry has no pose')
 
 
+def test_limits_of_the_rig_hold_unless_others_are_given():
+    slow = [straight(t) for t in range(0, 2001, 250)]
+    assert rejection(fill(ContextBuffer(rig()), poses=slow), 2000)[0] == 'odometry_gap'
+    wide = replace(rig(), limits=ContextLimits(odometry_max_gap_s=0.3))
+    assert isinstance(fill(ContextBuffer(wide), poses=slow).context_at(ns(2000)), Context)
+    given = ContextBuffer(wide, ContextLimits())
+    assert rejection(fill(given, poses=slow), 2000)[0] == 'odometry_gap'
+
+
 @pytest.mark.parametrize('name', ['frame_id', 'child_frame_id'])
 def test_changed_frame_refuses_histories_that_span_it_and_goes_on(name):
     buffer = ContextBuffer(rig())
@@ -578,7 +681,73 @@ def test_speed_that_contradicts_the_history_is_a_check_then_a_refusal():
     assert answer(8.1).checks == ('v0_mismatch',)
     assert (answer(12.1).reason, answer(12.1).detail) == (
         'v0_mismatch',
-        'odometry: history moves at 10.00 m/s, twist says 12.10 m/s, limit 2.0 m/s',
+        "odometry: history moves at 10.00 m/s, twist says 12.10 m/s, limit 2.0 m/s; the rig's "
+        'twist: ignore leaves the twist out',
+    )
+
+
+@pytest.mark.parametrize(
+    ('v_mps', 'twist_mps', 'check'),
+    [(10.0, 0.0, 'twist_zero'), (10.0, np.nan, 'twist_missing'), (-3.0, 3.0, 'twist_unsigned')],
+)
+def test_twist_that_cannot_be_meant_is_a_check_and_the_speed_is_that_of_the_poses(
+    v_mps, twist_mps, check
+):
+    poses = [straight(t, v_mps, twist_mps) for t in range(0, 2001, 20)]
+    context = fill(ContextBuffer(rig(*NAMES)), poses=poses).context_at(ns(2000))
+    assert context.checks == (check,)
+    assert context.odom_from_t0.speed_mps == context.v0_mps == pytest.approx(v_mps, abs=1e-3)
+
+
+def test_zero_twist_of_a_vehicle_that_stands_is_no_check():
+    poses = [straight(t, 0.0, 0.0) for t in range(0, 2001, 20)]
+    assert fill(ContextBuffer(rig(*NAMES)), poses=poses).context_at(ns(2000)).checks == ()
+
+
+@pytest.mark.parametrize('twist_mps', [0.0, np.nan, -10.0, 36.0])
+def test_rig_that_ignores_the_twist_compares_nothing_with_it(twist_mps):
+    poses = [straight(t, 10.0, twist_mps) for t in range(0, 2001, 20)]
+    buffer = fill(ContextBuffer(replace(rig(*NAMES), uses_twist=False)), poses=poses)
+    context = buffer.context_at(ns(2000))
+    assert context.checks == ()
+    assert context.odom_from_t0.speed_mps == context.v0_mps == pytest.approx(9.999, abs=1e-3)
+
+
+def test_twist_of_the_wrong_sign_is_refused_when_the_vehicle_drives_forward():
+    poses = [straight(t, 10.0, -10.0) for t in range(0, 2001, 20)]
+    assert rejection(fill(ContextBuffer(rig()), poses=poses), 2000)[0] == 'v0_mismatch'
+
+
+def test_checks_of_the_messages_in_a_history_are_those_of_the_context():
+    poses = [replace(straight(t), checks=('frame_id_slash',)) for t in range(0, 2001, 20)]
+    context = fill(ContextBuffer(rig(*NAMES)), poses=poses).context_at(ns(2000))
+    assert context.checks == ('frame_id_slash',)
+
+
+@pytest.mark.parametrize('jump_m', [(0.0, 0.5, 0.0), (0.0, 3.0, 0.0), (90.0, 0.0, 0.0)])
+def test_jump_of_the_odometry_is_refused_until_it_has_left_the_history(jump_m):
+    buffer, reasons = ContextBuffer(rig()), {}
+    for t in range(0, 5001, 20):
+        pose = straight(t)
+        moved = np.array(jump_m) if t >= 2050 else 0.0
+        buffer.add_pose(replace(pose, position_m=pose.position_m + moved))
+        if t % 100 == 0:
+            buffer.add_frame('front_wide', frame(t))
+            reasons[t] = getattr(buffer.context_at(ns(t)), 'reason', 'served')
+    assert {t for t, reason in reasons.items() if reason == 'odometry_jump'} == {
+        *range(2100, 3501, 100)
+    }
+    assert [reasons[t] for t in (2000, 3600, 5000)] == ['served'] * 3
+
+
+def test_turned_axes_are_refused_with_the_frame_and_the_angle():
+    poses = [straight(t, twist_mps=0.0, child_frame_id='imu_link') for t in range(0, 2001, 20)]
+    across = geometry.yaw_quaternion(np.pi / 2)
+    poses = [replace(pose, quaternion_xyzw=across) for pose in poses]
+    assert rejection(fill(ContextBuffer(rig()), poses=poses), 2000) == (
+        'odometry_axes',
+        'odometry: imu_link moves at 90 degrees to its own x axis over 15.0 m, '
+        'expected x forward, y left, z up',
     )
 
 
@@ -589,6 +758,37 @@ def test_steps_beyond_the_history_tokens_are_a_check():
 
 
 # What the live node asks
+
+
+def test_waiting_costs_nothing_while_the_missing_topic_is_silent(monkeypatch):
+    """Two seconds of max_input_age_s with silent odometry cost a core."""
+    limits = ContextLimits(max_input_age_s=2.0)
+    buffer = fill(ContextBuffer(rig(), limits), poses=[straight(t) for t in range(0, 1981, 20)])
+    assert buffer.context_at(ns(2000)) is None
+    built = []
+    build = buffer._build
+    monkeypatch.setattr(buffer, '_build', lambda t0_ns: built.append(t0_ns) or build(t0_ns))
+    buffer.add_frame('front_wide', frame(2100))
+    assert buffer.context_at(ns(2000)) is None
+    assert built == []
+    assert buffer.context_at(ns(2000), final=True).reason == 'odometry_late'
+    buffer.add_pose(straight(1990))
+    assert buffer.context_at(ns(2000)) is None
+    buffer.add_pose(straight(2000))
+    assert isinstance(buffer.context_at(ns(2000)), Context)
+    assert built == [ns(2000)] * 3
+
+
+def test_frames_of_contexts_that_nobody_will_ask_for_are_let_go():
+    """30 Hz: a camera keeps the frames of a history, not those of max_input_age_s more."""
+    frames = dict.fromkeys(('front_wide', 'front_tele'), np.arange(0, 2001, 100 / 3))
+    buffer = fill(ContextBuffer(rig('front_tele')), frames=frames)
+    before = buffer.context_at(ns(2000))
+    assert len(buffer._frames['front_tele'].items) == 30
+    buffer.forget_before(ns(2000))
+    assert len(buffer._frames['front_tele'].items) == 12  # 0.35 s and one more
+    assert same(before, buffer.context_at(ns(2000)))
+    assert rejection(buffer, 1900)[0] == 'too_old'
 
 
 def test_newest_gives_the_newest_anchor_that_can_be_served():
@@ -618,9 +818,9 @@ def test_newest_looks_at_no_anchor_that_is_done_or_too_old():
 @pytest.mark.parametrize(
     ('limits', 'text'),
     [
-        ({'odometry_max_gap_s': 0.6}, 'odometry_max_gap_s=0.6 is above 0.5 s'),
-        ({'max_skew_s': -0.1}, 'max_skew_s=-0.1 is not in'),
-        ({'max_input_age_s': float('nan')}, 'max_input_age_s=nan is not in'),
+        ({'odometry_max_gap_s': 0.6}, 'odometry_max_gap_s: 0.6 is not in 0.01 ... 0.5'),
+        ({'max_skew_s': -0.1}, 'max_skew_s: -0.1 is not in 0.0 ... 0.1'),
+        ({'max_input_age_s': float('nan')}, 'max_input_age_s: nan is not in 0.05 ... 10.0'),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(limits, text):

@@ -1,11 +1,14 @@
 """Decoding of frames to RGB pixels, and the size in a file's header."""
 
+from dataclasses import replace
+import time
+
 import cv2
 import numpy as np
 import pytest
 
 from alpamayo_ros.data_types import Frame
-from alpamayo_ros.images import ImageError, decode, read_header_size
+from alpamayo_ros.images import ImageError, decode, is_dark, read_header_size
 
 RED_GREEN = np.array([[[250, 10, 20], [30, 240, 50]]], np.uint8)  # RGB, 1 x 2
 
@@ -156,3 +159,77 @@ def test_header_size_skips_a_segment_that_looks_like_a_size(picture):
 def test_header_without_size_gives_zeros(encoding):
     for data in (b'', b'\xff\xd8', b'\xff\xd8\xff\xe0\xff\xff', b'\xff' * 20, bytes(100)):
         assert read_header_size(encoding, np.frombuffer(data, np.uint8)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    'header', [b'\xff\xd8' + b'\xff' * 6_000_000, b'\xff\xd8' + b'\xff\xe0\0\2' * 1_500_000]
+)
+def test_header_that_never_ends_costs_no_time(header):
+    """6 MB of 0xFF held up the callbacks of the node for 5 s."""
+    data = np.frombuffer(header, np.uint8)
+    start = time.perf_counter()
+    assert read_header_size('jpeg', data) == (0, 0)
+    assert time.perf_counter() - start < 0.2
+
+
+def test_fill_bytes_before_a_marker_are_skipped():
+    data = compressed('.jpg', np.zeros((48, 64, 3), np.uint8)).tobytes()
+    filled = np.frombuffer(data[:2] + b'\xff' * 500 + data[2:], np.uint8)
+    assert read_header_size('jpeg', filled) == (48, 64)
+
+
+@pytest.mark.parametrize('encoding', ['mono16', 'bayer_rggb16', 'png'])
+def test_twelve_bits_in_sixteen_are_dark_until_the_depth_is_known(encoding):
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(0, 4096, (36, 64), np.uint16)
+    if encoding == 'png':
+        frame = Frame(1, 'png', cv2.imencode('.png', numbers)[1].ravel())
+    else:
+        frame = Frame(1, encoding, numbers.view(np.uint8).ravel(), 36, 64, 128)
+    assert decode(frame).max() in (15, 16)
+    assert is_dark(decode(frame))
+    deep = decode(replace(frame, bit_depth=12))
+    assert (deep.min(), deep.max(), deep.dtype) == (0, 255, np.uint8)
+    assert not is_dark(deep)
+    if encoding != 'bayer_rggb16':
+        np.testing.assert_array_equal(deep[1], np.round(numbers * (255 / 4095)))
+
+
+def test_numbers_above_the_bit_depth_are_white():
+    frame = Frame(1, 'mono16', np.array([[4096, 1023]], '<u2').view(np.uint8).ravel(), 1, 2, 4)
+    assert decode(replace(frame, bit_depth=10))[0].tolist() == [[255, 255]]
+
+
+def test_bit_depth_changes_no_image_of_8_bits():
+    frame = Frame(1, 'mono8', np.array([7, 200], np.uint8), 1, 2, 2)
+    assert decode(replace(frame, bit_depth=12))[0].tolist() == [[7, 200]]
+
+
+@pytest.mark.parametrize(('bits', 'expected'), [(10, True), (12, True), (14, True), (16, False)])
+def test_images_of_fewer_bits_than_their_encoding_are_dark(bits, expected):
+    numbers = np.random.default_rng(0).integers(0, 1 << bits, (360, 640), np.uint16)
+    frame = Frame(1, 'mono16', numbers.view(np.uint8).ravel(), 360, 640, 1280)
+    assert is_dark(decode(frame)) is expected
+
+
+def test_night_with_lamps_is_not_dark():
+    night = np.full((3, 360, 640), 8, np.uint8)
+    assert is_dark(night)
+    night[:, 100:116, 200:240] = 230  # a third of a percent of the image
+    assert not is_dark(night)
+
+
+def test_file_in_a_raw_image_is_refused():
+    """JPEG bytes sent as rgb8 with zeros behind them were a picture of noise."""
+    data = np.zeros(36 * 64 * 3, np.uint8)
+    for suffix, codec in (('.jpg', 'jpeg'), ('.png', 'png')):
+        file = compressed(suffix, np.zeros((36, 64, 3), np.uint8))
+        data[: file.size] = file
+        with pytest.raises(ImageError, match=f'rgb8 image holds a {codec} file'):
+            decode(Frame(1, 'rgb8', data, 36, 64, 192))
+
+
+def test_raw_pixels_that_begin_like_a_jpeg_are_pixels():
+    data = np.zeros(36 * 64 * 3, np.uint8)
+    data[:3] = 0xFF, 0xD8, 0xFF
+    assert decode(Frame(1, 'rgb8', data, 36, 64, 192))[:, 0, 0].tolist() == [255, 216, 255]

@@ -22,16 +22,23 @@ def compressed(text, data):
     return SimpleNamespace(header=header(), format=text, data=data)
 
 
-def odometry(position=(1.0, 2.0, 3.0), quaternion=(0.0, 0.0, 0.6, 0.8), speed=5.0, stamp=None):
+def odometry(
+    position=(1.0, 2.0, 3.0),
+    quaternion=(0.0, 0.0, 0.6, 0.8),
+    speed=5.0,
+    yaw_rate=0.25,
+    stamp=None,
+    child='base_link',
+):
     names = ('x', 'y', 'z', 'w')
     pose = SimpleNamespace(
         position=SimpleNamespace(**dict(zip(names, position, strict=False))),
         orientation=SimpleNamespace(**dict(zip(names, quaternion, strict=True))),
     )
-    twist = SimpleNamespace(linear=SimpleNamespace(x=speed))
+    twist = SimpleNamespace(linear=SimpleNamespace(x=speed), angular=SimpleNamespace(z=yaw_rate))
     return SimpleNamespace(
         header=stamp or header(),
-        child_frame_id='base_link',
+        child_frame_id=child,
         pose=SimpleNamespace(pose=pose),
         twist=SimpleNamespace(twist=twist),
     )
@@ -57,30 +64,57 @@ def test_compressed_frame_carries_the_size_of_its_header():
 
 
 @pytest.mark.parametrize(
-    ('text', 'codec'),
+    'text',
     [
-        ('jpeg', 'jpeg'),
-        ('JPEG', 'jpeg'),
-        ('jpg', 'jpeg'),
-        ('png', 'png'),
-        ('rgb8; jpeg compressed bgr8', 'jpeg'),
-        ('bgr8; png compressed bgr8', 'png'),
-        ('mono8; jpeg compressed ', 'jpeg'),
-        ('bgr8;jpeg compressed', 'jpeg'),
-        ('bayer_rggb8; jpeg compressed bgr8', 'jpeg'),
+        'jpeg',
+        'png',
+        'rgb8; jpeg compressed bgr8',
+        'image/jpeg',
+        '.jpg',
+        'mjpeg',
+        'h264',
+        'rgb8',
+        '',
     ],
 )
-def test_format_names_the_codec_in_all_its_variants(text, codec):
-    assert to_frame(compressed(text, JPEG)).encoding == codec
+def test_bytes_tell_the_codec_whatever_the_format_says(text):
+    for codec, data in (('jpeg', JPEG), ('png', PNG)):
+        frame = to_frame(compressed(text, data))
+        assert (frame.encoding, decode(frame)[0, 0, 0]) == (codec, 100)
 
 
 @pytest.mark.parametrize(
-    'text',
-    ['', 'h264', 'rgb8', 'rgb8; tiff compressed', '16UC1; compressedDepth png', 'bgr8; '],
+    ('text', 'codec'),
+    [
+        ('jpeg', 'jpeg'),
+        ('JPG', 'jpeg'),
+        ('png', 'png'),
+        ('bgr8; png compressed bgr8', 'png'),
+        ('mono8; jpeg compressed ', 'jpeg'),
+        ('bayer_rggb8; jpeg compressed bgr8', 'jpeg'),
+    ],
 )
-def test_unknown_format_is_an_error_that_names_it(text):
-    with pytest.raises(ValueError, match=f"format '{text}' is neither jpeg nor png"):
-        to_frame(compressed(text, JPEG))
+def test_format_names_the_codec_of_damaged_bytes(text, codec):
+    assert to_frame(compressed(text, b'damaged')).encoding == codec
+
+
+@pytest.mark.parametrize('text', ['', 'h264', 'rgb8', 'rgb8; tiff compressed', 'bgr8; ', 'nv12'])
+def test_unknown_content_is_an_error_that_names_format_and_bytes(text):
+    expected = f"format '{text}' is neither jpeg nor png, and its data begins with 00 00 00 01"
+    with pytest.raises(ValueError, match=expected):
+        to_frame(compressed(text, b'\0\0\0\1\x67'))
+
+
+def test_depth_image_is_refused():
+    with pytest.raises(ValueError, match='16UC1; compressedDepth png. holds depths'):
+        to_frame(compressed('16UC1; compressedDepth png', PNG))
+
+
+def test_image_whose_header_asks_for_too_much_memory_is_refused():
+    data = bytearray(PNG)
+    data[16:24] = (60_000).to_bytes(4, 'big') * 2
+    with pytest.raises(ValueError, match='png of 60000x60000, expected 24 million pixels or less'):
+        to_frame(compressed('png', bytes(data)))
 
 
 def test_compressed_mosaic_is_refused():
@@ -130,7 +164,7 @@ def test_odometry_becomes_a_pose_in_float64():
     assert pose.stamp_ns == 12_000_000_345
     assert pose.position_m.tolist() == [4.1e6, 5.2e6 + 1e-4, 3.0]
     assert pose.position_m.dtype == pose.quaternion_xyzw.dtype == np.float64
-    assert pose.speed_mps == 5.0
+    assert (pose.speed_mps, pose.yaw_rate_radps, pose.checks) == (5.0, 0.25, ())
     assert (pose.frame_id, pose.child_frame_id) == ('odom', 'base_link')
 
 
@@ -145,7 +179,12 @@ def test_quaternion_with_rounding_errors_is_normalised():
         ({'position': (np.nan, 0, 0)}, 'position is not finite'),
         ({'position': (0, np.inf, 0)}, 'position is not finite'),
         ({'quaternion': (0, 0, np.nan, 1)}, 'orientation is not finite'),
-        ({'speed': np.nan}, 'twist.linear.x is not finite'),
+        ({'position': (0, 1e308, 0)}, 'is more than 1e.08 m away'),
+        ({'position': (0, 0, -1.1e8)}, 'is more than 1e.08 m away'),
+        ({'child': ''}, "child_frame_id is '', expected the name of a frame"),
+        ({'child': '/'}, "child_frame_id is '/', expected the name of a frame"),
+        ({'stamp': header(frame_id='')}, "^frame_id is '', expected the name of a frame"),
+        ({'stamp': header(frame_id=' ')}, "^frame_id is ' ', expected the name of a frame"),
         ({'quaternion': (0, 0, 0, 0)}, 'quaternion has norm 0, expected 1'),
         ({'quaternion': (0, 0, 0, 0.5)}, 'quaternion has norm 0.5, expected 1'),
     ],
@@ -153,3 +192,24 @@ def test_quaternion_with_rounding_errors_is_normalised():
 def test_odometry_that_is_no_pose_is_refused_with_the_reason(fields, text):
     with pytest.raises(ValueError, match=text):
         to_pose(odometry(**fields))
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_twist_that_is_not_finite_is_one_that_is_not_stated(value):
+    pose = to_pose(odometry(speed=value, yaw_rate=value))
+    assert np.isnan([pose.speed_mps, pose.yaw_rate_radps]).all()
+
+
+@pytest.mark.parametrize(
+    ('frame_id', 'child'),
+    [('/odom', 'base_link'), ('odom', '/base_link'), ('//odom', '/base_link')],
+)
+def test_leading_slash_of_a_frame_name_is_taken_off_with_a_check(frame_id, child):
+    pose = to_pose(odometry(stamp=header(frame_id=frame_id), child=child))
+    assert (pose.frame_id, pose.child_frame_id) == ('odom', 'base_link')
+    assert pose.checks == ('frame_id_slash',)
+
+
+def test_slash_inside_a_frame_name_stays():
+    pose = to_pose(odometry(stamp=header(frame_id='robot/odom')))
+    assert (pose.frame_id, pose.checks) == ('robot/odom', ())

@@ -1,12 +1,14 @@
 """Rig files: every one that is shipped loads, and every mistake is one line that names the key."""
 
 import copy
+from dataclasses import fields
 
 import pytest
 import yaml
 
 from alpamayo_ros import rig
 from alpamayo_ros.errors import BadInput
+from alpamayo_ros.limits import ContextLimits
 
 GOOD = {
     'anchor': 'front_wide',
@@ -114,9 +116,59 @@ def test_wider_tolerance_up_to_the_grid_step_is_allowed(load):
     assert load(put('tolerance_s', value=0.1)).tolerance_s == 0.1
 
 
+def test_rig_sets_any_limit_of_the_buffer(load):
+    assert load().limits == ContextLimits()
+    values = {
+        'max_input_age_s': 1,
+        'odometry_max_gap_s': 0.3,
+        'max_skew_s': 0.1,
+        'frame_lead_s': 0.05,
+    }
+    assert values.keys() == {row.name for row in fields(ContextLimits)}
+    assert load(lambda document: document.update(values)).limits == ContextLimits(**values)
+    assert load(put('max_skew_s', value=0.07)).limits == ContextLimits(max_skew_s=0.07)
+
+
+def test_rig_may_leave_the_twist_out(load):
+    assert load().uses_twist
+    assert load(put('twist', value='use')).uses_twist
+    assert not load(put('twist', value='ignore')).uses_twist
+
+
+def test_rig_says_type_and_bit_depth_of_a_topic(load):
+    def change(document):
+        document['cameras'][0] |= {'type': 'sensor_msgs/msg/CompressedImage', 'bit_depth': 12}
+
+    tele = load(change).cameras[-1]
+    assert (tele.type, tele.bit_depth) == ('sensor_msgs/msg/CompressedImage', 12)
+    assert (tele.topic, tele.message_type) == ('/tele', 'sensor_msgs/msg/CompressedImage')
+
+
+def test_topic_without_a_type_has_that_of_its_name(load):
+    tele = load().cameras[-1]
+    assert (tele.type, tele.bit_depth, tele.message_type) == ('', 0, 'sensor_msgs/msg/Image')
+    tele = load(put('cameras', 0, 'topic', value='/tele/compressed')).cameras[-1]
+    assert tele.message_type == 'sensor_msgs/msg/CompressedImage'
+
+
 @pytest.mark.parametrize(
     ('change', 'text'),
     [
+        (put('max_skew_s', value=0.2), r'max_skew_s: 0\.2 is not in 0\.0 \.\.\. 0\.1'),
+        (put('max_skew_s', value='1'), "max_skew_s: expected a number, got '1'"),
+        (put('odometry_max_gap_s', value=float('inf')), 'odometry_max_gap_s: inf is not in'),
+        (put('max_rate_hz', value=5), 'max_rate_hz: unknown key'),
+        (put('twist', value=False), 'twist: False is not one of use, ignore'),
+        (put('cameras', 0, 'type', value='Image'), r"cameras\[0\]\.type: 'Image' is not one of"),
+        (
+            put('cameras', 0, 'bit_depth', value=7),
+            r'bit_depth: expected an integer of 8 \.\.\. 16',
+        ),
+        (
+            put('cameras', 0, 'bit_depth', value=17),
+            r'bit_depth: expected an integer of 8 \.\.\. 16',
+        ),
+        (put('cameras', 0, 'twist', value='use'), r'cameras\[0\]\.twist: unknown key'),
         (put('colour', value='red'), 'colour: unknown key'),
         (put('cameras', 0, 'hz', value=10), r'cameras\[0\]\.hz: unknown key'),
         (drop('anchor'), 'anchor: missing'),
@@ -184,6 +236,7 @@ def test_mistake_is_one_line_with_file_and_key(load, change, text):
         ('a: !!python/object/apply:os.getcwd []', 'not YAML: could not determine a constructor'),
         ('? [a]\n: 1\n', 'not YAML'),
         ('\x00', 'not YAML'),
+        ('[' * 5000, 'not YAML: nested too deeply'),
     ],
 )
 def test_file_that_is_no_rig_at_all(tmp_path, content, text):

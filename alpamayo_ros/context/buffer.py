@@ -10,6 +10,8 @@ stamps and everything that a context needs arrives before any topic is max_input
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,23 +19,24 @@ from ..data_types import GRID_NS, NANOSECONDS, Context, EgoPose, Frame, Rejectio
 from ..limits import ContextLimits
 from ..rig import CameraRig
 from .ego_history import HISTORY_NS, build_history
-from .frame_selection import GRID_AGES_NS, measure_skew, select_frames
+from .frame_selection import GRID_AGES_NS, has_changed, measure_skew, select_frames
 from .not_servable import NotServable
 from .stream import Item, Stream
 
-JUMP_NS = 500_000_000  # how far back a stamp is a jump of the clock, however late inputs may be
+LATE_NS = 5_000_000  # further behind its topic a stamp is a step of the clock: one sender rises
+COPY_NS = 500_000_000  # a relay may send a message again so much later; a recording starts again
 
 
 class ContextBuffer:
     """Recent frames and poses of one vehicle; `epoch` counts how often they were cleared.
 
-    A clock jump clears them: a stamp more than max_input_age_s, or half a second, behind its own
-    topic, or ahead of every topic by more than the length of the history that is kept.
+    A jump of the clock clears them: a stamp more than LATE_NS behind its own topic (a message that
+    came twice aside), or ahead of every topic by more than the length of the history that is kept.
     """
 
     def __init__(self, rig: CameraRig, limits: ContextLimits | None = None) -> None:
         self.rig = rig
-        self.limits = limits or ContextLimits()
+        self.limits = limits or rig.limits
         self.epoch = 0
         self._jump = ''
         self._age_ns = _to_ns(self.limits.max_input_age_s)
@@ -46,9 +49,14 @@ class ContextBuffer:
             self._frames[camera.name] = Stream(camera.name, keep_ns, regular=True)
         self._poses: Stream[EgoPose] = Stream('odometry', self._length_ns, regular=False)
         self._anchor = self._frames[rig.anchor]
+        self._bit_depths = {camera.name: camera.bit_depth for camera in rig.cameras}
+        # t0 to the stream that it waits for and the count of that stream then
+        self._blocked: dict[int, tuple[Stream[Frame] | Stream[EgoPose], int]] = {}
 
     def add_frame(self, camera: str, frame: Frame) -> Rejection | None:
         """Take a frame of one of the rig's cameras, or say why it is refused."""
+        if bit_depth := self._bit_depths[camera]:
+            frame = replace(frame, bit_depth=bit_depth)
         return self._add(self._frames[camera], frame)
 
     def add_pose(self, pose: EgoPose) -> Rejection | None:
@@ -58,8 +66,15 @@ class ContextBuffer:
     def clear(self) -> None:
         """Forget all input; what was made from it belongs to an earlier epoch."""
         self.epoch += 1
+        self._blocked.clear()
         for stream in self._streams():
             stream.clear()
+
+    def forget_before(self, t0_ns: int) -> None:
+        """Let go the frames that only a context before t0 needs: nobody will ask for one."""
+        for camera in self.rig.cameras:
+            oldest_ns = t0_ns - GRID_AGES_NS[0] - _to_ns(camera.tolerance_s)
+            self._frames[camera.name].drop_before(oldest_ns)
 
     def anchors(self) -> tuple[int, ...]:
         """Stamps of the anchor camera's frames that are kept, oldest first: the possible t0."""
@@ -89,13 +104,19 @@ class ContextBuffer:
         None while the answer may still change; with `final`, or when any topic is more than
         max_input_age_s past t0, what is missing then is the reason.
         """
+        newest_ns = max(stream.newest_ns or 0 for stream in self._streams())
+        is_final = final or newest_ns - t0_ns > self._age_ns
+        stream, count = self._blocked.pop(t0_ns, (self._anchor, -1))
+        if not is_final and stream.count == count:  # nothing has come that could change it
+            self._blocked[t0_ns] = stream, count
+            return None
         try:
             return self._build(t0_ns)
         except NotServable as error:
-            newest_ns = max(stream.newest_ns or 0 for stream in self._streams())
-            if error.may_come and not final and newest_ns - t0_ns <= self._age_ns:
-                return None
-            return Rejection(t0_ns, error.reason, error.detail)
+            if is_final or error.waits_for is None:
+                return Rejection(t0_ns, error.reason, error.detail)
+            self._blocked[t0_ns] = error.waits_for, error.waits_for.count
+            return None
 
     def _streams(self) -> tuple[Stream[Frame] | Stream[EgoPose], ...]:
         return (*self._frames.values(), self._poses)
@@ -106,8 +127,10 @@ class ContextBuffer:
         if stream.newest_ns is not None:
             newest = max(other.newest_ns or 0 for other in self._streams())
             step_ns = item.stamp_ns - stream.newest_ns
-            ahead = min(step_ns, item.stamp_ns - newest) > self._length_ns
-            if ahead or step_ns < -min(self._age_ns, JUMP_NS):
+            is_ahead = min(step_ns, item.stamp_ns - newest) > self._length_ns
+            is_copy = step_ns > -COPY_NS and stream.holds_copy(item)
+            is_behind = step_ns < -LATE_NS and not is_copy
+            if is_ahead or is_behind:
                 self._jump = f'stamps of {stream.name} jumped by {step_ns / 1e9:+.3g} s'
                 self.clear()
         return stream.add(item)
@@ -122,7 +145,7 @@ class ContextBuffer:
             for camera in self.rig.cameras
         }
         skew_ns = measure_skew(frames, _to_ns(self.limits.max_skew_s))
-        history = build_history(self._poses, t0_ns, self._gap_ns)
+        history = build_history(self._poses, t0_ns, self._gap_ns, self.rig.uses_twist)
         return Context(
             t0_ns=t0_ns,
             frames=frames,
@@ -132,8 +155,14 @@ class ContextBuffer:
             odom_from_t0=history.odom_from_t0,
             v0_mps=history.v0_mps,
             skew_s=skew_ns / NANOSECONDS,
-            checks=(('camera_subset',) if self.rig.absent else ()) + history.checks,
+            checks=(*self._check_cameras(frames), *history.checks),
         )
+
+    def _check_cameras(self, frames: Mapping[str, tuple[Frame, ...]]) -> Iterator[str]:
+        if self.rig.absent:
+            yield 'camera_subset'
+        if any(has_changed(self._frames[name], picked) for name, picked in frames.items()):
+            yield 'camera_changed'
 
     def _check_clocks(self, t0_ns: int) -> None:
         anchor = self._anchor

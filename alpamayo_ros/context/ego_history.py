@@ -6,8 +6,10 @@ Nothing is extrapolated: a history needs poses on either side of every grid time
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+import math
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from .. import geometry
 from ..data_types import GRID_NS, HISTORY_POSES, NANOSECONDS, EgoPose
 from ..geometry import Array
 from .not_servable import NotServable, format_age
+from .odometry_checks import PoseTrack, describe_jump, describe_turned_axes
 from .stream import Stream
 
 HISTORY_NS = (HISTORY_POSES - 1) * GRID_NS
@@ -37,35 +40,66 @@ class EgoHistory:
     checks: tuple[str, ...]
 
 
-def build_history(stream: Stream[EgoPose], t0_ns: int, max_gap_ns: int) -> EgoHistory:
-    """Interpolate the history of a t0; raises NotServable when the poses do not give one."""
+def build_history(
+    stream: Stream[EgoPose], t0_ns: int, max_gap_ns: int, uses_twist: bool
+) -> EgoHistory:
+    """Interpolate the history of a t0; raises NotServable when the poses do not give one.
+
+    uses_twist: whether the poses are compared with the twist.
+    """
     poses = _select_poses(stream, t0_ns, max_gap_ns)
+    track = PoseTrack(poses, t0_ns, uses_twist)
+    if text := describe_jump(track):
+        raise NotServable('odometry_jump', text)
+    grid_ns = t0_ns + np.arange(1 - HISTORY_POSES, 1) * GRID_NS
     positions, quaternions = geometry.interpolate_poses(
-        np.array([pose.stamp_ns for pose in poses]),
-        np.array([pose.position_m for pose in poses]),
-        np.array([pose.quaternion_xyzw for pose in poses]),
-        t0_ns + np.arange(1 - HISTORY_POSES, 1) * GRID_NS,
+        track.stamps_ns, track.positions, track.quaternions, grid_ns
     )
     xyz, rotations = geometry.to_local(positions[-1], quaternions[-1], positions, quaternions)
     xyz[-1], rotations[-1] = 0.0, np.eye(3)
-    v0_mps = float(geometry.fit_speeds(xyz[:, :2], geometry.yaw(rotations))[-1])
-    twist_mps = _interpolate_twist(poses[-2], poses[-1], t0_ns)
-    if abs(v0_mps - twist_mps) > V0_LIMIT_MPS:
-        detail = (
-            f'odometry: history moves at {v0_mps:.2f} m/s, twist says {twist_mps:.2f} m/s, '
-            f'limit {V0_LIMIT_MPS} m/s'
-        )
-        raise NotServable('v0_mismatch', detail)
-    unusual = {
-        'v0_mismatch': abs(v0_mps - twist_mps) > V0_WARN_MPS,
-        'history_saturated': bool(np.abs(np.diff(xyz, axis=0)).max() > STEP_LIMIT_M),
-    }
     last = poses[-1]
+    if text := describe_turned_axes(xyz, rotations, last.child_frame_id):
+        raise NotServable('odometry_axes', text)
+    v0_mps = float(geometry.fit_speeds(xyz[:, :2], geometry.yaw(rotations))[-1])
+    twist_mps, twist_check = v0_mps, ''
+    if uses_twist:
+        twist_mps, twist_check = _compare_with_twist(poses, t0_ns, v0_mps)
+    is_saturated = bool(np.abs(np.diff(xyz, axis=0)).max() > STEP_LIMIT_M)
+    checks = (twist_check, 'history_saturated' if is_saturated else '')
+    message_checks = {check for pose in poses for check in pose.checks}
     odom_from_t0 = EgoPose(
         t0_ns, positions[-1], quaternions[-1], twist_mps, last.frame_id, last.child_frame_id
     )
-    checks = tuple(name for name, is_raised in unusual.items() if is_raised)
-    return EgoHistory(xyz, rotations, odom_from_t0, v0_mps, checks)
+    return EgoHistory(
+        xyz, rotations, odom_from_t0, v0_mps, (*filter(None, checks), *sorted(message_checks))
+    )
+
+
+def _compare_with_twist(poses: Sequence[EgoPose], t0_ns: int, v0_mps: float) -> tuple[float, str]:
+    """The twist at t0 m/s, or v0 in place of one that cannot be meant, and the name of a check.
+
+    The model does not use the twist, and drivers that leave it zero, NaN or without a sign are
+    common: those are checks. Raises NotServable when it contradicts the history otherwise.
+    """
+    before, after = poses[-2:]
+    part = (t0_ns - before.stamp_ns) / (after.stamp_ns - before.stamp_ns)
+    twist_mps = before.speed_mps + part * (after.speed_mps - before.speed_mps)
+    if math.isnan(twist_mps):
+        return v0_mps, 'twist_missing'
+    difference_mps = abs(v0_mps - twist_mps)
+    if difference_mps <= V0_WARN_MPS:
+        return twist_mps, ''
+    if all(pose.speed_mps == 0 for pose in poses):
+        return v0_mps, 'twist_zero'
+    if v0_mps < 0 < twist_mps and abs(v0_mps + twist_mps) <= V0_LIMIT_MPS:
+        return v0_mps, 'twist_unsigned'
+    if not difference_mps <= V0_LIMIT_MPS:
+        detail = (
+            f'odometry: history moves at {v0_mps:.2f} m/s, twist says {twist_mps:.2f} m/s, limit '
+            f"{V0_LIMIT_MPS} m/s; the rig's twist: ignore leaves the twist out"
+        )
+        raise NotServable('v0_mismatch', detail)
+    return twist_mps, 'v0_mismatch'
 
 
 def _select_poses(stream: Stream[EgoPose], t0_ns: int, max_gap_ns: int) -> list[EgoPose]:
@@ -74,7 +108,7 @@ def _select_poses(stream: Stream[EgoPose], t0_ns: int, max_gap_ns: int) -> list[
     end = bisect_left(stamps, t0_ns)
     if end == len(stamps):
         lag = f'ends {(t0_ns - stamps[-1]) / 1e9:.3f} s before t0' if stamps else 'has no pose'
-        raise NotServable('odometry_late', f'odometry {lag}', may_come=True)
+        raise NotServable('odometry_late', f'odometry {lag}', waits_for=stream)
     start = bisect_right(stamps, t0_ns - HISTORY_NS) - 1
     has_dropped = stream.dropped_ns >= 0
     if start < 0 and not has_dropped:
@@ -95,8 +129,3 @@ def _select_poses(stream: Stream[EgoPose], t0_ns: int, max_gap_ns: int) -> list[
         text = ' and '.join(f'{child} in {parent}' for parent, child in sorted(names))
         raise NotServable('odometry_frame', f'odometry: poses of {text} in one history')
     return poses
-
-
-def _interpolate_twist(before: EgoPose, after: EgoPose, t0_ns: int) -> float:
-    part = (t0_ns - before.stamp_ns) / (after.stamp_ns - before.stamp_ns)
-    return before.speed_mps + part * (after.speed_mps - before.speed_mps)

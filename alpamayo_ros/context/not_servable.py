@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from ..data_types import NANOSECONDS
+from ..data_types import NANOSECONDS, EgoPose, Frame
+from .stream import Stream
 
 
 class NotServable(Exception):
     """There is no context at this t0.
 
-    reason, detail: as in Rejection. may_come: input that is still missing could change that.
+    reason, detail: as in Rejection. waits_for: the stream whose next message could change that.
     """
 
-    def __init__(self, reason: str, detail: str, may_come: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        detail: str,
+        waits_for: Stream[Frame] | Stream[EgoPose] | None = None,
+    ) -> None:
         super().__init__(detail)
-        self.reason, self.detail, self.may_come = reason, detail, may_come
+        self.reason, self.detail, self.waits_for = reason, detail, waits_for
 
 
 def format_age(age_ns: int) -> str:

@@ -1,7 +1,7 @@
-"""Odometry from CDR bytes and Path to them: the two messages that cost most as Python objects.
+"""Odometry from CDR bytes and Path to CDR bytes: the two messages that cost most as objects.
 
-A Path of 64 poses is some 400 objects, which take ten times as long as the array that they are
-filled from; an Odometry brings two covariances that nobody reads, a hundred times a second. All
+A Path of 64 poses is some 400 Python objects; making them takes ten times as long as filling an
+array. An Odometry brings two covariances that nobody reads, up to a hundred times a second. All
 other messages are objects. Plain twins: inputs.to_pose and outputs.path.
 
 Plain CDR of XCDR version 1 (OMG DDS-XTypes 1.3, section 7.4.1), as ROS 2 sends: an encapsulation
@@ -25,12 +25,13 @@ COVARIANCE = 36 * 8  # bytes
 
 
 class Odometry(NamedTuple):
-    """What the node reads of a nav_msgs/Odometry: m, x y z w, m/s; stamp in ns."""
+    """The fields of a nav_msgs/Odometry that the node reads: ns, m, x y z w, m/s, rad/s."""
 
     stamp_ns: int
     position_m: tuple[float, ...]
     quaternion: tuple[float, ...]
     speed_mps: float
+    yaw_rate_radps: float
     frame_id: str
     child_frame_id: str
 
@@ -38,24 +39,26 @@ class Odometry(NamedTuple):
 def read_odometry(data: bytes) -> Odometry:
     """Fields of a serialized nav_msgs/Odometry, of either byte order.
 
-    Raises ValueError for what is no plain CDR, too short, or has names that are not UTF-8.
+    Raises ValueError for bytes that are no plain CDR or too few, and for names that are not UTF-8.
     """
     if data[:2] not in (BIG_ENDIAN, LITTLE_ENDIAN):
         raise ValueError(f'encapsulation {data[:2].hex()} is not plain CDR')
     order = '<' if data[:2] == LITTLE_ENDIAN else '>'
     try:
         sec, nanosec = struct.unpack_from(f'{order}iI', data, HEADER)
-        frame_id, at = _string(data, HEADER + 8, order)
-        child_frame_id, at = _string(data, at, order)
-        at = _aligned(at, 8)
+        frame_id, at = _read_string(data, HEADER + 8, order)
+        child_frame_id, at = _read_string(data, at, order)
+        at = _align(at, 8)
         *position_m, qx, qy, qz, qw = struct.unpack_from(f'{order}7d', data, at)
         at += 7 * 8 + COVARIANCE
-        speed_mps, *_ = struct.unpack_from(f'{order}6d{COVARIANCE}x', data, at)
+        speed_mps, _, _, _, _, yaw_rate = struct.unpack_from(f'{order}6d{COVARIANCE}x', data, at)
     except struct.error:
         raise ValueError(f'{len(data)} bytes are too few for an Odometry') from None
     stamp_ns = sec * NANOSECONDS + nanosec
     quaternion = qx, qy, qz, qw
-    return Odometry(stamp_ns, tuple(position_m), quaternion, speed_mps, frame_id, child_frame_id)
+    return Odometry(
+        stamp_ns, tuple(position_m), quaternion, speed_mps, yaw_rate, frame_id, child_frame_id
+    )
 
 
 def write_path(
@@ -73,14 +76,14 @@ def write_path(
     name = frame_id.encode() + b'\0'
     begin = struct.Struct(f'<iII{len(name)}s')
 
-    def header(stamp_ns: int) -> bytes:
+    def pack_header(stamp_ns: int) -> bytes:
         return begin.pack(*divmod(int(stamp_ns), NANOSECONDS), len(name), name)
 
-    start = _padded(header(t0_ns), 4) + struct.pack('<I', count)
+    start = _pad(pack_header(t0_ns), 4) + struct.pack('<I', count)
     if not count:
         return LITTLE_ENDIAN + b'\0\0' + start
-    start = _padded(start + header(stamps_ns[0]), 8)
-    # from the numbers of a pose to those of the next all records are alike
+    start = _pad(start + pack_header(stamps_ns[0]), 8)
+    # all bytes from the numbers of one pose to those of the next form one record
     record = np.dtype(
         [
             ('position', '<f8', 3),
@@ -88,7 +91,7 @@ def write_path(
             ('sec', '<i4'),
             ('nanosec', '<u4'),
             ('length', '<u4'),
-            ('name', f'S{_aligned(begin.size, 8, origin=0) - 12}'),
+            ('name', f'S{_align(begin.size, 8, origin=0) - 12}'),
         ]
     )
     records = np.zeros(count, record)
@@ -99,18 +102,18 @@ def write_path(
     return LITTLE_ENDIAN + b'\0\0' + start + without_last_header
 
 
-def _string(data: bytes, at: int, order: str) -> tuple[str, int]:
+def _read_string(data: bytes, at: int, order: str) -> tuple[str, int]:
     """A string at or behind an offset, and the offset of its end."""
-    at = _aligned(at, 4)
+    at = _align(at, 4)
     (length,) = struct.unpack_from(f'{order}I', data, at)
     (text,) = struct.unpack_from(f'{length}s', data, at + 4)
     return text[:-1].decode(), at + 4 + length
 
 
-def _aligned(at: int, size: int, origin: int = HEADER) -> int:
+def _align(at: int, size: int, origin: int = HEADER) -> int:
     """The next offset that is a multiple of `size` from where the fields begin."""
     return at + -(at - origin) % size
 
 
-def _padded(fields: bytes, size: int) -> bytes:
+def _pad(fields: bytes, size: int) -> bytes:
     return fields + bytes(-len(fields) % size)

@@ -1,8 +1,8 @@
 """Messages to records: Image and CompressedImage to Frame, Odometry to EgoPose.
 
-Knows neither rclpy nor rosbags: fields are read by attribute, so a message of either converts to
-equal values, and so does an Odometry that is still bytes. What cannot be used raises ValueError
-with the reason; the caller names the topic.
+The converters read fields by attribute and know neither rclpy nor rosbags: a live message, a
+message of a bag and the bytes of an Odometry convert to equal values. They raise ValueError with
+the reason for a message that cannot be used; the caller names the topic.
 """
 
 from __future__ import annotations
@@ -11,46 +11,59 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..data_types import NANOSECONDS, EgoPose, Frame
-from ..images import read_header_size
+from ..images import MAX_PIXELS, detect_codec, read_header_size
 from .cdr import Odometry, read_odometry
 
 CODECS = {'jpeg': 'jpeg', 'jpg': 'jpeg', 'png': 'png'}
+MAX_POSITION_M = 1e8  # fifteen times the earth's radius; float64 still resolves 0.02 um there
 
 
 def to_frame(message: Any) -> Frame:
     """sensor_msgs/Image or CompressedImage to a Frame that shares the message's bytes.
 
-    Raises ValueError for a zero stamp, an empty image and an unknown compression; an unknown raw
+    The bytes of a CompressedImage tell its codec; its format counts where they do not. Raises
+    ValueError for a zero stamp, an empty or huge image and an unknown compression; an unknown raw
     encoding is only found when the frame is decoded.
     """
-    stamp_ns = _checked(_nanoseconds(message.header.stamp))
+    stamp_ns = _require_stamp(_to_nanoseconds(message.header.stamp))
     if not len(message.data):
         raise ValueError('image without data')
     data = np.frombuffer(message.data, np.uint8)
+    frame_id = message.header.frame_id
     if hasattr(message, 'format'):
-        codec = _codec(message.format)
+        codec = _choose_codec(message.format, data)
         height, width = read_header_size(codec, data)
-        return Frame(stamp_ns, codec, data, height, width)
+        if height * width > MAX_PIXELS:
+            raise ValueError(
+                f'{codec} of {width}x{height}, expected {MAX_PIXELS / 1e6:g} million pixels or less'
+            )
+        return Frame(stamp_ns, codec, data, height, width, frame_id=frame_id)
     if message.is_bigendian and message.encoding.endswith('16') and data.size % 2 == 0:
         data = data.view(np.uint16).byteswap().view(np.uint8)
-    return Frame(stamp_ns, message.encoding, data, message.height, message.width, message.step)
+    return Frame(
+        stamp_ns, message.encoding, data, message.height, message.width, message.step, frame_id
+    )
 
 
 def to_pose(message: Any) -> EgoPose:
     """nav_msgs/Odometry to an EgoPose in float64 with a quaternion of unit norm.
 
-    Raises ValueError for a zero stamp, values that are not finite, and a quaternion whose norm is
-    not 1 within a percent (all zero, as senders leave it when they know no orientation).
+    A twist that is not finite becomes NaN. Leading slashes of frame names are taken off, with the
+    check frame_id_slash. Raises ValueError for a zero stamp, an empty frame name, a pose that is
+    not finite or further than MAX_POSITION_M away, and a quaternion whose norm is not 1 within a
+    percent (all zero, as senders leave it when they know no orientation).
     """
     position, orientation = message.pose.pose.position, message.pose.pose.orientation
-    return _pose(
+    return _make_pose(
         Odometry(
-            _nanoseconds(message.header.stamp),
+            _to_nanoseconds(message.header.stamp),
             (position.x, position.y, position.z),
             (orientation.x, orientation.y, orientation.z, orientation.w),
             float(message.twist.twist.linear.x),
+            float(message.twist.twist.angular.z),
             message.header.frame_id,
             message.child_frame_id,
         )
@@ -58,48 +71,77 @@ def to_pose(message: Any) -> EgoPose:
 
 
 def read_pose(data: bytes) -> EgoPose:
-    """As to_pose, from the CDR bytes of an Odometry; what is none raises ValueError too."""
-    return _pose(read_odometry(data))
+    """As to_pose, from the CDR bytes of an Odometry; other bytes raise ValueError too."""
+    return _make_pose(read_odometry(data))
 
 
-def _pose(odometry: Odometry) -> EgoPose:
-    stamp_ns = _checked(odometry.stamp_ns)
+def _make_pose(odometry: Odometry) -> EgoPose:
+    stamp_ns = _require_stamp(odometry.stamp_ns)
     for name, values in (
         ('position', odometry.position_m),
         ('orientation', odometry.quaternion),
-        ('twist.linear.x', (odometry.speed_mps,)),
     ):
         if not all(map(math.isfinite, values)):  # a tenth of numpy's time for so few
             raise ValueError(f'{name} is not finite: {np.array(values)}')
+    if max(map(abs, odometry.position_m)) > MAX_POSITION_M:
+        raise ValueError(
+            f'position {np.array(odometry.position_m)} is more than {MAX_POSITION_M:g} m away'
+        )
     norm = math.hypot(*odometry.quaternion)
     if abs(norm - 1) > 0.01:
         raise ValueError(f'quaternion has norm {norm:.3g}, expected 1')
+    frame_id = _strip_slashes('frame_id', odometry.frame_id)
+    child_frame_id = _strip_slashes('child_frame_id', odometry.child_frame_id)
+    has_slash = (frame_id, child_frame_id) != (odometry.frame_id, odometry.child_frame_id)
     return EgoPose(
         stamp_ns,
         np.array(odometry.position_m, np.float64),
         np.array(odometry.quaternion, np.float64) / norm,
-        odometry.speed_mps,
-        odometry.frame_id,
-        odometry.child_frame_id,
+        _to_nan_unless_finite(odometry.speed_mps),
+        frame_id,
+        child_frame_id,
+        _to_nan_unless_finite(odometry.yaw_rate_radps),
+        ('frame_id_slash',) if has_slash else (),
     )
 
 
-def _nanoseconds(stamp: Any) -> int:
+def _to_nanoseconds(stamp: Any) -> int:
     return int(stamp.sec * NANOSECONDS + stamp.nanosec)
 
 
-def _checked(stamp_ns: int) -> int:
+def _require_stamp(stamp_ns: int) -> int:
     if stamp_ns <= 0:
         raise ValueError('header stamp is zero')
     return stamp_ns
 
 
-def _codec(text: str) -> str:
-    """Codec of CompressedImage.format: 'jpeg', 'rgb8; jpeg compressed bgr8', ..."""
+def _strip_slashes(field: str, name: str) -> str:
+    """A frame name as tf2 takes it: without leading slashes, and not empty."""
+    stripped = name.lstrip('/')
+    if not stripped.strip():
+        raise ValueError(f"{field} is '{name}', expected the name of a frame")
+    return stripped
+
+
+def _to_nan_unless_finite(value: float) -> float:
+    return value if math.isfinite(value) else math.nan
+
+
+def _choose_codec(text: str, data: NDArray[np.uint8]) -> str:
+    """Codec of a CompressedImage by its bytes, else by its format: 'rgb8; jpeg compressed bgr8'.
+
+    A format may also be 'image/jpeg', '.jpg', 'mjpeg' or empty.
+    """
     source, _, compression = text.lower().rpartition(';')
-    words = compression.split()
-    if not words or words[0] not in CODECS:
-        raise ValueError(f"CompressedImage format '{text}' is neither jpeg nor png")
+    words = compression.split() or ['']
     if source.strip().startswith('bayer') and words[-1] == 'compressed':
         raise ValueError(f"CompressedImage format '{text}': a compressed mosaic has no colours")
-    return CODECS[words[0]]
+    if words[0] == 'compresseddepth':
+        raise ValueError(f"CompressedImage format '{text}' holds depths, expected a camera image")
+    codec = detect_codec(data) or CODECS.get(words[0], '')
+    if not codec:
+        raise ValueError(
+            f"CompressedImage format '{text}' is neither jpeg nor png, and its data begins with "
+            f'{data[:4].tobytes().hex(" ")}'
+        )
+    return codec
