@@ -1,9 +1,19 @@
 """Split attention against the plain one: in Triton's interpreter, and on a GPU if there is one."""
 
+import itertools
+
 import pytest
 import torch
 
-from alpamayo_ros.kernels.attention import attend, attend_causal, attend_plain
+from alpamayo_ros.kernels import gpu as gpu_module
+from alpamayo_ros.kernels.attention import (
+    AttentionTile,
+    attend,
+    attend_causal,
+    attend_plain,
+    choose_tile,
+)
+from alpamayo_ros.kernels.gpu import ORIN_NANO, Gpu
 
 # (batch, heads, kv heads, queries, keys, head_dim, mask dimensions)
 CASES = [
@@ -72,6 +82,33 @@ def test_causal_attention_on_the_gpu_equals_the_masked_softmax(queries):
     check_causal(queries, 'cuda')
 
 
+def counted(case, dtype, device='cpu', visible=0.7):
+    """Inputs without a mask, and the number of keys that every query sees."""
+    q, k, v, _ = inputs(case, dtype, device)
+    count = torch.tensor(int(visible * k.shape[2]), device=device)
+    return q, k, v, None, count
+
+
+def first_keys(q, k, v, mask, count):
+    """Reference for a number of visible keys: the others are cut off."""
+    return reference(q, k[:, :, : int(count)], v[:, :, : int(count)], mask)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_a_number_of_visible_keys_hides_the_others(case):
+    arguments = counted(case, torch.float32)
+    assert (attend(*arguments) - first_keys(*arguments)).abs().max() < 1e-5
+
+
+def test_few_multiprocessors_take_blocks_of_128_rows_and_split_no_keys():
+    flow = {'rows': 128, 'kv_heads': 8, 'keys': 3136}  # two query heads of 64 waypoints
+    assert choose_tile(**flow, gpu=ORIN_NANO) == AttentionTile(128, 32, 1, 8)
+    assert choose_tile(**flow, gpu=Gpu((9, 0), 132)).splits == 16
+    assert choose_tile(4, 8, 3136, ORIN_NANO).splits == 2  # two blocks a multiprocessor
+    assert choose_tile(4, 8, 3136, Gpu((9, 0), 132)).splits == 32
+    assert choose_tile(4, 8, 200, Gpu((9, 0), 132)).splits == 2  # a split has 128 keys or so
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'float16'])
 def test_split_kernel_in_the_interpreter_equals_the_softmax(interpreted, dtype):
     interpreted(f'import test_attention as t; t.check_interpreted({dtype!r})')
@@ -80,10 +117,17 @@ def test_split_kernel_in_the_interpreter_equals_the_softmax(interpreted, dtype):
 def check_interpreted(dtype):
     from alpamayo_ros.kernels.attention import attend_split
 
-    for case in CASES:
+    limit = {'float32': 1e-5, 'float16': 4e-3}[dtype]
+    tiles = None, AttentionTile(16, 64, 1, 4), AttentionTile(64, 32, 4, 4)
+    for case, tile in itertools.product(CASES, tiles):
         arguments = inputs(case, getattr(torch, dtype))
-        error = (attend_split(*arguments).double() - reference(*arguments)).abs().max()
-        assert error < {'float32': 1e-5, 'float16': 4e-3}[dtype], (case, float(error))
+        result = attend_split(*arguments, tile=tile).double()
+        error = (result - reference(*arguments)).abs().max()
+        assert error < limit, (case, tile, float(error))
+        arguments = counted(case, getattr(torch, dtype))
+        result = attend_split(*arguments, tile=tile).double()
+        error = (result - first_keys(*arguments)).abs().max()
+        assert error < limit, (case, tile, float(error))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
@@ -102,3 +146,15 @@ def test_split_kernel_on_the_gpu_equals_the_softmax(case, dtype):
     error = (attend(*arguments).double() - reference(*arguments)).abs().max()
     limits = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
     assert error < limits[dtype]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('gpu', [None, ORIN_NANO], ids=['own', 'orin'])
+@pytest.mark.parametrize('visible', [0.02, 0.7, 1.0])
+@pytest.mark.parametrize('case', [(1, 32, 8, 1, 3136, 128, 0), (1, 16, 8, 64, 3136, 128, 0)])
+def test_a_number_of_visible_keys_on_the_gpu(case, visible, gpu, monkeypatch):
+    """The tiles of this GPU, and those of an Orin Nano."""
+    monkeypatch.setattr(gpu_module, '_assumed', gpu)
+    arguments = counted(case, torch.bfloat16, 'cuda', visible)
+    error = (attend(*arguments).double() - first_keys(*arguments)).abs().max()
+    assert error < 2e-2

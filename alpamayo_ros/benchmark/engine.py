@@ -16,11 +16,12 @@ from torch import Tensor
 
 from ..data_types import SamplingOptions
 from ..errors import BadInput
-from ..model.alpamayo import AlpamayoR1, Prompt
+from ..model.alpamayo import AlpamayoModel
 from ..model.flow_matching import VelocityField
+from ..model.prefill import Prompt
+from ..model.prompt.tokens import TokenIds
 from ..model.reasoning import Reasoning
-from ..model.text import KVCache, products
-from ..model.tokens import TokenIds
+from ..model.text import KVCache, apply_joint
 from ..runtime.graphs import GraphRecorder, RecordedVision, StaticSteps
 from ..runtime.memory import release_cached
 from .full_size import PROMPT_TOKENS, FullSizeInputs, device_bytes
@@ -42,7 +43,7 @@ Features = tuple[Tensor, list[Tensor]]
 
 @torch.no_grad()  # not inference_mode, under which optimum-quanto's tensors cannot be used
 def measure(
-    model: AlpamayoR1, scene: FullSizeInputs, samples: int, graphs: bool, runs: int = RUNS
+    model: AlpamayoModel, scene: FullSizeInputs, samples: int, graphs: bool, runs: int = RUNS
 ) -> Figures:
     """Milliseconds per stage (median of runs), end to end, and GB of memory.
 
@@ -53,7 +54,7 @@ def measure(
     """
     device = model.action_space.accel_mean.device
     release_cached()
-    cache = model.new_cache(1, PROMPT_TOKENS, samples, REASONING_TOKENS)
+    cache = model.allocate_cache(1, PROMPT_TOKENS, samples, REASONING_TOKENS)
     weights_gb = device_bytes(model, device) / 1e9
     _reset_peak(device)
     run = _Inference(model, scene, cache, samples, graphs)
@@ -77,7 +78,7 @@ def measure(
 
 
 @torch.no_grad()
-def linear_layers(model: AlpamayoR1, graphs: bool) -> Figures:
+def linear_layers(model: AlpamayoModel, graphs: bool) -> Figures:
     """Milliseconds of all linear layers behind each other, without anything between them.
 
     token_linears: of the language model for one row, with the output head. flow_linears: of the
@@ -104,9 +105,9 @@ def linear_layers(model: AlpamayoR1, graphs: bool) -> Figures:
             hidden, heads, inner = inputs
             for layer in layers:
                 attention, mlp = layer.self_attn, layer.mlp
-                products(hidden, attention.q_proj, attention.k_proj, attention.v_proj)
+                apply_joint(hidden, attention.q_proj, attention.k_proj, attention.v_proj)
                 attention.o_proj(heads)
-                products(hidden, mlp.gate_proj, mlp.up_proj)
+                apply_joint(hidden, mlp.gate_proj, mlp.up_proj)
                 out: Tensor = mlp.down_proj(inner)
             return out if rows > 1 else head(hidden)
 
@@ -118,7 +119,12 @@ class _Inference:
     """The stages over one cache, each callable again and again."""
 
     def __init__(
-        self, model: AlpamayoR1, scene: FullSizeInputs, cache: KVCache, samples: int, graphs: bool
+        self,
+        model: AlpamayoModel,
+        scene: FullSizeInputs,
+        cache: KVCache,
+        samples: int,
+        graphs: bool,
     ) -> None:
         self.model, self.scene, self.cache = model, scene, cache
         device = model.action_space.accel_mean.device
@@ -133,7 +139,7 @@ class _Inference:
         self.encode = RecordedVision(model.encode_images, recorder) if recorder else None
         self.features: Features | None = None
         self.vision()
-        self.steps: AlpamayoR1 | StaticSteps = model
+        self.steps: AlpamayoModel | StaticSteps = model
         if recorder:
             self.steps = StaticSteps(model, cache, samples, recorder.record)
         self.prompt = self.prefill()
@@ -162,7 +168,7 @@ class _Inference:
         scene, features = self.scene, self.features
         assert features is not None
         return self.model.prefill(
-            scene.input_ids, features, scene.grids, self.cache, reader=self.steps
+            scene.input_ids, features, scene.grids, self.cache, steps=self.steps
         )
 
     def token(self) -> Tensor:
@@ -183,16 +189,16 @@ class _Inference:
         tokens = torch.zeros(1, samples, REASONING_TOKENS, device=self.noise.device)
         length = PROMPT_TOKENS + REASONING_TOKENS
         reasoning = Reasoning(tokens, marker, torch.zeros_like(marker, dtype=torch.bool), length)
-        return self.steps.velocity_field(self.prompt, reasoning)
+        return self.steps.make_velocity_field(self.prompt, reasoning)
 
     def whole(self) -> Tensor:
         self.vision()
         self.prompt = self.prefill()
-        reasoning = self.model.reason(
+        reasoning = self.model.generate_reasoning(
             self.prompt, self.ids, self.options, self.generator, self.steps.decode_step
         )
-        field = self.steps.velocity_field(self.prompt, reasoning)
-        return self.model.act(self.noise, field, FLOW_STEPS)
+        field = self.steps.make_velocity_field(self.prompt, reasoning)
+        return self.model.sample_actions(self.noise, field, FLOW_STEPS)
 
 
 def attempt(work: Callable[[], Any]) -> tuple[Any, str]:

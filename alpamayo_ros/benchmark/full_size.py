@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..kernels.packing import digits
-from ..model.alpamayo import AlpamayoR1
+from ..kernels.packing import count_digits
+from ..model.alpamayo import AlpamayoModel
 from ..model.checkpoint import set_tensor
 from ..model.config import AlpamayoConfig
 from ..quantization.linear import PackedWeight, replace_linears
 from ..quantization.scheme import Rules
-from ..runtime.load import bound_tensors, build_on_meta, join_products
+from ..runtime.load import build_on_meta, join_products, split_large_head
 
 # Sizes of the release; what is absent has the defaults of the classes (specification, section 1).
 RELEASE: dict[str, Any] = {
@@ -88,7 +88,7 @@ def random_model(
     dtype: torch.dtype,
     rules: Rules = (),
     host_embedding: bool = False,
-) -> AlpamayoR1:
+) -> AlpamayoModel:
     """The model with weights of 0.02, norms of one and the config's buffers, packed by rules.
 
     host_embedding: a packed embedding lies in the memory of the host, as one mapped from its file.
@@ -96,7 +96,7 @@ def random_model(
     model = build_on_meta(config)
     replace_linears(model, rules)
     if rules:
-        bound_tensors(model, rules, dtype)
+        split_large_head(model, rules, dtype)
     generator = torch.Generator(device).manual_seed(0)
     for name, tensor in model.state_dict().items():
         owner: Any = model.get_submodule(name.rpartition('.')[0])
@@ -106,7 +106,7 @@ def random_model(
             place, draw = ('cpu', None) if on_host else (device, generator)
             value = _packed_tensor(leaf, weight, tensor.shape, place, dtype, draw)
         elif leaf in owner._buffers:
-            value = owner.initial_buffers()[leaf].to(device, dtype)
+            value = owner.make_buffers()[leaf].to(device, dtype)
         elif tensor.dim() == 1 and leaf == 'weight':
             value = torch.ones(tensor.shape, device=device, dtype=dtype)
         else:
@@ -131,7 +131,7 @@ def make_scene(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> FullS
     return FullSizeInputs(torch.tensor([ids]), patches, [GRID] * IMAGES)
 
 
-def _packed_weight(model: AlpamayoR1, name: str) -> PackedWeight | None:
+def _packed_weight(model: AlpamayoModel, name: str) -> PackedWeight | None:
     """The packed weight that a tensor is part of."""
     path = name.split('.')
     for depth in (1, 2):
@@ -152,7 +152,7 @@ def _packed_tensor(
     """Random codes, with scales that make weights of WEIGHT_STD from them, about zero."""
     levels = weight.levels
     if leaf == '_data':
-        low, high = (-127, 128) if levels == 256 else (0, levels ** digits(levels))
+        low, high = (-127, 128) if levels == 256 else (0, levels ** count_digits(levels))
         kind = torch.int8 if levels == 256 else torch.uint8
         return torch.randint(low, high, shape, generator=generator, device=device, dtype=kind)
     scale = WEIGHT_STD / ((levels**2 - 1) / 12) ** 0.5

@@ -19,7 +19,7 @@ import torch
 
 from ..errors import BadInput
 from ..model.config import load_config
-from ..model.small import write_small_checkpoint
+from ..model.small.untrained import write_small_checkpoint
 from ..runtime.load import build_on_meta
 from .full_size import RELEASE, WEIGHT_STD
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..model.alpamayo import AlpamayoR1
+from ..model.alpamayo import AlpamayoModel
 from .engine import FLOW_STEPS, REASONING_TOKENS
 from .full_size import GRID, IMAGES, PROMPT_TOKENS, module_bytes
 
@@ -36,7 +36,7 @@ ASSUMPTIONS = (
 )
 
 
-def work(model: AlpamayoR1) -> dict[str, dict[str, float]]:
+def work(model: AlpamayoModel) -> dict[str, dict[str, float]]:
     """Bytes and floating-point operations of each stage, one sample; from shapes alone."""
     text, vision, expert = model.config.text, model.config.vision, model.config.expert
     part = module_bytes(model)

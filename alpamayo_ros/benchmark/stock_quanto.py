@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadInput
-from ..model.alpamayo import AlpamayoR1
+from ..model.alpamayo import AlpamayoModel
 from ..model.checkpoint import set_tensor
 from ..model.config import AlpamayoConfig
 from ..quantization.scheme import SCHEMES
@@ -29,7 +29,7 @@ except ImportError:  # then there is no GPU to run on either
 BLOCK = 1024
 
 
-def stock_model(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> AlpamayoR1:
+def stock_model(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> AlpamayoModel:
     """Random bytes in quanto's own tensors under plain nn.Linear; all else as `random_model`.
 
     Raises BadInput where optimum-quanto is not installed.
@@ -53,7 +53,7 @@ def stock_model(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> Alpa
         value: Any
         if name in linears:
             rows, columns = tensor.shape
-            group = scheme.group(columns)
+            group = scheme.group_size(columns)
             count, width = (rows * columns // group, group) if group < columns else tensor.shape
             shape = (-(-count // 4), width)
             data = torch.randint(
@@ -71,7 +71,7 @@ def stock_model(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> Alpa
                 1.5 * scale,
             )
         elif leaf in owner._buffers:
-            value = owner.initial_buffers()[leaf].to(device, dtype)
+            value = owner.make_buffers()[leaf].to(device, dtype)
         elif tensor.dim() == 1 and leaf == 'weight':
             value = torch.ones(tensor.shape, device=device, dtype=dtype)
         else:

@@ -8,33 +8,42 @@ model.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 import torch.nn.functional as F
 
+from .gpu import Gpu, gpu_of
+
 try:
     import triton
     import triton.language as tl
 
-    from .hopper import launch_options, wait_for_previous_kernel
+    from .hopper import is_hopper, launch_options, wait_for_previous_kernel
 except ImportError:  # CPU builds of torch come without Triton: the plain path serves
     triton = None
 
 MIN_KEYS_PER_SPLIT = 128
 MAX_SPLIT_ROWS = 1024  # query rows of a kv head; with more, torch keeps the device busy
-BLOCKS_WANTED = 256  # about two per multiprocessor of a large GPU
 
 
-def attend_plain(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attend_plain(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, count: Tensor | None = None
+) -> Tensor:
     """Attention of q (B, heads, L, d) to k and v (B, kv heads, S, d); same shape as q.
 
     Query heads h * group ... share kv head h. mask: bool (L, S) or (B, 1, L, S), True where
-    visible, None for everything; each row must see something. The scale is 1 / sqrt(d).
+    visible, None for everything; each row must see something. count: int64 (), on the device, in
+    place of a mask: every query sees the first `count` keys. The scale is 1 / sqrt(d).
 
     On a GPU the query heads of one kv head become extra query rows, so that torch's kernels
     repeat no keys. On a CPU masks would have to be repeated for that, and nothing would be gained.
     """
+    if count is not None:
+        mask = (torch.arange(k.shape[2], device=q.device) < count).expand(q.shape[2], -1)
     if not q.is_cuda:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
         return out.contiguous()
@@ -51,7 +60,7 @@ attend = torch.library.custom_op('alpamayo_ros::attend', mutates_args=())(attend
 
 
 @attend.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, count: Tensor | None = None) -> Tensor:
     return torch.empty_like(q, memory_format=torch.contiguous_format)
 
 
@@ -70,34 +79,73 @@ def attend_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return attend_plain(q, k, v, token <= token[keys - length :].unsqueeze(-1))
 
 
-def attend_cuda(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The faster of the two on a GPU."""
+def attend_cuda(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, count: Tensor | None = None
+) -> Tensor:
+    """The faster of the two paths on a GPU."""
     rows = q.shape[1] // k.shape[1] * q.shape[2]
-    return (attend_split if rows <= MAX_SPLIT_ROWS else attend_plain)(q, k, v, mask)
+    return (attend_split if rows <= MAX_SPLIT_ROWS else attend_plain)(q, k, v, mask, count)
 
 
-def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """The op in Triton: keys split among blocks, then merged."""
+class AttentionTile(NamedTuple):
+    """Query rows of a block, keys per inner step, parts of the keys, warps of a block."""
+
+    rows: int
+    keys: int
+    splits: int
+    warps: int
+
+
+@cache
+def choose_tile(rows: int, kv_heads: int, keys: int, gpu: Gpu) -> AttentionTile:
+    """Cut attention of `rows` query rows for each of `kv_heads` (of all scenes) to `keys` keys.
+
+    Before Hopper a block of 64 rows loads each key too often: 128 rows with 8 warps keep tensor
+    cores busy, but fill the registers of a multiprocessor.
+    """
+    if rows <= 16:
+        block, step, warps, resident = 16, 64, 4, 2
+    elif is_hopper(gpu):
+        block, step, warps, resident = 64, 32, 4, 2
+    else:
+        block, step, warps, resident = 128, 32, 8, 1
+    blocks = kv_heads * triton.cdiv(rows, block)
+    wanted = max(1, resident * gpu.multiprocessors // blocks)
+    wanted = 1 << (wanted.bit_length() - 1)
+    splits = min(wanted, triton.cdiv(keys, MIN_KEYS_PER_SPLIT))
+    return AttentionTile(block, step, triton.next_power_of_2(splits), warps)
+
+
+def attend_split(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    count: Tensor | None = None,
+    tile: AttentionTile | None = None,
+) -> Tensor:
+    """The op in Triton: keys split among blocks, then merged. tile: for tests and sweeps."""
     batch, heads, length, dim = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
     rows = heads // kv_heads * length
     q = q if q.stride(3) == 1 else q.contiguous()
-    block, step = (16, 64) if rows <= 16 else (64, 32)  # query rows and keys per inner step
-    row_blocks = triton.cdiv(rows, block)
-    wanted = triton.cdiv(BLOCKS_WANTED, batch * kv_heads * row_blocks)
-    splits = min(wanted, triton.cdiv(keys, MIN_KEYS_PER_SPLIT))
-    splits = triton.next_power_of_2(splits)
-    shape = (batch * kv_heads, rows, splits)
-    partial = torch.empty(*shape, dim, dtype=torch.float32, device=q.device)
-    peak = torch.empty(shape, dtype=torch.float32, device=q.device)
-    total = torch.empty(shape, dtype=torch.float32, device=q.device)
-    visible = q if mask is None else mask.view(torch.uint8)  # a pointer that is not read
-    stride_b = mask.stride(0) if mask is not None and mask.dim() == 4 else 0
-    _split_kernel[(row_blocks, batch * kv_heads, splits)](
+    tile = tile or choose_tile(rows, batch * kv_heads, keys, gpu_of(q.device))
+    # token by token in memory, as the product behind it reads it
+    out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device=q.device)
+    partial, peak, total = None, None, None
+    if tile.splits > 1:
+        shape = (batch * kv_heads, rows, tile.splits)
+        partial = torch.empty(*shape, dim, dtype=torch.float32, device=q.device)
+        peak = torch.empty(shape, dtype=torch.float32, device=q.device)
+        total = torch.empty(shape, dtype=torch.float32, device=q.device)
+    options = launch_options(q.device, batch * length == 1)
+    split_kernel[(triton.cdiv(rows, tile.rows), batch * kv_heads, tile.splits)](
         q,
         k,
         v,
-        visible,
+        None if mask is None else mask.view(torch.uint8),
+        count,
+        out,
         partial,
         peak,
         total,
@@ -105,52 +153,91 @@ def attend_split(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
         length,
         keys,
         kv_heads,
-        q.stride(0),
-        q.stride(1),
-        q.stride(2),
-        k.stride(0),
-        k.stride(1),
-        k.stride(2),
-        v.stride(0),
-        v.stride(1),
-        v.stride(2),
-        stride_b,
+        *q.stride()[:3],
+        *k.stride()[:3],
+        *v.stride()[:3],
+        mask.stride(0) if mask is not None and mask.dim() == 4 else 0,
         0 if mask is None else mask.stride(-2),
         dim**-0.5,
-        HAS_MASK=mask is not None,
         EXACT=q.dtype == torch.float32,
-        SPLITS=splits,
-        ROWS=block,
-        KEYS=step,
+        MAY_END_INSIDE=count is not None or keys % tile.keys != 0,
+        SPLITS=tile.splits,
+        ROWS=tile.rows,
+        KEYS=tile.keys,
         DIM=dim,
-        num_warps=4,
-        **launch_options(q.device, batch * length == 1),
+        num_warps=tile.warps,
+        **options,
     )
-    # token by token in memory, as the product behind it reads it
-    out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device=q.device)
-    _merge_kernel[(batch * kv_heads * rows,)](
-        partial,
-        peak,
-        total,
-        out,
-        length,
-        heads,
-        SPLITS=splits,
-        DIM=dim,
-        num_warps=1,
-        **launch_options(q.device, batch * length == 1),
-    )
+    if tile.splits > 1:
+        _merge_kernel[(batch * kv_heads * rows,)](
+            partial,
+            peak,
+            total,
+            out,
+            length,
+            heads,
+            SPLITS=tile.splits,
+            DIM=dim,
+            num_warps=1,
+            **options,
+        )
     return out.transpose(1, 2)
 
 
 if triton is not None:
 
     @triton.jit
-    def _split_kernel(
+    def _attend_keys(
+        q,
+        k_ptr,
+        v_ptr,
+        mask_ptr,
+        visible,
+        in_rows,
+        in_keys,
+        scale,
+        peak,
+        total,
+        result,
+        TAIL: tl.constexpr,
+        EXACT: tl.constexpr,
+    ):
+        """One step of an online softmax: ROWS queries see KEYS more keys.
+
+        k_ptr, v_ptr (KEYS, DIM): places of keys and values. visible (ROWS, KEYS): places of the
+        mask, if there is one. TAIL: not all of the keys exist. peak (ROWS) is a power of 2.
+        """
+        k = tl.load(k_ptr, in_keys[:, None], other=0.0) if TAIL else tl.load(k_ptr)
+        if EXACT:
+            score = tl.dot(q, tl.trans(k), input_precision='ieee') * scale
+        else:
+            score = tl.dot(q, tl.trans(k)) * scale
+        if mask_ptr is not None:
+            inside = in_rows[:, None] & in_keys[None, :] if TAIL else in_rows[:, None]
+            seen = tl.load(mask_ptr + visible, inside, other=0) != 0
+            score = tl.where(seen, score, -1e30)
+        elif TAIL:
+            score = tl.where(in_keys[None, :], score, -1e30)
+        higher = tl.maximum(peak, tl.max(score, 1))
+        weight = tl.exp2(score - higher[:, None])
+        if mask_ptr is not None:  # a row that has seen nothing so far has a peak of -1e30
+            weight = tl.where(seen, weight, 0.0)
+        shrink = tl.exp2(peak - higher)
+        v = tl.load(v_ptr, in_keys[:, None], other=0.0) if TAIL else tl.load(v_ptr)
+        if EXACT:
+            added = tl.dot(weight, v, input_precision='ieee')
+        else:
+            added = tl.dot(weight.to(v.dtype), v)
+        return higher, total * shrink + tl.sum(weight, 1), result * shrink[:, None] + added
+
+    @triton.jit
+    def split_kernel(
         q_ptr,
         k_ptr,
         v_ptr,
         mask_ptr,
+        count_ptr,
+        out_ptr,
         partial_ptr,
         peak_ptr,
         total_ptr,
@@ -170,8 +257,8 @@ if triton is not None:
         mask_batch,
         mask_row,
         scale,
-        HAS_MASK: tl.constexpr,
         EXACT: tl.constexpr,
+        MAY_END_INSIDE: tl.constexpr,
         SPLITS: tl.constexpr,
         ROWS: tl.constexpr,
         KEYS: tl.constexpr,
@@ -192,41 +279,75 @@ if triton is not None:
         q = tl.load(q_ptr + place[:, None] + at[None, :], in_rows[:, None], other=0.0)
         k_ptr += batch.to(tl.int64) * k_batch + (head % kv_heads) * k_head
         v_ptr += batch.to(tl.int64) * v_batch + (head % kv_heads) * v_head
-        mask_ptr += batch.to(tl.int64) * mask_batch
+        if count_ptr is not None:
+            keys = tl.load(count_ptr).to(tl.int32)
+        if mask_ptr is not None:
+            mask_ptr += batch.to(tl.int64) * mask_batch
         part = tl.cdiv(tl.cdiv(keys, SPLITS), KEYS) * KEYS
         start = split * part
         end = tl.minimum(start + part, keys)
+        scale *= 1.4426950408889634  # of exponents to base 2
         peak = tl.full([ROWS], -1e30, tl.float32)  # finite: a part may see nothing
         total = tl.zeros([ROWS], tl.float32)
         result = tl.zeros([ROWS, DIM], tl.float32)
-        for first in range(start, end, KEYS):
-            key = first + tl.arange(0, KEYS)
-            in_keys = key < end
-            k = tl.load(k_ptr + key[:, None] * k_key + at[None, :], in_keys[:, None], other=0.0)
-            if EXACT:
-                score = tl.dot(q, tl.trans(k), input_precision='ieee') * scale
-            else:
-                score = tl.dot(q, tl.trans(k)) * scale
-            seen = in_rows[:, None] & in_keys[None, :]
-            if HAS_MASK:
-                where = mask_ptr + (row % length)[:, None] * mask_row + key[None, :]
-                seen = seen & (tl.load(where, seen, other=0) != 0)
-            score = tl.where(seen, score, -1e30)
-            higher = tl.maximum(peak, tl.max(score, 1))
-            weight = tl.where(seen, tl.exp(score - higher[:, None]), 0.0)
-            shrink = tl.exp(peak - higher)
-            v = tl.load(v_ptr + key[:, None] * v_key + at[None, :], in_keys[:, None], other=0.0)
-            if EXACT:
-                added = tl.dot(weight, v, input_precision='ieee')
-            else:
-                added = tl.dot(weight.to(v.dtype), v)
-            result = result * shrink[:, None] + added
-            total = total * shrink + tl.sum(weight, 1)
-            peak = higher
-        slot = (head * rows + row) * SPLITS + split
-        tl.store(partial_ptr + slot[:, None] * DIM + at[None, :], result, in_rows[:, None])
-        tl.store(peak_ptr + slot, peak, in_rows)
-        tl.store(total_ptr + slot, total, in_rows)
+        key = tl.arange(0, KEYS)
+        # scalar pointers move on, and what is added to them stays: pointers fill registers
+        k_place = key[:, None] * k_key + at[None, :]
+        v_place = key[:, None] * v_key + at[None, :]
+        k_ptr += start * k_key
+        v_ptr += start * v_key
+        visible = (row % length)[:, None] * mask_row + key[None, :]
+        if mask_ptr is not None:
+            mask_ptr += start
+        whole = tl.maximum(end - start, 0) // KEYS
+        for _ in range(whole):
+            peak, total, result = _attend_keys(
+                q,
+                k_ptr + k_place,
+                v_ptr + v_place,
+                mask_ptr,
+                visible,
+                in_rows,
+                key < KEYS,
+                scale,
+                peak,
+                total,
+                result,
+                False,
+                EXACT,
+            )
+            k_ptr += KEYS * k_key
+            v_ptr += KEYS * v_key
+            if mask_ptr is not None:
+                mask_ptr += KEYS
+        rest = end - start - whole * KEYS
+        if MAY_END_INSIDE and rest > 0:
+            peak, total, result = _attend_keys(
+                q,
+                k_ptr + k_place,
+                v_ptr + v_place,
+                mask_ptr,
+                visible,
+                in_rows,
+                key < rest,
+                scale,
+                peak,
+                total,
+                result,
+                True,
+                EXACT,
+            )
+        if SPLITS > 1:
+            slot = (head * rows + row) * SPLITS + split
+            tl.store(partial_ptr + slot[:, None] * DIM + at[None, :], result, in_rows[:, None])
+            tl.store(peak_ptr + slot, peak, in_rows)
+            tl.store(total_ptr + slot, total, in_rows)
+        else:
+            # (scene, token, head) in memory
+            heads = kv_heads * (rows // length)
+            place = (batch * length + row % length) * heads + first_head + row // length
+            result = (result / total[:, None]).to(out_ptr.dtype.element_ty)
+            tl.store(out_ptr + place[:, None] * DIM + at[None, :], result, in_rows[:, None])
 
     @triton.jit
     def _merge_kernel(
@@ -246,7 +367,7 @@ if triton is not None:
         split = tl.arange(0, SPLITS)
         at = tl.arange(0, DIM)
         peak = tl.load(peak_ptr + row * SPLITS + split)
-        share = tl.exp(peak - tl.max(peak, 0))
+        share = tl.exp2(peak - tl.max(peak, 0))
         total = tl.sum(share * tl.load(total_ptr + row * SPLITS + split), 0)
         where = partial_ptr + (row * SPLITS + split[:, None]) * DIM + at[None, :]
         result = tl.sum(tl.load(where) * share[:, None], 0) / total

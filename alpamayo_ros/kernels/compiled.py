@@ -1,4 +1,4 @@
-"""Counts of what the packed products compile to, for a GPU that need not be there: no times.
+"""Counts of what the kernels compile to, for a GPU that need not be there: no times.
 
 Registers, spills, shared memory and instructions, from the machine code that Triton makes. Knows
 no device.
@@ -19,6 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from .attention import AttentionTile, choose_tile, split_kernel
 from .gpu import Gpu
 from .hopper import overlap_level
 from .packed_products import ProductSizes, Tile, plan_launch
@@ -124,6 +125,47 @@ def count_product(
     return ProductCounts(
         plan.tile, counts, round((in_loop + outside) * each, 2), round(in_loop * each, 2)
     )
+
+
+class AttentionCounts(NamedTuple):
+    """The tile that a GPU takes for attention, and what its kernel takes.
+
+    million_instructions: of all warps of the whole kernel, rounds of its loop counted.
+    """
+
+    tile: AttentionTile
+    kernel: KernelCounts
+    million_instructions: float
+
+
+def count_attention(
+    rows: int, kv_heads: int, keys: int, has_mask: bool, gpu: Gpu, dim: int = 128
+) -> AttentionCounts:
+    """Compile attention in bfloat16 as `attention.attend_split` launches it.
+
+    rows: query rows of a kv head. Without a mask, the number of visible keys is on the device.
+    """
+    tile = choose_tile(rows, kv_heads, keys, gpu)
+    strides = [f'{x}_{kind}' for x in 'kv' for kind in ('batch', 'head', 'key')]
+    strides += ['q_batch', 'q_head', 'q_token', 'mask_batch', 'mask_row']
+    types = dict.fromkeys(['q_ptr', 'k_ptr', 'v_ptr', 'out_ptr'], '*bf16') | {'scale': 'fp32'}
+    types |= dict.fromkeys(['partial_ptr', 'peak_ptr', 'total_ptr'], '*fp32')
+    types |= {'mask_ptr': '*u8', 'count_ptr': '*i64'}
+    absent = ['count_ptr' if has_mask else 'mask_ptr']
+    absent += ['partial_ptr', 'peak_ptr', 'total_ptr'] if tile.splits == 1 else []
+    constants = dict.fromkeys(absent) | {
+        'EXACT': False,
+        'MAY_END_INSIDE': not has_mask,
+        'SPLITS': tile.splits,
+        'ROWS': tile.rows,
+        'KEYS': tile.keys,
+        'DIM': dim,
+    }
+    counts = compile_kernel(split_kernel, types, constants, gpu, tile.warps, tuple(strides))
+    rounds = keys // tile.splits // tile.keys
+    each = counts.instructions + counts.loop_instructions * (rounds - 1)
+    warps = tile.warps * triton.cdiv(rows, tile.rows) * kv_heads * tile.splits
+    return AttentionCounts(tile, counts, round(each * warps / 1e6, 3))
 
 
 def _run_tool(option: str, file: str) -> str:

@@ -15,8 +15,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from ..model.alpamayo import PREFILL_CHUNK, AlpamayoModel, Prompt
+from ..model.alpamayo import PREFILL_CHUNK, AlpamayoModel
 from ..model.flow_matching import VelocityField
+from ..model.prefill import Prompt
 from ..model.reasoning import Reasoning
 from ..model.text import KVCache, RotaryTables, Window, build_prompt_window, compute_rotary
 
@@ -71,10 +72,14 @@ class StaticSteps:
         self.positions = zeros(3, scenes, samples * points)
         slots = zeros(samples * points)
         # all visible: a row that sees nothing would become NaN in the warm-up of a recording
-        self.mask = torch.ones(
-            scenes, 1, samples * points, cache.capacity, dtype=torch.bool, device=device
-        )
-        self.window = Window(slots, cache.capacity, self.mask)
+        if rows == 1:
+            self.visible = torch.full((), cache.capacity, device=device)
+            self.window = Window(slots, cache.capacity, count=self.visible)
+        else:
+            self.visible = torch.ones(
+                scenes, 1, samples * points, cache.capacity, dtype=torch.bool, device=device
+            )
+            self.window = Window(slots, cache.capacity, self.visible)
         length = min(PREFILL_CHUNK, cache.capacity)
         # embeddings of one prompt chunk
         self.chunk = torch.zeros(scenes, length, width, dtype=cache.keys.dtype, device=device)
@@ -184,7 +189,9 @@ class StaticSteps:
             self.rope_delta, self.marker, self.prompt, self.used, self.length, self.cache.capacity
         )
         self.window.slots.copy_(window.slots)
-        self.mask.copy_(cast(Tensor, window.mask))  # the expert always has a mask
+        # the expert has a mask, or a number of visible slots in its place
+        visible = window.count if window.mask is None else window.mask
+        self.visible.copy_(cast(Tensor, visible))
         return self.positions.copy_(positions)
 
     def _compute_velocity(self) -> Tensor:
