@@ -6,7 +6,7 @@ import sys
 import small_bag
 import torch
 
-from alpamayo_ros import kernels
+from alpamayo_ros import benchmark
 from alpamayo_ros.benchmark import engine as engine_benchmark
 from alpamayo_ros.benchmark import stock_quanto
 from alpamayo_ros.benchmark.full_size import RELEASE, make_scene, random_model
@@ -14,7 +14,7 @@ from alpamayo_ros.benchmark.roofline import work
 from alpamayo_ros.cli import benchmark_engine
 from alpamayo_ros.cli.benchmark import main
 from alpamayo_ros.model.config import load_config, parse_config
-from alpamayo_ros.model.small import write_small_checkpoint
+from alpamayo_ros.model.small.untrained import write_small_checkpoint
 from alpamayo_ros.runtime.load import build_on_meta
 
 
@@ -122,18 +122,22 @@ def test_quantizing_and_loading_are_watched(capsys):
     assert document['load']['overshoot_mb'] < 50
 
 
-def test_kernels_compile_for_an_orin_without_one(capsys):
+def test_products_take_the_tiles_of_an_orin_and_what_it_can_issue(capsys):
     assert main(['kernels']) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert document['target'] == 'sm_87'
-    found = document['single, M = 1, 2 bits']
-    assert found['spilled_bytes'] == 0
-    assert 0 < found['instructions_per_weight'] < 2.9  # what an Orin can issue at full bandwidth
+    assert document['target'] == 'sm_87, 8 multiprocessors'
+    products = {title: row for title, row in document.items() if ':' in title}
+    assert len(products) == 5 + 5 + 4  # of one token, of six samples' tokens, of a flow step
+    assert all(row['spilled_bytes'] == 0 for row in products.values())
+    token = products['token: gate, up']
+    assert token['tile'] == [16, 4, 1, 3, 1]  # no split of K: 8 multiprocessors are full
+    # an Orin Nano has issue slots for 2.6 at its full bandwidth
+    assert 1 < token['loop_instructions_per_weight'] < token['instructions_per_weight'] < 2.6
 
 
 def test_kernels_without_triton_are_refused_in_one_line(capsys, monkeypatch):
-    monkeypatch.delattr(kernels, 'compiled', raising=False)
-    monkeypatch.setitem(sys.modules, 'alpamayo_ros.kernels.compiled', None)
+    monkeypatch.delattr(benchmark, 'kernels', raising=False)
+    monkeypatch.setitem(sys.modules, 'alpamayo_ros.benchmark.kernels', None)
     assert main(['kernels']) == 2
     assert capsys.readouterr().err == (
         'alpamayo_benchmark: error: triton is not installed: pip install triton\n'

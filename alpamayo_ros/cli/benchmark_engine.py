@@ -19,7 +19,6 @@ STAGES = ('vision', 'prefill', 'token', 'flow_step', 'end_to_end', 'weights_gb',
 PLAIN, STOCK = '16 bits', 'optimum-quanto qint2'
 PLAIN_BITS = 16.0
 SLOW_RUNS = 3  # of what takes seconds
-CAPABILITY = 87  # of Orin
 
 
 def add_engine(parts: Any) -> None:
@@ -55,8 +54,8 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..benchmark import full_size
     from ..benchmark.stock_quanto import stock_model
     from ..model.config import load_config, parse_config
-    from ..model.small import write_small_checkpoint
-    from ..quantization.scheme import rules_of
+    from ..model.small.untrained import write_small_checkpoint
+    from ..quantization.scheme import make_rules
     from ..runtime.load import check_device
 
     if min(arguments.samples) < 1:
@@ -64,7 +63,7 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     check_device(arguments.device)
     bits, device = arguments.bits, arguments.device
     host = arguments.host_embedding
-    rules = rules_of(arguments.recipe, bits)  # looked up for 16 bits as well: it may be misspelt
+    rules = make_rules(arguments.recipe, bits)  # looked up for 16 bits as well: it may be misspelt
     rules = rules if bits != PLAIN_BITS else ()
     out = arguments.out
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
@@ -232,11 +231,11 @@ def add_quantize(parts: Any) -> None:
 def benchmark_quantize(arguments: argparse.Namespace) -> dict[str, Any]:
     """Write a release, quantize it, load the result."""
     from ..benchmark import quantize as benchmark
-    from ..quantization.scheme import rules_of
+    from ..quantization.scheme import make_rules
     from ..runtime.load import check_device
 
     check_device(arguments.device)
-    rules_of(arguments.recipe, arguments.bits)
+    make_rules(arguments.recipe, arguments.bits)
     keys = ('bits', 'recipe', 'solver', 'device')
     options = [x for key in keys for x in (f'--{key}', str(getattr(arguments, key)))]
     with tempfile.TemporaryDirectory(dir=arguments.folder) as place:
@@ -251,26 +250,26 @@ def benchmark_quantize(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def add_kernels(parts: Any) -> None:
     """Arguments of `kernels`."""
-    text = 'what the packed kernels compile to for an Orin (sm_87), which need not be there'
+    text = 'what the packed products compile to for an Orin Nano (sm_87), which need not be there'
     part = parts.add_parser('kernels', help=text, description=text)
+    part.add_argument('--bits', type=float, default=2.0, help='default: 2')
+    part.add_argument('--recipe', default='mixed', help='default: mixed')
     part.set_defaults(run=benchmark_kernels, packages=('torch', 'triton'))
 
 
 def benchmark_kernels(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Registers, spills, shared memory and instructions per weight of every kernel and width."""
+    """Tile, registers, spills, shared memory and instructions of every product of few rows."""
+    from ..quantization.scheme import make_rules
+
     try:
-        from ..kernels import compiled, packed_tiles
+        from ..benchmark import kernels
     except ImportError:
         raise BadInput('triton is not installed: pip install triton') from None
-    cases = {
-        'single': (packed_tiles.Tile(16, 4, 1, 4), 1),
-        'decode': (packed_tiles.Tile(16, 4, 1, 3), 16),
-        'block': (packed_tiles.Tile(64, 4, 1, 3), 64),
-    }
-    found: dict[str, Any] = {'target': f'sm_{CAPABILITY}'}
-    for kernel, (tile, rows) in tqdm(cases.items(), desc='compile', dynamic_ncols=True):
-        for levels, bits in ((4, 2), (16, 4)):
-            found[f'{kernel}, M = {rows}, {bits} bits'] = compiled.counts(
-                kernel, tile, rows, levels, capability=CAPABILITY
-            )
+    from ..kernels.gpu import ORIN_NANO
+
+    products = kernels.count_release(make_rules(arguments.recipe, arguments.bits), ORIN_NANO)
+    found: dict[str, Any] = {'target': 'sm_87, 8 multiprocessors'}
+    found |= {key: getattr(arguments, key) for key in ('bits', 'recipe')}
+    for title, counts in tqdm(products, desc='compile', dynamic_ncols=True):
+        found[title] = kernels.flatten(counts)
     return found
