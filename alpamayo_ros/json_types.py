@@ -32,9 +32,12 @@ class Line(LineStatus, total=False):
     """One line of results.jsonl: a prediction, or why there is none, or a refused message.
 
     samples (K, 64, 4) and actions (K, 64, 2) as nested lists; None when they are not finite.
+    truth_reason: why the driven path after t0 is no truth, where there is one.
     """
 
     log_ns: int
+    clip: str
+    corner_distance_m: float
     detail: str
     topic: str
     seed: int
@@ -53,8 +56,29 @@ class Line(LineStatus, total=False):
     horizons: HorizonMetrics
     baseline: HorizonMetrics
     odom_from_t0: PoseJson
+    truth_reason: str
+    truth_detail: str
     samples: list[list[list[float]]] | None
     actions: list[list[list[float]]] | None
+
+
+class PathFacts(TypedDict):
+    """How many poses of the odometry were recorded and make the driven path; others by reason."""
+
+    recorded: int
+    used: int
+    left_out: dict[str, int]
+
+
+class TruthFacts(PathFacts):
+    """The driven path, and how many t0 were measured.
+
+    expected: t0 with a prediction behind which odometry was recorded for 0.5 s. without: those of
+    them without a truth, by reason.
+    """
+
+    expected: int
+    without: dict[str, int]
 
 
 class RigFacts(TypedDict):
@@ -106,7 +130,22 @@ class Threshold(_Pass):
     value: float | None
 
 
-class Summary(_Pass):
+class ClipMetrics(TypedDict):
+    """The makers' metrics of a record of clips; min_ade_m by horizon '0.5' ... '6.4' s."""
+
+    clips: int
+    measured: int
+    frame_rule: str
+    min_ade_m: dict[str, Stats | None]
+    corner_distance_m: Stats | None
+    published: list[str]
+
+
+class _ClipPart(TypedDict, total=False):
+    clips: ClipMetrics
+
+
+class Summary(_Pass, _ClipPart):
     """summary.json: counts, distributions, thresholds and provenance of a replay."""
 
     anchors: int
@@ -116,11 +155,14 @@ class Summary(_Pass):
     valid_share: float
     reasons: dict[str, int]
     refused_messages: dict[str, int]
+    refused_for_example: dict[str, str]
+    bag_notes: list[str]
     checks: dict[str, int]
     ends: dict[str, int]
     longest_horizon_s: float | None
     horizons: ErrorStats
     baseline: ErrorStats
+    truth: TruthFacts | None
     spread_m: Stats | None
     ms: dict[str, Stats]
     thresholds: dict[str, Threshold]
@@ -129,11 +171,11 @@ class Summary(_Pass):
 
 
 class Figure(TypedDict):
-    """A mean with the bounds of its interval, over n moments or drives."""
+    """A mean with the bounds of its interval, over n values; no bounds for too few drives."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
 
 
@@ -150,13 +192,19 @@ class OpenLoop(TypedDict):
 
 
 class TableRow(TypedDict):
-    """One planner of an evaluation; `closed`: latency to the figures of the closed loop."""
+    """One planner of an evaluation.
+
+    k: samples of a prediction. closed: latency to the figures of the closed loop. counterfactual:
+    edit of the pictures to figures.
+    """
 
     name: str
     kind: str
     planner: Facts
+    k: int
     open: OpenLoop
     closed: dict[str, Facts]
+    counterfactual: dict[str, Figures]
 
 
 class BootstrapFacts(TypedDict):

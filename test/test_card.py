@@ -6,11 +6,11 @@ import pytest
 
 from alpamayo_ros.drives.parts import Part
 from alpamayo_ros.drives.table import tabulate
-from alpamayo_ros.metrics.evaluation import CLOSED_LOOP_METRICS
-from alpamayo_ros.model.checkpoint import checkpoint_sha256
+from alpamayo_ros.metrics.evaluation import CLOSED_LOOP_METRICS, OCCASIONS
+from alpamayo_ros.model.checkpoint import hash_checkpoint
 from training.card import main
 
-DRIVES = 4
+DRIVES = 40
 MODEL, TURNING = 0.4, 2.0  # minADE
 
 
@@ -30,7 +30,8 @@ def part(row, kind, planner, value, latency_s=None):
     loop = {'drives': DRIVES, 'split': 'test', 'seconds': 60.0, 'seed': 3}
     loop |= {'kind': 'open', 'moments': 1, 'samples': 6}
     about = {'cause': 'keep_lane', 'weather': 'day', 'marker': True, 'text': True}
-    record = {'min_ade_m_6.4s': value, **about}
+    record = {'k': 1 if kind == 'baseline' else 6, 'min_ade_m_6.4s': value,
+              'min_ade_1_m_6.4s': value, **about}  # fmt: skip
     if latency_s is not None:
         loop |= {'kind': 'closed', 'latency_s': latency_s, 'samples': 1}
         record = {metric.key: value for metric in CLOSED_LOOP_METRICS}
@@ -38,11 +39,12 @@ def part(row, kind, planner, value, latency_s=None):
             'expert_m': 1.0,
             'held_back': {},
             'plans': 1,
-            'end': 'done',
             'cause': 'keep_lane',
+            'demands': [],
+            **{key: 0 for met, broken, _ in OCCASIONS for key in (met, broken)},
         }
     made_from = {'row': row, 'kind': kind, 'planner': planner, 'world': 'w', 'loop': loop}
-    return Part(made_from, [{'drive': i, **record} for i in range(DRIVES)])
+    return Part(made_from, [{'drive': i, **record} for i in range(DRIVES)], DRIVES)
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def evaluation(checkpoint, tmp_path):
     """Return a function: closed loop's latency and hash of the weights to evaluation.json."""
 
     def write(latency_s=0.5, sha256=None):
-        planner = {'checkpoint_sha256': sha256 or checkpoint_sha256(checkpoint)}
+        planner = {'checkpoint_sha256': sha256 or hash_checkpoint(checkpoint)}
         parts = [
             part('16 bits', 'reference', {**planner, 'bits': 16.0}, MODEL),
             part('16 bits', 'reference', {**planner, 'bits': 16.0}, 0.9, latency_s),
@@ -69,12 +71,12 @@ def test_figures_of_sixteen_bits_are_copied_and_the_rest_of_the_card_stays(check
     card = json.loads((checkpoint / 'card.json').read_text())
     found = card['metrics']
     assert card['steps'] == 7
-    assert (found['drives'], found['seeds'], found['sampling_seed']) == (4, [0, 3], 3)
+    assert (found['drives'], found['seeds'], found['sampling_seed']) == (40, [0, 39], 3)
     assert found['min_ade_6_m'] == {'mean': MODEL, 'low': MODEL, 'high': MODEL, 'n': DRIVES}
     ratio = found['ratio_to_constant_turn_rate']
     assert ratio == {'mean': 0.2, 'low': 0.2, 'high': 0.2, 'n': DRIVES}
     assert found['marker']['mean'] == found['cause']['mean'] == 1.0
-    assert (found['closed_loop']['latency_s'], found['closed_loop']['drives']) == (0.5, 4)
+    assert (found['closed_loop']['latency_s'], found['closed_loop']['drives']) == (0.5, 40)
     assert found['closed_loop']['clean']['mean'] == 0.9
 
 

@@ -6,6 +6,7 @@ import torch
 
 from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace
 from alpamayo_ros.world import reasons, samples
+from alpamayo_ros.world.bodies import has_collision, is_off_lane
 from alpamayo_ros.world.samples import (
     choose_times,
     displace_sample,
@@ -96,7 +97,7 @@ def test_a_displaced_sample_has_the_same_history_and_shows_how_to_find_back(driv
         assert 0.7 < pace < 1.4 or here.history_xyz[0, 0] > -0.1
         assert there.history_xyz == pytest.approx(pace * here.history_xyz, abs=1e-4)
         assert there.history_rot == pytest.approx(here.history_rot, abs=1e-6)
-        assert not moved.is_off_lane(moved.trace.ego(t0))
+        assert not is_off_lane(moved, moved.trace.ego(t0))
         egos = [moved.trace.ego(t0 + later_s) for later_s in (0.0, 5.0)]
         offsets = [
             road.locate(e.x_m, e.y_m, e.s_m)[1] - moved.plan.path_at(e.s_m)[0] for e in egos
@@ -124,7 +125,7 @@ def test_who_came_to_stand_over_the_line_still_waits(waiting):
     waiting.run(16.0)
     times = np.arange(8.0, 16.0, 0.1)
     assert waiting.trace.steps[-1].ego.s_m > line.s_m + 10.0
-    assert not any(waiting.has_collision(waiting.trace.ego(t_s), t_s) for t_s in times)
+    assert not any(has_collision(waiting, waiting.trace.ego(t_s), t_s) for t_s in times)
 
 
 def test_a_push_lets_who_stands_start_and_see_that_it_must_not(waiting):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from alpamayo_ros.world import reasons
+from alpamayo_ros.world.bodies import has_collision, is_off_lane
 from alpamayo_ros.world.moments import CAR_FRONT_M, CAR_REAR_M, SIMULATION_STEP_S, State
 from alpamayo_ros.world.road import LEFT_EDGE_M, RIGHT_EDGE_M
 from alpamayo_ros.world.scenario import SPLITS, make_rng, make_scenario
@@ -73,9 +74,10 @@ def test_ego_motion_is_a_unicycle_integrated(drives):
 
 def test_the_expert_never_leaves_its_lane_and_never_touches_anything(drives, states):
     for drive, driven in zip(drives, states, strict=True):
-        assert not any(drive.expert_simulation.is_off_lane(state) for state in driven[::4])
+        assert not any(is_off_lane(drive.expert_simulation, state) for state in driven[::4])
         assert not any(
-            drive.expert_simulation.has_collision(s, t) for t, s in zip(TIMES[::4], driven[::4], strict=True)
+            has_collision(drive.expert_simulation, s, t)
+            for t, s in zip(TIMES[::4], driven[::4], strict=True)
         )
 
 
@@ -139,13 +141,15 @@ def test_the_world_goes_on_along_an_ego_driven_by_somebody_else():
 def test_bodies_outside_the_lane_and_on_other_cars_are_found(drives):
     drive = drives[1]
     ego = drive.expert.ego(10.0)
-    assert drive.expert_simulation.is_off_lane(moved(ego, 1.8)) and drive.expert_simulation.is_off_lane(moved(ego, -1.5))
-    assert not drive.expert_simulation.is_off_lane(moved(ego, 0.5))
+    assert is_off_lane(drive.expert_simulation, moved(ego, 1.8)) and is_off_lane(
+        drive.expert_simulation, moved(ego, -1.5)
+    )
+    assert not is_off_lane(drive.expert_simulation, moved(ego, 0.5))
     leads = (d for d in drives if d.traffic.lead_m is not None)
     led = next(leads)
     lead = led.expert.lead(10.0)
-    assert led.expert_simulation.has_collision(moved(lead, 0.5), 10.0)
-    assert not led.expert_simulation.has_collision(lead.after(-0.0), 0.0)
+    assert has_collision(led.expert_simulation, moved(lead, 0.5), 10.0)
+    assert not has_collision(led.expert_simulation, lead.after(-0.0), 0.0)
 
 
 def test_rectangles_touch_when_no_edge_separates_them():

@@ -9,7 +9,8 @@ import small_bag
 from alpamayo_ros import shipped
 from alpamayo_ros.cli.replay import main as replay
 from alpamayo_ros.cli.verify import main as verify
-from alpamayo_ros.drives import evaluation as study
+from alpamayo_ros.drives.rows import make_rows
+from alpamayo_ros.drives.settings import EvaluationSettings
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.hub import resolve_checkpoint, resolve_vlm
 from alpamayo_ros.model.checkpoint import hash_checkpoint
@@ -38,7 +39,7 @@ def test_a_checkpoint_is_found_by_its_name(tree, capsys):
 
 
 def test_an_evaluation_takes_small_when_nothing_is_said(tree):
-    rows = study.make_rows(study.EvaluationSettings(ablations=False))
+    rows = make_rows(EvaluationSettings(ablations=False))
     hashes = {row.about.get('checkpoint_sha256') for row in rows}
     assert hashes == {None, hash_checkpoint(tree / 'checkpoints/small')}
 
@@ -68,7 +69,9 @@ def test_the_tokenizer_folder_of_a_checkpoint_is_no_checkpoint(tree):
 
 def test_a_rig_is_found_in_any_place(tree):
     (tree / 'config/rigs').mkdir(parents=True)
-    shutil.copy(shipped.find_shipped('config/rigs', '.yaml')['r1'], tree / 'config/rigs/mine.v2.yaml')
+    shutil.copy(
+        shipped.find_shipped('config/rigs', '.yaml')['r1'], tree / 'config/rigs/mine.v2.yaml'
+    )
     assert load_rig('mine.v2').odometry_topic == load_rig('r1').odometry_topic
 
 

@@ -12,8 +12,10 @@ import torch
 import yaml
 
 from alpamayo_ros.cli.quantize import main as quantize
-from alpamayo_ros.drives import evaluation as study
+from alpamayo_ros.drives.evaluation import measure_rows
 from alpamayo_ros.drives.rebuild import rebuild_results
+from alpamayo_ros.drives.rows import make_rows
+from alpamayo_ros.drives.settings import EvaluationSettings
 from alpamayo_ros.quantization.scheme import SCHEMES, find_rule, make_rules
 from alpamayo_ros.runtime.load import load_model
 from quantization_study import calibrate, checkpoints, distill, figures, page, search, table
@@ -135,11 +137,11 @@ def test_table_has_the_figures_of_an_evaluation_and_goes_on(tiny, tmp_path, few,
     assert list(rows) == ['16 bits', *(f'2 bits mixed {name}' for name in names if name != 'MSE')]
     assert rows['2 bits mixed distilled'] == first['2 bits mixed distilled']
     assert (rows['16 bits']['kl'], rows['16 bits']['ratio']['mean']) == (0.0, 1.0)
-    settings = study.EvaluationSettings(
+    settings = EvaluationSettings(
         checkpoint=str(tiny), bits=16, drives=1, moments=2, out=str(tmp_path / 'evaluation'),
         ablations=False, latencies_s=[],
     )  # fmt: skip
-    study.run(settings, study.make_rows(settings), lambda *a: lambda amount: None)
+    measure_rows(settings, make_rows(settings), lambda *a: lambda amount: None)
     found = {row['name']: row for row in rebuild_results(Path(settings.out), 2000, 0)['rows']}
     wanted = found['16 bits']['open']['all']
     assert rows['16 bits']['min_ade_m'] == wanted['min_ade_m_6.4s']

@@ -76,7 +76,8 @@ def _describe_run(settings: TrainingSettings, rows: Sequence[LossRow]) -> dict[s
 
 
 _MIN_ADE, _LATENCY_S = 'min_ade_m_6.4s', '0.5'  # keys in evaluation.json
-_CLOSED = ('clean', 'off_lane', 'collision', 'time_s', 'distance_m', 'progress', 'without_path')
+_SINGLE = 'min_ade_1_m_6.4s'  # the baseline has one sample: no best of K
+_CLOSED = ('score', 'clean', 'progress', 'time_s', 'distance_m', 'without_path')
 
 
 def select_metrics(table: Mapping[str, Any], sha256: str) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def select_metrics(table: Mapping[str, Any], sha256: str) -> dict[str, Any]:
             )
         opened, closed = table['loops']['open'], table['loops']['closed']
         found, late = row['open']['all'], row['closed'][_LATENCY_S]
-        inverse = turning['open']['ratio'][_MIN_ADE]  # of the baseline to the checkpoint
+        inverse = turning['open']['ratio'][_SINGLE]  # of the baseline to the checkpoint
         return {
             'split': opened['split'],
             'drives': opened['drives'],
@@ -106,9 +107,8 @@ def select_metrics(table: Mapping[str, Any], sha256: str) -> dict[str, Any]:
             'world_sha256': table['world_sha256'],
             f'min_ade_{opened["samples"]}_m': _round_figure(found[_MIN_ADE]),
             'ratio_to_constant_turn_rate': _round_figure(
-                inverse
-                | {'mean': 1 / inverse['mean']}
-                | {'low': 1 / inverse['high'], 'high': 1 / inverse['low']}
+                {'mean': 1 / inverse['mean'], 'n': inverse['n']}
+                | {'low': _invert(inverse['high']), 'high': _invert(inverse['low'])}
             ),
             'marker': _round_figure(found['marker']),
             'cause': _round_figure(found['text']),
@@ -121,6 +121,10 @@ def select_metrics(table: Mapping[str, Any], sha256: str) -> dict[str, Any]:
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(f'not a table of alpamayo_evaluate: {error!r}') from None
+
+
+def _invert(bound: float | None) -> float | None:
+    return None if bound is None else 1 / bound
 
 
 def _round_figure(figure: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""alpamayo_evaluate: held-out drives of the synthetic world, how well a checkpoint drives them.
+"""alpamayo_evaluate: measures how well a checkpoint drives held-out drives of the synthetic world.
 
 Arguments, progress and printing only. Settings are composed by hydra.
 """
@@ -26,32 +26,33 @@ from tqdm import tqdm
 
 from ..drives import evaluation as study
 from ..drives import parts
-from ..drives.evaluation import EvaluationSettings
 from ..drives.rebuild import rebuild_results
+from ..drives.rows import make_rows
+from ..drives.settings import EvaluationSettings, check_settings
 from ..errors import BadInput
 from ..json_types import Figure, Table
 from ..metrics.evaluation import LONGEST_HORIZON
 from .entry import command
 
 _CONFIG = 'evaluate'
-# Lines of hydra's errors that are not told.
+# Lines of hydra's errors that are left out.
 _BESIDES = ('full_key:', 'object_type=', 'reference_type=', 'See https:')
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
-    """Evaluate a checkpoint: 0 done, 2 bad input. What is in `out` already is not done again."""
+    """Evaluate a checkpoint: 0 done, 2 bad input. Parts that `out` already has are kept."""
     arguments = _parse_arguments(argv)
     _require_settings(arguments.override)
     jobs = [_compose_settings(job) for job in _list_jobs(arguments.override, arguments.multirun)]
-    planned = [(settings, study.make_rows(settings)) for settings in jobs]
-    for settings in jobs:  # a folder that cannot be made is told before hours of work
+    planned = [(settings, make_rows(settings)) for settings in jobs]
+    for settings in jobs:  # a folder that cannot be made ends the command before hours of work
         (Path(settings.out) / parts.FOLDER).mkdir(parents=True, exist_ok=True)
     table: Table | None = None
     for settings, rows in planned:
         try:
-            with ExitStack() as bars:  # so that what is printed next has a line of its own
-                study.run(settings, rows, functools.partial(_begin_bar, bars))
+            with ExitStack() as bars:  # closes the bars before the next line is printed
+                study.measure_rows(settings, rows, functools.partial(_begin_bar, bars))
         except KeyboardInterrupt:
             print(f'{settings.out}: stopped; the same command goes on', file=sys.stderr)
             raise
@@ -82,7 +83,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _require_settings(overrides: Sequence[str]) -> None:
-    """Raise BadInput for what hydra would take besides settings: +KEY=VALUE, ~KEY, hydra.KEY."""
+    """Raise BadInput for arguments of hydra that are no settings: +KEY=VALUE, ~KEY, hydra.KEY."""
     known = [x.name for x in fields(EvaluationSettings)]
     for text in overrides:
         name, sign, _ = text.partition('=')
@@ -91,7 +92,7 @@ def _require_settings(overrides: Sequence[str]) -> None:
 
 
 def _list_jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
-    """Overrides of each job: with multirun the product of all that name several values."""
+    """List the overrides of each job; with multirun the product of those with several values."""
     if not multirun:
         return [list(overrides)]
     try:
@@ -115,12 +116,12 @@ def _compose_settings(overrides: list[str]) -> EvaluationSettings:
     except (HydraException, OmegaConfBaseException) as error:
         raise BadInput(_join_error_lines(error)) from None
     assert isinstance(composed, EvaluationSettings)
-    study.check_settings(composed)
+    check_settings(composed)
     return composed
 
 
 def _join_error_lines(error: BaseException) -> str:
-    """What hydra says, in one line, with the setting that it says it of."""
+    """Message of a hydra error in one line, with the name of the setting."""
     lines = [line.strip() for line in str(error.__cause__ or error).splitlines()]
     keys = [line.split(':', 1)[1].strip() for line in lines if line.startswith('full_key:')]
     where = keys[0] if keys else getattr(error, 'override', '')
@@ -131,7 +132,7 @@ def _join_error_lines(error: BaseException) -> str:
 def _begin_bar(
     bars: ExitStack, name: str, total: float, known: float
 ) -> Callable[[float], object]:
-    """Begin the bar of a part, which `bars` closes at the latest; what it returns advances it."""
+    """Begin the progress bar of a part, which `bars` closes; returns a function to advance it."""
     if known >= total:
         return lambda amount: None
     bar: Any = bars.enter_context(
@@ -150,14 +151,19 @@ def _begin_bar(
 
 
 def _print_table(table: Table, out: Path) -> None:
-    """A line for each row, and where the files are."""
+    """Print a line per row and the place of the report."""
     for row in table['rows']:
         found = row['open']['all']
-        best, lane = found[f'min_ade_m_{LONGEST_HORIZON}s'], found['off_lane']
+        best = found[f'min_ade_{"" if row["k"] > 1 else "1_"}m_{LONGEST_HORIZON}s']
+        lane = found['off_lane']
         off_lane = f'{100 * lane["mean"]:.1f}' if lane else 'unknown'
-        text = f'minADE {_format_interval(best, 2)} m, off the lane {off_lane} %'
+        error = f'minADE_{row["k"]} {_format_interval(best, 2)} m'
+        text = f'{error}, off the lane {off_lane} %'
         for latency, figures in row['closed'].items():
-            text += f', {latency} s late {100 * figures["clean"]["mean"]:.0f} % clean'
+            text += f', {latency} s late score {figures["score"]["mean"]:.1f}'
+            if lowest := figures['lowest_score']:
+                demand = lowest['demand'].replace('_', ' ')
+                text += f' (lowest {lowest["mean"]:.1f}, {demand})'
         print(f'{row["name"]}: {text}')
     for note in table['notes']:
         print(f'note: {note}')
@@ -167,8 +173,11 @@ def _print_table(table: Table, out: Path) -> None:
 def _format_interval(figure: Figure | None, digits: int) -> str:
     if figure is None:
         return 'unknown'
-    low, high = (f'{x:.{digits}f}' for x in (figure['low'], figure['high']))
-    return f'{figure["mean"]:.{digits}f} ({low} to {high})'
+    text = f'{figure["mean"]:.{digits}f}'
+    low, high = figure['low'], figure['high']
+    if low is None or high is None:
+        return text
+    return f'{text} ({low:.{digits}f} to {high:.{digits}f})'
 
 
 def _format_default(value: object) -> str:

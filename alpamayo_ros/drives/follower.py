@@ -1,8 +1,7 @@
-"""A vehicle that follows the latest path, and brakes when there is none.
+"""Path follower: steers a vehicle along the latest path, and brakes when there is none.
 
-Along the path it keeps the planned speed of the moment, nudged where it is behind or ahead of
-plan; across it the offset and heading are fed back, critically damped. Knows no planner, no world
-and no policy.
+Along the path the vehicle keeps the planned speed, corrected by its lag; across the path it feeds
+back offset and heading, critically damped.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from ..world.moments import SIMULATION_STEP_S, State
 BRAKE_MPS2 = 3.0  # without a path
 _HARDEST_MPS2, _FASTEST_MPS2 = 8.0, 3.5
 _MAX_CURVATURE = 0.2
-_NUDGE_PER_S, _NUDGE_MPS = 0.5, 1.0  # speed for a lag of a metre, and at most
-_BACK_S, _BACK_M = 1.1, 5.0  # the way back to the path: so many seconds long, at least so many m
+_NUDGE_PER_S, _NUDGE_MPS = 0.5, 1.0  # speed correction per metre of lag, and its limit
+_BACK_S, _BACK_M = 1.1, 5.0  # length of the way back to the path: in s of driving, at least in m
 Array = NDArray[np.float64]
 
 
@@ -45,7 +44,7 @@ class FollowedPath:
         return self.t0_s + WAYPOINTS * GRID_S
 
     def is_over(self, t_s: float) -> bool:
-        """Whether it says nothing of the step from t_s on."""
+        """Whether the path has ended at the step from t_s on."""
         return t_s > self.end_s - SIMULATION_STEP_S / 2
 
     def at(self, t_s: float) -> tuple[float, float]:
@@ -82,7 +81,7 @@ def place_path(start: State, t0_s: float, sample: Array, actions: Array) -> Foll
     cos, sin = math.cos(start.yaw_rad), math.sin(start.yaw_rad)
     local = np.vstack([[0.0, 0.0, 0.0, start.speed_mps], sample[:, :4]])
     xy = local[:, :2] @ np.array([[cos, sin], [-sin, cos]]) + (start.x_m, start.y_m)
-    steps = (local[1:, 3] + local[:-1, 3]) / 2 * GRID_S
+    steps = np.hypot(*np.diff(local[:, :2], axis=0).T)
     way = np.concatenate([[0.0], np.cumsum(steps)])
     return FollowedPath(t0_s, xy, start.yaw_rad + local[:, 2], local[:, 3], way, actions[:, 1])
 

@@ -1,38 +1,39 @@
-"""Predictions of held-out drives against what the expert does there: one record for each t0.
+"""Open loop: predictions at moments of expert drives against the expert, one record each.
 
-The world does not react: every prediction starts from the expert's motion. Knows no files, no
-statistics and no engine.
+The world does not react: every prediction starts from the expert's motion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..data_types import GRID_S, WAYPOINTS, Prediction
-from ..metrics.displacement import ade, measure_horizons
+from ..metrics.displacement import ade, measure_horizons, replace_failed
 from ..metrics.evaluation import SHOWN_S
+from ..world.bodies import has_collision, is_off_lane
 from ..world.moments import State
 from ..world.reasons import find_causes
 from ..world.samples import list_sample_times
+from .parts import Record
 from .planners import Planner
 from .scene import EvaluationDrive, Scene, get_future
+from .trajectories import encode_paths
 
 BODY_CHECK_WAYPOINTS = (
-    2  # waypoints between two looks at lane and bodies: a car is longer than that
+    2  # waypoints between two looks at lanes and bodies: less than a car's length
 )
-_TIMES_PURPOSE = 20  # stream of a drive's random numbers; 0 to 9 are the scenario's
-Record = dict[str, Any]
+BENDS = ('curve_left', 'curve_right', 'turn_left', 'turn_right')
+_TIMES_PURPOSE = 20  # stream of a drive's random numbers; the world uses 0 to 9
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """Which moments of which drives: `moments` of each, spread over it by chance."""
+    """Which moments of which drives: `moments` of each, spread over it at random."""
 
     split: str
     drives: int
@@ -57,7 +58,7 @@ def measure(
     size: tuple[int, int],
     advance: Callable[[float], object],
 ) -> list[Record]:
-    """Records of all moments of some drives, in order; these are planned together.
+    """Records of all moments of some drives, in order; the moments are planned together.
 
     size: height and width of the pictures. advance is called with the number of new records.
     """
@@ -68,48 +69,60 @@ def measure(
 
 
 def make_record(scene: Scene, prediction: Prediction) -> Record:
-    """Figures of one prediction; those that are not known are None.
+    """Figures of one prediction; unknown ones are None.
 
-    A prediction that is not finite has no distances and counts as off the lane; one without
-    reasoning, of a baseline, neither agrees nor disagrees.
+    A sample that is not finite counts as a vehicle that stays at t0; if the chosen one is not, it
+    counts as off the lane. A prediction without reasoning, of a baseline, neither names the true
+    cause nor fails to.
     """
     trace = scene.simulation.trace
-    causes, ends = trace.causes(scene.t0_s), prediction.end
-    speaks = any(prediction.tokens) or any(prediction.texts)
-    finite = bool(np.isfinite(prediction.samples).all() and np.isfinite(prediction.actions).all())
-    said = [find_causes(text) for text in prediction.texts]
+    cause, causes, ends = trace.cause(scene.t0_s), trace.causes(scene.t0_s), prediction.end
+    has_reasoning = any(prediction.tokens) or any(prediction.texts)
+    chosen = prediction.chosen
+    is_finite = bool(
+        np.isfinite(prediction.samples).all() and np.isfinite(prediction.actions).all()
+    )
+    named = [find_causes(text) for text in prediction.texts]
+    names_cause = (len(names) == 1 and names <= causes for names in named)
     found: Record = {
         'drive': scene.drive.seed,
         't0_s': round(scene.t0_s, 3),
-        'cause': trace.cause(scene.t0_s),
+        'cause': cause,
         'weather': scene.drive.scenario.weather.kind,
-        'said': prediction.texts[prediction.chosen],
-        'finite': float(finite),
-        'text': _share_true(len(names) == 1 and names <= causes for names in said)
-        if speaks
-        else None,
-        'marker': _share_true(end == 'marker' for end in ends) if speaks else None,
+        'k': len(prediction.samples),
+        'sentence': prediction.texts[chosen],
+        'finite': float(is_finite),
+        'text': _share_true(names_cause) if has_reasoning else None,
+        'marker': _share_true(end == 'marker' for end in ends) if has_reasoning else None,
+        **_measure_distances(prediction, get_future(scene, scene.simulation)),
+        'paths': encode_paths(prediction.samples),
     }
-    if not finite:
-        return found | {'off_lane': 1.0, 'collision': None}
-    driven = get_future(scene, scene.simulation)
-    chosen = prediction.samples[prediction.chosen].astype(np.float64)
-    found |= _measure_distances(prediction, driven)
-    found |= measure_comfort(prediction.actions[prediction.chosen].astype(np.float64))
-    off_lane, collision = _check_bodies(scene, chosen)
-    return found | {'off_lane': float(off_lane), 'collision': float(collision)}
+    chosen_path = prediction.samples[chosen].astype(np.float64)
+    chosen_actions = prediction.actions[chosen].astype(np.float64)
+    if not (np.isfinite(chosen_path).all() and np.isfinite(chosen_actions).all()):
+        off_lane, collision = True, None
+    else:
+        found |= measure_comfort(chosen_actions)
+        off_lane, collision = _check_bodies(scene, chosen_path)
+    return found | {
+        'off_lane': float(off_lane),
+        'off_lane_bend': float(off_lane) if cause in BENDS else None,
+        'collision': None if collision is None else float(collision),
+    }
 
 
-def _measure_distances(prediction: Prediction, driven: Array) -> dict[str, float]:
+def _measure_distances(prediction: Prediction, driven: Array) -> dict[str, float | None]:
     """By horizon: errors of the chosen sample, of the best one, and of one sample on average."""
     horizons = measure_horizons(prediction.samples, prediction.chosen, driven[:, :3])
-    found: dict[str, float] = {}
+    samples = replace_failed(prediction.samples)
+    found: dict[str, float | None] = {}
     for horizon_s in SHOWN_S:
-        own, length = horizons[f'{horizon_s:.1f}'], round(horizon_s / GRID_S)
-        assert own is not None  # the truth is as long as the prediction
-        single = ade(prediction.samples[:, :length, :2], driven[None, :length, :2]).mean()
+        errors, length = horizons[f'{horizon_s:.1f}'], round(horizon_s / GRID_S)
+        assert errors is not None  # the truth is as long as the prediction
+        single = ade(samples[:, :length, :2], driven[None, :length, :2]).mean()
         values = {'min_ade_1_m': float(single)} | {
-            name: own[name] for name in ('min_ade_m', 'ade_m', 'fde_m', 'min_fde_m')
+            name: errors[name]
+            for name in ('min_ade_m', 'min_fde_m', 'whole_best_ade_m', 'ade_m', 'fde_m')
         }
         found |= {f'{name}_{horizon_s:.1f}s': round(x, 6) for name, x in values.items()}
     return found
@@ -140,15 +153,15 @@ def _check_bodies(scene: Scene, path: Array) -> tuple[bool, bool]:
     """
     off_lane = collision = False
     for pose, t_s in _iterate_poses(scene, path):
-        off_lane = off_lane or scene.simulation.is_off_lane(pose)
-        collision = collision or scene.simulation.has_collision(pose, t_s)
+        off_lane = off_lane or is_off_lane(scene.simulation, pose)
+        collision = collision or has_collision(scene.simulation, pose, t_s)
         if off_lane and collision:
             break
     return off_lane, collision
 
 
 def _iterate_poses(scene: Scene, path: Array) -> Iterator[tuple[State, float]]:
-    """Poses of the world along a path, with their times."""
+    """Poses in the world frame along a path, with their times."""
     start = scene.simulation.trace.ego(scene.t0_s)
     cos, sin, s = np.cos(start.yaw_rad), np.sin(start.yaw_rad), start.s_m
     x = start.x_m + cos * path[:, 0] - sin * path[:, 1]

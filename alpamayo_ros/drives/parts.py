@@ -1,8 +1,8 @@
-"""Parts of an evaluation on disk: records of one row in one loop, drive by drive.
+"""Parts of an evaluation on disk: the records of one row in one loop, group by group of drives.
 
-A part is a file of JSON lines: what it is made from, then the records of one group of drives a
-line. An interrupted evaluation goes on behind the last group, with the same figures as one that
-was not. Knows no metric and no planner.
+A part is a file of JSON lines: what it is made from, then one line per group of drives, with their
+records. An interrupted evaluation goes on after the last group, with the figures of one that was
+not interrupted.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Part:
-    """A row in a loop: what it is made from (`row`, `planner`, `loop`, `world`), its records."""
+    """A row in a loop: what it is made from (`row`, `planner`, `loop`, `world`, `code`), records.
+
+    measured: how many drives have been measured; a drive may have no record.
+    """
 
     made_from: dict[str, Any]
     records: list[Record]
+    measured: int = 0
 
     @property
     def drives(self) -> int:
-        """How many drives it shall have."""
+        """How many drives the whole part has."""
         return int(self.made_from['loop']['drives'])
 
 
@@ -39,9 +43,9 @@ def complete_part(
     group: int,
     measure: Callable[[list[range]], Iterable[list[Record]]],
 ) -> None:
-    """Measure what is missing of a part and write it down, `group` drives at a time.
+    """Measure the missing drives of a part and append them, `group` drives at a time.
 
-    measure: groups of drives to their records, in this order.
+    measure: takes groups of drives and yields their records, in this order.
     """
     path, drives = _locate_part(folder, made_from), int(made_from['loop']['drives'])
     done = count_known_drives(folder, made_from)
@@ -52,29 +56,29 @@ def complete_part(
         write_atomically(path, _to_line(made_from))
     groups = [range(start, min(start + group, drives)) for start in range(done, drives, group)]
     with path.open('a', encoding='utf-8') as file:
-        for records in measure(groups):
-            file.write(_to_line(records))
+        for drives_of_group, records in zip(groups, measure(groups), strict=True):
+            file.write(_to_line({'measured': drives_of_group.stop, 'records': records}))
             file.flush()
 
 
 def read_parts(folder: Path) -> Iterator[Part]:
-    """Every part of a folder that is complete, by name."""
+    """Read every complete part of a folder, by name."""
     for path in sorted((folder / FOLDER).glob('*.jsonl')):
         part = _read_part(path)
-        if _count_drives(part.records) == part.drives:
+        if part.measured == part.drives:
             yield part
 
 
 def count_known_drives(folder: Path, made_from: Mapping[str, Any]) -> int:
-    """How many drives of a part are on disk."""
+    """How many drives of a part have been measured."""
     path = _locate_part(folder, made_from)
-    return _count_drives(_read_part(path).records) if path.exists() else 0
+    return _read_part(path).measured if path.exists() else 0
 
 
 def require_same_settings(folder: Path, wanted: Sequence[Mapping[str, Any]]) -> None:
-    """Raise BadInput unless the parts in a folder and the wanted ones belong into one table.
+    """Raise BadInput unless the parts in a folder and the wanted ones fit into one table.
 
-    A row is made from one thing, and all rows of a loop are of the same drives of one world.
+    A row has one planner, and all rows of a loop have the same drives, world and code.
     """
     known: dict[str, tuple[str, Any]] = {}
     paths = sorted((folder / FOLDER).glob('*.jsonl'))
@@ -83,6 +87,7 @@ def require_same_settings(folder: Path, wanted: Sequence[Mapping[str, Any]]) -> 
         loop = {**made_from['loop'], 'latency_s': None}
         for what, value in (
             ('world', made_from['world']),
+            ('code', made_from.get('code')),
             (f'{loop["kind"]} loop', loop),
             (f'row {made_from["row"]!r}', made_from['planner']),
         ):
@@ -96,25 +101,21 @@ def require_same_settings(folder: Path, wanted: Sequence[Mapping[str, Any]]) -> 
 
 
 def _read_part(path: Path) -> Part:
-    """A part; a last line without an end was interrupted, and is cut off the file."""
+    """Read a part; an interrupted last line is cut off the file."""
     text = path.read_text(encoding='utf-8')
     if not text.endswith('\n'):
         text = text[: text.rfind('\n') + 1]
         write_atomically(path, text)
     try:
         made_from, *groups = map(json.loads, text.splitlines())
-        return Part(dict(made_from), [dict(record) for group in groups for record in group])
-    except (TypeError, ValueError) as error:
+        records = [dict(record) for group in groups for record in group['records']]
+        return Part(dict(made_from), records, groups[-1]['measured'] if groups else 0)
+    except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f'{path}: not a part of an evaluation: {error}') from None
 
 
-def _count_drives(records: Sequence[Record]) -> int:
-    """How many drives have their records."""
-    return int(records[-1]['drive']) + 1 if records else 0
-
-
 def _describe_difference(first: Any, other: Any) -> str:
-    """What two descriptions do not share, as the first and the other have it."""
+    """Values in which two descriptions differ, of the first and of the other."""
     if not (isinstance(first, dict) and isinstance(other, dict)):
         return f'{first}, not {other}'
     keys = [key for key in {**first, **other} if first.get(key) != other.get(key)]
@@ -129,9 +130,9 @@ def _locate_part(folder: Path, made_from: Mapping[str, Any]) -> Path:
 
 
 def _to_plain_json(made_from: Mapping[str, Any]) -> dict[str, Any]:
-    """What it is when it is read again."""
+    """Return the description as JSON gives it back."""
     return dict(json.loads(_to_line(made_from)))
 
 
-def _to_line(content: Mapping[str, Any] | Sequence[Record]) -> str:
+def _to_line(content: Mapping[str, Any]) -> str:
     return json.dumps(content) + '\n'

@@ -1,6 +1,4 @@
-"""What is rebuilt from the parts of an evaluation: evaluation.json, evaluation.csv and
-evaluation.html. Each file is replaced as a whole.
-"""
+"""Results of an evaluation, rebuilt from its parts: evaluation.json, .csv and .html."""
 
 from __future__ import annotations
 
@@ -29,25 +27,22 @@ def _draw_plots(table: Table) -> dict[str, dict[str, bytes]]:
     shown = [row for row in rows if row['kind'] in ('reference', 'model')]
     beside = [row for row in rows if row['name'] == 'constant turn rate']
     found = {
-        'open': {'minADE_K by horizon': study_plots.plot_errors_by_horizon(rows)},
+        'open': {'minADE_1 by horizon': study_plots.plot_errors_by_horizon(rows)},
         'groups': {
-            f'minADE_K by {group}': study_plots.plot_errors_by_group([*shown, *beside], group)
+            f'minADE_1 by {group}': study_plots.plot_errors_by_group([*shown, *beside], group)
             for group in ('cause', 'weather')
         },
     }
     closed = [row for row in rows if row['closed']]
     if closed:
         found['closed'] = {
-            'Drives without a fault': study_plots.plot_by_latency(
-                closed, 'clean', 'drives without a fault [%]', 100.0
+            'Score, mean of all drives': study_plots.plot_by_latency(closed, 'score', 'score'),
+            'Drives with all multipliers at 1': study_plots.plot_by_latency(
+                closed, 'clean', 'clean drives [%]', 100.0
             ),
-            'Distance before the first fault': study_plots.plot_by_latency(
-                closed, 'distance_m', 'distance [m]'
-            ),
+            'Distance driven': study_plots.plot_by_latency(closed, 'distance_m', 'distance [m]'),
             **{
-                f'Drives without a fault over time: {row["name"]}': study_plots.plot_still_driving(
-                    row
-                )
+                f'Drives over time: {row["name"]}': study_plots.plot_still_driving(row)
                 for row in closed
                 if row['kind'] != 'baseline'
             },

@@ -1,6 +1,6 @@
-"""The world at one time as a planner meets it: a Context with history, pictures and pose.
+"""A scene: the world at one time of a drive, and the Context that a planner gets of it.
 
-A drive's clock starts at START_NS, so that every stamp is positive. Knows no engine and no metric.
+The clock of a drive starts at START_NS, so that every stamp is positive.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from .. import geometry
 from ..data_types import GRID_NS, HISTORY_POSES, NANOSECONDS, WAYPOINTS, Context, EgoPose, Frame
 from ..world.camera import CAMERAS
+from ..world.moments import Moment
 from ..world.rendering.raster import render, stack
 from ..world.rendering.stage import Stage
 from ..world.samples import express_motion, list_frame_moments
 from ..world.scenario import Scenario, make_scenario
 from ..world.simulation import Simulation
+from .edits import edit_moment
 
 START_NS = 100 * NANOSECONDS
 Pictures = NDArray[np.uint8]
@@ -48,19 +50,28 @@ class EvaluationDrive:
 
 @dataclass(frozen=True)
 class Scene:
-    """A drive at t0: its world, which the expert or somebody else has driven so far."""
+    """A drive at t0: its world, which the expert or a planner has driven so far.
+
+    edit: what the cameras do not show, see edits.py.
+    """
 
     drive: EvaluationDrive
     simulation: Simulation
     t0_s: float
+    edit: str | None = None
 
     @property
     def t0_ns(self) -> int:
         """Stamp of t0."""
         return START_NS + round(self.t0_s * NANOSECONDS)
 
+    def list_moments(self) -> list[Moment]:
+        """The moments that the cameras show, oldest first."""
+        moments = list_frame_moments(self.simulation, self.t0_s)
+        return [x if self.edit is None else edit_moment(x, self.edit) for x in moments]
+
     def context(self, pictures: Pictures | None = None) -> Context:
-        """What an engine is given; pictures (C, F, 3, H, W) RGB, no camera without."""
+        """Context of the scene; pictures (C, F, 3, H, W) RGB, None for no cameras."""
         steps = np.arange(1 - HISTORY_POSES, 1)
         xyz, rot = express_motion(self.simulation.trace, self.t0_s, steps)
         frames = {}
@@ -91,7 +102,7 @@ class Scene:
 
 
 def get_future(scene: Scene, simulation: Simulation) -> NDArray[np.float64]:
-    """Where a drive leads (64, 4) after t0: x, y m, yaw rad in the t0 frame, speed m/s."""
+    """Motion (64, 4) after t0: x, y m, yaw rad in the t0 frame, speed m/s."""
     steps = np.arange(1, WAYPOINTS + 1)
     xyz, rot = express_motion(simulation.trace, scene.t0_s, steps)
     times = scene.t0_s + steps * GRID_NS / NANOSECONDS
@@ -101,14 +112,19 @@ def get_future(scene: Scene, simulation: Simulation) -> NDArray[np.float64]:
 
 def make_contexts(
     scenes: Sequence[Scene],
-    look: PictureChange,
+    change: PictureChange,
     rngs: Sequence[np.random.Generator],
     device: str = 'cpu',
+    shown: Sequence[Scene] | None = None,
 ) -> list[Context]:
-    """Contexts with pictures as `look` leaves them; drawn on the device."""
-    drawn = _draw_on_cpu(scenes) if device == 'cpu' else _draw_on_device(scenes, device)
+    """Contexts of scenes with pictures that are drawn on the device and then changed.
+
+    shown: scenes whose pictures are drawn, where these are not the scenes themselves.
+    """
+    pictured = scenes if shown is None else shown
+    drawn = _draw_on_cpu(pictured) if device == 'cpu' else _draw_on_device(pictured, device)
     return [
-        scene.context(look(pictures, rng))
+        scene.context(change(pictures, rng))
         for scene, pictures, rng in zip(scenes, drawn, rngs, strict=True)
     ]
 
@@ -133,7 +149,7 @@ def blacken(pictures: Pictures, rng: np.random.Generator) -> Pictures:
 
 
 def _draw_on_cpu(scenes: Sequence[Scene]) -> list[Pictures]:
-    return [s.drive.stage.pictures(list_frame_moments(s.simulation, s.t0_s)) for s in scenes]
+    return [scene.drive.stage.pictures(scene.list_moments()) for scene in scenes]
 
 
 def _draw_on_device(scenes: Sequence[Scene], device: str) -> Pictures:
@@ -142,7 +158,7 @@ def _draw_on_device(scenes: Sequence[Scene], device: str) -> Pictures:
 
     from ..world.rendering.paint_triton import compute_cover, paint_faces
 
-    moments = [list_frame_moments(scene.simulation, scene.t0_s) for scene in scenes]
+    moments = [scene.list_moments() for scene in scenes]
     stages = [scene.drive.stage for scene in scenes]
     pairs = list(zip(stages, moments, strict=True))
     parts = stack([stage.scene(shown) for stage, shown in pairs])

@@ -1,20 +1,29 @@
-"""From the parts of an evaluation to its table: means with intervals as JSON and CSV.
+"""The table of an evaluation: figures with intervals from the records of its parts, and as CSV.
 
-A function of the records alone, so equal records give equal files. Knows no planner and no page.
+The table is a function of the records alone, so that equal records give equal files.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import csv
-from dataclasses import asdict
 import io
-from typing import Any, cast
+from typing import Any
 
-from ..json_types import Figure, Figures, OpenLoop, Table, TableRow
+from ..json_types import Facts, Figure, Figures, OpenLoop, Table, TableRow
 from ..metrics.bootstrap import Bootstrap, Interval
-from ..metrics.evaluation import CLOSED_LOOP_METRICS, DISTANCE_METRICS, OPEN_LOOP_METRICS
+from ..metrics.driving_score import MULTIPLIERS
+from ..metrics.evaluation import (
+    CLOSED_LOOP_METRICS,
+    COUNTERFACTUAL_METRICS,
+    DEMANDS,
+    DISTANCE_METRICS,
+    OCCASIONS,
+    OPEN_LOOP_METRICS,
+    SCORE,
+    Metric,
+)
 from .parts import Part, Record
 
 KINDS = ('reference', 'model', 'ablation', 'baseline', 'expert')  # in the order of the table
@@ -24,34 +33,40 @@ def tabulate(parts: Iterable[Part], rounds: int, seed: int) -> Table:
     """The table of all parts: rows by kind, figures as {mean, low, high, n} or None.
 
     open: `all`, by `cause` and by `weather`; `ratio`: to the reference, on equal moments. closed:
-    by latency. The parts fit together: parts.require_fitting.
+    by latency. counterfactual: by edit. The parts fit together: parts.require_same_settings.
     """
     found = list(parts)
-    opened = {p.made_from['row']: p for p in found if p.made_from['loop']['kind'] == 'open'}
+    by_kind = {
+        kind: [part for part in found if part.made_from['loop']['kind'] == kind]
+        for kind in ('open', 'closed', 'counterfactual')
+    }
+    opened = {part.made_from['row']: part for part in by_kind['open']}
     reference = next(
-        (p.records for p in opened.values() if p.made_from['kind'] == 'reference'), None
+        (part.records for part in opened.values() if part.made_from['kind'] == 'reference'), None
     )
     rows: list[TableRow] = []
-    order = sorted(opened.values(), key=_get_sort_key)
-    for part in order:
+    for part in sorted(opened.values(), key=_get_sort_key):
         name = part.made_from['row']
         draws = Bootstrap(part.drives, rounds, seed)
-        closed = [
-            p for p in found
-            if p.made_from['row'] == name and p.made_from['loop']['kind'] == 'closed'
-        ]  # fmt: skip
+        closed = [x for x in by_kind['closed'] if x.made_from['row'] == name]
+        edited = [x for x in by_kind['counterfactual'] if x.made_from['row'] == name]
         rows.append({
             'name': name,
             'kind': part.made_from['kind'],
             'planner': part.made_from['planner'],
+            'k': _get_k(part.records) or 0,
             'open': _summarize_open(part.records, reference, draws),
             'closed': {
-                f'{p.made_from["loop"]["latency_s"]:g}': _summarize_closed(p, rounds, seed)
-                for p in sorted(closed, key=lambda p: float(p.made_from['loop']['latency_s']))
+                f'{_get_latency(x):g}': _summarize_closed(x, rounds, seed)
+                for x in sorted(closed, key=_get_latency)
             },
+            'counterfactual': _summarize_edits(edited[0], draws) if edited else {},
         })  # fmt: skip
-    loops = {p.made_from['loop']['kind']: p.made_from['loop'] for p in found}
-    loops = {kind: {k: v for k, v in x.items() if k != 'latency_s'} for kind, x in loops.items()}
+    loops = {part.made_from['loop']['kind']: part.made_from['loop'] for part in found}
+    loops = {
+        kind: {key: value for key, value in loop.items() if key not in ('kind', 'latency_s')}
+        for kind, loop in loops.items()
+    }
     return {
         'rows': rows,
         'loops': dict(sorted(loops.items())),
@@ -62,7 +77,7 @@ def tabulate(parts: Iterable[Part], rounds: int, seed: int) -> Table:
 
 
 def to_csv(table: Table) -> str:
-    """One line for each figure: row, loop, group, name, metric, mean, low, high, n."""
+    """One line per figure: row, loop, group, name, metric, mean, low, high, n."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(('row', 'loop', 'group', 'name', 'metric', 'mean', 'low', 'high', 'n'))
@@ -70,10 +85,11 @@ def to_csv(table: Table) -> str:
         groups: list[tuple[str, str, str, Mapping[str, Any]]] = [
             ('open', 'all', '', row['open']['all']),
             ('open', 'ratio', '', row['open']['ratio'] or {}),
+            *(('open', 'cause', name, x) for name, x in row['open']['cause'].items()),
+            *(('open', 'weather', name, x) for name, x in row['open']['weather'].items()),
+            *(('closed', 'latency_s', name, x) for name, x in row['closed'].items()),
+            *(('counterfactual', 'edit', name, x) for name, x in row['counterfactual'].items()),
         ]
-        for group in ('cause', 'weather'):
-            groups += [('open', group, name, x) for name, x in row['open'][group].items()]
-        groups += [('closed', 'latency_s', name, x) for name, x in row['closed'].items()]
         for loop, group, name, figures in groups:
             for metric, figure in figures.items():
                 if isinstance(figure, dict) and 'mean' in figure:
@@ -82,63 +98,136 @@ def to_csv(table: Table) -> str:
     return text.getvalue()
 
 
+def _summarize(
+    records: Sequence[Record], metrics: Sequence[Metric], draws: Bootstrap
+) -> dict[str, Figure | None]:
+    """Figures of some records: proportions with Wilson's interval, others by the bootstrap."""
+    drives = [record['drive'] for record in records]
+    found = {}
+    for metric in metrics:
+        values = [record.get(metric.key) for record in records]
+        measure = draws.proportion if metric.percent else draws.mean
+        found[metric.key] = _to_figure(measure(values, drives))
+    return found
+
+
 def _summarize_open(
     records: Sequence[Record], reference: Sequence[Record] | None, draws: Bootstrap
 ) -> OpenLoop:
-    def figures(kept: Sequence[Record]) -> Figures:
-        drives = [record['drive'] for record in kept]
-        return {
-            metric.key: _to_figure(draws.mean([r.get(metric.key) for r in kept], drives))
-            for metric in OPEN_LOOP_METRICS
-        }
-
-    def by_group(group: str) -> dict[str, Figures]:
-        names = _sort_by_frequency(record[group] for record in records)
-        return {name: figures([r for r in records if r[group] == name]) for name in names}
-
-    drives = [record['drive'] for record in records]
-    ratio: Figures | None = None
-    if reference is not None:
-        ratio = {
-            m.key: _to_figure(
-                draws.ratio([r.get(m.key) for r in records], [r.get(m.key) for r in reference],
-                            drives)
-            )
-            for m in DISTANCE_METRICS
-        }  # fmt: skip
     return {
-        'all': figures(records),
-        'ratio': ratio,
-        'cause': by_group('cause'),
-        'weather': by_group('weather'),
+        'all': _hide_single(_summarize(records, OPEN_LOOP_METRICS, draws), records),
+        'ratio': None if reference is None else _compare(records, reference, draws),
+        'cause': _summarize_groups(records, 'cause', draws),
+        'weather': _summarize_groups(records, 'weather', draws),
     }
 
 
-def _summarize_closed(part: Part, rounds: int, seed: int) -> dict[str, Any]:
-    draws = Bootstrap(part.drives, rounds, seed)
-    records, drives = part.records, [record['drive'] for record in part.records]
-
-    def mean(value: Callable[[Record], float]) -> Figure | None:
-        return _to_figure(draws.mean([value(record) for record in records], drives))
-
-    figures: dict[str, Any] = {
-        metric.key: mean(lambda record, key=metric.key: record[key])  # type: ignore[misc]
-        for metric in CLOSED_LOOP_METRICS
-        if metric.key != 'progress'
+def _summarize_groups(
+    records: Sequence[Record], group: str, draws: Bootstrap
+) -> dict[str, Figures]:
+    return {
+        name: _hide_single(
+            _summarize([r for r in records if r[group] == name], OPEN_LOOP_METRICS, draws), records
+        )
+        for name in _sort_by_frequency(record[group] for record in records)
     }
-    distance, expert = ([r[key] for r in records] for key in ('distance_m', 'expert_m'))
-    figures['progress'] = _to_figure(draws.ratio(distance, expert, drives))
+
+
+def _hide_single(figures: Figures, records: Sequence[Record]) -> Figures:
+    """Leave out the best of K where a planner has one sample: it is not the best of anything."""
+    if _get_k(records) != 1:
+        return figures
+    best = [x.key for x in DISTANCE_METRICS if x.key.startswith(('min_ade_m', 'min_fde', 'whole'))]
+    return {key: None if key in best else figure for key, figure in figures.items()}
+
+
+def _compare(records: Sequence[Record], reference: Sequence[Record], draws: Bootstrap) -> Figures:
+    """Ratios to the reference; those that depend on K are None where K differs."""
+    drives = [record['drive'] for record in records]
+    is_comparable = _get_k(records) == _get_k(reference)
+    return {
+        metric.key: _to_figure(
+            draws.ratio(
+                [r.get(metric.key) for r in records],
+                [r.get(metric.key) for r in reference],
+                drives,
+            )
+        )
+        if is_comparable or not metric.of_k
+        else None
+        for metric in DISTANCE_METRICS
+    }
+
+
+def _summarize_closed(part: Part, rounds: int, seed: int) -> Facts:
+    draws, records = Bootstrap(part.drives, rounds, seed), part.records
+    figures: Facts = dict(_summarize(records, CLOSED_LOOP_METRICS, draws))
+    for demand in DEMANDS:
+        demanding = [record for record in records if demand in record['demands']]
+        figures[f'score_{demand}'] = _summarize(demanding, (SCORE,), draws)['score']
+    for met, broken, _ in OCCASIONS:
+        figures[broken] = _count_occasions(records, met, broken, draws)
     held: Counter[str] = Counter()
     for record in records:
         held.update(record['held_back'])
-    faults = Counter(f'{r["end"]}: {r["cause"]}' for r in records if r['end'] != 'done')
+    faults = Counter(f'{name}: {record["cause"]}' for record in records
+                     if (name := _name_fault(record)))  # fmt: skip
     return figures | {
+        'lowest_score': _find_lowest_score(figures),
         'ended_s': [record['time_s'] for record in records],
-        'clean_drives': [record['end'] == 'done' for record in records],
+        'clean_drives': [bool(record['clean']) for record in records],
+        'scores': {str(record['drive']): record['score'] for record in records},
         'plans': sum(record['plans'] for record in records),
         'held_back': dict(sorted(held.items())),
         'faults': dict(faults.most_common()),
     }
+
+
+def _find_lowest_score(figures: Mapping[str, Any]) -> Facts | None:
+    """The lowest mean score among all drives and those of each demand, with the demand's name.
+
+    A planner that ignores one rule does well wherever that rule does not matter; here it cannot.
+    """
+    groups = {'all drives': figures['score']}
+    groups |= {name: figures[f'score_{name}'] for name in DEMANDS}
+    known = {name: figure for name, figure in groups.items() if figure}
+    if not known:
+        return None
+    lowest = min(known, key=lambda name: float(known[name]['mean']))
+    return {'demand': lowest, **known[lowest]}
+
+
+def _count_occasions(
+    records: Sequence[Record], met: str, broken: str, draws: Bootstrap
+) -> Figure | None:
+    """Proportion of the occasions of a rule on which it was broken."""
+    values, drives = [], []
+    for record in records:
+        values += [1.0] * record[broken] + [0.0] * (record[met] - record[broken])
+        drives += [record['drive']] * record[met]
+    return _to_figure(draws.proportion(values, drives))
+
+
+def _name_fault(record: Record) -> str:
+    """The first multiplier below 1 of a drive, '' for none."""
+    return next((f'not {name}' for name in MULTIPLIERS if record[name] < 1.0), '')
+
+
+def _summarize_edits(part: Part, draws: Bootstrap) -> dict[str, Figures]:
+    edits = _sort_by_frequency(record['edit'] for record in part.records)
+    groups = {edit: [r for r in part.records if r['edit'] == edit] for edit in edits}
+    return {
+        name: _summarize(records, COUNTERFACTUAL_METRICS, draws)
+        for name, records in ({'all edits': part.records} | groups).items()
+    }
+
+
+def _get_k(records: Sequence[Record]) -> int | None:
+    return records[0].get('k') if records else None
+
+
+def _get_latency(part: Part) -> float:
+    return float(part.made_from['loop']['latency_s'])
 
 
 def _get_sort_key(part: Part) -> tuple[int, float, str]:
@@ -146,7 +235,7 @@ def _get_sort_key(part: Part) -> tuple[int, float, str]:
     return KINDS.index(about['kind']), -float(about['planner'].get('bits', 0)), about['row']
 
 
-def _write_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _write_notes(rows: Sequence[TableRow]) -> list[str]:
     notes = []
     if any(row['planner'].get('untrained') for row in rows):
         notes.append(
@@ -167,4 +256,6 @@ def _sort_by_frequency(names: Iterable[str]) -> list[str]:
 
 
 def _to_figure(interval: Interval | None) -> Figure | None:
-    return None if interval is None else cast(Figure, asdict(interval))
+    if interval is None:
+        return None
+    return {'mean': interval.mean, 'low': interval.low, 'high': interval.high, 'n': interval.n}

@@ -1,4 +1,4 @@
-"""How far predicted paths lie from the driven one. Knows no bag, no ROS, no torch.
+"""Displacement errors: distances of predicted paths from the driven one.
 
 Definitions: docs/model.md section 9, docs/ros-contract.md section 5. Arrays end in (waypoint,
 axis); every leading axis is kept, so one call serves one path or a batch of sets of samples.
@@ -35,10 +35,33 @@ def select_best_sample(pred_xy: ArrayLike, gt_xy: ArrayLike) -> NDArray[np.int64
 def min_ade(
     pred_xy: ArrayLike, gt_xy: ArrayLike, waypoints: int | None = None
 ) -> NDArray[np.float64]:
+    """Smallest ADE of K samples over the first `waypoints` (None: all), chosen anew per horizon.
+
+    pred_xy (..., K, T, 2), gt_xy (..., T, 2). The definition of nuScenes and of Waymo's motion
+    benchmark. Argoverse 2 takes the ADE of the sample with the smallest final displacement.
+    """
+    distance = _distance(pred_xy, np.expand_dims(gt_xy, -3))
+    return distance[..., :waypoints].mean(axis=-1).min(axis=-1)
+
+
+def min_fde(
+    pred_xy: ArrayLike, gt_xy: ArrayLike, waypoints: int | None = None
+) -> NDArray[np.float64]:
+    """Smallest displacement of K samples at the last of the first `waypoints` (None: all).
+
+    pred_xy (..., K, T, 2), gt_xy (..., T, 2). nuScenes, Argoverse 2 and Waymo agree on it.
+    """
+    distance = _distance(pred_xy, np.expand_dims(gt_xy, -3))
+    return distance[..., :waypoints][..., -1].min(axis=-1)
+
+
+def ade_of_whole_best(
+    pred_xy: ArrayLike, gt_xy: ArrayLike, waypoints: int | None = None
+) -> NDArray[np.float64]:
     """ADE over the first `waypoints` (None: all) of the sample that is best over all T.
 
-    pred_xy (..., K, T, 2), gt_xy (..., T, 2). The sample is picked once, over the full horizon,
-    and kept for the shorter ones.
+    pred_xy (..., K, T, 2), gt_xy (..., T, 2). The definition of the makers of Alpamayo: the sample
+    is chosen once, over the whole horizon, and kept for the shorter ones.
     """
     distance = _distance(pred_xy, np.expand_dims(gt_xy, -3))
     index = distance.mean(axis=-1).argmin(axis=-1)[..., None, None]
@@ -69,38 +92,51 @@ def measure_horizons(samples: ArrayLike, chosen: int, truth: ArrayLike) -> Horiz
     * 0.1 s, M <= 64. A horizon counts when truth reaches it within one step; it then ends at the
     last waypoint that truth has. lat_m (left of the driven pose is positive), lon_m (ahead) and
     heading_rad are those of the chosen sample at the horizon; lat^2 + lon^2 = fde^2.
+    whole_best_ade_m and whole_best_fde_m are of the sample that is best over the whole horizon,
+    and are there only if truth reaches its end. Samples that are not finite count as vehicles that
+    stay at t0.
     """
-    paths, driven = np.asarray(samples, np.float64), np.asarray(truth, np.float64)
-    best = 0
-    if len(driven):
-        best = int(select_best_sample(paths[:, : len(driven), :2], driven[:, :2]))
+    paths, driven = replace_failed(samples), np.asarray(truth, np.float64)
+    count = len(driven)
+    is_whole = count >= WAYPOINTS - 1
+    best = int(select_best_sample(paths[:, :count, :2], driven[:, :2])) if is_whole else None
     result: Horizons = {}
     for horizon_s in HORIZONS_S:
         end = round(horizon_s / GRID_S)
-        length = min(end, len(driven))
+        length = min(end, count)
         known = length >= end - 1
         result[f'{horizon_s:.1f}'] = (
-            _measure_at(paths[chosen, :length], paths[best, :length], driven[:length])
-            if known
-            else None
+            _measure_at(paths[:, :length], chosen, best, driven[:length]) if known else None
         )
     return result
 
 
+def replace_failed(samples: ArrayLike) -> NDArray[np.float64]:
+    """Samples (K, 64, >= 3) with those that are not finite replaced by zeros: they stay at t0."""
+    paths = np.array(samples, np.float64)
+    paths[~np.isfinite(paths).all(axis=(1, 2))] = 0.0
+    return paths
+
+
 def _measure_at(
-    chosen: NDArray[np.float64], best: NDArray[np.float64], truth: NDArray[np.float64]
+    samples: NDArray[np.float64], chosen: int, best: int | None, truth: NDArray[np.float64]
 ) -> dict[str, float]:
-    error = chosen[-1, :3] - truth[-1]
+    path, true_xy = samples[chosen], truth[:, :2]
+    error = path[-1, :3] - truth[-1]
     cos, sin = np.cos(truth[-1, 2]), np.sin(truth[-1, 2])
-    return {
-        'ade_m': float(ade(chosen[:, :2], truth[:, :2])),
-        'fde_m': float(fde(chosen[:, :2], truth[:, :2])),
+    found = {
+        'ade_m': float(ade(path[:, :2], true_xy)),
+        'fde_m': float(fde(path[:, :2], true_xy)),
         'lat_m': float(cos * error[1] - sin * error[0]),
         'lon_m': float(cos * error[0] + sin * error[1]),
         'heading_rad': float(np.arctan2(np.sin(error[2]), np.cos(error[2]))),
-        'min_ade_m': float(ade(best[:, :2], truth[:, :2])),
-        'min_fde_m': float(fde(best[:, :2], truth[:, :2])),
+        'min_ade_m': float(min_ade(samples[..., :2], true_xy)),
+        'min_fde_m': float(min_fde(samples[..., :2], true_xy)),
     }
+    if best is not None:
+        found['whole_best_ade_m'] = float(ade(samples[best, :, :2], true_xy))
+        found['whole_best_fde_m'] = float(fde(samples[best, :, :2], true_xy))
+    return found
 
 
 def _distance(pred_xy: ArrayLike, gt_xy: ArrayLike) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """evaluation.html: one self-contained page from a table and finished plots.
 
-The markup is templates/evaluation.html. Knows no records and no plotting.
+The markup is templates/evaluation.html.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..json_types import Table
-from ..metrics.bootstrap import LEVEL
+from ..metrics.bootstrap import FEWEST_DRIVES, LEVEL
 from ..metrics.evaluation import (
     CLOSED_LOOP_METRICS,
+    COUNTERFACTUAL_METRICS,
+    DEMANDS,
     DISTANCE_METRICS,
     LONGEST_HORIZON,
+    OCCASIONS,
     OPEN_LOOP_METRICS,
     OTHER_METRICS,
     Metric,
@@ -40,6 +43,14 @@ def render(table: Table, plots: Mapping[str, Mapping[str, bytes]]) -> str:
         ratio_metrics=[Metric(x.key, x.title, '', 3) for x in DISTANCE_METRICS],
         group_metrics=[x for x in OPEN_LOOP_METRICS if x.key in (BEST_ERROR, 'off_lane', 'text')],
         closed_metrics=CLOSED_LOOP_METRICS,
+        demand_metrics=[
+            Metric(f'score_{x}', f'score, drives with: {x.replace("_", " ")}', '', 1)
+            for x in DEMANDS
+        ],
+        occasion_metrics=[Metric(x, title, '%', 1, percent=True) for _, x, title in OCCASIONS],
+        edited_rows=[x for x in rows if x['counterfactual']],
+        edit_metrics=COUNTERFACTUAL_METRICS,
+        fewest=FEWEST_DRIVES,
         provenance=list(_write_provenance(table)),
     )
 

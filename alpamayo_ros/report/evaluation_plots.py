@@ -1,4 +1,4 @@
-"""Plots of evaluation.html, in the style of plots.py. Knows no files and no HTML."""
+"""Plots of evaluation.html, in the style of plots.py."""
 
 from __future__ import annotations
 
@@ -24,36 +24,38 @@ def choose_colours(rows: Rows) -> dict[str, str]:
 
 
 def plot_errors_by_horizon(rows: Rows) -> bytes:
-    """minADE_K of every row at each horizon, with its interval."""
+    """minADE_1 of every row at each horizon, with its interval."""
     with open_figure(4.9, _HEIGHT, 1) as (canvas, (axes,)):
         for row in rows:
-            figures = [row['open']['all'][f'min_ade_m_{horizon}s'] for horizon in HORIZONS]
+            figures = [row['open']['all'][f'min_ade_1_m_{horizon}s'] for horizon in HORIZONS]
             if row['kind'] != 'expert' and all(figures):
                 _draw_line(axes, [float(x) for x in HORIZONS], figures, row['name'], rows)
-        axes.set(xlabel='horizon [s]', ylabel='minADE_K [m]', yscale='log')
+        axes.set(xlabel='horizon [s]', ylabel='minADE_1 [m]', yscale='log')
         axes.legend(fontsize=6, loc='lower right')
         canvas.subplots_adjust(left=0.14)  # exponents are wide
         return to_png(canvas)
 
 
 def plot_errors_by_group(rows: Rows, group: str) -> bytes:
-    """minADE_K at the longest horizon of some rows, by cause or by weather."""
+    """minADE_1 at the longest horizon of some rows, by cause or by weather."""
     names = list(rows[0]['open'][group])
     places, width = np.arange(len(names)), 0.8 / len(rows)
     height = 0.9 + 0.13 * len(names) * max(len(rows), 2)
     with open_figure(4.9, height, 1) as (canvas, (axes,)):
         for number, row in enumerate(rows):
-            found = [row['open'][group][name][f'min_ade_m_{LONGEST_HORIZON}s'] for name in names]
+            found = [row['open'][group][name][f'min_ade_1_m_{LONGEST_HORIZON}s'] for name in names]
             known = [k for k, x in enumerate(found) if x]
             at = places[known] + (number - (len(rows) - 1) / 2) * width
             means, spans = _split_intervals([found[k] for k in known])
             colour = choose_colours(rows)[row['name']]
             axes.barh(at, means, width, color=colour, label=row['name'], alpha=0.8)
             axes.errorbar(means, at, xerr=spans, fmt='none', ecolor=INK, lw=0.8)
-        counts = [rows[0]['open'][group][name][f'min_ade_m_{LONGEST_HORIZON}s'] for name in names]
+        counts = [
+            rows[0]['open'][group][name][f'min_ade_1_m_{LONGEST_HORIZON}s'] for name in names
+        ]
         labels = [f'{n} ({x["n"] if x else 0})' for n, x in zip(names, counts, strict=True)]
         axes.set_yticks(places, [label.replace('_', ' ') for label in labels])
-        axes.set(xlabel=f'minADE_K at {float(LONGEST_HORIZON):g} s [m]')
+        axes.set(xlabel=f'minADE_1 at {float(LONGEST_HORIZON):g} s [m]')
         axes.invert_yaxis()
         axes.legend(fontsize=6, ncols=3, loc='lower right', bbox_to_anchor=(1, 1))
         canvas.subplots_adjust(left=0.3)
@@ -61,7 +63,7 @@ def plot_errors_by_group(rows: Rows, group: str) -> bytes:
 
 
 def plot_still_driving(row: Mapping[str, Any]) -> bytes:
-    """Share of the drives of one row that have had no fault, over time, by latency."""
+    """Share of the drives of one row that are not over or ended clean, over time, by latency."""
     with open_figure(4.4, _HEIGHT, 1) as (canvas, (axes,)):
         for number, (latency, figures) in enumerate(row['closed'].items()):
             ended, clean = np.array(figures['ended_s']), np.array(figures['clean_drives'])
@@ -72,7 +74,7 @@ def plot_still_driving(row: Mapping[str, Any]) -> bytes:
             )
             colour = _COLOURS[number % len(_COLOURS)]
             axes.step(times, 100 * share, where='post', color=colour, label=f'{latency} s', lw=1.6)
-        axes.set(xlabel='s driven', ylabel='drives without a fault [%]', ylim=(-3, 103))
+        axes.set(xlabel='s driven', ylabel='drives that go on or ended clean [%]', ylim=(-3, 103))
         axes.legend(title='latency', title_fontsize=7, loc='lower left')
         return to_png(canvas)
 
@@ -83,7 +85,7 @@ def plot_by_latency(rows: Rows, key: str, label: str, factor: float = 1.0) -> by
         for row in rows:
             latencies = [float(latency) for latency in row['closed']]
             figures = [
-                {x: factor * value for x, value in found[key].items() if x != 'n'}
+                {x: None if value is None else factor * value for x, value in found[key].items()}
                 for found in row['closed'].values()
             ]
             _draw_line(axes, latencies, figures, row['name'], rows)
@@ -94,7 +96,7 @@ def plot_by_latency(rows: Rows, key: str, label: str, factor: float = 1.0) -> by
 
 
 def _draw_line(
-    axes: Axes, x: Sequence[float], figures: Sequence[Mapping[str, float]], name: str, rows: Rows
+    axes: Axes, x: Sequence[float], figures: Sequence[Mapping[str, Any]], name: str, rows: Rows
 ) -> None:
     means, spans = _split_intervals(figures)
     colour = choose_colours(rows).get(name, HISTORY)
@@ -103,7 +105,10 @@ def _draw_line(
     )
 
 
-def _split_intervals(figures: Sequence[Mapping[str, float]]) -> tuple[Any, Any]:
-    """Means (N,) and what the intervals reach below and above them (2, N)."""
-    means, low, high = (np.array([f[x] for f in figures]) for x in ('mean', 'low', 'high'))
+def _split_intervals(figures: Sequence[Mapping[str, Any]]) -> tuple[Any, Any]:
+    """Means (N,), and the lengths of their intervals below and above them (2, N); 0 for none."""
+    means, low, high = (
+        np.array([f['mean'] if f[x] is None else f[x] for f in figures], float)
+        for x in ('mean', 'low', 'high')
+    )
     return means, np.maximum([means - low, high - means], 0.0)

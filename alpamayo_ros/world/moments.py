@@ -111,6 +111,10 @@ class Trace:
         """Time of the last step."""
         return self.start_s + (len(self.steps) - 1) * SIMULATION_STEP_S
 
+    def at(self, t_s: float) -> TraceStep:
+        """The last step up to a time."""
+        return self._at(t_s)[0]
+
     def _at(self, t_s: float) -> tuple[TraceStep, float]:
         index = math.floor((t_s - self.start_s) * SIMULATION_RATE_HZ + 1e-9)
         if not 0 <= index < len(self.steps) or t_s > self.end_s + 1e-9:

@@ -1,8 +1,8 @@
 """Geometry of the road: a reference line, given by its curvature, and offsets from it.
 
 The reference line is the centre of the ego lane; s is the length along it. Offsets are positive to
-the left, seen in the direction of travel. The world is flat; its frame starts at s = 0, x along the
-road.
+the left, seen in the direction of travel. The world is flat; its frame starts at s = 0 with x
+along the road.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data_types import FRAMES_PER_CAMERA, GRID_S, HISTORY_POSES, WAYPOINTS
+from .bodies import has_collision, is_off_lane
 from .moments import SIMULATION_STEP_S, Moment, Trace
 from .reasons import choose_sentence
 from .road import Array
@@ -111,7 +112,7 @@ def displace_sample(simulation: Simulation, t0_s: float, rng: np.random.Generato
             moved = simulation.branch(t0_s)
             moved.displace(displacement, _BACK_S + SIMULATION_STEP_S)
             ego = moved.trace.steps[-1].ego
-            if not moved.is_off_lane(ego) and not moved.has_collision(ego, moved.time_s):
+            if not is_off_lane(moved, ego) and not has_collision(moved, ego, moved.time_s):
                 following = moved
                 break
     following.run(t0_s + HORIZON_S + 2 * SIMULATION_STEP_S)

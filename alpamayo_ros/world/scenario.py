@@ -14,7 +14,8 @@ import numpy as np
 from .driver import DrivingPlan, make_plan
 from .moments import Moment, State, Trace
 from .route import Route, make_route
-from .simulation import MARGIN_S, Approach, Simulation, Traffic
+from .simulation import MARGIN_S, Simulation
+from .traffic import OncomingMotion, Traffic
 from .weather import Weather, make_weather
 
 SPLITS = ('train', 'validation', 'test')
@@ -32,7 +33,7 @@ class Scenario:
     route: Route
     plan: DrivingPlan
     traffic: Traffic
-    oncoming: Approach
+    oncoming: OncomingMotion
     weather: Weather
 
     def simulate(self) -> Simulation:
@@ -76,7 +77,7 @@ def make_scenario(split: str, seed: int, seconds: float = 60.0) -> Scenario:
     traffic = _make_traffic(make_rng(split, seed, 1), seconds)
     weather = make_weather(make_rng(split, seed, 2))
     return Scenario(
-        split, seed, seconds, route, plan, traffic, _make_approach(route, plan), weather
+        split, seed, seconds, route, plan, traffic, _make_oncoming(route, plan), weather
     )
 
 
@@ -92,10 +93,10 @@ def _make_traffic(rng: np.random.Generator, seconds: float) -> Traffic:
     return Traffic(start if has_lead else None, factor, own, tuple((times + jitter).tolist()))
 
 
-def _make_approach(route: Route, plan: DrivingPlan) -> Approach:
+def _make_oncoming(route: Route, plan: DrivingPlan) -> OncomingMotion:
     s = route.road.s_m[::10]
     speed = np.minimum(_ONCOMING_MPS, plan.speed_mps[::2][: len(s)])
     seconds = np.concatenate([[0.0], np.cumsum(np.diff(s) / ((speed[1:] + speed[:-1]) / 2))])
     seconds -= np.interp(0.0, s, seconds)
     even = np.arange(seconds[0], seconds[-1], 0.1)
-    return Approach(np.interp(even, seconds, s), even)
+    return OncomingMotion(np.interp(even, seconds, s), even)

@@ -20,39 +20,25 @@ from .moments import (
     State,
     Trace,
     TraceStep,
-    get_kerb_offsets,
 )
 from .motives import Situation, name_cause
-from .road import CENTRE_LINE_M, ONCOMING_M, RIGHT_EDGE_M, Array
-from .route import PARKED_M, Crossing, Route
-from .shapes import do_overlap, make_rectangle
+from .road import ONCOMING_M
+from .route import PARKED_M, Route
+from .traffic import (
+    OncomingMotion,
+    Traffic,
+    get_overshoot_m,
+    is_lane_clear,
+    is_let_go,
+    takes_right_of_way,
+)
 
 MARGIN_S = 2.0  # a drive is simulated this long before its start and after its end
 PARKED_COLOURS, LEAD_COLOUR, ONCOMING_COLOURS = (0, 1, 2, 3, 4), 5, (6, 7, 8, 9)
-_SEEN_M = {
-    'lead': 75.0,
-    'red_light': 75.0,
-    'pedestrian': 65.0,
-}  # distance at which the cameras show it
+# Distances at which the cameras show it.
+_SEEN_M = {'lead': 75.0, 'red_light': 75.0, 'pedestrian': 65.0}
 _HARD_STOP_MPS2 = 2.4  # nobody brakes harder than this for an amber light
 _NEAR_M = 300.0
-_OVER_M, _CREPT_OVER_M, _CREEPING_MPS = 1.0, 2.5, 2.0
-_BODY_TOLERANCE_M = 0.3  # a body may reach this far over the lines of its lane
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """The other vehicles of a drive.
-
-    lead_m: s of the rear axle of the vehicle ahead at the start, None for no such vehicle;
-    lead_factor: its share of the allowed speed. ego_factor: that of the ego at the start.
-    oncoming_s: time at which each oncoming car passes s = 0, see `Approach`.
-    """
-
-    lead_m: float | None
-    lead_factor: float
-    ego_factor: float
-    oncoming_s: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -70,7 +56,9 @@ class Displacement:
 class Simulation:
     """The world from -MARGIN_S on; `trace` has the steps so far."""
 
-    def __init__(self, route: Route, plan: DrivingPlan, traffic: Traffic, oncoming: Approach):
+    def __init__(
+        self, route: Route, plan: DrivingPlan, traffic: Traffic, oncoming: OncomingMotion
+    ):
         self.route, self.plan, self.traffic = route, plan, traffic
         self._oncoming = oncoming
         self.trace = Trace(route, -MARGIN_S)
@@ -104,7 +92,12 @@ class Simulation:
             state if ego is None else now.ego, now.lead, now.walked_m, why
         )
         self.trace.steps.append(
-            TraceStep(following, self._lead_after(now, t_s), self._walked_after(now), why)
+            TraceStep(
+                following,
+                self._lead_after(now, t_s),
+                self._walked_after(now, ego is not None),
+                why,
+            )
         )
 
     def run(self, until_s: float) -> Trace:
@@ -168,32 +161,12 @@ class Simulation:
                 x, y = road.points(s, PARKED_M).tolist()
                 colour = PARKED_COLOURS[number % len(PARKED_COLOURS)]
                 cars.append(Car(x, y, road.at(s)[2], colour))
-        for s, colour in self._oncoming_at(t_s):
+        for s, _, colour in self.list_oncoming(t_s):
             if abs(s - ego.s_m) < _NEAR_M:
                 x, y = road.points(s, ONCOMING_M).tolist()
                 cars.append(Car(x, y, road.at(s)[2] + math.pi, colour))
         lights = tuple(light.phase(t_s) for light in self.route.lights)
         return Moment(t_s, ego, tuple(cars), self.trace.walkers(t_s, ego.s_m), lights)
-
-    def is_off_lane(self, pose: State) -> bool:
-        """Whether a car at this pose reaches out of the ego lane; pose.s_m: within some 20 m."""
-        for x, y in make_rectangle(pose.x_m, pose.y_m, pose.yaw_rad).tolist():
-            _, offset, _ = self.route.road.locate(x, y, pose.s_m)
-            low, high = RIGHT_EDGE_M - _BODY_TOLERANCE_M, CENTRE_LINE_M + _BODY_TOLERANCE_M
-            if not low <= offset <= high:
-                return True
-        return False
-
-    def has_collision(self, pose: State, t_s: float) -> bool:
-        """Whether a car at this pose overlaps another car or a pedestrian."""
-        moment = self.moment(t_s)
-        body = make_rectangle(pose.x_m, pose.y_m, pose.yaw_rad)
-        others = [make_rectangle(car.x_m, car.y_m, car.yaw_rad) for car in moment.cars]
-        others += [
-            make_rectangle(walker.x_m, walker.y_m, walker.yaw_rad, 0.25, -0.25, 0.25)
-            for walker in moment.walkers
-        ]
-        return any(do_overlap(body, other) for other in others)
 
     def _decide(self, now: TraceStep, t_s: float, push: tuple[float, float]) -> tuple[State, str]:
         """The ego's state with the expert's acceleration and curvature, and their cause."""
@@ -222,7 +195,7 @@ class Simulation:
 
     def _lines(self, now: TraceStep, s: float, speed: float, t_s: float) -> list[Ahead]:
         """Lines at which a vehicle with its rear axle at s has to stop."""
-        front, over = s + CAR_FRONT_M, _get_overshoot_m(speed)
+        front, over = s + CAR_FRONT_M, get_overshoot_m(speed)
         found = []
         for light in self.route.lights:
             gap = light.stop_m - front
@@ -232,7 +205,7 @@ class Simulation:
                 found.append(Ahead('red_light', gap))
         for crossing, walked in zip(self.route.crossings, now.walked_m, strict=True):
             gap = crossing.stop_m - front
-            if -over < gap < _SEEN_M['pedestrian'] and not _is_lane_clear(crossing, walked):
+            if -over < gap < _SEEN_M['pedestrian'] and not is_lane_clear(crossing, walked):
                 found.append(Ahead('pedestrian', gap))
         return found
 
@@ -254,65 +227,31 @@ class Simulation:
         following = max(speed + acceleration * SIMULATION_STEP_S, 0.0)
         return s + (speed + following) / 2 * SIMULATION_STEP_S, following, acceleration
 
-    def _walked_after(self, now: TraceStep) -> tuple[float, ...]:
-        waiting = [(now.ego.s_m, now.ego.speed_mps)]
-        waiting += [now.lead[:2]] if now.lead is not None else []
+    def _walked_after(self, now: TraceStep, is_planner: bool) -> tuple[float, ...]:
+        """Ways of the pedestrians; is_planner: whether a planner drives the ego."""
+        vehicles = [(now.ego.s_m, now.ego.speed_mps)]
+        vehicles += [now.lead[:2]] if now.lead is not None else []
         return tuple(
             walked + WALKING_MPS * SIMULATION_STEP_S
-            if walked > 0 or _is_waiting(crossing, waiting)
+            if walked > 0
+            or is_let_go(crossing, vehicles)
+            or (is_planner and takes_right_of_way(crossing, *vehicles[0]))
             else 0.0
             for crossing, walked in zip(self.route.crossings, now.walked_m, strict=True)
         )
 
-    def _oncoming_at(self, t_s: float) -> list[tuple[float, int]]:
-        places = [
-            (self._oncoming.place(at - t_s), ONCOMING_COLOURS[i % len(ONCOMING_COLOURS)])
-            for i, at in enumerate(self.traffic.oncoming_s)
-        ]
-        return [(s, colour) for s, colour in places if s is not None]
-
-
-@dataclass(frozen=True)
-class Approach:
-    """Motion of an oncoming car: s by the seconds that it needs from there to s = 0."""
-
-    s_m: Array
-    seconds: Array
-
-    def place(self, seconds: float) -> float | None:
-        """Place s of a car that reaches s = 0 in so many seconds; None beyond the road."""
-        position = (seconds - self.seconds[0]) / (self.seconds[1] - self.seconds[0])
-        index = int(position)
-        if position < 0 or index + 1 >= len(self.s_m):
-            return None
-        low, high = self.s_m[index], self.s_m[index + 1]
-        return float(low + (high - low) * (position - index))
+    def list_oncoming(self, t_s: float) -> list[tuple[float, float, int]]:
+        """Place s m, speed m/s along the road (negative) and colour of the oncoming cars."""
+        found = []
+        for number, at in enumerate(self.traffic.oncoming_s):
+            s, later = (self._oncoming.place(at - t_s - after) for after in (0.0, 0.1))
+            if s is not None:
+                speed = 0.0 if later is None else (later - s) / 0.1
+                found.append((s, speed, ONCOMING_COLOURS[number % len(ONCOMING_COLOURS)]))
+        return found
 
 
 def _find_nearest_cause(ahead: list[Ahead]) -> str:
     """Cause of the nearest obstacle within 8 m, '' without one."""
     nearest = min(ahead, key=lambda thing: thing.gap_m, default=None)
     return nearest.cause if nearest is not None and nearest.gap_m < 8.0 else ''
-
-
-def _is_lane_clear(crossing: Crossing, walked_m: float) -> bool:
-    """Whether the pedestrian has left the ego lane, or there is none."""
-    if crossing.side == 0:
-        return True
-    start, end = get_kerb_offsets(crossing)
-    far = CENTRE_LINE_M + 0.7 if crossing.side < 0 else RIGHT_EDGE_M - 0.5
-    return walked_m > abs(far - start)
-
-
-def _is_waiting(crossing: Crossing, vehicles: list[tuple[float, float]]) -> bool:
-    if crossing.side == 0:
-        return False
-    return any(
-        -_get_overshoot_m(speed) < crossing.stop_m - s - CAR_FRONT_M < 4.0 and speed < 0.8
-        for s, speed in vehicles
-    )
-
-
-def _get_overshoot_m(speed: float) -> float:
-    """Distance over a line up to which a vehicle still stops for it; larger for a creeping one."""
-    return _CREPT_OVER_M if speed < _CREEPING_MPS else _OVER_M

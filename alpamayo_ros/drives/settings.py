@@ -1,0 +1,80 @@
+"""Settings of alpamayo_evaluate: which checkpoint, which drives, how late plans come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..errors import BadInput
+from ..ros.publishing.policy import EXPIRED_PATH, ON_INVALID
+from ..world.moments import SIMULATION_STEP_S
+from ..world.samples import HORIZON_S
+from ..world.scenario import SPLITS
+from .closed_loop import LONGEST_LATENCY_S
+
+
+@dataclass
+class EvaluationSettings:
+    """Settings that the command takes as key=value.
+
+    reference: the checkpoint of the 16-bit row; by default the evaluated one, if that is not
+    packed. moments: t0s per drive in the open loop. closed_drives: None for all. latencies_s: []
+    for no closed loop. counterfactuals: whether pictures are edited and planned again. retime: as
+    the node's parameter. batch: scenes per forward pass. workers: processes that share the drives.
+    rounds: of the bootstrap.
+    """
+
+    checkpoint: str = 'small'
+    bits: float | None = None
+    recipe: str | None = None
+    reference: str | None = None
+    device: str = 'cpu'
+    out: str = 'out/evaluation'
+    split: str = 'test'
+    drives: int = 200
+    seconds: float = 60.0
+    moments: int = 4
+    samples: int = 6
+    seed: int = 0
+    ablations: bool = True
+    counterfactuals: bool = True
+    latencies_s: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0, 2.0, 5.0])
+    closed_drives: int | None = None
+    closed_samples: int = 6
+    expired_path: str = 'drop'
+    on_invalid: str = 'stop'
+    retime: bool = False
+    batch: int = 16
+    workers: int = 1
+    rounds: int = 2000
+
+
+def check_settings(settings: EvaluationSettings) -> None:
+    """Raise BadInput for values that make no evaluation."""
+    _require(
+        bool(settings.checkpoint), 'checkpoint', settings.checkpoint, 'a folder, small or a hub id'
+    )
+    for name in ('drives', 'moments', 'samples', 'closed_samples', 'batch', 'workers', 'rounds'):
+        _require(getattr(settings, name) >= 1, name, getattr(settings, name), '1 or more')
+    _require(settings.seed >= 0, 'seed', settings.seed, '0 or more')
+    shortest = HORIZON_S + 2.0
+    _require(
+        shortest <= settings.seconds <= 600, 'seconds', settings.seconds, f'{shortest:g} to 600'
+    )
+    for name, known in (
+        ('split', SPLITS), ('expired_path', EXPIRED_PATH), ('on_invalid', ON_INVALID),
+    ):  # fmt: skip
+        value = getattr(settings, name)
+        _require(value in known, name, value, f'one of {", ".join(known)}')
+    for latency_s in settings.latencies_s:
+        even = abs(latency_s / SIMULATION_STEP_S - round(latency_s / SIMULATION_STEP_S)) < 1e-9
+        wanted = f'0 to {LONGEST_LATENCY_S:g} in steps of {SIMULATION_STEP_S:g}'
+        _require(0 <= latency_s <= LONGEST_LATENCY_S and even, 'latencies_s', latency_s, wanted)
+    closed = settings.closed_drives
+    _require(
+        closed is None or 1 <= closed <= settings.drives, 'closed_drives', closed, '1 to drives'
+    )
+
+
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise BadInput(f'{name}={value}: expected {expected}')
