@@ -37,6 +37,9 @@ RELEASE: dict[str, Any] = {
     'action_out_proj_cfg': {'_target_': 'torch.nn.Linear'},
     'diffusion_cfg': {'_target_': 'alpamayo_r1.diffusion.flow_matching.FlowMatching'},
     'action_space_cfg': {'_target_': 'alpamayo_r1.action_space.UnicycleAccelCurvatureActionSpace'},
+    'traj_tokenizer_cfg': {
+        '_target_': 'alpamayo_r1.models.delta_tokenizer.DeltaTrajectoryTokenizer'
+    },
 }
 IMAGES = 16
 GRID = (20, 36)  # 320x576 in patches of 16
