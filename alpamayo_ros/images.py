@@ -5,6 +5,9 @@ All image decoding is here. Knows no ROS and no torch.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +45,8 @@ MAX_PIXELS = 24_000_000  # a header that asks for more is damaged: memory is tak
 MAX_SEGMENTS, MAX_FILL_BYTES = 256, 1024  # of a JPEG's header; a file may hold nothing else
 # An image in which less than a thousandth of the samples is brighter is dark. 14 bits in 16 end at
 # 64 of 255; a street at night has lamps.
-DARK_LEVEL, DARK_SHARE, DARK_STRIDE = 64, 0.001, 8
+DARK_LEVEL, DARK_SHARE, DARK_STRIDE = 64, 0.001, 16
+REMEMBERED_FRAMES = 256  # more than an engine keeps between two contexts
 # Markers that carry the size: SOF0..SOF15 without the tables DHT, JPG and DAC among them.
 JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -60,13 +64,24 @@ def decode(frame: Frame) -> NDArray[np.uint8]:
     is not applied, because a camera on a vehicle does not turn.
     """
     pixels = _decompress(frame) if frame.encoding in COMPRESSED else _convert(frame)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
+    _remember_brightness(frame, planes)
+    return planes
 
 
 def is_dark(pixels: NDArray[np.uint8]) -> bool:
     """Whether decoded pixels (3, H, W) are nearly black, as 12 bits in 16 or a lens cap are."""
     sample = pixels[:, ::DARK_STRIDE, ::DARK_STRIDE]
     return bool((sample > DARK_LEVEL).mean() < DARK_SHARE)
+
+
+def check_brightness(context: Context) -> tuple[str, ...]:
+    """('dark_image',) when the newest frame of a camera was dark when it was last decoded.
+
+    An engine keeps what it made of older frames, so nothing is decoded again for this.
+    """
+    newest = [frames[-1] for frames in context.frames.values()]
+    return ('dark_image',) if any(_is_dark.get(_identify(frame)) for frame in newest) else ()
 
 
 def find_broken_frame(context: Context) -> str:
@@ -79,6 +94,20 @@ def find_broken_frame(context: Context) -> str:
                 age_s = (context.t0_ns - frame.stamp_ns) / NANOSECONDS
                 return f'{camera}: frame at t0-{age_s:.2f} s: {error}'
     return ''
+
+
+_is_dark: OrderedDict[tuple[int, int, int], bool] = OrderedDict()
+
+
+def _remember_brightness(frame: Frame, pixels: NDArray[np.uint8]) -> None:
+    _is_dark[_identify(frame)] = is_dark(pixels)
+    while len(_is_dark) > REMEMBERED_FRAMES:
+        _is_dark.popitem(last=False)
+
+
+def _identify(frame: Frame) -> tuple[int, int, int]:
+    """Stamp and place in memory: cameras of one trigger share their stamps."""
+    return frame.stamp_ns, frame.data.ctypes.data, frame.data.size
 
 
 def detect_codec(data: NDArray[np.uint8]) -> str:
@@ -157,7 +186,7 @@ def _convert(frame: Frame) -> NDArray[np.uint8]:
     return np.asarray(_scale_to_8_bits(pixels, frame.bit_depth) if wide else pixels, np.uint8)
 
 
-def _scale_to_8_bits(pixels: NDArray[np.uint16], bit_depth: int) -> NDArray[np.uint8]:
+def _scale_to_8_bits(pixels: NDArray[Any], bit_depth: int) -> NDArray[np.uint8]:
     """Scale channels of 16 bits; numbers above the bit depth become white."""
     return np.asarray(
         cv2.convertScaleAbs(pixels, alpha=255 / ((1 << (bit_depth or 16)) - 1)), np.uint8

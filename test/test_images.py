@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
+from alpamayo_ros import images
 from alpamayo_ros.data_types import Frame
-from alpamayo_ros.images import ImageError, decode, is_dark, read_header_size
+from alpamayo_ros.images import ImageError, check_brightness, decode, is_dark, read_header_size
 
 RED_GREEN = np.array([[[250, 10, 20], [30, 240, 50]]], np.uint8)  # RGB, 1 x 2
 
@@ -233,3 +235,25 @@ def test_raw_pixels_that_begin_like_a_jpeg_are_pixels():
     data = np.zeros(36 * 64 * 3, np.uint8)
     data[:3] = 0xFF, 0xD8, 0xFF
     assert decode(Frame(1, 'rgb8', data, 36, 64, 192))[:, 0, 0].tolist() == [255, 216, 255]
+
+
+def test_dark_newest_frame_of_a_context_is_a_check_once_it_is_decoded():
+    bright, dark = (
+        [Frame(k, 'mono8', np.full(4, value, np.uint8), 2, 2, 2) for k in range(4)]
+        for value in (200, 9)
+    )
+    context = SimpleNamespace(frames={'front_wide': bright, 'front_tele': [*dark[:3], bright[3]]})
+    for frame in (*bright, *dark):
+        decode(frame)
+    assert check_brightness(context) == ()
+    context.frames['front_tele'] = dark
+    assert check_brightness(context) == ('dark_image',)
+    new = [replace(frame, data=frame.data.copy()) for frame in dark]
+    context.frames['front_tele'] = new
+    assert check_brightness(context) == ()  # nothing has decoded it
+
+
+def test_memory_of_brightness_is_bounded():
+    for k in range(1000):
+        decode(Frame(k, 'mono8', np.zeros(4, np.uint8), 2, 2, 2))
+    assert len(images._is_dark) == images.REMEMBERED_FRAMES

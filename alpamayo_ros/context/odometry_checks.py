@@ -119,9 +119,9 @@ def describe_unexplained_step(track: PoseTrack) -> str:
 def describe_turned_axes(xyz_m: Array, rotations: Array, child_frame_id: str) -> str:
     """Describe a motion across the own x axis in all of a history; '' when there is none.
 
-    xyz_m (16, 3) and rotations (16, 3, 3): the history on the 10 Hz grid in the t0 frame.
+    xyz_m (N, 3) and rotations (N, 3, 3): poses on the 10 Hz grid in the t0 frame.
     """
-    if _moves_forward(xyz_m, rotations):
+    if len(xyz_m) < 2 or _moves_forward(xyz_m, rotations):
         return ''
     steps = np.diff(xyz_m, axis=0)
     middle = (rotations[:-1] + rotations[1:]) / 2

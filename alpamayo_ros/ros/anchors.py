@@ -112,6 +112,7 @@ class Anchors:
                 continue
             self.last = None
             self._drop_before(t0_ns)
+            self.buffer.forget_before(t0_ns)
             if refusal:
                 self._decide_fate(t0_ns, 'discarded', refusal)
             elif self._is_too_soon(t0_ns):
