@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import BadInput
-from ..model.checkpoint import file_sha256
+from ..model.checkpoint import hash_file
 
 
 @dataclass(frozen=True)
@@ -64,4 +64,4 @@ def read_input_statistics(path: Path, model: nn.Module) -> InputStatistics:
                 f'{path}: {name} is {list(tensor.shape)}, expected finite {list(shapes[0])} or '
                 f'{list(shapes[1])}'
             )
-    return InputStatistics(path, file_sha256(path), tensors)
+    return InputStatistics(path, hash_file(path), tensors)

@@ -14,22 +14,20 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import BadInput
-from ..files import refuse_existing
+from ..files import read_json, refuse_existing
 from ..model.checkpoint import check_names, hash_checkpoint, read_tensor_shapes
-from ..files import read_json
 from ..model.config import load_config
 from ..quantization import feedback, matrix
 from ..quantization.linear import UNUSED, replace_linears
-from ..quantization.record import KEY, Quantization
+from ..quantization.record import KEY, Quantization, describe_foreign, read_method
 from ..quantization.scheme import Rule, find_rule, find_tensor_rule, make_rules
 from ..quantization.solver import SOLVERS
 from ..runtime.load import build_on_meta, check_device
 from ..runtime.memory import require_memory
 from .input_statistics import InputStatistics, read_input_statistics
+from .quanto_source import ZERO_POINT, list_exceptions, read_widths
 
 PART_BYTES = 500_000_000  # of a file: what is lost when a run is interrupted, and held in memory
-ZERO_POINT = '._zeropoint'
-_PACKED = '.weight._data'  # in names of quanto
 
 Progress = Callable[[str, int], object]  # what is worked on, bytes that were read for it
 
@@ -103,7 +101,11 @@ def plan_quantization(
     rules = make_rules(recipe, bits)
     _check_solver(solver, importance)
     check_device(device)
-    if KEY in read_json(source / 'config.json'):
+    config = read_json(source / 'config.json')
+    method = read_method(config)
+    if method not in ('', 'quanto'):
+        raise BadInput(f'{source}: {describe_foreign(method, str(source))}')
+    if KEY in config and not method:
         raise BadInput(f'{source}: quantized already, expected a release in full precision')
     found = read_tensor_shapes(source)
     files = {name: file for name, (file, _) in found.items()}
@@ -113,8 +115,14 @@ def plan_quantization(
         weighed_by = statistics.sha256
     quantization = Quantization(recipe, rules, solver, '', weighed_by)
     job = QuantizationPlan(source, target, quantization, device, files, (), statistics)
+    widths = read_widths(found, job.read_tensor)
+    exceptions = list_exceptions(
+        {name: shape for name, (_, shape) in found.items()}, widths, rules, str(source)
+    )
+    quantization = replace(quantization, rules=exceptions + rules, exceptions=len(exceptions))
+    job = replace(job, quantization=quantization)
     steps = [_plan_tensor(job, name, shape) for name, (_, shape) in found.items()]
-    packed = any(_PACKED in step.source for step in steps)
+    packed = bool(widths)
     if not any(step.is_quantized for step in steps):  # then nothing is weighed either
         quantization = replace(
             quantization, solver='quanto' if packed else 'none', importance_sha256=''

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput
+from ..files import read_json
 from ..hub import TOKENIZER_FILES
 from ..model.checkpoint import INDEX, hash_file
-from ..files import read_json
 from ..model.config import (
     CARD,
     find_vlm_folder,
@@ -28,11 +28,12 @@ from ..model.config import (
     parse_config,
     read_card_limits,
 )
-from ..model.prompt.processor import Processor
+from ..model.processor import Processor
 from ..quantization import feedback
 from ..quantization.matrix import quantize_matrix
 from ..quantization.record import KEY
-from .plan import ZERO_POINT, Progress, QuantizationPlan, TensorStep
+from .plan import Progress, QuantizationPlan, TensorStep
+from .quanto_source import ZERO_POINT
 
 REPORT = 'quantization_report.json'
 _PLAN = 'plan.json'

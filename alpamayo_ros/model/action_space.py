@@ -147,7 +147,7 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
         return torch.stack([self.accel_std, self.curvature_std]).to(like)
 
     def _smooth_heading(self, target: Tensor) -> Tensor:
-        """Headings 1..n of a path whose heading 0 is 0: the first column of D3 [0, theta] drops out."""
+        """Headings 1..n of a path with heading 0 at 0: the first column of D3 [0, theta] drops out."""
         n = target.shape[-1]
         lam, ridge = self.theta_fit
         d3 = _difference(n + 1, 3, target)[:, 1:]
@@ -156,7 +156,7 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
         return _cholesky_solve(normal, target)
 
     def _fit_speeds(self, xy: Tensor, yaw: Tensor, v_start: Tensor | None) -> Tensor:
-        """Speeds (..., N+1) at poses xy (..., N+1, 2), yaw (..., N+1). v_start fixes the first speed.
+        """Speeds (..., N+1) at poses xy (..., N+1, 2), yaw (..., N+1); v_start fixes the first.
 
         Minimises |v_t u_t + v_{t+1} u_{t+1} - 2 dp_t/dt|^2 + lambda/dt^6 |D3 v|^2 + ridge |v|^2.
         """

@@ -2,7 +2,7 @@
 
 Order of operations: docs/model.md, sections 6 to 8. Knows no files and no text. K samples of a
 scene share its prompt in the cache; S scenes share a batch. Guidance runs the model on twice the
-scenes: see guidance.py.
+scenes: see flow_matching.guide_field.
 """
 
 from __future__ import annotations
@@ -342,7 +342,7 @@ class AlpamayoModel(nn.Module):
     def make_velocity_field(self, prompt: Prompt, reasoning: Reasoning) -> VelocityField:
         """The velocity as a function of state and time alone, for all S * K rows of the cache.
 
-        A guided prompt has twice the rows of the noise: wrap the field with guidance.guide_field.
+        A guided prompt has twice the rows of the noise: see flow_matching.guide_field.
         """
         window, positions = self.prepare_expert(prompt, reasoning)
         return lambda x, t: self.predict_velocity(x, t, prompt.cache, window, positions)

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadInput
-from ..files import read_json
+from ..files import read_json, require_file
 
 INDEX = 'model.safetensors.index.json'
 SINGLE = 'model.safetensors'
+LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 # Buffers that 1.5 leaves out. They are rebuilt from the config.
 OPTIONAL = ('action_space.', 'action_in_proj.sinus.', 'action_in_proj.timestep_fourier_encoder.')
 
@@ -41,8 +42,7 @@ def list_shard_files(folder: Path) -> list[Path]:
     else:
         files = [folder / SINGLE]
     for file in files:
-        if not file.is_file():
-            raise BadInput(f'{file}: no such file')
+        require_file(file)
     return files
 
 
@@ -57,8 +57,29 @@ def read_tensor_shapes(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
                         raise BadInput(f'{file}: tensor {name} is also in {found[name][0].name}')
                     found[name] = (file, tuple(shard.get_slice(name).get_shape()))
         except (SafetensorError, OSError) as error:
-            raise BadInput(f'{file}: not a readable safetensors file: {error}') from None
+            what = describe_cut(file) or f'not a readable safetensors file: {error}'
+            raise BadInput(f'{file}: {what}') from None
     return found
+
+
+def describe_cut(file: Path) -> str:
+    """How much of a safetensors file is there when its end is missing; '' otherwise."""
+    size = file.stat().st_size
+    with file.open('rb') as stream:
+        start = stream.read(8)
+        length = int.from_bytes(start, 'little')
+        if len(start) < 8 or length > LARGEST_HEADER:
+            return ''
+        header = stream.read(length)
+    try:
+        entries = json.loads(header) if len(header) == length else {}
+        ends = [e['data_offsets'][1] for key, e in entries.items() if key != '__metadata__']
+        expected = 8 + length + max(ends, default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return ''
+    if size >= expected:
+        return ''
+    return f'{size:,} of {expected:,} bytes: the download or copy was cut short, do it again'
 
 
 def stream_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:

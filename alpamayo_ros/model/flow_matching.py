@@ -63,6 +63,20 @@ class FlowMatching:
         return torch.linspace(0.0, 1.0, count + 1, device=device)
 
 
+def guide_field(field: VelocityField, weight: float) -> VelocityField:
+    """Guided velocity (R, T, 2) from a field over the 2 * R rows of a guided prompt.
+
+    Classifier-free guidance: v = (1 - weight) * v_without + weight * v_with the route. Both passes
+    run as one batch. The reasoning is not guided: both read the tokens of the pass with the route.
+    """
+
+    def guided(x: Tensor, t: Tensor) -> Tensor:
+        with_route, without = field(x.repeat(2, 1, 1), t.repeat(2, 1, 1)).float().chunk(2)
+        return (1 - weight) * without + weight * with_route
+
+    return guided
+
+
 def make_training_pair(x: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Noisy input t*x + (1-t)*noise and its velocity target x - noise. t has shape (R, 1, 1)."""
     return t * x + (1 - t) * noise, x - noise

@@ -37,8 +37,8 @@ class Prompt:
     length: cache slots of the longest prompt. rope_delta (S): the rotary position behind a prompt
     minus `length` (negative behind images). logits (S, vocab) float32: behind the last token of
     each prompt. lengths (S): slots of each prompt, None when all have `length`. is_guided: the
-    second half of the scenes is the first half without the route; see guidance.py. Its logits
-    mean nothing.
+    second half of the scenes is the first half without the route (see prompt/batching.py), and its
+    logits mean nothing.
     """
 
     cache: KVCache
@@ -52,21 +52,6 @@ class Prompt:
     def sampled_scenes(self) -> int:
         """Number of scenes whose reasoning is sampled."""
         return self.logits.shape[0] // (2 if self.is_guided else 1)
-
-
-def stack_prompts(prompts: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor | None]:
-    """Ids (B, P) of prompts (1, P_i) with pads behind the shorter ones, and their lengths (B).
-
-    The lengths are None when all prompts have the same.
-    """
-    sizes = [ids.shape[1] for ids in prompts]
-    longest = max(sizes)
-    rows = [
-        torch.nn.functional.pad(ids, (0, longest - size), value=pad)
-        for ids, size in zip(prompts, sizes, strict=True)
-    ]
-    lengths = None if min(sizes) == longest else torch.tensor(sizes)
-    return torch.cat(rows), lengths
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ class Quantization:
     """How a checkpoint was quantized, and from which source.
 
     solver: 'quanto' where optimum-quanto made all codes, 'none' at 16 bits. importance_sha256: of
-    the input statistics by which errors were weighed, '' without them.
+    the input statistics by which errors were weighed, '' without them. exceptions: the first so
+    many rules are not the recipe's; they keep what the source of optimum-quanto had.
     """
 
     recipe: str
@@ -27,11 +28,13 @@ class Quantization:
     solver: str
     source_sha256: str
     importance_sha256: str = ''
+    exceptions: int = 0
 
     @property
     def bits(self) -> float:
         """The width of most layers of the recipe."""
-        return next(bits for bits in SCHEMES if make_rules(self.recipe, bits) == self.rules)
+        own = self.rules[self.exceptions :]
+        return next(bits for bits in SCHEMES if make_rules(self.recipe, bits) == own)
 
     def to_json(self) -> dict[str, Any]:
         """The object under KEY in config.json."""
@@ -42,32 +45,59 @@ class Quantization:
             'solver': self.solver,
             'source_sha256': self.source_sha256,
         }
-        weighed = {'importance_sha256': self.importance_sha256}
-        return entry | (weighed if self.importance_sha256 else {})
+        if self.importance_sha256:
+            entry['importance_sha256'] = self.importance_sha256
+        if self.exceptions:
+            entry['exceptions'] = self.exceptions
+        return entry
 
 
 def parse_quantization(config: Mapping[str, Any], where: str) -> Quantization | None:
     """Parse the entry of a checkpoint's config; None if the checkpoint is plain.
 
-    Raises BadInput for another version, and for modules that belong to no recipe of this package.
+    Raises BadInput for another version or another tool, and for modules that belong to no recipe
+    of this package.
     """
     raw = config.get(KEY)
     if raw is None:
         return None
+    if method := read_method(config):
+        raise BadInput(f'{where}: {describe_foreign(method, where)}')
     try:
         version, recipe, modules = raw['format_version'], str(raw['recipe']), raw['modules']
         solver, source = str(raw['solver']), str(raw['source_sha256'])
         importance = str(raw.get('importance_sha256', ''))
+        exceptions = int(raw.get('exceptions', 0))
         rules = parse_rules(modules, where)
-    except (AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise BadInput(f'{where}: {KEY} is not one that alpamayo_quantize writes') from None
     if version != FORMAT_VERSION:
         raise BadInput(f'{where}: format_version {version!r}, expected {FORMAT_VERSION}')
     if recipe not in RECIPES:
         raise BadInput(f'{where}: recipe {recipe!r} is not one of: {", ".join(RECIPES)}')
-    if not any(make_rules(recipe, bits) == rules for bits in SCHEMES):
+    if not any(make_rules(recipe, bits) == rules[exceptions:] for bits in SCHEMES):
         raise BadInput(f'{where}: its modules are not those of the recipe {recipe!r}')
-    return Quantization(recipe, rules, solver, source, importance)
+    return Quantization(recipe, rules, solver, source, importance, exceptions)
+
+
+def read_method(config: Mapping[str, Any]) -> str:
+    """Name of the other tool whose quantization config.json records; '' for none or ours."""
+    raw = config.get(KEY)
+    return str(raw.get('quant_method') or '') if isinstance(raw, Mapping) else ''
+
+
+def describe_foreign(method: str, where: str) -> str:
+    """What a user does with a checkpoint that another tool quantized."""
+    folder = where.removesuffix('/config.json')
+    if method == 'quanto':
+        return (
+            'packed by optimum-quanto, expected a release or a folder of alpamayo_quantize: '
+            f'convert it first: alpamayo_quantize {folder} OUT --recipe uniform --bits N'
+        )
+    return (
+        f'quantized by {method}, expected a release in full precision, or a folder of '
+        'alpamayo_quantize or optimum-quanto'
+    )
 
 
 def check_requested(

@@ -16,7 +16,7 @@ from ..kernels.packing import count_digits
 
 GROUP = 128  # quanto's largest group; it is lowered by 32 until it divides K
 _METADATA_BYTES = 2  # of a scale or a shift in bfloat16
-_TABLES = ('*embed_tokens', '*pos_embed')  # two-dimensional weights that are not linear layers
+TABLES = ('*embed_tokens', '*pos_embed')  # two-dimensional weights that are not linear layers
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _uniform(bits: float) -> Rules:
     """One width for every linear layer; optimum-quanto loads the result at 8, 4 and 2 bits."""
     # at 4 bits quanto itself fails on heights that 16 does not divide
     left_out = ('vlm.lm_head', 'action_out_proj') if bits == 4 else ()
-    return (*(Rule(name, 16) for name in (*_TABLES, *left_out)), Rule('*', bits))
+    return (*(Rule(name, 16) for name in (*TABLES, *left_out)), Rule('*', bits))
 
 
 def _mixed(bits: float, expert: float | None = None) -> Rules:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import Embedding, Module
 
 from ..errors import BadInput
+from ..files import read_json
 from ..model.alpamayo import AlpamayoModel
 from ..model.checkpoint import (
     check_hashes,
@@ -26,11 +27,15 @@ from ..model.checkpoint import (
     load_weights,
     read_tensor_shapes,
 )
-from ..files import read_json
 from ..model.config import AlpamayoConfig, load_config
 from ..quantization.linear import HostEmbedding, RowParts, join, replace_linears
 from ..quantization.matrix import quantize_matrix
-from ..quantization.record import PLAIN_BITS, check_requested, parse_quantization
+from ..quantization.record import (
+    PLAIN_BITS,
+    check_requested,
+    describe_foreign,
+    parse_quantization,
+)
 from ..quantization.scheme import Rules, choose_recipe, find_rule, find_tensor_rule, make_rules
 from .memory import require_memory
 
@@ -113,6 +118,8 @@ def plan_load(
     found = parse_quantization(read_json(folder / 'config.json'), where)
     check_requested(found, bits, recipe, where)
     shapes = {name: shape for name, (_, shape) in read_tensor_shapes(folder).items()}
+    if found is None and any('.weight._data' in name for name in shapes):
+        raise BadInput(f'{folder}: {describe_foreign("quanto", str(folder))}')
     model, rules = build_on_meta(config), found.rules if found else ()
     if found is not None:
         bits, recipe = found.bits, found.recipe

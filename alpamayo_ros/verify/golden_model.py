@@ -21,7 +21,7 @@ from ..errors import BadInput
 from ..model.alpamayo import AlpamayoModel
 from ..model.prefill import Prompt, compute_prompt_positions
 from ..model.prompt.generated_text import extract_text
-from ..model.prompt.processor import Processor
+from ..model.processor import Processor
 from ..model.reasoning import Reasoning, summarise
 from ..runtime.load import load_model
 from .golden import (

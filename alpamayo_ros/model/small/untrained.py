@@ -18,7 +18,7 @@ from torch import Tensor
 from ..alpamayo import AlpamayoModel
 from ..checkpoint import SINGLE
 from ..config import load_config
-from ..prompt.processor import Processor
+from ..processor import Processor
 from ..prompt.tokens import IMAGE_PAD, SPECIAL_NAMES, format_special
 from ..prompt.wording import INSTRUCTION, SYSTEM
 from .vlm_files import write_json, write_vlm

@@ -1,4 +1,4 @@
-"""Writes the `vlm/` folder of a small checkpoint: tokenizer, chat template, VLM and image settings.
+"""Writes the `vlm/` folder of a small checkpoint: tokenizer, chat template, VLM config.
 
 It has the files and special tokens of a Qwen3-VL folder, with a vocabulary of bytes and a few
 words. Nothing is trained and nothing is fetched. Knows no weights.

@@ -15,12 +15,12 @@ from einops import rearrange
 import torch
 from torch import Tensor
 
-from ...errors import BadInput
-from ..blocks import build_block
-from ..config import AlpamayoConfig, find_vlm_folder, resolve_hub_vlm
-from .image_processor import resize_bicubic, smart_resize, to_patches
-from .tokenizer_files import load_chat_template, load_tokenizer
-from .tokens import (
+from ..errors import BadInput
+from .blocks import build_block
+from .config import AlpamayoConfig, find_vlm_folder, resolve_hub_vlm
+from .prompt.image_processor import resize_bicubic, smart_resize, to_patches
+from .prompt.tokenizer_files import load_chat_template, load_tokenizer
+from .prompt.tokens import (
     IMAGE_PAD,
     TokenIds,
     collect_token_ids,
@@ -28,7 +28,7 @@ from .tokens import (
     list_discrete_tokens,
     list_special_tokens,
 )
-from .wording import SYSTEM, Message, write_drive_messages, write_question_messages
+from .prompt.wording import SYSTEM, Message, write_drive_messages, write_question_messages
 
 
 @dataclass(frozen=True)
