@@ -70,9 +70,10 @@ setup(
         'opencv-python-headless>=4.9,<5',
         'PyYAML>=6',
         'rosbags>=0.11.7,<0.12',
-        # what rosbags reads bags with: bag.py turns their errors into one line
+        # bags/ reads storage files with these; rosbags needs them too
         'apsw',
         "backports.zstd; python_version < '3.14'",
+        'lz4',
         'ruamel.yaml',
         'safetensors>=0.4.3',
         'tokenizers',  # transformers states the range

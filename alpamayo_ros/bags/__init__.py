@@ -1,1 +1,1 @@
-"""rosbag2 in and out: a recording, the synthetic drive as messages, predictions as a bag."""
+"""rosbag2 in and out: storage files, bags by log time or stamp, predictions and drives as bags."""

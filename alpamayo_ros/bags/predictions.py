@@ -1,7 +1,8 @@
 """The record as a rosbag2 folder: paths, reasoning and markers at their stamps.
 
 For `ros2 bag play`, RViz and Foxglove. Messages are those of the live node, built by
-`ros/publishing/outputs.py`; the log time is t0 + measured latency, when the live node would have published.
+`ros/publishing/outputs.py`. The log time is t0 + measured latency: the time at which the live node
+would have published.
 """
 
 from __future__ import annotations

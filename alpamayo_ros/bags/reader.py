@@ -1,63 +1,82 @@
-"""A rosbag2 recording, read without ROS: messages of chosen topics in the order of the log.
+"""A recording, read without ROS: messages of chosen topics by log time or by stamp.
 
-Everything that is wrong with the bag as a whole is BadInput; a single payload that is not what
-its type says is a ValueError, so that the caller can count it and go on. Knows no rig and no
-context: conversion is the business of `ros/inputs.py`. Reads mcap and sqlite3, also compressed
-(whole files or single messages, zstd).
+Reads folders of rosbag2 and single files of any writer: MCAP and SQLite, compressed as a whole or
+by message (zstd, lz4). Damaged and unfinished files are read as far as they go; `notes` says what
+is missing. A bag that cannot be read at all is BadInput. A payload that is not what its type says
+is a ValueError, so that the caller can count it and go on. Knows no rig and no context.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 import struct
-import sys
-from typing import Any
+from typing import Any, NamedTuple
 
-import apsw
-from rosbags.rosbag2 import Reader, ReaderError
+import numpy as np
 from rosbags.serde import SerdeError
-from ruamel.yaml.error import YAMLError
 
 from ..errors import BadInput
+from .compression import ERRORS, decompress_bytes, is_compressed
+from .folder import find_files, open_storages
+from .index import TopicIndex, build_index
 from .messages import TYPESTORE
-
-if sys.version_info >= (3, 14):
-    from compression.zstd import ZstdError
-else:
-    from backports.zstd import ZstdError
+from .stamp_order import measure_clock_offset, merge_by_stamp
+from .storage import Channel
 
 # What rosbags raises on bytes that are not what the format promises.
-PAYLOAD_ERRORS = (SerdeError, struct.error, ValueError, IndexError, AssertionError, OverflowError)
-FILE_ERRORS = (
-    *PAYLOAD_ERRORS,
-    *(ReaderError, apsw.Error, YAMLError, ZstdError),
-    *(TypeError, KeyError, AttributeError, EOFError, RuntimeError),
+PAYLOAD_ERRORS = (
+    *(SerdeError, struct.error, ValueError, IndexError, AssertionError, OverflowError),
+    *(KeyError, MemoryError, *ERRORS),
 )
+GUESSED = 20  # messages that a topic without a schema is guessed from
+
+
+class StampedMessage(NamedTuple):
+    """One message as recorded.
+
+    is_outlier: its stamp is far from those around it in the log; order_ns is then the stamp of one
+    of those, else its own.
+    """
+
+    topic: str
+    log_ns: int
+    payload: bytes
+    is_outlier: bool
+    order_ns: int
 
 
 class Bag:
     """An open recording; use it as a context manager.
 
-    topics: name to message type. start_ns, end_ns: first and last log time. Raises BadInput when
-    the bag is not there, unreadable, truncated or empty.
+    topics: name to message type, '' where nothing says it. start_ns, end_ns: first and last log
+    time. notes: sentences about what cannot be read. Raises BadInput when the bag is not there,
+    unreadable or empty.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._readable():
-            if not path.exists():
-                raise BadInput(f'{path}: no such bag')
-            if path.is_dir() and not (path / 'metadata.yaml').exists():
-                raise BadInput(f'{path}: not a rosbag2 folder, it has no metadata.yaml')
-            self._reader = Reader(path)
-            self._reader.open()
-        self.topics = {x.topic: x.msgtype for x in self._reader.connections}
-        self.start_ns, self.end_ns = self._reader.start_time, self._reader.end_time - 1
-        if not self._reader.message_count:
+        files = find_files(path)
+        self._stack = ExitStack()
+        self._indices: dict[str, TopicIndex] = {}
+        self._stated, self._files = files, files.paths
+        try:
+            opened = self._stack.enter_context(open_storages(files.paths))
+            self._storages, self._notes = opened[0], [*files.notes, *opened[1]]
+            self._channels: dict[str, list[Channel]] = {}
+            for storage in self._storages:
+                for channel in storage.channels.values():
+                    self._channels.setdefault(channel.topic, []).append(channel)
+            self.topics = {
+                topic: next((x.type_name for x in found if x.type_name), '')
+                or files.types.get(topic, '')
+                for topic, found in self._channels.items()
+            }
+            self.start_ns, self.end_ns = self._find_span()
+        except BaseException:
             self.close()
-            raise BadInput(f'{path}: the bag is empty')
+            raise
 
     def __enter__(self) -> Bag:
         return self
@@ -67,61 +86,194 @@ class Bag:
 
     def close(self) -> None:
         """Close the files."""
-        self._reader.close()
+        self._stack.close()
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what is missing or damaged, as far as it is known by now."""
+        damaged = [(x.path.name, x.damage) for x in self._storages if x.damage]
+        return [*self._notes, *(f'{name}: {text}' for name, text in damaged)]
 
     def count(self, topic: str) -> int:
         """Number of messages of a topic, 0 when there is none."""
-        return sum(x.msgcount for x in self._reader.connections if x.topic == topic)
+        if topic in self._indices:
+            return len(self._indices[topic])
+        total = 0
+        for storage in self._storages:
+            for channel in storage.channels.values():
+                if channel.topic == topic:
+                    if storage.counts is None:
+                        return len(self._index([topic])[topic])
+                    total += storage.counts.get(channel.id, 0)
+        return total
 
     def require(self, wanted: Mapping[str, Collection[str]]) -> None:
-        """Check that each topic is there, has messages and one of the types; else BadInput."""
+        """Raise BadInput unless each topic has messages in CDR of one of its types.
+
+        A topic without a schema gets the type of `wanted` that its messages can be read as.
+        """
         for topic, types in wanted.items():
             if topic not in self.topics:
-                listed = ', '.join(sorted(self.topics))
+                listed = ', '.join(sorted(self.topics)) or 'no topics'
                 raise BadInput(f'{self.path}: no topic {topic}; the bag has {listed}')
-            found = {x.msgtype for x in self._reader.connections if x.topic == topic}
-            if wrong := sorted(found - set(types)):
+            self._require_cdr(topic)
+            known = [x.type_name for x in self._channels[topic]] + [self.topics[topic]]
+            if fitting := [name for name in known if name in types]:
+                self.topics[topic] = fitting[0]
+            elif named := sorted(filter(None, known)):
                 expected = ' or '.join(types)
-                raise BadInput(f'{self.path}: {topic} is {wrong[0]}, expected {expected}')
+                raise BadInput(f'{self.path}: {topic} is {named[0]}, expected {expected}')
+        self._index(wanted)
+        for topic, types in wanted.items():
             if not self.count(topic):
-                raise BadInput(f'{self.path}: {topic} has no messages')
+                stated = self._stated.counts.get(topic, 0)
+                hint = f', though metadata.yaml says {stated}' if stated else ''
+                lost = f': {self.notes[0]}' if self.notes else ''
+                raise BadInput(f'{self.path}: {topic} has no messages{hint}{lost}')
+            if not self.topics[topic]:
+                self.topics[topic] = self._guess_type(topic, types)
+        if offset_ns := self.measure_clock_offset(wanted):
+            seconds, way = abs(offset_ns) / 1e9, 'ahead of' if offset_ns > 0 else 'behind'
+            self._notes.append(
+                f'it has two clocks: its log times are {seconds:.4g} s {way} the stamps of its '
+                'messages; the stamps decide'
+            )
 
     def messages(
         self, topics: Collection[str], start_ns: int | None = None, stop_ns: int | None = None
     ) -> Iterator[tuple[str, int, bytes]]:
-        """Topic, log time and payload of each message with start_ns <= log time < stop_ns."""
-        connections = [x for x in self._reader.connections if x.topic in topics]
-        found = self._reader.messages(connections, start_ns, stop_ns)
-        while True:
-            with self._readable():
-                item = next(found, None)
-            if item is None:
-                return
-            yield item[0].topic, item[1], item[2]
+        """Topic, log time and payload of messages by log time, start_ns <= log time < stop_ns."""
+        indices = self._index(topics)
+        names = list(indices)
+        sources = [np.full(len(x), k) for k, x in enumerate(indices.values())]
+        places = [np.arange(len(x)) for x in indices.values()]
+        if not names:
+            return
+        source, place = np.concatenate(sources), np.concatenate(places)
+        logs = np.concatenate([x.log_ns for x in indices.values()])
+        wanted = np.ones(len(logs), bool)
+        if start_ns is not None:
+            wanted &= logs >= start_ns
+        if stop_ns is not None:
+            wanted &= logs < stop_ns
+        chosen = np.flatnonzero(wanted)
+        for k in chosen[np.argsort(logs[chosen], kind='stable')]:
+            yield self._read(names[source[k]], int(place[k]))[:3]
+
+    def messages_by_stamp(self, topics: Collection[str]) -> Iterator[StampedMessage]:
+        """Messages in the order of their stamps, as a vehicle would have sent them.
+
+        A message whose stamp is an outlier keeps its place in the log. Topics must be of types
+        that begin with a Header.
+        """
+        indices = self._index(topics)
+        logs = {topic: x.log_ns for topic, x in indices.items()}
+        for topic, number in merge_by_stamp(logs, {t: x.ordering_ns for t, x in indices.items()}):
+            yield self._read(topic, number)
+
+    def messages_to_play(self, topics: Collection[str]) -> Iterator[tuple[str, int, bytes]]:
+        """Topic, time ns and payload, for a player with a clock.
+
+        Times are the log times, which hold the delays of the drive; where they are of another
+        clock than the stamps, times are the stamps.
+        """
+        if self.measure_clock_offset(topics) is None:
+            yield from self.messages(topics)
+            return
+        now_ns = 0
+        for message in self.messages_by_stamp(topics):
+            now_ns = max(now_ns, message.order_ns)
+            yield message.topic, now_ns, message.payload
+
+    def measure_clock_offset(self, topics: Collection[str]) -> int | None:
+        """Log time minus stamp in ns where the bag has two clocks; None where they agree."""
+        indices = self._index(topics).values()
+        if not indices:
+            return None
+        return measure_clock_offset(
+            np.concatenate([x.log_ns for x in indices]),
+            np.concatenate([x.ordering_ns for x in indices]),
+        )
+
+    def stamps(self, topic: str) -> tuple[np.ndarray, np.ndarray]:
+        """Log times and stamps, (N,) int64 ns, of a topic in the order of the log."""
+        index = self._index([topic])[topic]
+        return index.log_ns, index.stamps_ns
 
     def decode(self, topic: str, payload: bytes) -> Any:
         """Message in a payload; ValueError when the bytes do not hold one."""
         try:
             return TYPESTORE.deserialize_cdr(payload, self.topics[topic])
         except PAYLOAD_ERRORS as error:
-            raise ValueError(f'the payload is not a {self.topics[topic]}') from error
+            name = self.topics[topic] or 'message of a known type'
+            raise ValueError(f'the payload is not a {name}') from error
 
     def fingerprint(self) -> dict[str, int]:
-        """What tells this recording from another one, wherever the file lies."""
+        """Facts that tell this recording from another one, wherever the file lies."""
         files = [self.path] if self.path.is_file() else sorted(self.path.iterdir())
         return {
             'bytes': sum(path.stat().st_size for path in files if path.is_file()),
-            'messages': self._reader.message_count,
+            'messages': sum(map(self.count, self.topics)),
             'start_ns': self.start_ns,
             'end_ns': self.end_ns,
         }
 
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except BadInput:
-            raise
-        except FILE_ERRORS as error:
-            text = str(error) or type(error).__name__
-            raise BadInput(f'{self.path}: unreadable or truncated bag: {text}') from error
+    def _index(self, topics: Collection[str]) -> dict[str, TopicIndex]:
+        """Index of topics, in the order in which they are named; read at the first use."""
+        if missing := [x for x in topics if x not in self._indices and x in self.topics]:
+            self._indices |= build_index(self._storages, missing)
+        return {topic: self._indices[topic] for topic in topics if topic in self._indices}
+
+    def _read(self, topic: str, number: int) -> StampedMessage:
+        index = self._indices[topic]
+        storage, entry = index.entry(number)
+        payload = self._storages[storage].read(entry)
+        if is_compressed(payload):
+            try:
+                payload = decompress_bytes(payload)
+            except ERRORS:
+                payload = b''  # which is no message
+        is_outlier, order_ns = bool(index.is_outlier[number]), int(index.ordering_ns[number])
+        return StampedMessage(topic, entry.log_ns, payload, is_outlier, order_ns)
+
+    def _find_span(self) -> tuple[int, int]:
+        """First and last log time; raises BadInput for a bag without messages."""
+        spans = [x.span_ns for x in self._storages if x.counts is not None and x.span_ns]
+        if any(x.counts is None for x in self._storages):
+            indices = [x for x in self._index(self.topics).values() if len(x)]
+            spans += [(int(x.log_ns[0]), int(x.log_ns[-1])) for x in indices]
+        if not sum(map(self.count, self.topics)) or not spans:
+            lost = f': {self.notes[0]}' if self.notes else ''
+            raise BadInput(f'{self.path}: the bag is empty{lost}')
+        return min(first for first, _ in spans), max(last for _, last in spans)
+
+    def _require_cdr(self, topic: str) -> None:
+        for channel in self._channels[topic]:
+            if channel.encoding != 'cdr':
+                hint = ': convert the recording to ROS 2' if channel.encoding == 'ros1' else ''
+                raise BadInput(
+                    f'{self.path}: {topic} is encoded as {channel.encoding or "nothing"}, '
+                    f'expected cdr{hint}'
+                )
+
+    def _guess_type(self, topic: str, types: Collection[str]) -> str:
+        """The one of some types that the first messages can be read as, whole."""
+        payloads = [self._read(topic, k).payload for k in range(min(self.count(topic), GUESSED))]
+        fitting = [name for name in types if all(_is_message(x, name) for x in payloads)]
+        if len(fitting) != 1:
+            raise BadInput(
+                f'{self.path}: {topic} has no schema and its messages fit no single type, '
+                f'expected {" or ".join(types)}: record the topic with its schema'
+            )
+        self._notes.append(f'{topic} has no schema: read as {fitting[0]}')
+        return fitting[0]
+
+
+def _is_message(payload: bytes, type_name: str) -> bool:
+    """Whether bytes are a message of a type and nothing else."""
+    try:
+        message = TYPESTORE.deserialize_cdr(payload, type_name)
+        size = len(TYPESTORE.serialize_cdr(message, type_name))
+    except PAYLOAD_ERRORS:
+        return False
+    return abs(size - len(payload)) < 8

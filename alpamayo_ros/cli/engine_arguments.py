@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ..data_types import SamplingOptions
 from ..errors import BadInput
+from ..limits import ContextLimits
+from ..rig import CameraRig
 from ..ros.parameters import NodeParameters
 
+LIMITS = tuple(row.name for row in fields(ContextLimits))
 BOOLEANS = {'true': True, 'false': False}
 
 
@@ -125,11 +128,11 @@ def add_node_parameters(parser: argparse.ArgumentParser, title: str, names: Iter
     rows = {row.name: row for row in fields(NodeParameters)}
     for name in names:
         row = rows[name]
+        optional: dict[str, Any] = {'nargs': '?', 'const': 'true'} if row.type == 'bool' else {}
         group.add_argument(
             f'--{name.replace("_", "-")}',
             metavar=_metavar(row),
-            nargs='?' if row.type == 'bool' else None,
-            const='true',
+            **optional,
             help=f'{row.metadata["description"]} {_describe_default(row)}'.replace('%', '%%'),
         )
 
@@ -143,6 +146,13 @@ def read_node_parameters(arguments: argparse.Namespace, names: Iterable[str]) ->
     return {
         name: parse_node_parameter(name, text) for name, text in texts.items() if text is not None
     }
+
+
+def apply_limits(rig: CameraRig, arguments: argparse.Namespace) -> CameraRig:
+    """The rig with the limits that the command line sets; raises BadInput for a bad value."""
+    values = read_node_parameters(arguments, LIMITS)
+    NodeParameters(rig=rig.name, engine='constant_velocity', **values)  # checks their ranges
+    return replace(rig, limits=replace(rig.limits, **values))
 
 
 def parse_node_parameter(name: str, text: str) -> Any:

@@ -8,8 +8,9 @@ from pathlib import Path
 import sys
 
 from ..bags.reader import Bag
-from ..replay.replay import require_topics
-from ..rig import load_rig
+from ..errors import BadInput
+from ..replay.replay import list_topics, require_topics
+from ..rig import CameraRig, load_rig
 from .engine_arguments import require
 from .entry import command
 from .launcher import require_rclpy
@@ -30,11 +31,26 @@ def main(argv: list[str] | None = None) -> int:
 
     with Bag(arguments.bag) as bag:
         require_topics(bag, rig)
-        topics = [*(camera.topic for camera in rig.cameras), rig.odometry_topic]
+        require_node_types(bag, rig, arguments.rig)
+        topics = list_topics(rig)
         types = {topic: bag.topics[topic] for topic in topics}
-        count = play(types, bag.messages(topics), arguments.rate)
+        count = play(types, bag.messages_to_play(topics), arguments.rate)
         print(f'played {count} of {sum(map(bag.count, topics))} messages', flush=True)
     return 0
+
+
+def require_node_types(bag: Bag, rig: CameraRig, name: str) -> None:
+    """Raise BadInput when the node subscribes to another type than the bag has.
+
+    name: of the rig, as the user has given it.
+    """
+    for camera in rig.cameras:
+        recorded = bag.topics[camera.topic]
+        if recorded != camera.message_type:
+            raise BadInput(
+                f'{bag.path}: {camera.topic} is {recorded}, but from its name the node expects '
+                f'{camera.message_type}: add `type: {recorded}` to {camera.name} in the rig {name}'
+            )
 
 
 if __name__ == '__main__':

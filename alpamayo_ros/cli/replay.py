@@ -243,9 +243,12 @@ def _describe_errors(summary: Summary) -> str:
     errors, base = summary['horizons'].get(horizon), summary['baseline'].get(horizon)
     if not (errors and base):
         return 'not measured: ' + _explain_unmeasured(summary)
+    ade, fde, base_ade, base_fde = (
+        x['mean'] for x in (errors['ade_m'], errors['fde_m'], base['ade_m'], base['fde_m'])
+    )
     text = (
-        f'ADE {errors["ade_m"]["mean"]:.2f} m, FDE {errors["fde_m"]["mean"]:.2f} m '
-        f'at {longest_s:g} s (constant velocity {base["ade_m"]["mean"]:.2f} m, {base["fde_m"]["mean"]:.2f} m)'
+        f'ADE {ade:.2f} m, FDE {fde:.2f} m at {longest_s:g} s '
+        f'(constant velocity {base_ade:.2f} m, {base_fde:.2f} m)'
     )
     if summary['provenance']['engine'].get('untrained'):
         return f'{text}: untrained weights, the path means nothing'

@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..json_types import ErrorStats, Line, Run, Stats, Summary, Threshold
+from ..data_types import NANOSECONDS
+from ..json_types import ErrorStats, Line, Run, Stats, Summary, Threshold, TruthFacts
 from ..metrics.displacement import HORIZONS_S
+from .driven_path import DrivenPath
 
 METRICS = ('ade_m', 'fde_m', 'lat_m', 'lon_m', 'heading_rad', 'min_ade_m', 'min_fde_m')
 SIGNED = ('lat_m', 'lon_m', 'heading_rad')  # their means are those of the absolute values
@@ -19,12 +21,19 @@ BULKY = ('samples', 'actions', 'odom_from_t0', 'horizons', 'baseline', 'ms', 'ch
 HORIZON_NAMES = tuple(f'{horizon_s:.1f}' for horizon_s in HORIZONS_S)
 
 
-def summarise(lines: Sequence[Line], run: Run, limits: Mapping[str, float | None]) -> Summary:
+def summarise(
+    lines: Sequence[Line],
+    run: Run,
+    limits: Mapping[str, float | None],
+    driven: DrivenPath | None = None,
+    bag_notes: Sequence[str] = (),
+) -> Summary:
     """Counts, distributions, thresholds and provenance as one JSON object.
 
     limits: max_ade_m and max_fde_m (mean of the chosen sample over the longest horizon that any
     truth reaches), max_p90_ms (time of an inference), min_valid (share of the anchors with a
-    prediction); None where there is none. `pass` is false when one is missed or nothing is valid.
+    prediction); None where there is none. `pass` is false when one is missed, nothing is valid, or
+    nothing was measured though odometry goes on behind a t0.
     """
     anchors = [line for line in lines if 'topic' not in line]
     valid = [line for line in anchors if line['status'] == 'ok']
@@ -41,12 +50,19 @@ def summarise(lines: Sequence[Line], run: Run, limits: Mapping[str, float | None
         'refused_messages': _count(
             f'{line["topic"]}: {line["reason"]}' for line in lines if 'topic' in line
         ),
+        'refused_for_example': {
+            f'{line["topic"]}: {line["reason"]}': line['detail']
+            for line in reversed(lines)
+            if 'topic' in line
+        },
+        'bag_notes': list(bag_notes),
         'checks': _count(name for line in valid for name in line['checks']),
         'ends': _count(line['end'] for line in valid),
         'longest_horizon_s': float(reached[-1]) if reached else None,
         'horizons': horizons,
         'baseline': _summarise_errors(valid, 'baseline'),
-        'spread_m': _describe([x['spread_m'] for x in valid if x['spread_m'] is not None]),
+        'truth': None if driven is None else _summarise_truth(valid, driven),
+        'spread_m': describe([x['spread_m'] for x in valid if x['spread_m'] is not None]),
         'ms': _summarise_times(valid),
         'thresholds': {},
         'pass': False,
@@ -54,7 +70,9 @@ def summarise(lines: Sequence[Line], run: Run, limits: Mapping[str, float | None
         'provenance': run,
     }
     summary['thresholds'] = _compare(summary, limits)
-    summary['pass'] = bool(valid) and all(x['pass'] for x in summary['thresholds'].values())
+    is_measured = bool(reached) or not (summary['truth'] and summary['truth']['expected'])
+    is_met = all(x['pass'] for x in summary['thresholds'].values())
+    summary['pass'] = bool(valid) and is_measured and is_met
     summary['notes'] = _write_notes(summary, run)
     return summary
 
@@ -78,12 +96,24 @@ def to_csv(lines: Iterable[Line]) -> str:
     return text.getvalue()
 
 
+def _summarise_truth(valid: Sequence[Line], driven: DrivenPath) -> TruthFacts:
+    shortest_ns = round(HORIZONS_S[0] * NANOSECONDS)
+    expected = [x for x in valid if x['t0_ns'] + shortest_ns <= driven.recorded_until_ns]
+    without = [
+        line.get('truth_reason', 'odometry_gap')
+        for line in expected
+        if not any(line['horizons'].values())
+    ]
+    return {**driven.facts, 'expected': len(expected), 'without': _count(without)}
+
+
 def _count(names: Iterable[str]) -> dict[str, int]:
     """How often each name occurs, the commonest first."""
     return dict(Counter(names).most_common())
 
 
-def _describe(values: Sequence[float]) -> Stats | None:
+def describe(values: Sequence[float]) -> Stats | None:
+    """Distribution of some numbers; None where there are none."""
     if not values:
         return None
     p50, p90 = np.percentile(values, [50, 90])
@@ -99,7 +129,7 @@ def _describe(values: Sequence[float]) -> Stats | None:
 def _summarise_times(lines: Sequence[Line]) -> dict[str, Stats]:
     """Milliseconds of each stage, in the order in which the lines have the stages."""
     stages = dict.fromkeys(stage for line in lines for stage in line['ms'])
-    found = {stage: _describe([line['ms'][stage] for line in lines]) for stage in stages}
+    found = {stage: describe([line['ms'][stage] for line in lines]) for stage in stages}
     return {stage: stats for stage, stats in found.items() if stats}
 
 
@@ -111,7 +141,7 @@ def _summarise_errors(
     for name in HORIZON_NAMES:
         found = [values for line in lines if (values := line[source][name])]
         stats = {
-            key: _describe([abs(x[key]) if key in SIGNED else x[key] for x in found])
+            key: describe([abs(x[key]) if key in SIGNED else x[key] for x in found])
             for key in METRICS
         }
         errors[name] = {key: x for key, x in stats.items() if x} or None
@@ -160,4 +190,31 @@ def _write_notes(summary: Summary, run: Run) -> list[str]:
         longest_s = summary['longest_horizon_s']
         reach = 'at no t0' if longest_s is None else f'at most {longest_s:g} s after t0'
         notes.append(f'Truth ends early: it is known {reach}, longer horizons are left empty.')
-    return notes
+    if (truth := summary['truth']) and (truth['left_out'] or truth['without']):
+        notes.append(f'Truth: {describe_truth(truth)}.')
+    return [*notes, *(f'The bag: {note}.' for note in summary['bag_notes'])]
+
+
+def describe_truth(truth: TruthFacts) -> str:
+    """How many poses make the driven path and how many t0 have no truth, with the reasons."""
+    text = f'{truth["used"]} of {truth["recorded"]} recorded poses make the driven path'
+    if truth['left_out']:
+        text += f' (left out: {_join_counts(truth["left_out"])})'
+    if truth['without']:
+        count = sum(truth['without'].values())
+        text += f'; {count} of {truth["expected"]} t0 are left out of the metrics: '
+        text += _join_counts(truth['without'])
+    return text
+
+
+def find_commonest_refusals(summary: Summary) -> dict[str, tuple[str, int]]:
+    """Topic to its commonest refusal and the number of it."""
+    commonest: dict[str, tuple[str, int]] = {}
+    for name, count in summary['refused_messages'].items():  # the commonest comes first
+        topic, _, reason = name.rpartition(': ')
+        commonest.setdefault(topic, (reason, count))
+    return commonest
+
+
+def _join_counts(counts: Mapping[str, int]) -> str:
+    return ', '.join(f'{name} {count}' for name, count in counts.items())

@@ -1,0 +1,98 @@
+"""What a storage file gives to the reader of a bag: channels, entries, payloads.
+
+A storage is read as far as it goes: `damage` says in one sentence what of it cannot be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+import re
+import struct
+from typing import NamedTuple, Protocol
+
+from .compression import ERRORS, decompress_bytes, is_compressed
+
+NO_STAMP = -1
+HEADER_BYTES = 12  # encapsulation of CDR, then the stamp: int32 s, uint32 ns
+_SEPARATORS = re.compile(r'/|::|\.')
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One topic of a storage file. type_name: '' where the file has no schema for it."""
+
+    id: int
+    topic: str
+    type_name: str
+    encoding: str = 'cdr'
+
+
+class Entry(NamedTuple):
+    """Where a message is: its channel, log time ns, stamp of its header ns, place in the file.
+
+    stamp_ns: the first eight bytes behind the encapsulation, read as a stamp; NO_STAMP where the
+    payload is too short. It means something for types that begin with a Header only.
+    """
+
+    channel: int
+    log_ns: int
+    stamp_ns: int
+    block: int
+    offset: int
+
+
+class Storage(Protocol):
+    """An open storage file.
+
+    counts: messages by channel; span_ns: first and last log time; None where the file does not
+    state them.
+    """
+
+    path: Path
+    channels: dict[int, Channel]
+    counts: dict[int, int] | None
+    span_ns: tuple[int, int] | None
+
+    @property
+    def damage(self) -> str:
+        """What of the file cannot be read, as far as is known; '' when nothing is missing."""
+
+    def scan(self, channels: Collection[int]) -> Iterator[Entry]:
+        """Entries of some channels in the order of the file."""
+
+    def read(self, entry: Entry) -> bytes:
+        """Payload of an entry."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+def normalize_type(name: str) -> str:
+    """`package/msg/Name` of a type in the spelling of ROS 1, DDS or IDL; others unchanged."""
+    words = [word for word in _SEPARATORS.split(name) if word not in ('', 'dds_')]
+    if len(words) == 2:
+        words.insert(1, 'msg')
+    return '/'.join(words).removesuffix('_') if len(words) == 3 else name
+
+
+def normalize_topic(name: str) -> str:
+    """A topic with the leading slash that other writers leave out."""
+    return name if name.startswith('/') else f'/{name}'
+
+
+def read_stamp(payload: bytes) -> int:
+    """Stamp ns of the Header that a CDR payload begins with; NO_STAMP for a shorter one.
+
+    The first HEADER_BYTES are enough, unless the payload is compressed.
+    """
+    if is_compressed(payload):
+        try:
+            payload = decompress_bytes(payload)
+        except ERRORS:
+            return NO_STAMP
+    if len(payload) < HEADER_BYTES:
+        return NO_STAMP
+    seconds, nanoseconds = struct.unpack_from('<iI' if payload[1] & 1 else '>iI', payload, 4)
+    return max(seconds * 1_000_000_000 + nanoseconds, NO_STAMP)
