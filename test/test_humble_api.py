@@ -41,10 +41,12 @@ IMPORTS = {
     'rclpy.qos_event.SubscriptionEventCallbacks': 'use_default_callbacks',
     'rclpy.exceptions.NameValidationException': '',
     'rclpy.exceptions.ParameterException': '',
+    'rclpy.duration.Duration': 'seconds nanoseconds',
     'rclpy.executors.ExternalShutdownException': '',
     'rclpy.executors.SingleThreadedExecutor': 'context',
     'rclpy.node.Node': NODE,
     'rclpy.parameter.Parameter': 'name type_ value',
+    'rclpy.qos.QoSPolicyKind': '',
     'rclpy.qos.QoSProfile': 'history depth reliability durability lifespan deadline liveliness '
     'liveliness_lease_duration avoid_ros_namespace_conventions',
     'rclpy.qos.ReliabilityPolicy': '',
@@ -75,6 +77,7 @@ IMPORTS = {
 # Methods of nodes and executors, likewise.
 METHODS = {
     'add_on_set_parameters_callback': '',
+    'count_publishers': '',
     'create_client': 'qos_profile callback_group',
     'create_publisher': f'{PUBLISHING} publisher_class',
     'create_service': 'qos_profile callback_group',
@@ -86,6 +89,8 @@ METHODS = {
     'get_fully_qualified_name': '',
     'get_logger': '',
     'get_parameter': '',
+    'get_publishers_info_by_topic': 'no_mangle',
+    'has_parameter': '',
     'get_topic_names_and_types': 'no_demangle',
     'resolve_topic_name': 'only_expand',
     'add_node': '',

@@ -6,19 +6,33 @@ import numpy as np
 import pytest
 from small_bag import PICTURE, START_NS, compressed, drive, jpeg, make, odometry, write_rig
 import torch
-from wire import ATTEMPTS, LIMIT_S, NODE, TOPICS, Peer, Process, arguments, running, stamp_ns
+from wire import (
+    ATTEMPTS,
+    BEST_EFFORT,
+    LIMIT_S,
+    NODE,
+    TOPICS,
+    Peer,
+    Process,
+    arguments,
+    running,
+    stamp_ns,
+)
 
 from alpamayo_ros.context.buffer import ContextBuffer
 from alpamayo_ros.data_types import SamplingOptions, derive_seed
 from alpamayo_ros.limits import ContextLimits
-from alpamayo_ros.model.small import write_small_checkpoint
+from alpamayo_ros.model.small.untrained import write_small_checkpoint
 from alpamayo_ros.rig import load_rig
-from alpamayo_ros.ros import outputs
 from alpamayo_ros.ros.inputs import to_frame, to_pose
-from alpamayo_ros.ros.outputs import OUTPUTS
+from alpamayo_ros.ros.messages import import_interface
+from alpamayo_ros.ros.publishing import outputs
+from alpamayo_ros.ros.publishing.outputs import OUTPUTS
+from alpamayo_ros.ros.publishing.stamped_prediction import StampedPrediction
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 
 SECOND = 10**9
+NOISE = np.arange(200, dtype=np.uint8)
 
 
 @pytest.fixture(scope='module')
@@ -109,7 +123,7 @@ def test_live_and_offline_give_bit_equal_poses_on_a_cpu(peer, start, rig_file, t
         bits=16,
         seed=5,
         num_samples=2,
-        on_invalid='flag',
+        on_invalid='publish_invalid',
         on_unhealthy_reasoning='keep',
         environment={'OMP_NUM_THREADS': str(threads)},
     )
@@ -133,7 +147,7 @@ def test_live_and_offline_give_bit_equal_poses_on_a_cpu(peer, start, rig_file, t
         context = buffer.context_at(t0_ns)
         prediction = engine.infer(context, derive_seed(5, t0_ns))
         offline = outputs.build_path(
-            outputs.StampedPrediction(prediction, context.odom_from_t0, t0_ns), make
+            StampedPrediction(prediction, context.odom_from_t0, t0_ns), make
         )
         assert poses_of(path) == poses_of(offline)
 
@@ -154,8 +168,8 @@ def test_inputs_that_cannot_be_used_are_refused_by_reason_and_service_goes_on(pe
         'bad_image': spoiled(good, 'tele', 2.0, lambda ns: compressed(ns, PICTURE[:300])),
         'image_size': spoiled(good, 'tele', 2.0, lambda ns: compressed(ns, jpeg(32, 24))),
         'bad_message': [*good[:180], (good[180][0], TOPICS['odometry'], nan), *good[180:]],
-        'bad_message again': spoiled(good, 'tele', 2.0, lambda ns: compressed(ns, codec='webp')),
-        'frame_missing': spoiled(good, 'tele', 2.0, lambda ns: compressed(ns + 3 * 10**8)),
+        'bad_message again': spoiled(good, 'tele', 2.0, lambda ns: compressed(ns, NOISE, codec='webp')),
+        'frame_missing': without(good, 'tele', 2.0, 2.05),
         'duplicate_stamp': sorted(good + good[:200:20], key=lambda m: m[0]),
         'irregular_stamp': spoiled(good, 'wide', 2.0, lambda ns: compressed(ns - 7 * 10**7)),
         'odometry_gap': without(good, 'odometry', 1.6, 2.0),
@@ -248,7 +262,7 @@ def test_a_burst_at_twenty_times_the_rate_adds_up(peer, start):
 @pytest.mark.parametrize(
     'program, parameters, published, said',
     [
-        ('not_finite', {'on_invalid': 'flag'}, (0, 0), 'held back: non_finite'),
+        ('not_finite', {'on_invalid': 'publish_invalid'}, (0, 0), 'held back: non_finite'),
         ('endless', {}, (0, 0), 'held back: marker_missing, budget'),
         (
             'endless',
@@ -257,7 +271,8 @@ def test_a_burst_at_twenty_times_the_rate_adds_up(peer, start):
             'published: marker_missing, budget',
         ),
         ('backward', {}, (0.4, 0.6), None),
-        ('backward', {'on_invalid': 'flag'}, (1, 1), None),
+        ('backward', {'on_invalid': 'publish_invalid'}, (1, 1), None),
+        ('backward', {'on_invalid': 'flag'}, (0.4, 0.6), None),
         ('backward', {'on_invalid': 'hold'}, (1, 2), None),
     ],
 )
@@ -332,6 +347,7 @@ def test_services_pause_ask_for_one_reset_and_unload(peer, start):
     assert peer.call('std_srvs/srv/SetBool', 'enable', data=False).message == 'paused'
     peer.play(drive(seconds=2.0))
     assert peer.heard['output/path'] == []
+    assert peer.status('output')[:2] == (1, 'paused')
     assert peer.call('std_srvs/srv/Trigger', 'infer_once').message == 'accepted'
     peer.play(drive(seconds=2.0))
     peer.settled(seen=25)
@@ -343,15 +359,97 @@ def test_services_pause_ask_for_one_reset_and_unload(peer, start):
     peer.settled(seen=30)
 
 
+@pytest.mark.parametrize('service', ['enable', 'load'])
+def test_nothing_is_published_from_a_pause_on_a_held_path_neither(peer, start, service):
+    start(on_invalid='hold')
+    messages = without(drive(seconds=5.0), 'tele', 2.5, 5.0)
+    split = next(i for i, m in enumerate(messages) if m[0] > START_NS + 2.8 * SECOND)
+    peer.play(messages[:split])
+    assert peer.heard['output/path']
+    assert peer.call('std_srvs/srv/SetBool', service, data=False).success
+    peer.spin(0.2)
+    peer.forget()
+    peer.play(messages[split:])
+    peer.settled(seen=30)
+    assert {
+        topic: len(x) for topic, x in peer.heard.items() if topic != 'output/status' and x
+    } == {}
+    states = {values_of(status)['state'] for status in peer.heard['output/status']}
+    assert states == {'inactive' if service == 'enable' else 'unloaded'}
+
+
+def values_of(message):
+    """Key-value pairs of a status."""
+    return {pair.key: pair.value for pair in message.status[0].values}
+
+
+def test_every_t0_has_one_status_to_which_path_and_samples_are_joined_by_stamp(peer, start):
+    start()
+    peer.play(without(drive(seconds=4.0), 'tele', 3.0, 3.2), rate=2.0)
+    peer.settled(30)
+    stamped = [message for message in peer.heard['output/status'] if stamp_ns(message)]
+    statuses = {stamp_ns(message): values_of(message) for message in stamped}
+    assert len(statuses) == len(stamped) >= 30
+    fates = {values['fate'] for values in statuses.values()}
+    assert {'inferred', 'rejected'} <= fates <= {'inferred', 'rejected', 'dropped'}
+    for path in peer.heard['output/path']:
+        values = statuses[stamp_ns(path)]
+        assert (values['decision'], values['path stamp ns']) == ('publish', str(stamp_ns(path)))
+    for samples in peer.heard['debug/samples']:
+        values = statuses[stamp_ns(samples)]
+        assert (values['fate'], int(values['samples'])) == ('inferred', samples.height)
+        assert float(values['age ms']) < 1000
+    reasons = {x['reason'] for x in statuses.values() if x['fate'] == 'rejected'}
+    assert 'frame_missing' in reasons
+
+
+def test_without_input_a_heartbeat_comes_every_second(peer, start):
+    start()
+    peer.forget()
+    peer.spin(3.5)
+    beats = peer.heard['output/status']
+    assert 2 <= len(beats) <= 5
+    assert {stamp_ns(beat) for beat in beats} == {0}
+    assert values_of(beats[0]) == {'state': 'active', 'detail': 'no frame of front_wide'}
+
+
+def test_two_publishers_of_an_input_are_a_warning_that_names_them(peer, start):
+    process = start()
+    other = peer.node.create_publisher(
+        import_interface('nav_msgs/msg/Odometry'), TOPICS['odometry'], BEST_EFFORT
+    )
+    expected = f'odometry: 2 publishers on {TOPICS["odometry"]}, expected one: /vehicle, /vehicle'
+    process.said(expected)
+    peer.play(drive(seconds=2.0))
+    assert peer.status('input/odometry')[:2] == (1, expected)
+    peer.node.destroy_publisher(other)
+
+
+def test_an_exception_in_a_callback_ends_the_node_at_once_with_1(peer, start):
+    process = start('wire_engines:broken_callback')
+    peer.play(drive(seconds=2.0))
+    assert process.wait(10.0) == 1
+    assert any('Traceback' in line for line in process.lines)
+    assert any('KeyError: ' in line and 'callback' in line for line in process.lines)
+
+
+def test_whole_numbers_are_taken_and_a_misspelt_parameter_is_named(peer, start):
+    process = start(max_rate_hz=5, temperature=1, min_remaining_s=2, on_invald='hold')
+    process.said(
+        'on_invald: the node has no such parameter, its value is ignored; did you mean on_invalid?'
+    )
+    assert peer.set_parameter('temperature', 2).successful
+
+
 def test_sampling_can_be_changed_live_and_what_defines_the_model_cannot(peer, start):
     start()
     assert peer.set_parameter('num_samples', 3).successful
     peer.play(drive(seconds=2.0))
-    assert [d.size for d in peer.heard['debug/samples'][-1].layout.dim] == [3, 64, 4]
+    assert peer.heard['debug/samples'][-1].height == 3
     for name, value, reason in (
         ('num_samples', 0, 'out of range'),
-        ('temperature', 99.0, 'out of range'),
-        ('top_p', 'warm', 'Wrong parameter type'),
+        ('temperature', 99.0, 'temperature: 99.0 is not in'),
+        ('top_p', 'warm', "top_p: 'warm' is not a number"),
         ('rig', 'r1', 'read-only'),
         ('device', 'cpu', 'read-only'),
     ):
@@ -359,7 +457,7 @@ def test_sampling_can_be_changed_live_and_what_defines_the_model_cannot(peer, st
         assert not result.successful and reason in result.reason, result.reason
     peer.forget()
     peer.play(drive(seconds=2.0))
-    assert peer.heard['debug/samples'][-1].layout.dim[0].size == 3
+    assert peer.heard['debug/samples'][-1].height == 3
 
 
 def test_simulated_time_without_a_clock_is_said(peer, start):
@@ -398,7 +496,7 @@ def test_a_long_inference_is_reported_while_it_runs(peer, start):
         ({'engine': 'none'}, "engine: 'none' is not one of alpamayo, constant_velocity"),
         ({'bits': 3}, "bits: '3.0' is not one of 1.58, 2.0, 4.0, 8.0, 16.0"),
         ({'temperature': 9.0}, 'temperature'),
-        ({'temperature': 1}, 'temperature'),
+        ({'temperature': 'warm'}, "temperature: 'warm' is not a number"),
         ({'autoware_trajectory': True}, 'the package autoware_planning_msgs is not installed'),
     ],
 )

@@ -33,6 +33,7 @@ from alpamayo_ros.ros.publishing.outputs import OUTPUTS, read_samples
 from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
 
 LIMIT_S = 10.0
+NOISE = np.arange(200, dtype=np.uint8)
 NAMES = {image_topic(camera): camera for camera in CAMERAS} | {ODOMETRY: 'odometry'}
 
 
@@ -278,11 +279,10 @@ def test_an_odometry_gap_is_a_warning_with_its_length(bench):
 @pytest.mark.parametrize(
     'spoil, reason',
     [
-        (lambda stamp: compressed(stamp, codec='webp'), 'bad_message'),
+        (lambda stamp: compressed(stamp, NOISE, codec='webp'), 'bad_message'),
         (lambda stamp: compressed(stamp, PICTURE[:0]), 'bad_message'),
         (lambda stamp: compressed(0), 'bad_message'),
         (lambda stamp: compressed(stamp, jpeg(32, 24)), 'image_size'),
-        (lambda stamp: compressed(stamp + 2 * 10**8), 'frame_missing'),
         (lambda stamp: compressed(stamp - 10**8), 'duplicate_stamp'),
     ],
 )
@@ -312,7 +312,7 @@ def test_bad_odometry_is_refused_and_the_history_goes_around_it(bench):
     bench.feed(sorted(messages + extra, key=lambda m: m[0]))
     assert bench.fates()['inferred'] == 16
     assert bench.status('input/odometry').values['refused'] == len(extra)
-    assert 'position is not finite' in bench.log[-1][1]
+    assert any('position is not finite' in text for _, text in bench.log)
 
 
 def test_history_against_twist_beyond_the_limit_is_not_served(bench):
@@ -384,7 +384,9 @@ def test_a_corrupt_picture_is_rejected_with_camera_and_slot(rig):
     bench.feed(cut)
     assert bench.fates() == {'inferred': 12, 'rejected': 19}
     assert bench.pipeline.anchors.rejections['bad_image'] == 4
-    assert any('cross_left: frame at t0-0.20 s' in text for _, text in bench.log)
+    details = [report.detail for report in bench.reports.all if report.reason == 'bad_image']
+    assert len(details) == 4
+    assert 'cross_left: frame at t0-0.20 s' in details[2]
     assert bench.pipeline.worker.state == 'ready'
 
 
@@ -560,8 +562,9 @@ def test_a_path_that_is_not_finite_never_goes_out(rig):
 
 def test_an_old_path_is_dropped_and_reported(rig):
     bench = Bench(rig, max_input_age_s=0.5)
-    messages = drive(seconds=1.65)
+    messages, _ = split(drive(seconds=2.0), 1.57)
     bench.feed(messages, wait=False)
+    assert bench.pipeline.worker.pending == 1
     bench.now_ns += 7 * 10**9
     bench.run_one()
     assert bench.sent('output/path') == []

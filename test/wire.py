@@ -33,14 +33,17 @@ from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from rclpy.signals import SignalHandlerOptions  # noqa: E402
 
-from alpamayo_ros.ros.messages import interface, make  # noqa: E402
-from alpamayo_ros.ros.outputs import OUTPUTS  # noqa: E402
+from alpamayo_ros.ros.diagnostics import t0_status  # noqa: E402
+from alpamayo_ros.ros.diagnostics.status import ARRAY_TYPE  # noqa: E402
+from alpamayo_ros.ros.messages import import_interface, make  # noqa: E402
+from alpamayo_ros.ros.publishing.outputs import OUTPUTS  # noqa: E402
 
 LIMIT_S = 60.0  # of what takes a second on an idle machine
 ATTEMPTS = 3  # a busy machine may lose a message, or all but the newest context
 PEER_SETUP = os.environ.get('PEER_SETUP', '')
 FOLDER = Path(__file__).parent
 NODE = 'alpamayo_ros.ros.node'
+TYPES = {output.topic: output.type_name for output in OUTPUTS} | {t0_status.TOPIC: ARRAY_TYPE}
 BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
@@ -123,26 +126,26 @@ class Peer:
         self.node = rclpy.create_node('vehicle', context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
-        self.heard = {output.topic: [] for output in OUTPUTS}
+        self.heard = {topic: [] for topic in TYPES}
         self.statuses = {}
-        for output in OUTPUTS:
+        for topic, type_name in TYPES.items():
             self.node.create_subscription(
-                interface(output.type_name),
-                f'/alpamayo/{output.topic}',
-                self.heard[output.topic].append,
+                import_interface(type_name),
+                f'/alpamayo/{topic}',
+                self.heard[topic].append,
                 QoSProfile(depth=50),
             )
-        kind = interface('diagnostic_msgs/msg/DiagnosticArray')
+        kind = import_interface('diagnostic_msgs/msg/DiagnosticArray')
         self.node.create_subscription(kind, '/diagnostics', self._on_diagnostics, 10)
         images = [camera.topic for camera in rig.cameras]
         image, odometry = 'sensor_msgs/msg/CompressedImage', 'nav_msgs/msg/Odometry'
         self.types = dict.fromkeys(images, image) | {rig.odometry_topic: odometry}
         self.inputs = {
-            topic: self.node.create_publisher(interface(kind), topic, BEST_EFFORT)
+            topic: self.node.create_publisher(import_interface(kind), topic, BEST_EFFORT)
             for topic, kind in self.types.items()
         }
         self.clock = self.node.create_publisher(
-            interface('rosgraph_msgs/msg/Clock'),
+            import_interface('rosgraph_msgs/msg/Clock'),
             '/clock',
             QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
         )
@@ -183,7 +186,7 @@ class Peer:
 
         def met():
             matched = all(x.get_subscription_count() for x in self.inputs.values())
-            outputs = [f'/alpamayo/{output.topic}' for output in OUTPUTS]
+            outputs = [f'/alpamayo/{topic}' for topic in TYPES]
             matched = matched and all(map(self.node.count_publishers, outputs))
             return matched and self.statuses.get('model', (0, ''))[1] == state
 
@@ -248,7 +251,7 @@ class Peer:
 
     def call(self, kind, name, **fields):
         """Response of a service of the node."""
-        service = interface(kind)
+        service = import_interface(kind)
         client = self.node.create_client(service, f'/alpamayo/{name}')
         self.until(client.service_is_ready, f'no service {name}')
         future = client.call_async(service.Request(**fields))

@@ -9,6 +9,7 @@ import numpy as np
 from alpamayo_ros import images
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.ros import node
+from alpamayo_ros.ros.pipeline import Pipeline
 from alpamayo_ros.runtime import start
 from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
 
@@ -94,6 +95,19 @@ def sleeping():
         return found
 
     return serve(act)
+
+
+def broken_callback():
+    """Raise in a callback while an inference runs."""
+    original = Pipeline.tick
+
+    def tick(self):
+        original(self)
+        if self.worker.busy_s:
+            raise KeyError('callback')
+
+    Pipeline.tick = tick
+    return sleeping()
 
 
 def unloadable():

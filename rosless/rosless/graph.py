@@ -3,8 +3,8 @@
 Knows no node object. Executors let it take the announcements as they come.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from cyclonedds.builtin import (
     BuiltinDataReader,
@@ -24,12 +24,28 @@ MAX_ENDPOINTS = 100_000
 GID_BYTES = 16
 
 
+class AnnouncedNode(NamedTuple):
+    """A node of another process, with the GIDs of its writers."""
+
+    name: str
+    namespace: str
+    writers: frozenset[bytes]
+
+
+class TopicEndpointInfo(NamedTuple):
+    """Part of rclpy's: the node that an endpoint belongs to; both names are '' if unknown."""
+
+    node_name: str
+    node_namespace: str
+    topic_type: str
+
+
 class Graph:
     """View of the domain through one participant."""
 
     def __init__(self, participant: Participant):
         self._participant = participant
-        self._announced: dict[bytes, list[tuple[str, str]]] = {}  # participant -> its nodes
+        self._announced: dict[bytes, list[AnnouncedNode]] = {}  # participant -> its nodes
         self.callback_group = ReentrantCallbackGroup()
         self.condition = participant.announcements.condition
 
@@ -43,7 +59,14 @@ class Graph:
             info = deserialize(sample.data, DISCOVERY_TYPE)
             gid = info.gid.data.tobytes()[:GID_BYTES]
             entries = info.node_entities_info_seq
-            self._announced[gid] = [(entry.node_name, entry.node_namespace) for entry in entries]
+            self._announced[gid] = [
+                AnnouncedNode(
+                    entry.node_name,
+                    entry.node_namespace,
+                    frozenset(x.data.tobytes()[:GID_BYTES] for x in entry.writer_gid_seq),
+                )
+                for entry in entries
+            ]
 
     def nodes(self) -> list[tuple[str, str]]:
         """Name and namespace of every node, those of this process first."""
@@ -52,11 +75,30 @@ class Graph:
         present = {e.participant_key.bytes for e in self._publications()}
         self._announced = {g: n for g, n in self._announced.items() if g in present}
         found = [(node.name, node.namespace) for node in self._participant.nodes]
-        return found + [node for nodes in self._announced.values() for node in nodes]
+        return found + [node[:2] for nodes in self._announced.values() for node in nodes]
 
     def publisher_count(self, dds_topic: str) -> int:
         """Number of writers of a DDS topic."""
         return sum(e.topic_name == dds_topic for e in self._publications())
+
+    def publishers(self, dds_topic: str) -> list[TopicEndpointInfo]:
+        """Writers of a DDS topic, each with its node."""
+        self.take()
+        owners = {gid: names for *names, gids in self._writers() for gid in gids}
+        return [
+            TopicEndpointInfo(
+                *owners.get(endpoint.key.bytes, ('', '')),
+                to_ros_type_name(endpoint.type_name) or '',
+            )
+            for endpoint in self._publications()
+            if endpoint.topic_name == dds_topic
+        ]
+
+    def _writers(self) -> Iterator[tuple[str, str, Any]]:
+        for node in self._participant.nodes:
+            yield node.name, node.namespace, node.writers
+        for nodes in self._announced.values():
+            yield from nodes
 
     def subscription_count(self, dds_topic: str) -> int:
         """Number of readers of a DDS topic."""

@@ -5,6 +5,7 @@ from rosless.clock import Clock
 from rosless.context import Context, get_default_context
 from rosless.duration import S_TO_NS, Duration
 from rosless.exceptions import NotInitializedException
+from rosless.graph import TopicEndpointInfo
 from rosless.messages import get_message_class
 from rosless.node_endpoints import NodeEndpoints
 from rosless.node_parameters import NodeParameters
@@ -136,6 +137,10 @@ class Node(NodeEndpoints, NodeParameters):
     def count_publishers(self, topic: str) -> int:
         """Publishers of a topic in the domain."""
         return self._context.graph.publisher_count(make_topic_name(self.resolve_topic_name(topic)))
+
+    def get_publishers_info_by_topic(self, topic_name: str) -> list[TopicEndpointInfo]:
+        """Publishers of a topic in the domain, each with the names of its node."""
+        return self._context.graph.publishers(make_topic_name(self.resolve_topic_name(topic_name)))
 
     def count_subscribers(self, topic: str) -> int:
         """Subscriptions of a topic in the domain."""

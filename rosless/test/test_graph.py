@@ -34,6 +34,19 @@ def test_publishers_and_subscriptions_are_counted(node, topic):
     assert (node.count_publishers(topic), node.count_subscribers(topic)) == (0, 1)
 
 
+def test_publishers_of_a_topic_are_named_with_their_nodes(program, node, spin_until):
+    program('robot', '--ros-args', '-r', '__ns:=/fleet').line('ready')
+    node.create_publisher(String, '/fleet/echo', 1)
+    spin_until(lambda: len(node.get_publishers_info_by_topic('/fleet/echo')) == 2)
+    spin_until(lambda: ('robot', '/fleet') in node.get_node_names_and_namespaces())
+    infos = node.get_publishers_info_by_topic('/fleet/echo')
+    assert {(x.node_namespace, x.node_name, x.topic_type) for x in infos} == {
+        ('/fleet', 'robot', 'std_msgs/msg/String'),
+        ('/', 'tester', 'std_msgs/msg/String'),
+    }
+    assert node.get_publishers_info_by_topic('/fleet/nothing') == []
+
+
 def test_nodes_of_one_process_are_told_apart(node):
     other = rclpy.create_node('other', namespace='a')
     assert other.get_fully_qualified_name() == '/a/other'
