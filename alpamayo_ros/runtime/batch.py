@@ -97,7 +97,7 @@ def _inputs(
     grids = [grid for _, grid in parts]
     count = len(grids) // len(contexts)
     ids = [
-        processor.input_ids(
+        processor.build_input_ids(
             grids[i * count : (i + 1) * count],
             context.camera_indices,
             torch.from_numpy(context.history_xyz_m),

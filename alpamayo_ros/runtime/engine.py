@@ -14,20 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import validity
+from .. import images, validity
 from ..data_types import Context, Prediction, SamplingOptions
 from ..errors import BadInput
 from ..hub import resolve_checkpoint
 from ..model.alpamayo import AlpamayoModel
 from ..model.checkpoint import hash_checkpoint
 from ..model.config import read_card_limits
-from ..model.prompt.processor import (
-    Processor,
+from ..model.prompt.generated_text import (
     check_reasoning,
     extract_text,
     extract_unfinished_text,
     trim_tokens,
 )
+from ..model.processor import Processor
 from ..model.reasoning import Reasoning
 from ..model.text import KVCache
 from .budget import estimate_inference_bytes, estimate_needed_bytes
@@ -122,7 +122,7 @@ class AlpamayoEngine:
             slots = self._vision.find_slots(context)
             grids = order_grids_by_camera(slots)
             history = [torch.from_numpy(x) for x in (context.history_xyz_m, context.history_rot)]
-            input_ids = self.processor.input_ids(grids, context.camera_indices, *history)
+            input_ids = self.processor.build_input_ids(grids, context.camera_indices, *history)
         with watch.stage('vision'):
             vision = self._vision.encode_slots(slots)
         with watch.stage('prefill'):
@@ -211,6 +211,7 @@ class AlpamayoEngine:
         decoded = [self.processor.decode(row) for row in rows]
         checks = (
             *context.checks,
+            *images.check_brightness(context),
             *check_reasoning(rows[chosen], reasoning.end[0][chosen]),
             *validity.check_trajectory(
                 samples[chosen],

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import images
 from ..data_types import Frame
-from ..model.prompt.processor import Processor
+from ..model.processor import Processor
 
 MAX_THREADS = 16  # a context has 16 frames
 

@@ -49,11 +49,11 @@ def start_engine(choice: EngineChoice, rig: CameraRig) -> Engine:
 
     recipe = choice.recipe or None
     engine = AlpamayoEngine(choice.checkpoint, choice.device, choice.options, choice.bits, recipe)
-    engine.infer(warm_up_context(rig), seed=0)
+    engine.infer(make_warm_up_context(rig), seed=0)
     return engine
 
 
-def warm_up_context(rig: CameraRig) -> Context:
+def make_warm_up_context(rig: CameraRig) -> Context:
     """A vehicle that stands before a grey wall; images have the size of the rig's calibration."""
     frames = {}
     for camera in rig.cameras:
