@@ -8,10 +8,12 @@ import pytest
 from alpamayo_ros.metrics.displacement import (
     HORIZONS_S,
     ade,
+    ade_of_whole_best,
     corner_distance,
     fde,
     measure_horizons,
     min_ade,
+    min_fde,
 )
 
 GOLDEN = np.load(Path(__file__).parent / 'golden' / 'metrics.npz')
@@ -26,12 +28,36 @@ def test_ade_is_the_mean_and_fde_the_last_distance():
     assert fde(path[:2], truth[:2]) == pytest.approx(1.0)
 
 
-def test_min_ade_keeps_the_sample_of_the_full_horizon():
+LATE = np.array([[0, 0], [0, 0], [0, 0], [0, 8.0]])  # ADE 2, perfect over the first two
+STEADY = np.array([[1.0, 0]] * 4)  # ADE 1
+
+
+def test_the_best_sample_is_chosen_anew_at_each_horizon():
     truth = np.zeros((4, 2))
-    late = np.array([[0, 0], [0, 0], [0, 0], [0, 8.0]])  # ADE 2, perfect over the first two
-    steady = np.array([[1.0, 0]] * 4)  # ADE 1
-    assert min_ade([late, steady], truth) == pytest.approx(1.0)
-    assert min_ade([late, steady], truth, 2) == pytest.approx(1.0)
+    assert min_ade([LATE, STEADY], truth) == min_fde([LATE, STEADY], truth) == 1.0
+    assert min_ade([LATE, STEADY], truth, 2) == min_fde([LATE, STEADY], truth, 3) == 0.0
+    assert min_fde([LATE, 9 * STEADY], truth) == 8.0
+
+
+def test_the_makers_keep_the_sample_that_is_best_over_the_whole_horizon():
+    truth = np.zeros((4, 2))
+    assert ade_of_whole_best([LATE, STEADY], truth) == pytest.approx(1.0)
+    assert ade_of_whole_best([LATE, STEADY], truth, 2) == pytest.approx(1.0)
+
+
+def test_a_sample_that_is_not_finite_counts_as_one_that_stays():
+    failed = line(10.0)
+    failed[30, 0] = np.nan
+    found = measure_horizons([failed, line(5.0)], 0, line(10.0))
+    assert found['1.0']['ade_m'] == pytest.approx(10.0 * 0.1 * 5.5)
+    assert found['1.0']['min_fde_m'] == pytest.approx(5.0)
+    assert measure_horizons([failed], 0, line(10.0))['6.4']['min_ade_m'] == pytest.approx(32.5)
+
+
+def test_the_best_of_the_whole_horizon_needs_the_whole_truth():
+    samples = [line(12.0), line(10.0)]
+    assert 'whole_best_ade_m' not in measure_horizons(samples, 0, line(10.0, count=60))['1.0']
+    assert measure_horizons(samples, 0, line(10.0, count=63))['1.0']['whole_best_ade_m'] == 0.0
 
 
 def test_ade_agrees_with_the_reference():
@@ -41,7 +67,7 @@ def test_ade_agrees_with_the_reference():
 
 @pytest.mark.parametrize('suffix', WAYPOINTS_OF)
 def test_min_ade_agrees_with_the_reference(suffix):
-    found = min_ade(
+    found = ade_of_whole_best(
         GOLDEN['pred_xyz'][..., :2], GOLDEN['gt_xyz'][:, None, :, :2], WAYPOINTS_OF[suffix]
     )
     np.testing.assert_allclose(found.mean(1), GOLDEN[f'minade:min_ade{suffix}'], atol=1e-4)
