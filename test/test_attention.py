@@ -105,6 +105,8 @@ def test_few_multiprocessors_take_blocks_of_128_rows_and_split_no_keys():
     assert choose_tile(**flow, gpu=ORIN_NANO) == AttentionTile(128, 32, 1, 8)
     assert choose_tile(**flow, gpu=Gpu((9, 0), 132)).splits == 16
     assert choose_tile(4, 8, 3136, ORIN_NANO).splits == 2  # two blocks a multiprocessor
+    six_samples = choose_tile(768, 8, 3520, Gpu((9, 0), 132))
+    assert six_samples.splits == 4  # 2 took half as long again
     assert choose_tile(4, 8, 3136, Gpu((9, 0), 132)).splits == 32
     assert choose_tile(4, 8, 200, Gpu((9, 0), 132)).splits == 2  # a split has 128 keys or so
 

@@ -110,8 +110,7 @@ def choose_tile(rows: int, kv_heads: int, keys: int, gpu: Gpu) -> AttentionTile:
     else:
         block, step, warps, resident = 128, 32, 8, 1
     blocks = kv_heads * triton.cdiv(rows, block)
-    wanted = max(1, resident * gpu.multiprocessors // blocks)
-    wanted = 1 << (wanted.bit_length() - 1)
+    wanted = max(1, round(resident * gpu.multiprocessors / blocks))
     splits = min(wanted, triton.cdiv(keys, MIN_KEYS_PER_SPLIT))
     return AttentionTile(block, step, triton.next_power_of_2(splits), warps)
 

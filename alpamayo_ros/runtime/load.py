@@ -209,7 +209,7 @@ def check_device(device: str) -> None:
 
 def select_device(device: torch.device) -> None:
     """Let this thread launch kernels, graphs and events on `device`: by default it is GPU 0."""
-    if device.type == 'cuda':
+    if device.type == 'cuda' and device.index is not None:  # torch refuses a plain 'cuda'
         torch.cuda.set_device(device)
 
 
