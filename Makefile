@@ -13,13 +13,14 @@ export HF_HUB_OFFLINE := 1
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo replay test soak docs clean
+.PHONY: help setup demo replay test soak fuzz docs clean
 
 help:
 	@echo 'make demo    a synthetic drive played to the live node, with a small trained checkpoint: $(DEMO)/live'
 	@echo 'make replay  the same drive offline: $(DEMO)/replay'
 	@echo 'make test    unit, golden and lint tests'
 	@echo 'make soak    ten minutes of the node at five times real time, with a fault in every second'
+	@echo 'make fuzz    an hour of bags, rigs, images, messages and checkpoints changed at random'
 	@echo 'make docs    write the generated parts of README.md and docs/'
 	@echo 'make setup   the virtual environment $(VENV), which both of them set up when needed'
 	@echo 'make clean   remove what demo, replay and tests made; the environment and the rest of out stay'
@@ -66,6 +67,10 @@ test: $(STAMP)
 # For this machine only; on the ROS 2 that is sourced, else on rosless. SOAK='--seconds 60 --seed 1' changes it.
 soak: $(STAMP)
 	$(BIN)/python test/soak.py $(SOAK)
+
+# New seeds; the input of each finding stays in out/fuzz. FUZZ='--seconds 60 --kinds bag' changes it.
+fuzz: $(STAMP)
+	$(BIN)/python test/fuzz.py --seconds 3600 --keep out/fuzz $(FUZZ)
 
 # The parts between marks: from code and docs/results. A test names the documents that are not current.
 docs: $(STAMP)

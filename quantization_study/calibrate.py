@@ -26,11 +26,11 @@ from alpamayo_ros.cli.entry import command
 from alpamayo_ros.conversion.input_statistics import linear_inputs
 from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.drives.open_loop import OpenLoop
-from alpamayo_ros.drives.planners import Looking
+from alpamayo_ros.drives.planners import CheckpointPlanner
 from alpamayo_ros.drives.scene import Scene
 from alpamayo_ros.files import refuse_existing
 from alpamayo_ros.model.config import AlpamayoConfig
-from alpamayo_ros.model.image_processor import smart_resize
+from alpamayo_ros.model.prompt.image_processor import smart_resize
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 from alpamayo_ros.world.camera import CAMERAS
 
@@ -62,7 +62,7 @@ def input_moments(
 
     Every scene is planned once, with seeds of its own. advance is called with the scenes planned.
     """
-    planner = Looking(lambda: engine, SamplingOptions(), _BATCH)
+    planner = CheckpointPlanner(lambda: engine, SamplingOptions(), _BATCH)
     with _summing(engine.model) as sums:
         for start in range(0, len(scenes), _BATCH):
             part = scenes[start : start + _BATCH]

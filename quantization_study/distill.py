@@ -25,16 +25,16 @@ from tqdm import tqdm
 from alpamayo_ros.cli.entry import command
 from alpamayo_ros.conversion.quantize import REPORT
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.files import new_folder, refuse_existing
-from alpamayo_ros.model.alpamayo import AlpamayoR1
-from alpamayo_ros.model.checkpoint import INDEX, file_sha256, shard_files
-from alpamayo_ros.model.config import read_json
-from alpamayo_ros.model.small_vlm import write_json
+from alpamayo_ros.files import create_folder, refuse_existing
+from alpamayo_ros.model.alpamayo import AlpamayoModel
+from alpamayo_ros.model.checkpoint import INDEX, hash_file, list_shard_files
+from alpamayo_ros.files import read_json
+from alpamayo_ros.model.small.vlm_files import write_json
 from alpamayo_ros.quantization.linear import PackedWeight
 from alpamayo_ros.quantization.record import KEY
 from alpamayo_ros.runtime.load import load_model
 from quantization_study.dense import codes_in, packed_bytes, unpack
-from quantization_study.forced import Lesson, answers, lessons, settings_for
+from quantization_study.forced import Lesson, compare_answers, generate_lessons, settings_for
 
 _PATH_WEIGHT, _KL_WEIGHT = 0.3, 0.3  # beside the velocity, as training weighs them
 _PLAIN_RATE = 0.1  # of the learning rate: for what is not a scale or a shift
@@ -99,7 +99,7 @@ class Taught(nn.Module):
 class Student:
     """A quantized model whose matrices come from `Taught` weights; everything else is plain."""
 
-    def __init__(self, folder: Path, teacher: AlpamayoR1, device: str, move_codes: bool) -> None:
+    def __init__(self, folder: Path, teacher: AlpamayoModel, device: str, move_codes: bool) -> None:
         self.model = load_model(folder, device)
         self.taught: dict[str, Taught] = {}
         for name, packed in unpack(self.model).items():
@@ -110,7 +110,7 @@ class Student:
         for parameter in self.plain.values():
             parameter.requires_grad_(parameter.is_floating_point())
 
-    def assemble(self) -> AlpamayoR1:
+    def assemble(self) -> AlpamayoModel:
         """The model with the matrices of now."""
         for name, taught in self.taught.items():
             layer: Any = self.model.get_submodule(name)
@@ -148,7 +148,7 @@ def teach(
         optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
     )
     for lesson in given:
-        divergence, error = answers(student.assemble(), lesson)
+        divergence, error = compare_answers(student.assemble(), lesson)
         count = torch.arange(1, error.shape[-2] + 1, device=error.device).unsqueeze(-1)
         path = (error.cumsum(-2).square() / count).mean()
         velocity, kl = error.square().mean(), divergence.mean()
@@ -163,17 +163,17 @@ def teach(
 
 def write(student: Student, quantized: Path, target: Path, solver: str) -> None:
     """Write the student as a copy of `quantized` with other tensors, and the solver's name."""
-    tensors = {k: v for file in shard_files(quantized) for k, v in load_file(file).items()}
+    tensors = {k: v for file in list_shard_files(quantized) for k, v in load_file(file).items()}
     for name, tensor in student.tensors().items():
         tensors[name] = tensor.to('cpu', tensors[name].dtype).contiguous()
-    with new_folder(target) as place:
+    with create_folder(target) as place:
         kept = shutil.ignore_patterns('*.safetensors', INDEX, REPORT)
         shutil.copytree(quantized, place, ignore=kept)
         config = read_json(place / 'config.json')
         write_json(place / 'config.json', config | {KEY: config[KEY] | {'solver': solver}})
         save_file(tensors, place / _FILE, metadata={'format': 'pt'})
         size = sum(tensor.nbytes for tensor in tensors.values())
-        hashes = {_FILE: file_sha256(place / _FILE)}
+        hashes = {_FILE: hash_file(place / _FILE)}
         index = {'metadata': {'total_size': size, 'sha256': hashes},
                  'weight_map': dict.fromkeys(tensors, _FILE)}  # fmt: skip
         write_json(place / INDEX, index)
@@ -205,7 +205,7 @@ def distill(
             bar.set_postfix({key: f'{value:.4f}' for key, value in losses.items()}, refresh=False)
             bar.update()
 
-        given = lessons(teacher, source, 'train', settings, device)
+        given = generate_lessons(teacher, source, 'train', settings, device)
         teach(student, given, steps, rate, advance)
     write(student, quantized, target, f'{entry["solver"]}, {name}')
 

@@ -16,17 +16,17 @@ import torch
 
 from alpamayo_ros.data_types import Context, SamplingOptions
 from alpamayo_ros.drives import open_loop, parts
-from alpamayo_ros.drives.evaluation import world_sha256
+from alpamayo_ros.drives.evaluation import hash_world
 from alpamayo_ros.drives.open_loop import OpenLoop
-from alpamayo_ros.drives.planners import scene_seed
-from alpamayo_ros.drives.scene import Scene, as_they_are, contexts
-from alpamayo_ros.model.alpamayo import AlpamayoR1
-from alpamayo_ros.model.checkpoint import checkpoint_sha256, shard_files
+from alpamayo_ros.drives.planners import derive_scene_seed
+from alpamayo_ros.drives.scene import Scene, keep_pictures, make_contexts
+from alpamayo_ros.model.alpamayo import AlpamayoModel
+from alpamayo_ros.model.checkpoint import hash_checkpoint, list_shard_files
 from alpamayo_ros.runtime.batch import infer_batch
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 from quantization_study.calibrate import picture_size
 from quantization_study.dense import unpack
-from quantization_study.forced import Lesson, compare, lessons, settings_for
+from quantization_study.forced import Lesson, compare, generate_lessons, settings_for
 
 SAMPLES, SCENES = 6, 16  # of a prediction; that share a forward pass
 HELD_OUT = 'validation'  # split of what is told; paths are those of the test drives
@@ -47,7 +47,7 @@ class Bench:
         """Load the plain model and draw what it is told."""
         self.plain = AlpamayoEngine(self.source, self.device, None, 16)
         self.size = picture_size(self.plain.config)
-        self.told = told(self.plain.model, self.source, self.device)
+        self.told = draw_held_out_lessons(self.plain.model, self.source, self.device)
 
     def load(self, folder: Path) -> AlpamayoEngine:
         """A checkpoint, unpacked."""
@@ -59,12 +59,12 @@ class Bench:
         self, name: str, engine: AlpamayoEngine, folder: Path, advance: Callable[[int], object]
     ) -> list[Record]:
         """Records of the open loop, kept below a folder; what is there is not done again."""
-        about = {'checkpoint_sha256': checkpoint_sha256(engine.checkpoint), 'device': self.device}
+        about = {'checkpoint_sha256': hash_checkpoint(engine.checkpoint), 'device': self.device}
         loop = {'kind': 'open'} | asdict(self.loop) | {'samples': SAMPLES}
         made_from = {'row': name.replace('/', ''), 'kind': 'model', 'planner': about,
-                     'loop': loop, 'world': world_sha256()}  # fmt: skip
-        parts.require_fitting(folder, [made_from])
-        advance(parts.known_drives(folder, made_from) * self.loop.moments)
+                     'loop': loop, 'world': hash_world()}  # fmt: skip
+        parts.require_same_settings(folder, [made_from])
+        advance(parts.count_known_drives(folder, made_from) * self.loop.moments)
 
         def measure(groups: Iterable[Sequence[int]]) -> Iterator[list[Record]]:
             for drives in groups:
@@ -72,16 +72,16 @@ class Bench:
                 advance(len(found))
                 yield found
 
-        parts.complete(folder, made_from, max(SCENES // self.loop.moments, 1), measure)
+        parts.complete_part(folder, made_from, max(SCENES // self.loop.moments, 1), measure)
         row = made_from['row']
-        return next(p.records for p in parts.read_all(folder) if p.made_from['row'] == row)
+        return next(p.records for p in parts.read_parts(folder) if p.made_from['row'] == row)
 
     def _measure(self, engine: AlpamayoEngine, drives: Sequence[int]) -> list[Record]:
         pairs = [pair for number in drives for pair in self._drawn(number)]
-        seeds = [scene_seed(self.loop.seed, scene) for scene, _ in pairs]
+        seeds = [derive_scene_seed(self.loop.seed, scene) for scene, _ in pairs]
         options = SamplingOptions(num_samples=SAMPLES)
         made = infer_batch(engine, [context for _, context in pairs], seeds, options)
-        return [open_loop.record(pair[0], own) for pair, own in zip(pairs, made, strict=True)]
+        return [open_loop.make_record(pair[0], own) for pair, own in zip(pairs, made, strict=True)]
 
     def _drawn(self, number: int) -> list[tuple[Scene, Context]]:
         """Scenes of a drive with their pictures."""
@@ -90,19 +90,19 @@ class Bench:
             rngs = [np.random.default_rng() for _ in scenes]  # `as_they_are` draws nothing
             kind = torch.device(self.device).type
             self._scenes[number] = list(
-                zip(scenes, contexts(scenes, as_they_are, rngs, kind), strict=True)
+                zip(scenes, make_contexts(scenes, keep_pictures, rngs, kind), strict=True)
             )
         return self._scenes[number]
 
 
-def told(model: AlpamayoR1, folder: Path, device: str) -> list[Lesson]:
+def draw_held_out_lessons(model: AlpamayoModel, folder: Path, device: str) -> list[Lesson]:
     """Held-out scenes with the answers of the plain model."""
     drives = _TOLD_BATCHES * _TOLD_BATCH // _TOLD_PER_DRIVE
     settings = settings_for(model, _TOLD_BATCH, _TOLD_BATCHES, 1, _TOLD_PER_DRIVE, drives)
-    return list(lessons(model, folder, HELD_OUT, settings, device))
+    return list(generate_lessons(model, folder, HELD_OUT, settings, device))
 
 
-def weight_error(plain: AlpamayoR1, other: AlpamayoR1) -> float:
+def measure_weight_error(plain: AlpamayoModel, other: AlpamayoModel) -> float:
     """Frobenius norm of the difference of all matrices that differ, over theirs."""
     rest, whole = 0.0, 0.0
     found = dict(other.named_parameters())
@@ -114,11 +114,11 @@ def weight_error(plain: AlpamayoR1, other: AlpamayoR1) -> float:
     return (rest / whole) ** 0.5 if whole else 0.0
 
 
-def forced_figures(bench: Bench, model: AlpamayoR1) -> dict[str, float]:
+def measure_forced(bench: Bench, model: AlpamayoModel) -> dict[str, float]:
     """Divergence and velocity error on the told scenes, and the error of the weights."""
-    return compare(model, bench.told) | {'weight_error': weight_error(bench.plain.model, model)}
+    return compare(model, bench.told) | {'weight_error': measure_weight_error(bench.plain.model, model)}
 
 
-def file_bytes(folder: Path) -> int:
+def count_file_bytes(folder: Path) -> int:
     """Bytes of the safetensors files of a checkpoint."""
-    return sum(file.stat().st_size for file in shard_files(folder))
+    return sum(file.stat().st_size for file in list_shard_files(folder))

@@ -16,7 +16,7 @@ from typing import Any
 from alpamayo_ros.cli.entry import command
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.files import write_atomically
-from alpamayo_ros.model.config import read_json
+from alpamayo_ros.files import read_json
 
 DOCUMENT = Path('docs/two-bit-study.md')
 RESULTS = Path('docs/results')
@@ -95,6 +95,8 @@ def _line(cells: Any) -> str:
 def _interval(figure: Mapping[str, float] | None, digits: int) -> str:
     if figure is None:
         return 'unknown'
+    if figure['low'] is None:
+        return f'{figure["mean"]:.{digits}f}'
     mean, low, high = (f'{figure[key]:.{digits}f}' for key in ('mean', 'low', 'high'))
     return f'{mean} ({low} to {high})'
 

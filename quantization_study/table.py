@@ -20,27 +20,27 @@ import torch
 from tqdm import tqdm
 
 from alpamayo_ros.cli.entry import command
-from alpamayo_ros.drives.evaluation import world_sha256
+from alpamayo_ros.drives.evaluation import hash_world
 from alpamayo_ros.drives.open_loop import OpenLoop
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.files import write_atomically
 from alpamayo_ros.metrics.bootstrap import Bootstrap
-from alpamayo_ros.metrics.evaluation import LONGEST
-from alpamayo_ros.model.checkpoint import checkpoint_sha256
-from alpamayo_ros.model.config import read_json
+from alpamayo_ros.metrics.evaluation import LONGEST_HORIZON
+from alpamayo_ros.model.checkpoint import hash_checkpoint
+from alpamayo_ros.files import read_json
 from alpamayo_ros.runtime.engine import AlpamayoEngine
-from quantization_study.checkpoints import Checkpoints, Variant, variants
-from quantization_study.figures import SAMPLES, Bench, Record, file_bytes, forced_figures
+from quantization_study.checkpoints import Checkpoints, Variant, list_variants
+from quantization_study.figures import SAMPLES, Bench, Record, count_file_bytes, measure_forced
 from quantization_study.full_size import bits_per_weight
 
 ROUNDS = 2000  # of the bootstrap
-DISTANCE = f'min_ade_m_{LONGEST}s'
+DISTANCE = f'min_ade_m_{LONGEST_HORIZON}s'
 Table = dict[str, Any]
 
 
 def measure(bench: Bench, checkpoints: Checkpoints, chosen: Sequence[Variant], out: Path) -> Table:
     """Measure the chosen rows that are not yet in `out`, which is written after each of them."""
-    table = _begun(bench, out)
+    table = _open_table(bench, out)
     reference = _records(bench, bench.plain, checkpoints, Variant())
     for variant in chosen:
         if variant.name in table['rows']:
@@ -50,24 +50,24 @@ def measure(bench: Bench, checkpoints: Checkpoints, chosen: Sequence[Variant], o
         records = _records(bench, engine, checkpoints, variant)
         table['rows'][variant.name] = (
             asdict(variant)
-            | {'bytes': file_bytes(folder), 'full_size_bits': bits_per_weight(variant.rules)}
-            | forced_figures(bench, engine.model)
-            | _driven(records, reference, bench.loop)
+            | {'bytes': count_file_bytes(folder), 'full_size_bits': bits_per_weight(variant.rules)}
+            | measure_forced(bench, engine.model)
+            | _summarise_drives(records, reference, bench.loop)
         )
-        names = [own.name for own in variants()]
+        names = [own.name for own in list_variants()]
         table['rows'] = dict(sorted(table['rows'].items(), key=lambda row: names.index(row[0])))
         write_atomically(out, json.dumps(table, indent=1) + '\n')
     return table
 
 
-def _begun(bench: Bench, out: Path) -> Table:
+def _open_table(bench: Bench, out: Path) -> Table:
     """The table in the file, or an empty one. BadInput if it was made from something else."""
     config = bench.plain.config
     made_from = {
-        'checkpoint_sha256': checkpoint_sha256(bench.source),
+        'checkpoint_sha256': hash_checkpoint(bench.source),
         'parameters': sum(p.numel() for p in bench.plain.model.parameters()),
         'untrained': config.untrained,
-        'world_sha256': world_sha256(),
+        'world_sha256': hash_world(),
         'loop': asdict(bench.loop) | {'samples': SAMPLES},
         'device': bench.device,
     }
@@ -87,7 +87,7 @@ def _records(
         return bench.records(variant.name, engine, checkpoints.work, bar.update)
 
 
-def _driven(
+def _summarise_drives(
     records: Sequence[Record], reference: Sequence[Record], loop: OpenLoop
 ) -> dict[str, Any]:
     """Figures of the open loop, with intervals."""
@@ -114,7 +114,7 @@ def _driven(
 
 def chosen_variants(patterns: Sequence[str]) -> Iterator[Variant]:
     """Rows whose names match one of the patterns; BadInput for a pattern without a row."""
-    known = list(variants())
+    known = list(list_variants())
     for pattern in patterns:
         if not any(fnmatchcase(variant.name, pattern) for variant in known):
             names = ', '.join(variant.name for variant in known)

@@ -7,7 +7,9 @@ line of JSON; the exit status is 1 when a rule is broken. The rules:
 - its memory grows by less than 20 MB after the first minute
 - every published path has the stamp of an anchor frame that was sent, is later than the one before
   in its epoch, is finite and not expired, and no prediction that is invalid or unhealthy
-- nothing is published while paused, without a model or while the engine fails
+- nothing is published while paused, without a model or while the engine fails, by the time of
+  publication: a held path neither
+- every path begins where the vehicle was at that time, within 0.3 m and 2 degrees
 - at all times seen = inferred + failed + dropped + rejected + discarded + pending, and in the end
   nothing is pending
 
@@ -26,7 +28,7 @@ import time
 
 import numpy as np
 from small_bag import ODOMETRY, START_NS, write_rig
-from soak_faults import ANCHOR, FAULTS, IMAGES, MS, SECOND, drive, stamp_of
+from soak_faults import ANCHOR, FAULTS, IMAGES, MS, OTHER_ODOMETRY, SECOND, drive, stamp_of
 from soak_rules import GRACE_S, Halt, Rules
 from wire import BEST_EFFORT, LIMIT_S, Process, arguments
 
@@ -39,8 +41,10 @@ from rclpy.signals import SignalHandlerOptions  # isort: skip
 from alpamayo_ros.bags.messages import TYPESTORE
 from alpamayo_ros.benchmark.node import resident_bytes
 from alpamayo_ros.ros.anchors import FATES
-from alpamayo_ros.ros.messages import interface, make
-from alpamayo_ros.ros.outputs import OUTPUTS
+from alpamayo_ros.ros.diagnostics import t0_status
+from alpamayo_ros.ros.diagnostics.status import ARRAY_TYPE
+from alpamayo_ros.ros.messages import import_interface, make
+from alpamayo_ros.ros.publishing.outputs import OUTPUTS
 
 RATE, BURST_RATE = 5.0, 20.0
 FAULT_S = 1.0  # of real time
@@ -85,29 +89,35 @@ class Vehicle:
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.paths, self.statuses = [], {}
-        for output in OUTPUTS:
-            kind, topic = interface(output.type_name), f'/alpamayo/{output.topic}'
-            if output.topic == 'output/path':
+        types = {output.topic: output.type_name for output in OUTPUTS}
+        for name, type_name in {**types, t0_status.TOPIC: ARRAY_TYPE}.items():
+            kind, topic = import_interface(type_name), f'/alpamayo/{name}'
+            if name == 'output/path':
                 self.node.create_subscription(kind, topic, self.paths.append, QoSProfile(depth=50))
             else:
                 self.deaf.create_subscription(kind, topic, lambda _: None, QoSProfile(depth=1))
-        kind = interface('diagnostic_msgs/msg/DiagnosticArray')
+        kind = import_interface('diagnostic_msgs/msg/DiagnosticArray')
         self.node.create_subscription(kind, '/diagnostics', self._on_diagnostics, 10)
         self.types = dict.fromkeys(IMAGES, 'sensor_msgs/msg/CompressedImage')
         self.types[ODOMETRY] = 'nav_msgs/msg/Odometry'
         self.inputs = {topic: self._publisher(topic) for topic in self.types}
+        self.other = rclpy.create_node('other', context=self.context)
+        self.types[OTHER_ODOMETRY] = self.types[ODOMETRY]
+        self.inputs[OTHER_ODOMETRY] = self.other.create_publisher(
+            import_interface(self.types[ODOMETRY]), ODOMETRY, BEST_EFFORT
+        )
         self.clock = self.node.create_publisher(
-            interface('rosgraph_msgs/msg/Clock'),
+            import_interface('rosgraph_msgs/msg/Clock'),
             '/clock',
             QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
         )
         self.clients = {
-            name: self.node.create_client(interface(kind), f'/alpamayo/{name}')
+            name: self.node.create_client(import_interface(kind), f'/alpamayo/{name}')
             for name, kind in SERVICES.items()
         }
 
     def _publisher(self, topic):
-        return self.node.create_publisher(interface(self.types[topic]), topic, BEST_EFFORT)
+        return self.node.create_publisher(import_interface(self.types[topic]), topic, BEST_EFFORT)
 
     def _on_diagnostics(self, message):
         for status in message.status:
@@ -142,6 +152,7 @@ class Vehicle:
         self.executor.shutdown()
         self.node.destroy_node()
         self.deaf.destroy_node()
+        self.other.destroy_node()
         rclpy.shutdown(context=self.context)
 
 
@@ -193,15 +204,26 @@ class Soak:
 
         return close
 
+    def silencing(self):
+        """Return what to do when a pause is answered: from then on no path is due at all."""
+        begun = self.reopened
+
+        def silence(response=None):
+            if self.reopened == begun:
+                self.rules.silence()
+
+        return silence
+
     def infer_once(self):
         """One path is due none the less, while the pause is known to have begun."""
-        if self.rules.halts and self.rules.halts[-1].end_ns is None:
-            self.rules.halts[-1].allowed += 1
+        if self.rules.silent_from_s < float('inf'):
+            self.rules.requested += 1
             self.call('infer_once')
 
     def reopen(self, service):
         """Paths are due again, of anchors that are undecided now and of later ones."""
         self.reopened += 1
+        self.rules.end_silence()
         for halt in self.rules.halts:
             if halt.end_ns is None:
                 halt.end_ns = self.rules.newest_ns - UNDECIDED_NS
@@ -307,7 +329,9 @@ def soak(seconds, seed=0, engine='constant_velocity', tell=print):
 
 def small_checkpoint(folder):
     """A small checkpoint on the spot."""
-    from alpamayo_ros.model.small import write_small_checkpoint  # torch takes seconds to import
+    from alpamayo_ros.model.small.untrained import (
+        write_small_checkpoint,
+    )  # torch takes seconds to import
 
     write_small_checkpoint(folder / 'small', seed=0)
     return folder / 'small'

@@ -1,7 +1,7 @@
 """Faults of the soak test: each takes five seconds of a drive and spoils them.
 
-A drive is a list of (log time ns, topic, message); a fault returns another one. In place of a
-message there may be an action: (log time ns, None, function of the Soak).
+A drive is a list of (log time ns, topic, message), and a fault returns another one. A message may
+be replaced by an action: (log time ns, None, function of the Soak).
 """
 
 from functools import partial
@@ -13,6 +13,7 @@ MS = 1_000_000
 SECOND = 1000 * MS
 RADIUS_M, SPEED_MPS = 50.0, 10.0
 ANCHOR = image_topic('front_wide')
+OTHER_ODOMETRY = 'odometry of a second publisher'
 IMAGES = tuple(map(image_topic, CAMERAS))
 SMALL_PICTURE = jpeg(32, 24)
 FAR_M = 1000.0  # where the engine moves paths that must not be published
@@ -30,11 +31,22 @@ ACTS = {
 CAMERA_DELAY_NS, ODOMETRY_DELAY_NS = 20 * MS, 3 * MS
 
 
-def pose(stamp_ns, **changes):
-    """Odometry of an endless circle, with fields changed."""
-    turned = (stamp_ns % (10**6 * SECOND)) / SECOND * SPEED_MPS / RADIUS_M
+def true_pose(time_ns):
+    """Position (3,) and yaw of the vehicle on its endless circle."""
+    turned = (time_ns % (10**6 * SECOND)) / SECOND * SPEED_MPS / RADIUS_M
     position = ORIGIN_M + RADIUS_M * np.array([np.sin(turned), 1 - np.cos(turned), 0.0])
-    values = {'position': position, 'yaw': turned, 'speed': SPEED_MPS, **changes}
+    return position, turned
+
+
+def pose(stamp_ns, time_ns=None, left_m=0.0, ahead_m=0.0, **changes):
+    """Odometry at a time, by default that of the stamp; displaced, or with fields changed."""
+    position, yaw = true_pose(stamp_ns if time_ns is None else time_ns)
+    ahead, left = (
+        np.array([np.cos(yaw), np.sin(yaw), 0.0]),
+        np.array([-np.sin(yaw), np.cos(yaw), 0]),
+    )
+    position = position + ahead_m * ahead + left_m * left
+    values = {'position': position, 'yaw': yaw, 'speed': SPEED_MPS, **changes}
     return odometry(stamp_ns, **values)
 
 
@@ -134,6 +146,47 @@ def infinite_speed(items, rng):
 def vehicle_elsewhere(items, rng):
     """The localisation jumps, and stays away for a while."""
     return Span(items, rng).changed(partial(pose, position=ORIGIN_M + 90.0), ODOMETRY)
+
+
+def localisation_jumps(items, rng):
+    """The odometry jumps to the side or ahead, and back after a while."""
+    shift = ({'left_m': 0.5}, {'left_m': 3.0}, {'ahead_m': 90.0})[rng.integers(3)]
+    return Span(items, rng).changed(partial(pose, **shift), ODOMETRY)
+
+
+def clock_steps(items, rng):
+    """The clock that stamps all inputs is set by a time service, and back after a while."""
+    step_ns = round(rng.choice([-0.3, -0.05, 0.15]) * SECOND)
+    span = Span(items, rng, 1.0, 2.0)
+
+    def restamp(item):
+        stamp_ns = stamp_of(item[2]) + step_ns
+        if item[1] == ODOMETRY:
+            return pose(stamp_ns, time_ns=stamp_ns - step_ns)
+        return compressed(stamp_ns)
+
+    stepped = [
+        (*item[:2], restamp(item)) if span.holds(item, *IMAGES, ODOMETRY) else item
+        for item in items
+    ]
+
+    def set_clock(shift_ns):
+        return lambda soak: soak.rules.set_clock(shift_ns)
+
+    span.items = stepped
+    return span.doing(set_clock(step_ns), set_clock(0))
+
+
+def two_publishers(items, rng):
+    """A second node publishes the odometry, 1 m to the side."""
+    span = Span(items, rng)
+    others = [
+        (log + MS, OTHER_ODOMETRY, pose(stamp_of(message) + MS, left_m=1.0))
+        for log, topic, message in items
+        if span.holds((log, topic), ODOMETRY)
+    ]
+    span.items = [*items, *others]
+    return span.doing(lambda soak: None, lambda soak: None)
 
 
 def another_frame(items, rng):
@@ -237,7 +290,17 @@ def reset(items, rng):
 def pause(items, rng):
     """Nothing is published while paused."""
     return Span(items, rng, 1.0, 2.0).doing(
-        lambda soak: soak.call('enable', False, done=soak.closing()),
+        lambda soak: soak.call('enable', False, done=soak.silencing()),
+        lambda soak: soak.reopen('enable'),
+    )
+
+
+def pause_without_a_camera(items, rng):
+    """A path from before the pause is not held either."""
+    span = Span(items, rng, 1.0, 2.0)
+    span.items = span.without(span.image)
+    return span.doing(
+        lambda soak: soak.call('enable', False, done=soak.silencing()),
         lambda soak: soak.reopen('enable'),
     )
 
@@ -247,7 +310,7 @@ def infer_once(items, rng):
     span = Span(items, rng, 1.0, 2.0)
     middle = (span.begin + span.end) // 2
     items = span.doing(
-        lambda soak: soak.call('enable', False, done=soak.closing()),
+        lambda soak: soak.call('enable', False, done=soak.silencing()),
         lambda soak: soak.reopen('enable'),
     )
     return by_time([*items, (middle, None, lambda soak: soak.infer_once())])
@@ -256,15 +319,19 @@ def infer_once(items, rng):
 def unload(items, rng):
     """Nothing is published without a model."""
     return Span(items, rng, 1.0, 2.0).doing(
-        lambda soak: soak.call('load', False, done=soak.closing()),
+        lambda soak: soak.call('load', False, done=soak.silencing()),
         lambda soak: soak.reopen('load'),
     )
 
 
 def reload(items, rng):
-    return Span(items, rng).doing(
-        lambda soak: soak.call('load', True), lambda soak: soak.call('load', True)
-    )
+    """The model is loaded again, and is asked for three times."""
+
+    def load(soak):
+        for _ in range(3):
+            soak.call('load', True)
+
+    return Span(items, rng).doing(load, lambda soak: soak.call('load', True))
 
 
 def acting(act):
@@ -309,6 +376,9 @@ FAULTS = (
     nan_odometry,
     infinite_speed,
     vehicle_elsewhere,
+    localisation_jumps,
+    clock_steps,
+    two_publishers,
     another_frame,
     zero_stamps,
     future_stamps,
@@ -325,6 +395,7 @@ FAULTS = (
     parameters_refused,
     reset,
     pause,
+    pause_without_a_camera,
     infer_once,
     unload,
     reload,

@@ -1,18 +1,21 @@
 """Evaluation in the world: the expert as planner is perfect, baselines are not, late is worse."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from alpamayo_ros.data_types import GRID_S
 from alpamayo_ros.drives import closed_loop, open_loop
-from alpamayo_ros.drives.closed_loop import ClosedLoop
+from alpamayo_ros.drives.closed_loop import LONGEST_LATENCY_S, ClosedLoop
+from alpamayo_ros.drives.course import measure_course
 from alpamayo_ros.drives.follower import follow, place_path
 from alpamayo_ros.drives.open_loop import OpenLoop, measure_comfort
-from alpamayo_ros.drives.planners import BaselinePlanner, ExpertPlanner
+from alpamayo_ros.drives.planners import BaselinePlanner, ExpertPlanner, StandingPlanner
 from alpamayo_ros.drives.scene import START_NS, blacken, get_future, shuffle_cameras
-from alpamayo_ros.ros.policy import Policies
+from alpamayo_ros.drives.trajectories import simulate_again
+from alpamayo_ros.metrics.driving_score import score_drive
+from alpamayo_ros.ros.publishing.policy import Policies
 from alpamayo_ros.runtime.constant_turn_rate import ConstantTurnRateEngine
 from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
 from alpamayo_ros.world.moments import SIMULATION_STEP_S, State
@@ -20,6 +23,9 @@ from alpamayo_ros.world.samples import make_sample
 
 SIZE = (64, 160)
 OPEN = OpenLoop('test', 24, 40.0, 6, 0)
+# A drive, what to ignore in it, and the rule that this breaks within 14 s.
+RED = (4, 'green lights', 'red_light')
+ZEBRA = (35, 'no pedestrians', 'yields')
 CURVES = ('curve_left', 'curve_right', 'turn_left', 'turn_right')
 
 
@@ -49,7 +55,7 @@ def opened(planner, drives=range(24)):
 
 @pytest.fixture(scope='module')
 def by_expert():
-    return opened(ExpertPlanner(samples=2))
+    return opened(ExpertPlanner())
 
 
 @pytest.fixture(scope='module')
@@ -61,6 +67,7 @@ def test_the_expert_is_where_it_says_it_will_be(by_expert):
     for record in by_expert:
         assert record['ade_m_6.4s'] < 1e-4 and record['min_ade_1_m_3.0s'] < 1e-4
         assert (record['off_lane'], record['collision'], record['finite']) == (0.0, 0.0, 1.0)
+        assert record['k'] == 1
         assert (record['text'], record['marker']) == (1.0, 1.0)
 
 
@@ -117,11 +124,15 @@ def test_a_sentence_must_name_the_true_cause_and_no_other():
     assert {record['text'] for record in opened(both, range(6))} == {0.0}
 
 
-def test_a_prediction_that_is_not_finite_counts_and_has_no_distance():
+def test_a_prediction_that_is_not_finite_counts_as_one_that_stays():
     nothing = Spoilt(samples=lambda one: np.full_like(one.samples, np.nan))
     for record in opened(nothing, range(2)):
         assert (record['finite'], record['off_lane']) == (0.0, 1.0)
-        assert 'ade_m_6.4s' not in record
+        scene = next(x for x in OPEN.scenes(record['drive'], SIZE)
+                     if round(x.t0_s, 3) == record['t0_s'])  # fmt: skip
+        way = np.linalg.norm(get_future(scene, scene.simulation)[:, :2], axis=1)
+        assert record['ade_m_6.4s'] == record['min_ade_m_6.4s'] == pytest.approx(way.mean())
+        assert record['min_fde_m_3.0s'] == pytest.approx(way[29], abs=1e-5)
 
 
 def test_comfort_of_known_actions():
@@ -146,13 +157,15 @@ def test_the_expert_drives_to_the_end_without_latency():
     for record in driven(ExpertPlanner(), 0.0, range(6)):
         assert (record['end'], record['time_s'], record['clean']) == ('done', 30.0, 1.0)
         assert record['distance_m'] == pytest.approx(record['expert_m'], abs=3.0)
+        assert record['score'] > 97.0
         assert record['plans'] == 60 and record['without_path'] == 0.0
 
 
 def test_constant_velocity_leaves_the_road_soon():
     ends = driven(BaselinePlanner(ConstantVelocityEngine()), 0.0, range(6), 60.0)
-    assert {record['end'] for record in ends} == {'off_lane', 'collision'}
+    assert {record['end'] for record in ends} <= {'off_road', 'collision'}
     assert np.mean([record['time_s'] for record in ends]) < 20.0
+    assert {record['score'] for record in ends} == {0.0}
 
 
 def test_a_path_that_comes_late_is_over_before_the_next_one():
@@ -170,6 +183,40 @@ def test_plans_that_the_node_holds_back_are_not_driven():
     kept = Policies(on_unhealthy_reasoning='keep')
     (driving,) = driven(unhealthy, 0.0, [0], policies=kept)
     assert driving['end'] == 'done' and driving['without_path'] == 0.0
+
+
+def test_who_stands_makes_no_progress_and_has_no_score():
+    for record in driven(StandingPlanner(), 0.5, range(2)):
+        assert (record['end'], record['makes_progress'], record['score']) == ('done', 0.0, 0.0)
+        assert record['distance_m'] < 40.0
+
+
+@pytest.mark.parametrize(('number', 'edit', 'rule'), [RED, ZEBRA])
+def test_an_expert_that_ignores_a_rule_breaks_it(number, edit, rule):
+    (record,) = driven(ExpertPlanner(edit), 0.5, [number], 14.0)
+    assert (record[rule], record['score'], record['clean']) == (0.0, 0.0, 0.0)
+
+
+def test_a_record_has_the_drive_in_it():
+    """A new metric needs no planner: the kept controls lead through the same world."""
+    loop = ClosedLoop('test', 24, 12.0, 0.5, Policies(), 0)
+    planner = BaselinePlanner(ConstantTurnRateEngine())
+    (record,) = closed_loop.measure(planner, loop, [3], SIZE, lambda amount: None)
+    again = simulate_again(asdict(loop), record, LONGEST_LATENCY_S)
+    assert again.time_s - loop.latency_s == pytest.approx(record['time_s'], abs=1e-3)
+    course = measure_course(again, loop.latency_s, record['expert_m'])
+    found = score_drive(course)
+    assert {name: round(value, 6) for name, value in found.items()} == {
+        name: record[name] for name in found
+    }
+
+
+def test_a_path_that_starts_beside_the_vehicle_is_held_back():
+    shifted = Spoilt(samples=lambda one: one.samples + np.float32([0.0, 1.5, 0.0, 0.0]))
+    (held,) = driven(shifted, 0.0, [0], 4.0)
+    assert held['held_back'] == {'jump': held['plans']} and held['without_path'] == 1.0
+    near = Spoilt(samples=lambda one: one.samples + np.float32([0.0, 0.5, 0.0, 0.0]))
+    assert driven(near, 0.0, [0], 4.0)[0]['held_back'] == {}
 
 
 def test_drives_do_not_depend_on_their_company():

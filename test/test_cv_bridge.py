@@ -26,11 +26,11 @@ NEWER_NAMES = ('uyvy', 'yuyv')  # of yuv422 and yuv422_yuy2, unknown to older re
 @pytest.fixture
 def message():
     """Return a function: interface name and fields to a message of ROS 2, stamped."""
-    from alpamayo_ros.ros.messages import interface, make
+    from alpamayo_ros.ros.messages import import_interface, make
 
     def filled(name, **fields):
         stamp = make('builtin_interfaces/msg/Time', sec=7)
-        return interface(name)(header=make('std_msgs/msg/Header', stamp=stamp), **fields)
+        return import_interface(name)(header=make('std_msgs/msg/Header', stamp=stamp), **fields)
 
     return filled
 

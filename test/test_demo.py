@@ -1,5 +1,6 @@
 """A drive through the live graph: player, node and recorder as processes of their own."""
 
+from dataclasses import fields
 import json
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from small_bag import START_NS, drive, write, write_rig
 from alpamayo_ros.bags.reader import Bag
 from alpamayo_ros.cli import live, play
 from alpamayo_ros.data_types import GRID_NS, NANOSECONDS, derive_seed
+from alpamayo_ros.ros.parameters import NodeParameters
 
 LIMIT_S = 60
 # Participants with another tag are not seen: test runs side by side do not meet.
@@ -42,7 +44,7 @@ def start(folder, *options, seconds):
     """The live graph on a new drive; its parts are in sessions of their own."""
     bag, rig = folder / 'drive', write_rig(folder)
     write(bag, drive(seconds))
-    arguments = ['--rig', rig, '--out', folder / 'out', 'engine:=constant_velocity']
+    arguments = ['--rig', rig, '--out', folder / 'out', '--engine', 'constant_velocity']
     return run('live', bag, *arguments, *options)
 
 
@@ -65,7 +67,7 @@ def until_gone(folder):
 
 
 def test_a_drive_is_played_predicted_recorded_and_reported(tmp_path):
-    process = start(tmp_path, 'seed:=0x7', '--finish', '1', '--json', seconds=4.0)
+    process = start(tmp_path, '--seed', '0x7', '--finish', '1', '--json', seconds=4.0)
     text, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, text
     lines = text.splitlines()
@@ -142,8 +144,13 @@ def test_a_signal_ends_the_player_with_0_and_a_line(tmp_path, number):
 @pytest.mark.parametrize(
     ('option', 'said'),
     [
-        ('seed:=seven', 'seed:=seven: expected an integer'),
-        ('num_samples:=1.5', 'num_samples:=1.5: expected an integer'),
+        ('--seed=seven', '--seed seven: expected an integer'),
+        ('seed:=seven', '--seed seven: expected an integer'),
+        ('--num-samples=1.5', '--num-samples 1.5: expected an integer'),
+        ('--max-skew-s=often', '--max-skew-s often: expected a number'),
+        ('--greedy=perhaps', '--greedy perhaps: expected true or false'),
+        ('--device=tpu', "device: 'tpu' is not one of cpu, cuda, cuda:N"),
+        ('--max-rate-hz=1000', 'max_rate_hz: 1000.0 is not in 0.01 ... 100.0'),
         ('bogus:=3', 'bogus:=3: the node has no such parameter: expected one of rig, engine'),
         ('--rate=inf', '--rate inf: expected more than 0, finite'),
         ('--finish=inf', '--finish inf: expected 0 to 3600 seconds'),
@@ -151,7 +158,8 @@ def test_a_signal_ends_the_player_with_0_and_a_line(tmp_path, number):
 )
 def test_what_cannot_be_played_or_reported_starts_nothing(tmp_path, capsys, option, said):
     out = tmp_path / 'out'
-    assert live.main(['nothing', '--rig', 'r1', '--out', str(out), option]) == 2
+    options = ['--engine', 'constant_velocity', option]
+    assert live.main(['nothing', '--rig', 'r1', '--out', str(out), *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f'alpamayo_live: error: {said}')
     assert not out.exists()
@@ -172,9 +180,38 @@ def test_make_clean_leaves_what_neither_demo_nor_tests_have_made(tmp_path):
 
 
 def test_a_parameter_that_the_node_refuses_ends_it_with_2_and_one_line(tmp_path):
-    process = start(tmp_path, 'device:=tpu', seconds=2.0)
+    process = start(tmp_path, 'use_sim_time:=often', seconds=2.0)
     text, _ = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 2
-    assert "[node] alpamayo_node: error: device: 'tpu' is not one of cpu, cuda, cuda:N" in text
+    assert '[node] alpamayo_node: error: ' in text
     assert text.splitlines()[-1] == 'alpamayo_live: error: node: ended with status 2'
     assert processes(tmp_path) == []
+
+
+def parameters_of(*arguments):
+    """The node's parameters that a command line of alpamayo_live sets."""
+    fixed = ['drive', '--rig', 'r1', '--out', 'out', '--engine', 'constant_velocity']
+    return live.parse([*fixed, *arguments]).parameters
+
+
+def test_every_parameter_of_the_node_is_an_option_of_its_type():
+    values = {row.name: row.default for row in fields(NodeParameters)}
+    values |= {'checkpoint': 'small', 'recipe': 'mixed', 'greedy': True, 'engine': 'alpamayo'}
+    del values['rig']
+    options = [f'--{name.replace("_", "-")}={value}' for name, value in values.items()]
+    assert parameters_of(*options) == values
+
+
+def test_a_parameter_in_the_spelling_of_ros_is_the_option():
+    spelled = parameters_of('num_samples:=3', 'max_skew_s:=0.1', 'greedy:=true')
+    assert spelled == parameters_of('--num-samples', '3', '--max-skew-s', '0.1', '--greedy')
+    assert spelled['num_samples'] == 3 and spelled['max_skew_s'] == 0.1 and spelled['greedy']
+
+
+def test_parameters_without_an_option_go_on_to_the_node():
+    quality = 'qos_overrides./odometry.subscription.depth'
+    assert parameters_of(f'{quality}:=7', 'use_sim_time:=false') == {
+        'engine': 'constant_velocity',
+        quality: '7',
+        'use_sim_time': 'false',
+    }

@@ -9,9 +9,10 @@ import pytest
 
 from alpamayo_ros.cli.evaluate import main
 from alpamayo_ros.drives import open_loop, parts
-from alpamayo_ros.drives.evaluation import EvaluationSettings, make_rows
+from alpamayo_ros.drives.rows import make_rows
+from alpamayo_ros.drives.settings import EvaluationSettings
 from alpamayo_ros.metrics.evaluation import CLOSED_LOOP_METRICS, OPEN_LOOP_METRICS
-from alpamayo_ros.model.small import write_small_checkpoint
+from alpamayo_ros.model.small.untrained import write_small_checkpoint
 from alpamayo_ros.report.evaluation_page import render
 
 SMALL = ('drives=2', 'moments=1', 'seconds=10', 'samples=2', 'rounds=50')

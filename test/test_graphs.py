@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from alpamayo_ros.model.prompt.processor import Processor
+from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.reasoning import summarise
 from alpamayo_ros.runtime.graphs import GraphRecorder, RecordedVision, StaticSteps
 from alpamayo_ros.runtime.load import load_model

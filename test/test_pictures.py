@@ -15,7 +15,7 @@ from alpamayo_ros.data_types import Frame, SamplingOptions
 from alpamayo_ros.images import ImageError
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.prompt.image_processor import resize_bicubic_plain
-from alpamayo_ros.model.prompt.processor import Processor
+from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.quantization.feedback import quantize_with_feedback
 from alpamayo_ros.quantization.matrix import quantize_matrix
 from alpamayo_ros.quantization.scheme import Rule

@@ -16,7 +16,7 @@ from alpamayo_ros.model.prompt.generated_text import (
     extract_unfinished_text,
     trim_tokens,
 )
-from alpamayo_ros.model.prompt.processor import Processor
+from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.prompt.tokens import list_special_tokens
 from alpamayo_ros.model.versions import VERSIONS
 

@@ -19,7 +19,7 @@ from alpamayo_ros.conversion import plan as quantize_job
 from alpamayo_ros.conversion import quantize
 from alpamayo_ros.conversion.quantize import REPORT
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.kernels.packing import dense_rows
+from alpamayo_ros.kernels.packing import unpack_rows
 from alpamayo_ros.model.checkpoint import INDEX
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.processor import Processor
@@ -60,14 +60,14 @@ def outputs(model):
     grids = [(int(h), int(w)) for _, h, w in fields['image_grid_thw']]
     rows = torch.from_numpy(case['raw_sequences'])[:, ids.shape[1] :].long().unsqueeze(1)
     vision = model.encode_images(torch.from_numpy(fields['pixel_values']), grids)
-    prompt = model.prefill(ids, vision, grids, model.new_cache(1, ids.shape[1], 1, 40))
+    prompt = model.prefill(ids, vision, grids, model.allocate_cache(1, ids.shape[1], 1, 40))
     logits = [prompt.logits.unsqueeze(1)]
     logits += [model.decode_step(prompt, rows[..., i]) for i in range(rows.shape[-1] - 1)]
     special = Processor(load_config(MODEL), MODEL).ids
     reasoning = summarise(rows, special, prompt.length, complete=False)
-    window, positions = model.expert_inputs(prompt, reasoning)
+    window, positions = model.prepare_expert(prompt, reasoning)
     noise, t = torch.from_numpy(case['noise']), torch.zeros(1, 1, 1)
-    velocity = model.velocity(noise.view(1, -1, 2), t, prompt.cache, window, positions)
+    velocity = model.predict_velocity(noise.view(1, -1, 2), t, prompt.cache, window, positions)
     return torch.stack(logits, 2), velocity
 
 
@@ -338,7 +338,7 @@ def test_uniform_checkpoints_load_in_stock_quanto(bits, layers, tmp_path, quanto
     assert len(found) == layers
     for name, module in found:
         weight = ours.get_submodule(name).weight
-        want = dense_rows(*weight.stored, weight.columns, torch.arange(weight.rows))
+        want = unpack_rows(weight.stored, weight.columns, torch.arange(weight.rows))
         got = module.weight.dequantize().to(torch.float32)
         assert (got - want).norm() < 0.01 * want.norm(), name
 
@@ -476,7 +476,7 @@ def test_target_that_exists_is_not_touched(tmp_path, capsys):
 
 
 def test_too_little_memory_is_said_before(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(memory, 'available_bytes', lambda device: 10**6)
+    monkeypatch.setattr(memory, 'read_available_bytes', lambda device: 10**6)
     assert run(tmp_path / 'q') == 2
     said = capsys.readouterr().err
     assert 'its largest matrix 0.00, solving 0.08), 0.00 GB are available on cpu' in said

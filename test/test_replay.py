@@ -324,7 +324,7 @@ def test_a_bag_cut_off_keeps_the_lines_before_the_cut(rig, tmp_path, capsys):
 
 def test_a_corrupt_jpeg_is_a_rejected_line(tmp_path, rig):
     """With the model's engine, which is the one that decodes."""
-    from alpamayo_ros.model.small import write_small_checkpoint
+    from alpamayo_ros.model.small.untrained import write_small_checkpoint
 
     write_small_checkpoint(tmp_path / 'checkpoint', 0)
     picture = cv2.imencode('.jpg', np.full((90, 160, 3), 120, np.uint8))[1].ravel()

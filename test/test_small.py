@@ -9,9 +9,9 @@ from transformers import AutoConfig
 from alpamayo_ros.cli.drive import main
 from alpamayo_ros.data_types import Context, EgoPose, Frame, SamplingOptions
 from alpamayo_ros.model.config import load_config
-from alpamayo_ros.model.prompt.processor import Processor
-from alpamayo_ros.model.small import SENTENCE, write_small_checkpoint
-from alpamayo_ros.model.small_vlm import vocabulary
+from alpamayo_ros.model.processor import Processor
+from alpamayo_ros.model.small.untrained import SENTENCE, write_small_checkpoint
+from alpamayo_ros.model.small.vlm_files import vocabulary
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 
 SPEED_MPS = 10.0

@@ -11,7 +11,7 @@ from alpamayo_ros.cli.quantize import main as quantize
 from alpamayo_ros.conversion.input_statistics import linear_inputs
 from alpamayo_ros.kernels.packing import PackedMatrix, unpack_rows
 from alpamayo_ros.model.checkpoint import hash_file
-from alpamayo_ros.model.small import write_small_checkpoint
+from alpamayo_ros.model.small.untrained import write_small_checkpoint
 from alpamayo_ros.quantization.feedback import quantize_with_feedback
 from alpamayo_ros.quantization.matrix import quantize_matrix
 from alpamayo_ros.quantization.scheme import SCHEMES, Rule

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from alpamayo_ros.data_types import FRAMES_PER_CAMERA
 from alpamayo_ros.model.config import load_config
-from alpamayo_ros.model.prompt.processor import Processor
+from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.prompt.tokens import format_special
 from alpamayo_ros.model.teacher_forcing import Batch, Grid, Layout, make_layout
 from alpamayo_ros.world.camera import CAMERAS

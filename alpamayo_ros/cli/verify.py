@@ -56,23 +56,23 @@ def main(argv: list[str] | None = None) -> int:
 
 def _rows(folder: Path, device: str) -> Iterator[ComparisonRow]:
     # imported here: --help should not wait for torch
-    from ..hub import resolve
+    from ..hub import resolve_checkpoint
     from ..runtime.load import check_device
-    from ..verify.golden import STAGES, rows_of
-    from ..verify.golden_model import model_rows
-    from ..verify.self_check import self_check
+    from ..verify.golden import STAGES, run_stage
+    from ..verify.golden_model import compare_model
+    from ..verify.self_check import check_checkpoint
 
     check_device(device)
-    folder = resolve(folder)
+    folder = resolve_checkpoint(folder)
     if (folder / 'config.json').is_file():
-        yield from self_check(folder, device)
+        yield from check_checkpoint(folder, device)
         return
     expected = ['model', *(name for _, names, _ in STAGES for name in names)]
     if not any((folder / name).exists() for name in expected):
         raise BadInput(f'{folder}: neither reference tensors nor a checkpoint (config.json)')
     for stage, files, run in STAGES:
-        yield from rows_of(stage, folder, files, run)
-    yield from model_rows(folder, device)
+        yield from run_stage(stage, folder, files, run)
+    yield from compare_model(folder, device)
 
 
 if __name__ == '__main__':

@@ -18,7 +18,7 @@ from .action_expert import build_expert_window, compute_expert_positions
 from .blocks import build_block
 from .config import AlpamayoConfig
 from .flow_matching import VelocityField
-from .prefill import PrefillSteps, Prompt, embed_chunk, lay_out_prompts
+from .prefill import PrefillSteps, Prompt, PromptLayout, embed_chunk, lay_out_prompts
 from .prompt.tokens import TokenIds
 from .reasoning import Generators, Reasoning, sample_token, summarise
 from .text import (
@@ -118,11 +118,8 @@ class AlpamayoModel(nn.Module):
         recorded form of the methods `allocate_chunk` and `run_chunk`.
         """
         steps, device = steps or self, cache.keys.device
-        merge = self.config.vision.spatial_merge_size
         # the layout is computed on the host, while the device still encodes images
-        layout = lay_out_prompts(
-            input_ids, self.config.image_token_id, len(vision[0]), grids, merge, lengths
-        )
+        layout = self.lay_out(input_ids, vision, grids, lengths)
         positions = to_device(layout.positions, device)
         rope_delta = to_device(layout.rope_delta, device)
         length, scenes = input_ids.shape[1], input_ids.shape[0] // (2 if is_guided else 1)
@@ -140,6 +137,18 @@ class AlpamayoModel(nn.Module):
             cache.length += part.stop - start
         own = None if lengths is None else to_device(lengths, device)
         return Prompt(cache, length, rope_delta, self._logits(state), own, is_guided)
+
+    def lay_out(
+        self,
+        input_ids: Tensor,
+        vision: tuple[Tensor, list[Tensor]],
+        grids: Sequence[tuple[int, int]],
+        lengths: Tensor | None = None,
+    ) -> PromptLayout:
+        """Layout of prompts (S, P) on the host; arguments as in `prefill`."""
+        merge = self.config.vision.spatial_merge_size
+        image = self.config.image_token_id
+        return lay_out_prompts(input_ids, image, len(vision[0]), grids, merge, lengths)
 
     def allocate_chunk(self, cache: KVCache, length: int) -> Tensor:
         """Memory (S, length, H) for the next prompt embeddings, which `run_chunk` takes."""
@@ -256,6 +265,28 @@ class AlpamayoModel(nn.Module):
         if not bool(logits.amax().isfinite()):
             raise RuntimeError('the language model gave logits that are not finite')
         return summarise(torch.stack(columns, -1), ids, prompt.length, finished)
+
+    def generate_answer(
+        self,
+        prompt: Prompt,
+        ids: TokenIds,
+        options: SamplingOptions,
+        generator: Generators | None = None,
+    ) -> Tensor:
+        """Sample the answer to a question: tokens (B, K, N) up to its end, eos or the budget.
+
+        As in the reference, discrete trajectory tokens are not hidden.
+        """
+        logits = repeat(prompt.logits, 'b vocab -> b k vocab', k=options.num_samples)
+        done = torch.zeros(logits.shape[:2], dtype=torch.bool, device=logits.device)
+        columns: list[Tensor] = []
+        while len(columns) < options.max_tokens and not bool(done.all()):
+            token = sample_token(logits, ids, options, generator, hide_discrete=False)
+            token = torch.where(done, torch.full_like(token, ids.pad), token)
+            columns.append(token)
+            done = done | (token == ids.answer_end) | (token == ids.eos)
+            logits = self.decode_step(prompt, token)
+        return torch.stack(columns, -1)
 
     def feed_marker(
         self,

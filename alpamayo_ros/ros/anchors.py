@@ -100,27 +100,10 @@ class Anchors:
         max_input_age_s older than `now_ns` is decided with the input that is there, and rejected.
         Without a context: why the newest anchor that was decided now has none, if any was.
         """
-        rejection = None
-        for t0_ns in sorted(self._waiting, reverse=True):
-            result = self._decide(t0_ns, now_ns)
-            if result is None:
-                continue
-            del self._waiting[t0_ns]
-            if isinstance(result, Rejection):
-                self.reject(result)
-                rejection = rejection or result
-                continue
-            self.last = None
-            self._drop_before(t0_ns)
-            self.buffer.forget_before(t0_ns)
-            if refusal:
-                self._decide_fate(t0_ns, 'discarded', refusal)
-            elif self._is_too_soon(t0_ns):
-                self._decide_fate(t0_ns, 'dropped', 'rate_limit')
-            else:
-                return result
-            break
-        return rejection
+        result = self._take_newest(now_ns, refusal)
+        if anchors := self.buffer.anchors():  # no older t0 is asked for again
+            self.buffer.forget_before(min(self._waiting, default=anchors[-1]))
+        return result
 
     def reject(self, rejection: Rejection) -> None:
         """Count an anchor that cannot be served, or whose context turned out to be unusable."""
@@ -140,6 +123,28 @@ class Anchors:
     def total(self, fate: str) -> int:
         """Anchor frames with a fate, for whatever reason."""
         return sum(count for (name, _), count in self.fates.items() if name == fate)
+
+    def _take_newest(self, now_ns: int, refusal: str) -> Context | Rejection | None:
+        rejection = None
+        for t0_ns in sorted(self._waiting, reverse=True):
+            result = self._decide(t0_ns, now_ns)
+            if result is None:
+                continue
+            del self._waiting[t0_ns]
+            if isinstance(result, Rejection):
+                self.reject(result)
+                rejection = rejection or result
+                continue
+            self.last = None
+            self._drop_before(t0_ns)
+            if refusal:
+                self._decide_fate(t0_ns, 'discarded', refusal)
+            elif self._is_too_soon(t0_ns):
+                self._decide_fate(t0_ns, 'dropped', 'rate_limit')
+            else:
+                return result
+            break
+        return rejection
 
     def _decide(self, t0_ns: int, now_ns: int) -> Context | Rejection | None:
         age_ns = now_ns - t0_ns

@@ -13,8 +13,8 @@ import torch
 
 from ..data_types import FRAMES_PER_CAMERA, HISTORY_POSES, SamplingOptions
 from ..model.alpamayo import AlpamayoModel
-from ..model.prompt.image_processor import resize_bicubic, resize_bicubic_plain
 from ..model.processor import ModelInputs, Processor
+from ..model.prompt.image_processor import resize_bicubic, resize_bicubic_plain
 from ..runtime.load import load_model
 from .golden import ComparisonRow, compare_exactly
 

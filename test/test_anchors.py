@@ -1,0 +1,43 @@
+"""Anchor frames on their way to the engine: what the buffer still holds for them."""
+
+import numpy as np
+
+from alpamayo_ros.data_types import Context, EgoPose, Frame
+from alpamayo_ros.limits import ContextLimits
+from alpamayo_ros.rig import load_rig
+from alpamayo_ros.ros.anchors import Anchors
+
+MS = 1_000_000
+START_NS = 1_700_000_000_000_000_000
+
+
+def run(seconds, has_odometry=True):
+    """Four cameras at 30 Hz and odometry at 60 Hz; returns what was taken, and most frames kept."""
+    rig = load_rig('r1')
+    anchors = Anchors(rig, ContextLimits(), max_rate_hz=10.0)
+    taken, most = [], 0
+    for k in range(seconds * 30):
+        now_ns = START_NS + k * 1000 * MS // 30
+        for camera in rig.cameras:
+            anchors.add_frame(camera.name, Frame(now_ns, 'jpeg', np.zeros(1, np.uint8)))
+        for half in (0, 1000 * MS // 60) if has_odometry else ():
+            x_m = (now_ns + half - START_NS) / 1e8
+            attitude = np.array([0, 0, 0, 1.0])
+            anchors.add_pose(EgoPose(now_ns + half, np.array([x_m, 0, 0]), attitude, 10.0))
+        taken.append(anchors.take(now_ns + 20 * MS))
+        streams = anchors.buffer._frames.values()
+        most = max(most, sum(len(stream.items) for stream in streams))
+    return [context for context in taken if isinstance(context, Context)], most
+
+
+def test_the_buffer_holds_the_frames_of_one_history():
+    """It held those of max_input_age_s more: 120 frames, 0.75 GB of raw 1080p images."""
+    served, most = run(4)
+    assert len(served) == 25  # 10 Hz from 1.5 s on
+    assert most == 48  # 12 of each camera: 0.35 s, and one more
+
+
+def test_frames_are_kept_while_an_anchor_waits_for_odometry():
+    served, most = run(3, has_odometry=False)
+    assert served == []
+    assert 100 < most <= 120
