@@ -147,7 +147,7 @@ class UnicycleAccelCurvatureActionSpace(nn.Module):
         return torch.stack([self.accel_std, self.curvature_std]).to(like)
 
     def _smooth_heading(self, target: Tensor) -> Tensor:
-        """Headings 1..n of a path with heading 0 at 0: the first column of D3 [0, theta] drops out."""
+        """Headings 1..n where heading 0 is 0: the first column of D3 [0, theta] drops out."""
         n = target.shape[-1]
         lam, ridge = self.theta_fit
         d3 = _difference(n + 1, 3, target)[:, 1:]

@@ -1,4 +1,4 @@
-"""Comparison with reference tensors, stage by stage: the parts that need no model.
+"""Comparison with reference tensors, stage by stage: the parts that need no complete model.
 
 The folder's layout and the tolerances are those of test/golden/README.md. A file that is absent
 is a failed row; a field that is absent is not checked, and the row says so. Sizes come from the
@@ -27,10 +27,18 @@ from ..metrics import displacement as metrics
 from ..model.action_expert import PerWaypointActionInProjV2
 from ..model.action_space import UnicycleAccelCurvatureActionSpace
 from ..model.alpamayo import AlpamayoModel
+from ..model.blocks import build_block
+from ..model.checkpoint import OPTIONAL
 from ..model.config import parse_config
-from ..model.flow_matching import FlowMatching, make_training_pair
+from ..model.flow_matching import (
+    FlowMatching,
+    VelocityField,
+    guide_field,
+    make_training_pair,
+)
 from ..model.prompt.generated_text import extract_text
 from ..model.prompt.image_processor import smart_resize
+from ..model.prompt.tokens import IMAGE_PAD, format_special, list_special_tokens
 from ..model.prompt.trajectory_tokenizer import (
     DeltaTrajectoryTokenizer,
     DiscreteTrajectoryTokenizer,
@@ -193,10 +201,50 @@ def flow_matching(folder: Path) -> Iterator[ComparisonRow]:
         )
         yield compare(stage, f'states, {count}', every, fields, f'all_steps.{count}', 1e-5)
         yield compare(stage, f'result, {count}', final, fields, f'final.{count}', 1e-5)
+    yield from _compare_temperatures(fields, field, noise)
+    if 'B' in fields:
+        yield from _compare_guidance(fields, field, noise)
     if 'train.t' in fields:
         x, start, t = tensors(fields, 'train.x', 'train.noise', 'train.t')
         noisy, _ = make_training_pair(x, start, t)
         yield compare(stage, 'training pair', noisy, fields, 'train.noisy_x', 0)
+
+
+def _run_flow(noise: Tensor, field: VelocityField, count: int, temperature: float = 1.0) -> Tensor:
+    """All states (R, steps + 1, T, 2) of an integration."""
+    flow = FlowMatching()
+    states = [x for x, _, _ in flow.iterate_steps(noise, field, count, temperature)]
+    return torch.stack([*states, flow.sample(noise, field, count, temperature)], 1)
+
+
+def _compare_temperatures(
+    fields: Fields, field: VelocityField, noise: Tensor
+) -> Iterator[ComparisonRow]:
+    """States for each temperature of the noise; keys end in STEPS.TEMPERATURE."""
+    prefix = 'temperature.all_steps.'
+    for key in sorted(k for k in fields if k.startswith(prefix)):
+        count, _, temperature = key.removeprefix(prefix).partition('.')
+        states = _run_flow(noise, field, int(count), float(temperature))
+        yield compare('flow matching', f'temperature {temperature}', states, fields, key, 1e-5)
+
+
+def _compare_guidance(
+    fields: Fields, field: VelocityField, noise: Tensor
+) -> Iterator[ComparisonRow]:
+    """States for each guidance weight; keys end in STEPS.WEIGHT."""
+    (b,) = tensors(fields, 'B')
+    w = torch.linspace(0, 1, noise.shape[1]).view(1, -1, 1)
+
+    def both(x: Tensor, t: Tensor) -> Tensor:
+        (x, other), (t, _) = x.chunk(2), t.chunk(2)
+        without = (other @ b.T) * (1 - t) + torch.cos(2 * t + w) - 0.05 * other**2 * t
+        return torch.cat([field(x, t), without])
+
+    prefix = 'guided.all_steps.'
+    for key in sorted(k for k in fields if k.startswith(prefix)):
+        count, _, weight = key.removeprefix(prefix).partition('.')
+        states = _run_flow(noise, guide_field(both, float(weight)), int(count))
+        yield compare('flow matching', f'guidance weight {weight}', states, fields, key, 1e-5)
 
 
 def delta_tokenizer(folder: Path) -> Iterator[ComparisonRow]:
@@ -288,6 +336,17 @@ def frame_picking(folder: Path) -> Iterator[ComparisonRow]:
     picked = find_latest_at_or_before(stamps, fields['image_timestamps'])
     yield compare(stage, 'frame index', picked, fields, 'picked_frame_index', 0)
     yield compare(stage, 'frame time', stamps[picked], fields, 'picked_timestamps', 0)
+    if 'all_camera_frame_timestamps' not in fields:
+        return
+    order = np.sort(fields['asked_cameras'])
+    yield compare(stage, 'order of the cameras', order, fields, 'camera_indices', 0)
+    stamps = fields['all_camera_frame_timestamps']
+    rows = [find_latest_at_or_before(own, fields['image_timestamps']) for own in stamps]
+    yield compare(stage, 'frame index, all', np.stack(rows), fields, 'all_picked_frame_index', 0)
+    times = np.take_along_axis(stamps, np.stack(rows), 1)
+    yield compare(stage, 'frame time, all', times, fields, 'all_picked_timestamps', 0)
+    relative = (times - times.min()) / 1e6
+    yield compare(stage, 'relative times', relative, fields, 'relative_timestamps', 1e-6)
 
 
 def tables(folder: Path) -> Iterator[ComparisonRow]:
@@ -318,12 +377,33 @@ def full_size_names(folder: Path) -> Iterator[ComparisonRow]:
         model = AlpamayoModel(config)
     have = {name: list(t.shape) for name, t in model.state_dict().items()}
     shapes = {name: entry['shape'] for name, entry in want['tensors'].items()}
-    differ = sorted(set(have) ^ set(shapes))
+    rebuilt = {name for name, _ in model.named_buffers() if name.startswith(OPTIONAL)}
+    differ = sorted((set(have) ^ set(shapes)) - (rebuilt - set(shapes)))
     yield compare_exactly(stage, 'names', not differ, ', '.join(differ[:3]))
     differ = sorted(name for name in set(have) & set(shapes) if have[name] != shapes[name])
     yield compare_exactly(stage, 'shapes', not differ, ', '.join(differ[:3]))
     count = sum(p.numel() for p in model.parameters())
     yield compare_exactly(stage, 'parameters', count == want['total_parameters'], str(count))
+
+
+def vocabulary(folder: Path) -> Iterator[ComparisonRow]:
+    """Ids of the added tokens at the full size of the base vocabulary."""
+    stage, want = 'vocabulary', read_table(folder / 'token_ids_10b.json')
+    config = parse_config(read_json(folder / 'config_10b.json'))
+    start = int(want['traj_token_start_idx'])
+    names = [name for name in list_special_tokens(config) if name != IMAGE_PAD]
+    first = start + config.traj_vocab_size
+    ids = {name: first + i for i, name in enumerate(names)} | {IMAGE_PAD: config.image_token_id}
+    given = {format_special(name): i for name, i in want['special_token_ids'].items()}
+    yield compare_exactly(stage, 'special tokens', ids == given, f'{ids}')
+    markers = {k: ids[format_special(f'traj_{k}')] for k in want['traj_token_ids']}
+    yield compare_exactly(stage, 'markers', markers == want['traj_token_ids'], f'{markers}')
+    same = config.traj_token_ids == want['traj_token_ids']
+    yield compare_exactly(stage, 'markers of the config', same, f'{config.traj_token_ids}')
+    future = build_block(config.blocks['traj_tokenizer_cfg'])
+    have = [start + future.vocab_size, start, first + len(names)]
+    keys = ('hist_token_start_idx', 'future_token_start_idx', 'vocab_size')
+    yield compare_exactly(stage, 'ranges', have == [want[key] for key in keys], f'{have}')
 
 
 # Each file of the layout and the stage that reads it.
@@ -346,7 +426,13 @@ STAGES: tuple[tuple[str, tuple[str, ...], Callable[[Path], Iterator[ComparisonRo
     ('t0 frame', ('t0_frame.npz',), t0_frame),
     ('frame picking', ('t0_frame.npz',), frame_picking),
     ('state dict', ('state_dict_10b.json', 'config_10b.json'), full_size_names),
+    ('vocabulary', ('token_ids_10b.json', 'config_10b.json'), vocabulary),
 )
+
+
+# Stages that the reference set of a version lacks: 1.5's repository has no metric, and the ids at
+# the full vocabulary came with 1.5.
+NOT_IN_VERSION = {'alpamayo_r1': ('vocabulary',), 'alpamayo1_5': ('metrics',)}
 
 
 def run_stage(
@@ -355,8 +441,13 @@ def run_stage(
     files: tuple[str, ...],
     run: Callable[[Path], Iterator[ComparisonRow]],
 ) -> Iterator[ComparisonRow]:
-    """The rows of a stage; an absent or unusable file is one failed row."""
+    """The rows of a stage; an absent or unusable file is one failed row.
+
+    A stage that the reference set of the version cannot have gives no row.
+    """
     absent = [name for name in files if not (folder / name).is_file()]
+    if absent and stage in NOT_IN_VERSION.get(_read_version(folder), ()):
+        return
     if absent:
         yield ComparisonRow(stage, ', '.join(absent), np.inf, 0.0, 'expected file is absent')
         return
@@ -366,6 +457,12 @@ def run_stage(
         yield ComparisonRow(stage, files[0], np.inf, 0.0, str(error))
     except KeyError as error:
         yield ComparisonRow(stage, files[0], np.inf, 0.0, f'the file lacks the input {error}')
+
+
+def _read_version(folder: Path) -> str:
+    """model_type of the folder's full-size config; '' when there is none."""
+    path = folder / 'config_10b.json'
+    return str(read_json(path).get('model_type', '')) if path.is_file() else ''
 
 
 def _rounded(space: UnicycleAccelCurvatureActionSpace) -> UnicycleAccelCurvatureActionSpace:

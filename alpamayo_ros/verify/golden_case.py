@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,11 +132,13 @@ def _lay_out(case: GoldenCase, prompt: Prompt, steps: int) -> tuple[ReferenceLay
     """Layouts of the pass with the route and of the one without."""
     scenes = len(case.prompts)
     own = [prompt.length] * scenes if prompt.lengths is None else prompt.lengths.tolist()
-    first = ReferenceLayout(prompt, range(scenes), own[:scenes], case.samples, steps - 1)
+    width = max(own[:scenes])
+    first = ReferenceLayout(prompt, range(scenes), own[:scenes], case.samples, steps - 1, width)
     if not case.is_guided:
         return (first,)
     twins = range(scenes, 2 * scenes)
-    return (first, ReferenceLayout(prompt, twins, own[scenes:], case.samples, steps))
+    width = case.fields['unguided_input_ids'].shape[1]
+    return (first, ReferenceLayout(prompt, twins, own[scenes:], case.samples, steps, width))
 
 
 def compare_case(scene: GoldenScene, case: GoldenCase) -> Iterator[ComparisonRow]:
@@ -239,8 +241,7 @@ def _compare_expert(
     """Positions, mask and each flow step from the reference's own states."""
     name, fields, model = case.name, case.fields, scene.model
     window, positions = model.prepare_expert(run.prompt, run.reasoning)
-    mask = cast(Tensor, window.mask)  # the expert's window always has one
-    points, used = model.waypoints, run.prompt.cache.length
+    points, device = model.waypoints, window.slots.device
     by_row = positions.unflatten(-1, (-1, points)).flatten(1, 2)  # (3, S * K, T)
     for half, layout in enumerate(run.layouts):
         prefix, what = ('unguided_', 'without route, ') if half else ('', '')
@@ -249,19 +250,20 @@ def _compare_expert(
         key = f'{prefix}expert_position_ids'
         yield compare(name, f'{what}expert positions', own, fields, key, 0)
         offset = own[0, :, 0] - layout.repeat_rows(run.prompt.rope_delta) - layout.missing
-        yield compare(name, f'{what}offset', offset, fields, f'{prefix}offset', 0)
-        rows, strangers = layout.gather_mask(mask, used, points)
+        if f'{prefix}offset' in fields:  # from 1.5 on
+            yield compare(name, f'{what}offset', offset, fields, f'{prefix}offset', 0)
+        rows, strangers = layout.gather_mask(window, points)
         key = f'{prefix}expert_attention_mask'
         yield compare(name, f'{what}expert mask', rows, fields, key, 0)
         yield compare_exactly(name, f'{what}expert mask, other samples hidden', not strangers)
-    states, times = (x.to(mask.device) for x in tensors(fields, 'x_steps', 't_steps'))
+    states, times = (x.to(device) for x in tensors(fields, 'x_steps', 't_steps'))
     embeds = model.action_in_proj(states[:, 0], times[:, 0])
     yield compare(name, 'expert inputs', embeds, fields, 'expert_inputs_embeds_step0', 1e-4)
     field = model.make_velocity_field(run.prompt, run.reasoning)
     yield from _compare_velocities(case, field, states, times)
     (noise,) = tensors(fields, 'noise')
     guided = guide_field(field, case.weight) if case.is_guided else field
-    action = model.sample_actions(noise.to(mask.device), guided, states.shape[1], case.temperature)
+    action = model.sample_actions(noise.to(device), guided, states.shape[1], case.temperature)
     yield compare(name, 'action', action, fields, 'action', 1e-3)
     xyz, rot = make_trajectory(scene, case, action)
     yield compare(name, 'trajectory', xyz, fields, 'pred_xyz', 2e-3)
@@ -271,7 +273,7 @@ def _compare_expert(
 def _compare_velocities(
     case: GoldenCase, field: VelocityField, states: Tensor, times: Tensor
 ) -> Iterator[ComparisonRow]:
-    """Velocities (R, steps, T, 2) at the reference's states: both passes, and what is integrated."""
+    """Velocities (R, steps, T, 2) at the reference's states: combined, and of both passes."""
     passes: dict[str, list[Tensor]] = {'v_steps': []}
     if case.is_guided:
         passes |= {'v_guided_steps': [], 'v_unguided_steps': []}

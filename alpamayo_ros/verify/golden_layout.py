@@ -1,7 +1,7 @@
 """Translates our cache slots into the rows of the reference, one row per sample.
 
-Ours: a scene's prompt, pads behind it, then the steps of all samples interleaved. The reference has
-pads in front of the prompt, and the steps of one sample behind it. Knows no files.
+We store a scene's prompt, pads behind it, then the steps of all samples interleaved. The reference
+has pads in front of the prompt and the steps of one sample behind it. Knows no files.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..model.prefill import Prompt
+from ..model.text import Window
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class ReferenceLayout:
     """Rows of B scenes with K samples each, scene-major, for one pass over the prompts.
 
     prompt: our prefilled prompts. scenes: cache rows of the pass. lengths: own lengths of their
-    prompts. steps: tokens of each row in the cache of the reference.
+    prompts. steps: tokens of each row in the cache of the reference. width: columns of the
+    reference's prompts, pads in front included.
     """
 
     prompt: Prompt
@@ -27,11 +29,7 @@ class ReferenceLayout:
     lengths: list[int]
     samples: int
     steps: int
-
-    @property
-    def width(self) -> int:
-        """Columns of the prompts of the reference, pads in front included."""
-        return max(self.lengths)
+    width: int
 
     @property
     def missing(self) -> int:
@@ -74,17 +72,23 @@ class ReferenceLayout:
             real.append(is_real)
         return torch.stack(rows), torch.stack(real)
 
-    def gather_mask(self, mask: Tensor, used: int, points: int) -> tuple[Tensor, bool]:
+    def gather_mask(self, window: Window, points: int) -> tuple[Tensor, bool]:
         """Our mask (S, 1, K * T, span) as additive rows (B * K, 1, T, columns + T).
 
-        Also returns whether a row sees a slot of another sample or a pad.
+        Also returns whether a row sees a slot of another sample or a pad. A window without a mask
+        is that of a single row, whose waypoints stand directly behind the tokens that they see.
         """
         rows, strangers = [], False
         for row, slots in enumerate(self.list_slots()):
             scene, sample = self.scenes[row // self.samples], row % self.samples
-            own = mask[scene, 0, sample * points : (sample + 1) * points]
-            waypoints = [used + sample * points + i for i in range(points)]
-            index = torch.tensor([*slots, *waypoints], device=mask.device)
+            index = torch.tensor(slots, device=window.slots.device)
+            own_waypoints = window.slots[sample * points : (sample + 1) * points]
+            if window.mask is None:
+                tokens = ((index >= 0) & (index < own_waypoints[0])).expand(points, -1)
+                rows.append(torch.cat([tokens, tokens.new_ones(points, points)], 1))
+                continue
+            index = torch.cat([index, own_waypoints])
+            own = window.mask[scene, 0, sample * points : (sample + 1) * points]
             seen = own[:, index.clamp(min=0)] & (index >= 0)
             strangers |= bool(own.sum() != seen.sum())
             rows.append(seen)

@@ -1,4 +1,4 @@
-"""Comparison with reference files of Alpamayo 1.5 beside the cases: an answer, and runs in bf16."""
+"""Comparison with reference files of Alpamayo 1.5 beside the cases: an answer, bf16 runs."""
 
 from __future__ import annotations
 
