@@ -19,8 +19,10 @@ from unittest.mock import patch
 
 from alpamayo_ros.cli.benchmark_engine import STAGES
 from alpamayo_ros.images import COMPRESSED, RAW_ENCODINGS
-from alpamayo_ros.ros.publishing.outputs import AUTOWARE, OUTPUTS
+from alpamayo_ros.ros.diagnostics import t0_status
+from alpamayo_ros.ros.diagnostics.status import ARRAY_TYPE
 from alpamayo_ros.ros.parameter_tables import format_markdown_table
+from alpamayo_ros.ros.publishing.outputs import AUTOWARE, OUTPUTS
 from quantization_study.page import SENSITIVITY, TABLES, render
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,12 +33,13 @@ TOPICS = {
     'output/trajectory': 'the poses of the path with speed, yaw rate and acceleration',
     'output/reasoning': 'the reasoning text of the path',
     'output/markers': 'for RViz: path by speed, other samples, outline of the vehicle, text',
-    'debug/actions': 'acceleration (m/s^2) and curvature (1/m) of each waypoint, (64, 2)',
-    'debug/samples': 'x, y (m), yaw (rad), speed (m/s) of each sample, t0 frame, (K, 64, 4)',
+    'debug/samples': 'x, y, z (m), yaw (rad), speed (m/s), acceleration (m/s^2) and curvature '
+    '(1/m) of every sample: K rows of 64 points, in the frame of the vehicle at t0',
     'debug/path': 'every path, also one that a policy holds back',
     'debug/path_age_ms': 'time of publication less t0',
     'debug/processing_time_ms': 'duration of the inference',
     'debug/dropped_contexts': 'contexts since the start that a newer one or the rate left out',
+    'output/status': 'what became of each t0 and why, stamped t0; a heartbeat without one',
     'output/autoware_trajectory': 'the same for Autoware; parameter `autoware_trajectory`',
 }
 # name: type, text
@@ -71,9 +74,9 @@ def parameters() -> str:
 def topics() -> str:
     """Every topic that the node publishes; KeyError for one without a text here."""
     rows = []
-    for output in (*OUTPUTS, AUTOWARE):
-        type_name = output.type_name.replace('/msg/', '/')
-        rows.append([f'`~/{output.topic}`', f'`{type_name}`', TOPICS[output.topic]])
+    types = {output.topic: output.type_name for output in (*OUTPUTS, AUTOWARE)}
+    for topic, type_name in {t0_status.TOPIC: ARRAY_TYPE, **types}.items():
+        rows.append([f'`~/{topic}`', f'`{type_name.replace("/msg/", "/")}`', TOPICS[topic]])
     return _table(['topic', 'type', 'content'], rows)
 
 

@@ -30,36 +30,39 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 'rig',
                 default_value='',
-                description='Cameras and topics: a name in config/rigs or a path. Required.',
+                description='Rig file with cameras and topics: a name in config/rigs or a '
+                'path. Required.',
             ),
             DeclareLaunchArgument(
                 'engine',
                 default_value='',
-                description='What predicts.',
+                description='Engine that predicts; constant_velocity needs no model.',
                 choices=['', 'alpamayo', 'constant_velocity'],
             ),
             DeclareLaunchArgument(
                 'checkpoint',
                 default_value='',
-                description='Folder, hub id, or small, which knows a synthetic world only. '
-                'Required for the engine alpamayo.',
+                description='Checkpoint: a folder, a hub id, or small, a model of a synthetic'
+                ' world that ships with the package. Required for the engine '
+                'alpamayo.',
             ),
             DeclareLaunchArgument(
                 'bits',
                 default_value='',
-                description='Width of the weights; a plain checkpoint is quantized while it is '
-                'loaded.',
+                description='Bits per weight; a checkpoint in full precision is quantized '
+                'while it is loaded.',
                 choices=['', '1.58', '2', '4', '8', '16'],
             ),
             DeclareLaunchArgument(
                 'recipe',
                 default_value='',
-                description='Recipe of the weights; empty: any, or that of alpamayo_quantize.',
+                description='Quantization recipe that the checkpoint must have; empty: any, '
+                'or the default one.',
             ),
             DeclareLaunchArgument(
                 'device',
                 default_value='',
-                description='cuda, cuda:N or cpu.',
+                description='Device of the model: cuda, cuda:N or cpu.',
             ),
             DeclareLaunchArgument(
                 'use_sim_time',

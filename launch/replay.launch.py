@@ -73,7 +73,7 @@ def generate_launch_description():
 
 
 def _processes(context):
-    """Return node, recorder, and what starts the player and ends everything."""
+    """Return node and recorder, and the handlers that start the player and end everything."""
     bag, rate, out = (
         LaunchConfiguration(name).perform(context) for name in ('bag', 'rate', 'out')
     )
@@ -92,8 +92,8 @@ def _processes(context):
     started = []
 
     def follow(event):
-        """Start the player once the node says that it has a model."""
-        if b'model error' in event.text:
+        """Start the player once the node has a model."""
+        if b'model failed' in event.text:
             raise RuntimeError('the model could not be loaded')
         if b'model ready' in event.text and not started:
             started.append(player)

@@ -85,7 +85,7 @@ class ChildProcess:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             print(f'[{self.name}] {line}', end='', flush=True)
-            if 'model error: ' in line:
-                self.failure = line.split('model error: ')[1].strip()
+            if 'model failed: ' in line:
+                self.failure = line.split('model failed: ')[1].strip()
             if self.failure or 'model ready' in line or line == 'recording\n':
                 self._ready.set()

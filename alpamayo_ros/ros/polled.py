@@ -1,4 +1,4 @@
-"""A subscription whose messages are fetched, so that not each of them wakes the executor.
+"""A subscription that is read in batches, so that not every message wakes the executor.
 
 rclpy's executor builds its wait set twice for every message: at 100 Hz of odometry that was a
 quarter of the node's processor time. Knows no topic.
@@ -13,15 +13,15 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 
 
 class OnDemand(MutuallyExclusiveCallbackGroup):
-    """Group of a subscription that an executor waits for only while `wanted()` is true."""
+    """Group of a subscription that an executor waits for only while `is_waited_for()` is true."""
 
-    def __init__(self, wanted: Callable[[], bool]) -> None:
+    def __init__(self, is_waited_for: Callable[[], bool]) -> None:
         super().__init__()
-        self._wanted = wanted
+        self._is_waited_for = is_waited_for
 
     def can_execute(self, entity: Any) -> bool:
         """Whether a callback may start; executors leave out of their wait what may not."""
-        return self._wanted() and bool(super().can_execute(entity))
+        return self._is_waited_for() and bool(super().can_execute(entity))
 
 
 def take_messages(subscription: Any, most: int) -> Iterator[Any]:

@@ -1,6 +1,6 @@
-"""rclpy from its start to its end, the same for every process of the package.
+"""Starts and ends rclpy, in the same way for every process of the package.
 
-A signal ends one quietly, and what its user gave wrongly is BadInput. Knows no node.
+A signal ends the process quietly, and arguments that cannot be used raise BadInput. Knows no node.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def initialise_rclpy(args: Sequence[str] | None, **options: Any) -> None:
     try:
         rclpy.init(args=args, **options)
     except RuntimeError as error:  # rclpy's own errors are of this type
-        raise BadInput(_line(error)) from error
+        raise BadInput(_join_lines(error)) from error
 
 
 @contextmanager
 def session(args: Sequence[str] | None = None) -> Iterator[None]:
-    """Initialise rclpy with command line arguments, and shut it down behind the block.
+    """Initialise rclpy with command line arguments, and shut it down after the block.
 
     SIGINT and SIGTERM end the block, and that is no error. Raises BadInput for arguments, names,
     parameters and QoS that cannot be used.
@@ -38,7 +38,7 @@ def session(args: Sequence[str] | None = None) -> Iterator[None]:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except (ParameterException, NameValidationException, InvalidQosOverridesError) as error:
-        raise BadInput(_line(error)) from error
+        raise BadInput(_join_lines(error)) from error
     except RuntimeError:  # a signal between two calls, where rclpy does not name it
         if rclpy.ok():
             raise
@@ -48,14 +48,14 @@ def session(args: Sequence[str] | None = None) -> Iterator[None]:
 
 @contextmanager
 def blame_inputs_while_starting() -> Iterator[None]:
-    """While a node comes up, an error of the layers below rclpy is about what it was given."""
+    """Raise BadInput for errors of the layers below rclpy: at a start they are about arguments."""
     try:
         yield
     except RuntimeError as error:
         if rclpy.ok():
-            raise BadInput(_line(error)) from error
+            raise BadInput(_join_lines(error)) from error
         raise
 
 
-def _line(error: Exception) -> str:
+def _join_lines(error: Exception) -> str:
     return ' '.join(str(error).split())

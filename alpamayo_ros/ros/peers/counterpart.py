@@ -1,6 +1,6 @@
-"""The other end of a node: feeds its topics with CDR bytes and hears what it says.
+"""A peer of the node: publishes CDR bytes to its input topics and subscribes to its outputs.
 
-Knows no pace, and nothing of what it carries.
+Knows neither the pace nor the content of the messages.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ DEPTH = 50
 
 
 class Counterpart:
-    """Publishes to `fed` (topic to type), best effort; `heard`: topic to type and callback."""
+    """A node with best-effort publishers and reliable subscriptions.
+
+    published: topic to type. subscribed: topic to type and callback.
+    """
 
     def __init__(
-        self, fed: Mapping[str, str], heard: Mapping[str, tuple[str, Callable[[Any], Any]]]
+        self,
+        published: Mapping[str, str],
+        subscribed: Mapping[str, tuple[str, Callable[[Any], Any]]],
     ) -> None:
         self._context = rclpy.Context()
         options = SignalHandlerOptions.NO
@@ -35,14 +40,14 @@ class Counterpart:
         profile = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._publishers = {
             topic: self._node.create_publisher(import_interface(type_name), topic, profile)
-            for topic, type_name in fed.items()
+            for topic, type_name in published.items()
         }
-        for topic, (type_name, callback) in heard.items():
+        for topic, (type_name, callback) in subscribed.items():
             kind = import_interface(type_name)
             self._node.create_subscription(kind, topic, callback, QoSProfile(depth=DEPTH))
 
     def is_matched(self) -> bool:
-        """Whether every topic that is fed has a subscriber."""
+        """Whether every published topic has a subscriber."""
         return all(x.get_subscription_count() for x in self._publishers.values())
 
     def publish(self, topic: str, payload: bytes) -> None:
@@ -50,7 +55,7 @@ class Counterpart:
         self._publishers[topic].publish(payload)
 
     def spin(self, seconds: float) -> None:
-        """Hear for some time."""
+        """Run callbacks for some time."""
         end_s = time.monotonic() + seconds
         while (left_s := end_s - time.monotonic()) > 0:
             self._executor.spin_once(timeout_sec=left_s)

@@ -1,4 +1,7 @@
-"""A recorded drive to topics at the pace of its log times, with /clock. Knows no bag format."""
+"""Plays a recorded drive to topics at the pace of its log times, with /clock.
+
+Knows no bag format.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ class Player(Node):
         }
         kind = import_interface('rosgraph_msgs/msg/Clock')
         self._clock_publisher = self.create_publisher(kind, '/clock', QoSProfile(depth=1))
-        self._told_ns = 0
+        self._clock_ns = 0  # the time that /clock has now
 
     def wait_for_listeners(self) -> bool:
         """Wait until every topic is subscribed to; False when the process is to end first.
@@ -43,13 +46,13 @@ class Player(Node):
         end_s = time.monotonic() + LISTENERS_LIMIT_S
         while rclpy.ok(context=self.context):
             publishers = self._publishers_by_topic.items()
-            deaf = [topic for topic, x in publishers if not x.get_subscription_count()]
-            if not deaf:
+            unheard = [topic for topic, x in publishers if not x.get_subscription_count()]
+            if not unheard:
                 return True
             if time.monotonic() > end_s:
-                kind = self._types[deaf[0]]
+                kind = self._types[unheard[0]]
                 raise BadInput(
-                    f'{deaf[0]}: no node in this ROS_DOMAIN_ID subscribes to it as {kind}'
+                    f'{unheard[0]}: no node in this ROS_DOMAIN_ID subscribes to it as {kind}'
                 )
             time.sleep(0.05)
         return False
@@ -65,20 +68,20 @@ class Player(Node):
             self.count += 1
 
     def _wait_until(self, log_ns: int, origin_ns: int, start_s: float) -> bool:
-        """Let the simulated time come to log_ns and tell it; False when the process is to end."""
+        """Let the simulated time reach log_ns, with /clock; False when the process is to end."""
         while rclpy.ok(context=self.context):
             passed_ns = round((time.monotonic() - start_s) * self._rate * NANOSECONDS)
             now_ns = min(origin_ns + passed_ns, log_ns)
-            if now_ns - self._told_ns >= CLOCK_PERIOD_NS:
-                self._tell(now_ns)
+            if now_ns - self._clock_ns >= CLOCK_PERIOD_NS:
+                self._publish_clock(now_ns)
             if now_ns == log_ns:
                 return True
-            left_ns = min(log_ns - now_ns, self._told_ns + CLOCK_PERIOD_NS - now_ns)
+            left_ns = min(log_ns - now_ns, self._clock_ns + CLOCK_PERIOD_NS - now_ns)
             time.sleep(left_ns / NANOSECONDS / self._rate)
         return False
 
-    def _tell(self, now_ns: int) -> None:
-        self._told_ns = now_ns
+    def _publish_clock(self, now_ns: int) -> None:
+        self._clock_ns = now_ns
         sec, nanosec = divmod(now_ns, NANOSECONDS)
         stamp = make('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
         self._clock_publisher.publish(make('rosgraph_msgs/msg/Clock', clock=stamp))
@@ -87,7 +90,7 @@ class Player(Node):
 def play(
     topics: Mapping[str, str], messages: Iterable[tuple[str, int, bytes]], rate: float
 ) -> int:
-    """Run a Player until the end or a signal; how many messages went out."""
+    """Run a Player until the end or a signal; return how many messages went out."""
     player = None
     with session([]):
         try:
