@@ -234,6 +234,17 @@ def test_nothing_goes_out_unless_the_node_is_active_a_held_path_neither(state):
     assert bench.publication.path_stamp_ns is None
 
 
+@pytest.mark.parametrize('is_retimed', [False, True])
+def test_a_path_is_retimed_where_that_is_chosen_and_never_below_debug(is_retimed):
+    bench = Bench(retime=is_retimed)
+    slow = replace(vehicle(0.5), speed_mps=8.0)
+    bench.publish(prediction(), where=slow)
+    (out,), (whole,) = bench.sent('output/path'), bench.sent('debug/path')
+    assert out.poses[:5] == whole.poses[:5]
+    behind_m = whole.poses[-1].pose.position.y - out.poses[-1].pose.position.y
+    assert behind_m == pytest.approx(2.0 * (1 - np.exp(-5.9)) if is_retimed else 0.0, abs=1e-3)
+
+
 def test_a_paused_node_publishes_the_one_that_was_asked_for():
     bench = Bench()
     bench.state = 'inactive'
