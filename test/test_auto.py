@@ -24,6 +24,14 @@ def test_auto_model_loads_the_weights_of_the_folder():
     assert all(torch.equal(model.state_dict()[name], want[name]) for name in want)
 
 
+def test_auto_model_loads_alpamayo_1_5():
+    folder = MODEL.parents[1] / 'golden15/model'
+    assert AutoConfig.from_pretrained(folder).architectures == ['Alpamayo1_5']
+    model = AutoModel.from_pretrained(folder)
+    assert isinstance(model, AlpamayoModel)
+    assert model.config.model_type == 'alpamayo1_5'
+
+
 def test_attention_is_sdpa_whatever_the_file_says(tmp_path):
     config = json.loads((MODEL / 'config.json').read_text())
     config['attn_implementation'] = 'flash_attention_2'

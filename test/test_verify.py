@@ -46,7 +46,7 @@ def test_reference_files_are_the_ones_of_the_checksums():
 @pytest.mark.parametrize(('stage', 'files', 'run'), STAGES)
 def test_stage_holds(stage, files, run):
     rows = list(run_stage(stage, GOLDEN, files, run))
-    assert rows
+    assert bool(rows) == (stage != 'vocabulary')  # its file came with 1.5
     assert [row for row in rows if not row.passed] == []
     assert [row for row in rows if row.error is None] == []
 

@@ -1,4 +1,4 @@
-"""AutoConfig and AutoModel for Alpamayo folders: importing this module registers `alpamayo_r1`.
+"""AutoConfig and AutoModel for Alpamayo R1 and 1.5: importing this module registers both.
 
 `AutoModel.from_pretrained(DIR)`, or of a hub id, then gives our AlpamayoModel, loaded strictly; no
 code of the folder runs, and attention is always torch's own whatever the file says.
@@ -33,8 +33,14 @@ class AlpamayoR1AutoConfig(PretrainedConfig):
         super().__init__(**keys)
 
 
+class Alpamayo15AutoConfig(AlpamayoR1AutoConfig):
+    """The same for Alpamayo 1.5 (architecture `Alpamayo1_5`)."""
+
+    model_type = 'alpamayo1_5'
+
+
 class AlpamayoR1AutoModel(AlpamayoModel):
-    """AlpamayoR1 with the loading interface of transformers."""
+    """AlpamayoModel with the loading interface of transformers."""
 
     config_class = AlpamayoR1AutoConfig
 
@@ -63,5 +69,13 @@ class AlpamayoR1AutoModel(AlpamayoModel):
         return model
 
 
+class Alpamayo15AutoModel(AlpamayoR1AutoModel):
+    """The same for Alpamayo 1.5."""
+
+    config_class = Alpamayo15AutoConfig
+
+
 AutoConfig.register('alpamayo_r1', AlpamayoR1AutoConfig)
+AutoConfig.register('alpamayo1_5', Alpamayo15AutoConfig)
 AutoModel.register(AlpamayoR1AutoConfig, AlpamayoR1AutoModel)
+AutoModel.register(Alpamayo15AutoConfig, Alpamayo15AutoModel)

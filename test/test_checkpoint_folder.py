@@ -1,0 +1,200 @@
+"""Every file of a checkpoint folder that cannot be used is one line that names it."""
+
+import json
+from pathlib import Path
+import shutil
+
+import pytest
+
+from alpamayo_ros.errors import BadInput
+from alpamayo_ros.model.config import load_config
+from alpamayo_ros.model.processor import Processor
+from alpamayo_ros.runtime.load import load_model
+
+MODEL = Path(__file__).parent / 'golden/model'
+POINTER = b'version https://git-lfs.github.com/spec/v1\noid sha256:abab\nsize 11422654\n'
+FILES = (
+    'config.json',
+    'model.safetensors',
+    'vlm/config.json',
+    'vlm/tokenizer.json',
+    'vlm/tokenizer_config.json',
+    'vlm/chat_template.json',
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    copy = tmp_path / 'checkpoint'
+    shutil.copytree(MODEL, copy, ignore=shutil.ignore_patterns('*.npz'))
+    return copy
+
+
+def load(folder):
+    """Load weights and processor, as an engine does."""
+    load_model(folder)
+    return Processor(load_config(folder), folder)
+
+
+def edit(path, change):
+    """Change a JSON file."""
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def refusal(folder):
+    """Text of the BadInput that loading raises; it is one line."""
+    with pytest.raises(BadInput) as error:
+        load(folder)
+    assert '\n' not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize(
+    ('content', 'said'), [(POINTER, 'Git LFS pointer'), (b'', 'an empty file'), (b'{"a', ': ')]
+)
+def test_file_that_is_not_what_its_name_says(folder, name, content, said):
+    (folder / name).write_bytes(content)
+    text = refusal(folder)
+    assert text.startswith(f'{folder / name}: ')
+    assert said in text
+
+
+def test_weights_that_were_cut_short_say_how_much_is_there(folder):
+    path = folder / 'model.safetensors'
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1000])
+    assert f'{len(whole) - 1000:,} of {len(whole):,} bytes' in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'said'),
+    [
+        ('config.json', lambda v: v.update(expert_cfg=None), 'expert_cfg is None'),
+        ('config.json', lambda v: v.update(action_space_cfg=[]), r'action_space_cfg is \[\]'),
+        ('config.json', lambda v: v.pop('diffusion_cfg'), "'diffusion_cfg' is missing"),
+        ('config.json', lambda v: v.update(traj_token_ids=[1]), r'traj_token_ids is \[1\]'),
+        ('config.json', lambda v: v['traj_token_ids'].pop('history'), "'history' is missing"),
+        ('config.json', lambda v: v.update(vocab_size='many'), "vocab_size is 'many'"),
+        ('config.json', lambda v: v.update(vocab_size=None), 'vocab_size is None'),
+        ('config.json', lambda v: v['diffusion_cfg'].update(int_method='rk4'), 'rk4'),
+        ('config.json', lambda v: v.update(model_type=['a']), r"model_type is \['a'\]"),
+        ('vlm/config.json', lambda v: v.update(text_config=None), 'text_config is None'),
+        ('vlm/config.json', lambda v: v.pop('vision_config'), "'vision_config' is missing"),
+        (
+            'vlm/config.json',
+            lambda v: v['vision_config'].update(deepstack_visual_indexes=3),
+            'deepstack_visual_indexes is 3',
+        ),
+        (
+            'vlm/config.json',
+            lambda v: v['text_config']['rope_scaling'].update(mrope_section=[4, 2]),
+            r'mrope_section is \[4, 2\], expected a list of 3',
+        ),
+        (
+            'vlm/tokenizer.json',
+            lambda v: v['pre_tokenizer'].update(type='NotYetKnown'),
+            'tokenizers [0-9.]+, transformers [0-9.]+ cannot read it',
+        ),
+        ('vlm/tokenizer.json', lambda v: v.pop('model'), 'cannot read it as a tokenizer'),
+        (
+            'vlm/tokenizer_config.json',
+            lambda v: v.update(added_tokens_decoder={'x': 1}),
+            'expected an id',
+        ),
+        (
+            'vlm/chat_template.json',
+            lambda v: v.update(chat_template=None, template='x'),
+            'expected the key chat_template',
+        ),
+        (
+            'vlm/chat_template.json',
+            lambda v: v.update(chat_template='{% if x %}'),
+            'cannot be rendered: Unexpected end of template',
+        ),
+        (
+            'vlm/chat_template.json',
+            lambda v: v.update(chat_template='{{ messages[9].role + 1 }}'),
+            'cannot be rendered',
+        ),
+        (
+            'vlm/chat_template.json',
+            lambda v: v.update(chat_template='<|cot_start|>'),
+            "writes '<.image_pad.>' 0 times",
+        ),
+        (
+            'vlm/chat_template.json',
+            lambda v: v.update(chat_template=[{'name': 'tool_use', 'template': 'x'}]),
+            'chat templates tool_use, expected one named default',
+        ),
+        ('vlm/chat_template.json', lambda v: v.update(chat_template=7), 'chat template is 7'),
+    ],
+)
+def test_value_that_cannot_be_used_is_named_with_its_file(folder, name, change, said):
+    edit(folder / name, change)
+    with pytest.raises(BadInput, match=said) as error:
+        load(folder)
+    assert '\n' not in str(error.value)
+    # a block is built without its folder at hand: its class is named instead
+    assert str(error.value).startswith((f'{folder / name}: ', f'{name}: '))
+
+
+def test_absent_tokenizer_is_named(folder):
+    for name in ('tokenizer.json', 'vocab.json'):
+        (folder / 'vlm' / name).unlink(missing_ok=True)
+    assert refusal(folder) == f'{folder}/vlm/tokenizer.json: no such file'
+
+
+def test_tokenizer_of_vocabulary_and_merges_has_the_same_ids(folder):
+    """A folder of transformers 4.4x has no tokenizer.json."""
+    if not (folder / 'vlm/vocab.json').is_file():
+        pytest.skip('the reference folder has tokenizer.json only')
+    want = load(folder).render_prompt((1,), 4)
+    text = load(folder).tokenize_prompt(want, [(4, 6)] * 4)
+    (folder / 'vlm/tokenizer.json').unlink()
+    assert load(folder).tokenize_prompt(want, [(4, 6)] * 4).equal(text)
+
+
+@pytest.mark.parametrize('kind', ['text', 'list', 'two', 'dict', 'json list', 'mark', 'jinja'])
+def test_chat_template_in_every_form_gives_the_same_prompt(folder, kind):
+    want = load(folder).render_prompt((1, 2), 4)
+    path, settings = folder / 'vlm/chat_template.json', folder / 'vlm/tokenizer_config.json'
+    template = json.loads(path.read_text())['chat_template']
+    named = [{'name': 'default', 'template': template}]
+    forms = {
+        'text': template,
+        'list': named,
+        'two': [{'name': 'tool_use', 'template': 'x'}, *named],
+        'dict': {'default': template, 'tool_use': 'x'},
+    }
+    if kind in forms:
+        path.unlink()
+        edit(settings, lambda v: v.update(chat_template=forms[kind]))
+    elif kind == 'json list':
+        path.write_text(json.dumps({'chat_template': named}))
+    elif kind == 'mark':  # a byte order mark inside of the value
+        path.write_text(json.dumps({'chat_template': '\ufeff' + template}))
+    else:
+        (folder / 'vlm/chat_template.jinja').write_bytes(b'\xef\xbb\xbf' + template.encode())
+    assert load(folder).render_prompt((1, 2), 4) == want
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {'extra_special_tokens': ['<|im_start|>']},  # transformers 5
+        {'extra_special_tokens': {'a': '<|im_start|>'}},  # transformers 4
+        {'tokenizer_class': 'TokenizersBackend', 'is_local': True},
+        {'backend': 'tokenizers', 'add_bos_token': None},
+    ],
+)
+def test_settings_of_both_transformers_are_of_no_account(folder, settings):
+    want = load(folder)
+    text = want.render_prompt((1,), 4)
+    edit(folder / 'vlm/tokenizer_config.json', lambda v: v.update(settings))
+    other = load(folder)
+    assert other.ids == want.ids
+    ids = [p.tokenize_prompt(text, [(4, 6)] * 4) for p in (want, other)]
+    assert ids[0].equal(ids[1])
