@@ -41,14 +41,16 @@ class Quantization:
         entry = {
             'format_version': FORMAT_VERSION,
             'recipe': self.recipe,
-            'modules': {rule.pattern: rule.to_json() for rule in self.rules},
+            'modules': {rule.pattern: rule.to_json() for rule in self.rules[self.exceptions :]},
             'solver': self.solver,
             'source_sha256': self.source_sha256,
         }
         if self.importance_sha256:
             entry['importance_sha256'] = self.importance_sha256
         if self.exceptions:
-            entry['exceptions'] = self.exceptions
+            # apart from the modules: a recipe may have a rule for the same pattern
+            own = self.rules[: self.exceptions]
+            entry['exceptions'] = {rule.pattern: rule.to_json() for rule in own}
         return entry
 
 
@@ -67,17 +69,17 @@ def parse_quantization(config: Mapping[str, Any], where: str) -> Quantization | 
         version, recipe, modules = raw['format_version'], str(raw['recipe']), raw['modules']
         solver, source = str(raw['solver']), str(raw['source_sha256'])
         importance = str(raw.get('importance_sha256', ''))
-        exceptions = int(raw.get('exceptions', 0))
+        exceptions = parse_rules(raw.get('exceptions', {}), where)
         rules = parse_rules(modules, where)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError):
         raise BadInput(f'{where}: {KEY} is not one that alpamayo_quantize writes') from None
     if version != FORMAT_VERSION:
         raise BadInput(f'{where}: format_version {version!r}, expected {FORMAT_VERSION}')
     if recipe not in RECIPES:
         raise BadInput(f'{where}: recipe {recipe!r} is not one of: {", ".join(RECIPES)}')
-    if not any(make_rules(recipe, bits) == rules[exceptions:] for bits in SCHEMES):
+    if not any(make_rules(recipe, bits) == rules for bits in SCHEMES):
         raise BadInput(f'{where}: its modules are not those of the recipe {recipe!r}')
-    return Quantization(recipe, rules, solver, source, importance, exceptions)
+    return Quantization(recipe, exceptions + rules, solver, source, importance, len(exceptions))
 
 
 def read_method(config: Mapping[str, Any]) -> str:
