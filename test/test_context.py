@@ -718,6 +718,17 @@ def test_twist_of_the_wrong_sign_is_refused_when_the_vehicle_drives_forward():
     assert rejection(fill(ContextBuffer(rig()), poses=poses), 2000)[0] == 'v0_mismatch'
 
 
+def test_twist_that_becomes_zero_on_the_way_is_refused():
+    poses = [straight(t, 10.0, 10.0 if t < 1900 else 0.0) for t in range(0, 2001, 20)]
+    assert rejection(fill(ContextBuffer(rig()), poses=poses), 2000)[0] == 'v0_mismatch'
+
+
+def test_small_speeds_that_differ_are_no_twist_without_a_sign():
+    poses = [straight(t, 0.5, 1.2) for t in range(0, 2001, 20)]
+    context = fill(ContextBuffer(rig(*NAMES)), poses=poses).context_at(ns(2000))
+    assert context.checks == ('v0_mismatch',)
+
+
 def test_checks_of_the_messages_in_a_history_are_those_of_the_context():
     poses = [replace(straight(t), checks=('frame_id_slash',)) for t in range(0, 2001, 20)]
     context = fill(ContextBuffer(rig(*NAMES)), poses=poses).context_at(ns(2000))
