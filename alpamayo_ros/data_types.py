@@ -1,4 +1,4 @@
-"""What flows between the parts: frozen records of numpy arrays.
+"""Records that flow between the parts: frozen dataclasses of numpy arrays.
 
 Knows no torch, no ROS, no file formats. Stamps are int64 nanoseconds of the sensor's clock, metres
 and radians elsewhere. Frames of reference: *odom* is the frame of the odometry, *base* the vehicle

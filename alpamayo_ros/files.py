@@ -29,10 +29,10 @@ def refuse_existing(path: Path) -> None:
 
 @contextmanager
 def create_folder(path: Path) -> Iterator[Path]:
-    """Give a place to make a folder of that name in, and move it to `path` at the end.
+    """Yield a path to create a folder at, and move that folder to `path` at the end.
 
-    The place does not exist yet and lies beside `path`; an exception or Ctrl-C leaves nothing of
-    it. Raises BadInput when `path` exists, OSError when nothing can be written there.
+    The yielded path does not exist yet and lies beside `path`; an exception or Ctrl-C removes it.
+    Raises BadInput when `path` exists, OSError when nothing can be written there.
     """
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def create_folder(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all: an older one stays until the new one is complete."""
+    """Write a text file; an older one stays until the new one is complete."""
     partial = path.with_name(f'.{path.name}.partial')
     try:
         partial.write_text(text, encoding='utf-8')

@@ -1,7 +1,7 @@
-"""Rigid motion in float64: quaternions, interpolation of poses, the t0 frame, the fitted speeds.
+"""Rigid motion in float64: quaternions, interpolation of poses, the t0 frame, fitted speeds.
 
-Knows no ROS, no torch and no buffers. Quaternions are (..., 4), x, y, z, w, of unit norm; rotation
-matrices (..., 3, 3) act on column vectors; stamps are int64 nanoseconds.
+Quaternions are (..., 4), x, y, z, w, of unit norm. Rotation matrices (..., 3, 3) act on column
+vectors. Stamps are int64 nanoseconds. Knows no ROS, no torch and no buffers.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ SMOOTHNESS = 1e-6 / DT_S**6  # on their third differences
 
 
 _NEXT, _LAST = [1, 2, 0], [2, 0, 1]  # the axes after x, y and z
-_SELF = np.eye(4)
+_IDENTITY = np.eye(4)
 
 
 def multiply(a: ArrayLike, b: ArrayLike) -> Array:
     """Hamilton product of quaternions (..., 4): the rotation b followed by a."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     va, wa, vb, wb = a[..., :3], a[..., 3:], b[..., :3], b[..., 3:]
-    # np.cross takes as long as all else here
+    # np.cross alone would take as long as the rest of this function
     cross = va.take(_NEXT, -1) * vb.take(_LAST, -1) - va.take(_LAST, -1) * vb.take(_NEXT, -1)
     vector = wa * vb + wb * va + cross
     scalar = wa * wb - np.add.reduce(va * vb, axis=-1, keepdims=True)
@@ -84,7 +84,7 @@ def rotation_vector(quaternions: ArrayLike) -> Array:
 
 
 def _norm(vectors: Array) -> Array:
-    """Lengths (..., 1) of vectors (..., 3); np.linalg.norm spends its time on other cases."""
+    """Lengths (..., 1) of vectors (..., 3), faster than np.linalg.norm for so few."""
     return np.asarray(np.sqrt(np.add.reduce(vectors * vectors, axis=-1, keepdims=True)))
 
 
@@ -125,7 +125,7 @@ def interpolate_poses(
 def _lagrange(offsets_s: Array) -> Array:
     """Weights (T, 4) of the cubic through samples at `offsets_s` (T, 4), evaluated at 0."""
     to, per = offsets_s[:, None, :], offsets_s[:, :, None]  # of weight i the factors j, but i
-    factors = np.where(_SELF, 1.0, to) / (to - per + _SELF)
+    factors = np.where(_IDENTITY, 1.0, to) / (to - per + _IDENTITY)
     return np.asarray(factors[..., 0] * factors[..., 1] * factors[..., 2] * factors[..., 3])
 
 

@@ -1,7 +1,7 @@
-"""Where files lie that come with the package and are no code: rigs, checkpoints.
+"""Finds the data files that come with the package: rig files and checkpoints.
 
-Beside the package in a source tree, inside of it or in share/ once it is installed. Knows nothing
-of what is in them.
+They lie beside the package in a source tree, and inside it or in share/ once it is installed. This
+module does not read them.
 """
 
 from __future__ import annotations

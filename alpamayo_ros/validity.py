@@ -1,6 +1,6 @@
-"""Whether a predicted trajectory can be believed: named checks, and the choice among samples.
+"""Checks of a predicted trajectory by name, and the choice among sampled trajectories.
 
-Knows no model, no ROS and no policy: nothing is clipped or held back here, names are returned.
+The functions return names and change nothing. Knows no model, no ROS and no policy.
 Limits are those of docs/ros-contract.md section 2.
 """
 

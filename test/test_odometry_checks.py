@@ -268,3 +268,11 @@ def test_noise_of_a_vehicle_that_stands_is_no_motion():
             for pose in drive(10, 0.0)
         ]
         assert describe_turned_axes(*history(poses), 'imu') == ''
+
+
+def test_one_step_across_in_a_motion_along_the_axis_is_no_turned_axis():
+    poses = drive(10, 10.0)
+    shifted = move(
+        poses, -0.05, (-1.0, 1.0, 0.0)
+    )  # the last step goes 1 m across in place of ahead
+    assert describe_turned_axes(*history(shifted), 'imu') == ''

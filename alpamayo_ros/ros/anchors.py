@@ -1,7 +1,7 @@
-"""Which anchor frame is inferred next, and what became of every other one.
+"""Chooses the anchor frame that is inferred next, and counts what became of every other one.
 
-Feeds a ContextBuffer and asks it for the newest t0 that can be served; knows no engine and no
-ROS, and a clock only as an argument. Every anchor frame that arrives ends in exactly one fate:
+Anchors feeds a ContextBuffer and asks it for the newest t0 that can be served. It knows no engine
+and no ROS; the time is an argument. Every anchor frame that arrives ends in exactly one fate:
 
 - inferred: there is a prediction
 - failed: the engine has failed
