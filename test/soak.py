@@ -313,7 +313,9 @@ def soak(seconds, seed=0, engine='constant_velocity', tell=print):
         if engine == 'mixed':
             values |= {'checkpoint': small_checkpoint(Path(folder)), 'device': 'cpu', 'bits': 16}
         values |= {'use_sim_time': True, 'max_input_age_s': 0.5, **policies}
-        process = Process('soak_engine:serve', *arguments(**values), ROS_DOMAIN_ID=str(DOMAIN))
+        # threads that wait for each other in loops stall where other programs run
+        environment = {'ROS_DOMAIN_ID': str(DOMAIN), 'OMP_NUM_THREADS': '1'}
+        process = Process('soak_engine:serve', *arguments(**values), **environment)
         vehicle = Vehicle()
         rules = Rules(policies['expired_path'] == 'trim', RATE)
         try:
