@@ -82,9 +82,17 @@ def test_weights_that_were_cut_short_say_how_much_is_there(folder):
         ('config.json', lambda v: v['traj_token_ids'].pop('history'), "'history' is missing"),
         ('config.json', lambda v: v.update(vocab_size='many'), "vocab_size is 'many'"),
         ('config.json', lambda v: v.update(vocab_size=None), 'vocab_size is None'),
+        ('config.json', lambda v: v.update(min_pixels=10**9), 'more than max_pixels'),
+        ('config.json', lambda v: v.update(max_pixels=0), 'max_pixels is 0, expected at least 1'),
+        ('config.json', lambda v: v.update(tokens_per_history_traj=47), '16 poses are 48 tokens'),
         ('config.json', lambda v: v['diffusion_cfg'].update(int_method='rk4'), 'rk4'),
         ('config.json', lambda v: v.update(model_type=['a']), r"model_type is \['a'\]"),
         ('vlm/config.json', lambda v: v.update(text_config=None), 'text_config is None'),
+        (
+            'vlm/config.json',
+            lambda v: v['vision_config'].update(num_heads=5),
+            'expected a multiple of num_heads, 5',
+        ),
         ('vlm/config.json', lambda v: v.pop('vision_config'), "'vision_config' is missing"),
         (
             'vlm/config.json',

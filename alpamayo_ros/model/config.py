@@ -152,10 +152,14 @@ def parse_config(
     for name in (*REQUIRED_BLOCKS, *blocks):
         _table(raw, name, where)
     markers = _table(raw, 'traj_token_ids', where)
+    least = _size({'min_pixels': 163840} | dict(raw), 'min_pixels', where)
+    most = _size({'max_pixels': 196608} | dict(raw), 'max_pixels', where)
+    if least > most:
+        raise BadInput(f'{where}: min_pixels is {least}, more than max_pixels, {most}')
     return AlpamayoConfig(
         model_type=model_type,
         version=version,
-        vocab_size=_integer(raw, 'vocab_size', where),
+        vocab_size=_size(raw, 'vocab_size', where),
         text=text,
         vision=_vision_config(_table(vlm, 'vision_config', vlm_where), vlm_where),
         expert=_expert_config(text, _table(raw, 'expert_cfg', where), where),
@@ -170,8 +174,8 @@ def parse_config(
         add_special_tokens=bool(raw.get('add_special_tokens', True)),
         include_camera_ids=bool(raw.get('include_camera_ids', version.has_labels)),
         include_frame_nums=bool(raw.get('include_frame_nums', version.has_labels)),
-        min_pixels=_integer({'min_pixels': 163840} | dict(raw), 'min_pixels', where),
-        max_pixels=_integer({'max_pixels': 196608} | dict(raw), 'max_pixels', where),
+        min_pixels=least,
+        max_pixels=most,
         dtype=str(raw.get('dtype') or raw.get('model_dtype') or 'bfloat16'),
         vlm_name_or_path=vlm_name,
         untrained=bool(raw.get('untrained', False)),
@@ -227,7 +231,13 @@ def _text_config(raw: Mapping[str, Any], where: str) -> TextConfig:
     for key in ('rope_scaling', 'rope_parameters'):
         rope |= _table(raw, key, where) if raw.get(key) else {}
     rope |= {'rope_theta': raw['rope_theta']} if raw.get('rope_theta') else {}
-    sizes: dict[str, Any] = {name: _integer(raw, name, where) for name in _TEXT_SIZES}
+    heads, groups = (_size(raw, f'num_{k}_heads', where) for k in ('attention', 'key_value'))
+    if heads % groups:
+        raise BadInput(
+            f'{where}: num_attention_heads is {heads}, expected a multiple of '
+            f'num_key_value_heads, {groups}'
+        )
+    sizes: dict[str, Any] = {name: _size(raw, name, where) for name in _TEXT_SIZES}
     return TextConfig(
         **sizes,
         rms_norm_eps=_number({'rms_norm_eps': 1e-6} | dict(raw), 'rms_norm_eps', where),
@@ -238,15 +248,20 @@ def _text_config(raw: Mapping[str, Any], where: str) -> TextConfig:
 
 def _vision_config(raw: Mapping[str, Any], where: str) -> VisionConfig:
     sizes = [name for name in VisionConfig.__dataclass_fields__ if name != _DEEPSTACK]
+    width, heads = (_size(raw, key, where) for key in ('hidden_size', 'num_heads'))
+    if width % heads:
+        raise BadInput(
+            f'{where}: hidden_size is {width}, expected a multiple of num_heads, {heads}'
+        )
     return VisionConfig(
-        **{name: _integer(raw, name, where) for name in sizes},
+        **{name: _size(raw, name, where) for name in sizes},
         deepstack_visual_indexes=_integers(raw, _DEEPSTACK, where),
     )
 
 
 def _expert_config(text: TextConfig, raw: Mapping[str, Any], where: str) -> TextConfig:
     """The decoder's geometry with the expert's overrides; unknown keys (dtype) are left out."""
-    own: dict[str, Any] = {n: _integer(raw, n, where) for n in _TEXT_SIZES if n in raw}
+    own: dict[str, Any] = {n: _size(raw, n, where) for n in _TEXT_SIZES if n in raw}
     own |= {key: _number(raw, key, where) for key in ('rms_norm_eps', 'rope_theta') if key in raw}
     if 'mrope_section' in raw:
         own['mrope_section'] = _integers(raw, 'mrope_section', where, 3)
@@ -286,6 +301,13 @@ def _integer(raw: Mapping[str, Any], key: str, where: str) -> int:
     if not value.is_integer() or value < 0:
         raise BadInput(f'{where}: {key} is {raw[key]!r}, expected a whole number')
     return int(value)
+
+
+def _size(raw: Mapping[str, Any], key: str, where: str) -> int:
+    size = _integer(raw, key, where)
+    if size < 1:
+        raise BadInput(f'{where}: {key} is {size}, expected at least 1')
+    return size
 
 
 def _integers(

@@ -15,6 +15,7 @@ from einops import rearrange
 import torch
 from torch import Tensor
 
+from ..data_types import HISTORY_POSES
 from ..errors import BadInput
 from .blocks import build_block
 from .config import AlpamayoConfig, find_vlm_folder, resolve_hub_vlm
@@ -71,6 +72,15 @@ class Processor:
                 '(traj_token_start_idx, traj_token_ids, image_token_id); expected the tokenizer '
                 'of the Qwen3-VL that the checkpoint was trained with'
             )
+        if separate:
+            poses = torch.zeros(1, HISTORY_POSES, 3), torch.eye(3).expand(1, HISTORY_POSES, 3, 3)
+            count = history.encode(*poses).shape[1]
+            if count != self.config.tokens_per_history_traj:
+                raise BadInput(
+                    'config.json: tokens_per_history_traj is '
+                    f'{self.config.tokens_per_history_traj}, but {HISTORY_POSES} poses are '
+                    f'{count} tokens of hist_traj_tokenizer_cfg'
+                )
         return history, ids
 
     def _find_id(self, token: str) -> int:

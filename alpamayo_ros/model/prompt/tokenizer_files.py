@@ -48,9 +48,10 @@ def _load_from_vocabulary(folder: Path) -> Any:
     """Tokenizer of a folder without tokenizer.json."""
     from transformers import Qwen2TokenizerFast, __version__  # type: ignore[attr-defined]
 
-    for name in ('vocab.json', 'merges.txt', SETTINGS):
-        require_file(folder / name)
-    read_json(folder / 'vocab.json'), read_json(folder / SETTINGS)
+    require_file(folder / 'merges.txt')
+    for name in ('vocab.json', SETTINGS):
+        if name != SETTINGS or (folder / name).exists():
+            read_json(folder / name)
     try:
         return Qwen2TokenizerFast.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
