@@ -14,7 +14,7 @@ from ..errors import BadInput
 from .entry import command
 
 if TYPE_CHECKING:
-    from ..verify.golden import ComparisonRow
+    from ..verify.comparison import ComparisonRow
 
 
 @command

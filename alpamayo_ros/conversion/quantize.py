@@ -23,12 +23,12 @@ from ..hub import TOKENIZER_FILES
 from ..model.checkpoint import INDEX, hash_file
 from ..model.config import (
     CARD,
-    find_vlm_folder,
     load_config,
     parse_config,
     read_card_limits,
 )
 from ..model.processor import Processor
+from ..model.prompt.vlm_folder import find_vlm_folder
 from ..quantization import feedback
 from ..quantization.matrix import quantize_matrix
 from ..quantization.record import KEY

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..data_types import HISTORY_POSES
 from ..errors import BadInput
 from .blocks import build_block
-from .config import AlpamayoConfig, find_vlm_folder, resolve_hub_vlm
+from .config import AlpamayoConfig
 from .prompt.image_processor import resize_bicubic, smart_resize, to_patches
 from .prompt.tokenizer_files import load_chat_template, load_tokenizer
 from .prompt.tokens import (
@@ -29,6 +29,7 @@ from .prompt.tokens import (
     list_discrete_tokens,
     list_special_tokens,
 )
+from .prompt.vlm_folder import find_vlm_folder, resolve_hub_vlm
 from .prompt.wording import SYSTEM, Message, write_drive_messages, write_question_messages
 
 

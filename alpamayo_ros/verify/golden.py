@@ -7,12 +7,10 @@ files. Knows no command line; the model's stages are in golden_model.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 import json
 from pathlib import Path
 from typing import Any
-import zipfile
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -26,24 +24,18 @@ from ..geometry import find_latest_at_or_before, to_local
 from ..metrics import displacement as metrics
 from ..model.action_expert import PerWaypointActionInProjV2
 from ..model.action_space import UnicycleAccelCurvatureActionSpace
-from ..model.alpamayo import AlpamayoModel
-from ..model.blocks import build_block
-from ..model.checkpoint import OPTIONAL
-from ..model.config import parse_config
 from ..model.flow_matching import (
     FlowMatching,
     VelocityField,
     guide_field,
     make_training_pair,
 )
-from ..model.prompt.generated_text import extract_text
-from ..model.prompt.image_processor import smart_resize
-from ..model.prompt.tokens import IMAGE_PAD, format_special, list_special_tokens
 from ..model.prompt.trajectory_tokenizer import (
     DeltaTrajectoryTokenizer,
     DiscreteTrajectoryTokenizer,
 )
-from ..model.reasoning import pad_behind
+from .comparison import ComparisonRow, Fields, compare, read_fields, read_table, tensors
+from .golden_tables import compare_names, compare_tables, compare_vocabulary
 
 STANDING_STEP_M = 0.01  # a heading fitted to shorter steps is noise
 # Statistics and bounds of R1; the reference trajectories use them whatever model/config.json says.
@@ -56,73 +48,7 @@ R1_ACTIONS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class ComparisonRow:
-    """One line of the comparison. error is absolute; None means not checked, and note says why."""
-
-    stage: str
-    what: str
-    error: float | None
-    tolerance: float
-    note: str = ''
-
-    @property
-    def passed(self) -> bool:
-        """Whether the row holds; a row that was not checked does not fail."""
-        return self.error is None or self.error <= self.tolerance
-
-
-Fields = Mapping[str, np.ndarray]
-
-
-def compare(
-    stage: str, what: str, got: Tensor | np.ndarray, fields: Fields, key: str, tolerance: float
-) -> ComparisonRow:
-    """Largest absolute difference between `got` and the reference field `key`."""
-    if key not in fields:
-        return ComparisonRow(stage, what, None, tolerance, f'the file has no {key}')
-    want = np.asarray(fields[key])
-    have = got.detach().cpu().numpy() if isinstance(got, Tensor) else np.asarray(got)
-    if have.shape != want.shape:
-        return ComparisonRow(
-            stage, what, np.inf, tolerance, f'shape {have.shape}, expected {want.shape}'
-        )
-    if have.size == 0:
-        return ComparisonRow(stage, what, 0.0, tolerance)
-    difference = np.abs(have.astype(np.float64) - want.astype(np.float64))
-    return ComparisonRow(
-        stage, what, float(np.nan_to_num(difference, nan=np.inf).max()), tolerance
-    )
-
-
-def compare_exactly(stage: str, what: str, holds: bool, note: str = '') -> ComparisonRow:
-    """A row for things that are equal or not."""
-    return ComparisonRow(stage, what, 0.0 if holds else np.inf, 0.0, '' if holds else note)
-
-
-def read_fields(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an npz file, without pickle."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise BadInput(f'{path}: not a readable npz file: {error}') from None
-
-
-def read_table(path: Path) -> Any:
-    """A JSON value."""
-    try:
-        return json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise BadInput(f'{path}: not readable as JSON: {error}') from None
-
-
-def tensors(fields: Fields, *names: str) -> list[Tensor]:
-    """Fields as tensors."""
-    return [torch.from_numpy(np.ascontiguousarray(fields[name])) for name in names]
-
-
-def action_space(folder: Path) -> Iterator[ComparisonRow]:
+def compare_action_space(folder: Path) -> Iterator[ComparisonRow]:
     """Trajectories to actions and back, in float32 and float64."""
     stage, fields = 'action space', read_fields(folder / 'action_space.npz')
     space = UnicycleAccelCurvatureActionSpace(**R1_ACTIONS)
@@ -155,7 +81,7 @@ def action_space(folder: Path) -> Iterator[ComparisonRow]:
     yield compare(stage, 'trajectory to action, float64', action, fields, key, 1e-6)
 
 
-def action_projection(folder: Path) -> Iterator[ComparisonRow]:
+def compare_action_projection(folder: Path) -> Iterator[ComparisonRow]:
     """The in-projection of noisy actions, with exact and rounded frequencies."""
     stage, path = 'action projection', folder / 'action_in_proj.safetensors'
     try:
@@ -180,7 +106,7 @@ def action_projection(folder: Path) -> Iterator[ComparisonRow]:
         yield compare(stage, f'module {i}, bf16 freqs', y, fields, f'{i}.y_freqs_bf16', 1e-5)
 
 
-def flow_matching(folder: Path) -> Iterator[ComparisonRow]:
+def compare_flow_matching(folder: Path) -> Iterator[ComparisonRow]:
     """Euler integration of the closed-form field, and the training pair."""
     stage, fields = 'flow matching', read_fields(folder / 'flow_matching.npz')
     a, noise = tensors(fields, 'A', 'noise')
@@ -247,7 +173,7 @@ def _compare_guidance(
         yield compare('flow matching', f'guidance weight {weight}', states, fields, key, 1e-5)
 
 
-def delta_tokenizer(folder: Path) -> Iterator[ComparisonRow]:
+def compare_history_tokenizer(folder: Path) -> Iterator[ComparisonRow]:
     """History positions to indices and back, in all variants."""
     stage, fields = 'history tokenizer', read_fields(folder / 'delta_tokenizer.npz')
     variants = read_table(folder / 'delta_tokenizer_variants.json')
@@ -268,7 +194,7 @@ def delta_tokenizer(folder: Path) -> Iterator[ComparisonRow]:
         yield compare(stage, 'saturated ids', ids, fields, 'clamped.ids', 0)
 
 
-def discrete_tokenizer(folder: Path) -> Iterator[ComparisonRow]:
+def compare_future_tokenizer(folder: Path) -> Iterator[ComparisonRow]:
     """Future trajectories to indices and back; a float32 solve may move an index by one."""
     stage, fields = 'future tokenizer', read_fields(folder / 'discrete_tokenizer.npz')
     trajectories = read_fields(folder / 'action_space.npz')
@@ -286,7 +212,7 @@ def discrete_tokenizer(folder: Path) -> Iterator[ComparisonRow]:
         yield compare(stage, 'rotations', rot, fields, 'decoded_rot', 0.05)
 
 
-def metric(folder: Path) -> Iterator[ComparisonRow]:
+def compare_metrics(folder: Path) -> Iterator[ComparisonRow]:
     """ADE, minADE and corner distance; the standard deviation is over sets."""
     stage, fields = 'metrics', read_fields(folder / 'metrics.npz')
     xyz, rot = fields['pred_xyz'], fields['pred_rot']  # (batch, sets, samples, 64, 3 ...)
@@ -308,7 +234,7 @@ def metric(folder: Path) -> Iterator[ComparisonRow]:
         yield compare(stage, f'{name}, spread', per_set.std(-1), fields, f'{key}_std', 1e-4)
 
 
-def t0_frame(folder: Path) -> Iterator[ComparisonRow]:
+def compare_t0_frame(folder: Path) -> Iterator[ComparisonRow]:
     """World poses to the t0 frame, and the timestamps around t0."""
     stage, fields = 't0 frame', read_fields(folder / 't0_frame.npz')
     position, quaternion = fields['world_xyz'], fields['world_quat_xyzw']
@@ -329,7 +255,7 @@ def t0_frame(folder: Path) -> Iterator[ComparisonRow]:
             yield compare(stage, key.replace('_', ' '), t0_us + steps * 100_000, fields, key, 0)
 
 
-def frame_picking(folder: Path) -> Iterator[ComparisonRow]:
+def compare_frame_picking(folder: Path) -> Iterator[ComparisonRow]:
     """The reference loader's choice of frames: the latest at or before each requested time."""
     stage, fields = 'frame picking', read_fields(folder / 't0_frame.npz')
     stamps = fields['camera_frame_timestamps']
@@ -349,84 +275,27 @@ def frame_picking(folder: Path) -> Iterator[ComparisonRow]:
     yield compare(stage, 'relative times', relative, fields, 'relative_timestamps', 1e-6)
 
 
-def tables(folder: Path) -> Iterator[ComparisonRow]:
-    """Image sizes, text extraction and padding, from their JSON tables."""
-    limits = read_table(folder / 'config_10b.json')
-    for row in read_table(folder / 'smart_resize.json'):
-        size = smart_resize(row['h'], row['w'], limits['min_pixels'], limits['max_pixels'])
-        tokens = size[0] * size[1] // 1024
-        have = [*size, 1, size[0] // 16, size[1] // 16, tokens]
-        same = have == [row['out_h'], row['out_w'], *row['grid'], row['tokens']]
-        yield compare_exactly('preprocessing', f'size of {row["w"]}x{row["h"]}', same, f'{have}')
-    for i, row in enumerate(read_table(folder / 'text_extract.json')):
-        blocks = {name: extract_text(row['text'], name) for name in row if name != 'text'}
-        want = {name: text for name, text in row.items() if name != 'text'}
-        yield compare_exactly('text extraction', f'text {i}', blocks == want, f'{blocks}')
-    row = read_table(folder / 'replace_padding.json')
-    padded, _ = pad_behind(torch.tensor(row['seq']), row['eos'], row['pad'])
-    yield compare_exactly(
-        'text extraction', 'padding', padded.tolist() == row['out'], f'{padded.tolist()}'
-    )
-
-
-def full_size_names(folder: Path) -> Iterator[ComparisonRow]:
-    """Names and shapes of the full-size model, built on the meta device."""
-    stage, want = 'state dict', read_table(folder / 'state_dict_10b.json')
-    config = parse_config(read_json(folder / 'config_10b.json'))
-    with torch.device('meta'):
-        model = AlpamayoModel(config)
-    have = {name: list(t.shape) for name, t in model.state_dict().items()}
-    shapes = {name: entry['shape'] for name, entry in want['tensors'].items()}
-    rebuilt = {name for name, _ in model.named_buffers() if name.startswith(OPTIONAL)}
-    differ = sorted((set(have) ^ set(shapes)) - (rebuilt - set(shapes)))
-    yield compare_exactly(stage, 'names', not differ, ', '.join(differ[:3]))
-    differ = sorted(name for name in set(have) & set(shapes) if have[name] != shapes[name])
-    yield compare_exactly(stage, 'shapes', not differ, ', '.join(differ[:3]))
-    count = sum(p.numel() for p in model.parameters())
-    yield compare_exactly(stage, 'parameters', count == want['total_parameters'], str(count))
-
-
-def vocabulary(folder: Path) -> Iterator[ComparisonRow]:
-    """Ids of the added tokens at the full size of the base vocabulary."""
-    stage, want = 'vocabulary', read_table(folder / 'token_ids_10b.json')
-    config = parse_config(read_json(folder / 'config_10b.json'))
-    start = int(want['traj_token_start_idx'])
-    names = [name for name in list_special_tokens(config) if name != IMAGE_PAD]
-    first = start + config.traj_vocab_size
-    ids = {name: first + i for i, name in enumerate(names)} | {IMAGE_PAD: config.image_token_id}
-    given = {format_special(name): i for name, i in want['special_token_ids'].items()}
-    yield compare_exactly(stage, 'special tokens', ids == given, f'{ids}')
-    markers = {k: ids[format_special(f'traj_{k}')] for k in want['traj_token_ids']}
-    yield compare_exactly(stage, 'markers', markers == want['traj_token_ids'], f'{markers}')
-    same = config.traj_token_ids == want['traj_token_ids']
-    yield compare_exactly(stage, 'markers of the config', same, f'{config.traj_token_ids}')
-    future = build_block(config.blocks['traj_tokenizer_cfg'])
-    have = [start + future.vocab_size, start, first + len(names)]
-    keys = ('hist_token_start_idx', 'future_token_start_idx', 'vocab_size')
-    yield compare_exactly(stage, 'ranges', have == [want[key] for key in keys], f'{have}')
-
-
 # Each file of the layout and the stage that reads it.
 STAGES: tuple[tuple[str, tuple[str, ...], Callable[[Path], Iterator[ComparisonRow]]], ...] = (
-    ('action space', ('action_space.npz',), action_space),
+    ('action space', ('action_space.npz',), compare_action_space),
     (
         'history tokenizer',
         ('delta_tokenizer.npz', 'delta_tokenizer_variants.json'),
-        delta_tokenizer,
+        compare_history_tokenizer,
     ),
-    ('future tokenizer', ('discrete_tokenizer.npz', 'action_space.npz'), discrete_tokenizer),
-    ('flow matching', ('flow_matching.npz',), flow_matching),
-    ('action projection', ('action_in_proj.safetensors',), action_projection),
+    ('future tokenizer', ('discrete_tokenizer.npz', 'action_space.npz'), compare_future_tokenizer),
+    ('flow matching', ('flow_matching.npz',), compare_flow_matching),
+    ('action projection', ('action_in_proj.safetensors',), compare_action_projection),
     (
         'preprocessing',
         ('smart_resize.json', 'config_10b.json', 'text_extract.json', 'replace_padding.json'),
-        tables,
+        compare_tables,
     ),
-    ('metrics', ('metrics.npz',), metric),
-    ('t0 frame', ('t0_frame.npz',), t0_frame),
-    ('frame picking', ('t0_frame.npz',), frame_picking),
-    ('state dict', ('state_dict_10b.json', 'config_10b.json'), full_size_names),
-    ('vocabulary', ('token_ids_10b.json', 'config_10b.json'), vocabulary),
+    ('metrics', ('metrics.npz',), compare_metrics),
+    ('t0 frame', ('t0_frame.npz',), compare_t0_frame),
+    ('frame picking', ('t0_frame.npz',), compare_frame_picking),
+    ('state dict', ('state_dict_10b.json', 'config_10b.json'), compare_names),
+    ('vocabulary', ('token_ids_10b.json', 'config_10b.json'), compare_vocabulary),
 )
 
 

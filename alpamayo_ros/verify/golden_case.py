@@ -22,7 +22,7 @@ from ..model.processor import Processor
 from ..model.prompt.batching import build_guided_prompts, stack_prompts
 from ..model.prompt.generated_text import extract_text
 from ..model.reasoning import Reasoning, summarise
-from .golden import ComparisonRow, Fields, compare, compare_exactly, read_fields, tensors
+from .comparison import ComparisonRow, Fields, compare, compare_exactly, read_fields, tensors
 from .golden_layout import ReferenceLayout
 
 

@@ -22,7 +22,7 @@ from ..model.config import parse_config
 from ..model.processor import Processor
 from ..model.prompt.batching import remove_route
 from ..runtime.load import load_model
-from .golden import (
+from .comparison import (
     ComparisonRow,
     compare,
     compare_exactly,

@@ -13,7 +13,7 @@ import torch
 from ..data_types import SamplingOptions
 from ..model.flow_matching import guide_field
 from ..model.prompt.generated_text import extract_text
-from .golden import ComparisonRow, compare, compare_exactly, read_fields, tensors
+from .comparison import ComparisonRow, compare, compare_exactly, read_fields, tensors
 from .golden_case import GoldenScene, make_trajectory, read_case, run_forced
 
 BF16_VELOCITY, BF16_XYZ_M = 0.1, 0.5  # tolerances of the reference between bf16 and float32

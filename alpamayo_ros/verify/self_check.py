@@ -16,7 +16,7 @@ from ..model.alpamayo import AlpamayoModel
 from ..model.processor import ModelInputs, Processor
 from ..model.prompt.image_processor import resize_bicubic, resize_bicubic_plain
 from ..runtime.load import load_model
-from .golden import ComparisonRow, compare_exactly
+from .comparison import ComparisonRow, compare_exactly
 
 CAMERAS = (0, 1, 2, 6)
 SPEED_MPS = 8.0
