@@ -25,17 +25,20 @@ class ContextLimits:
     """
 
     max_input_age_s: float = _limit(
-        0.5, 0.05, 10.0, 'Age at which missing input is no longer waited for.'
+        0.5,
+        0.05,
+        10.0,
+        'Oldest context that is inferred, s.',
     )
     # the cubic through the poses needs four of them in 1.5 s
     odometry_max_gap_s: float = _limit(
-        0.2, 0.01, 0.5, 'Longest time between two poses of a history.'
+        0.2, 0.01, 0.5, 'Longest gap between two odometry messages, s.'
     )
     max_skew_s: float = _limit(
-        0.05, 0.0, 0.1, 'Largest spread of the cameras at one time of the 10 Hz grid.'
+        0.05, 0.0, 0.1, 'Largest spread of the cameras at one grid time, s.'
     )
     frame_lead_s: float = _limit(
-        0.01, 0.0, 0.05, 'How much later than t0 a frame may be stamped: cameras of one trigger.'
+        0.01, 0.0, 0.05, 'How much later than t0 a camera frame may be stamped, s.'
     )
 
     def __post_init__(self) -> None:

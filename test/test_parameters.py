@@ -1,14 +1,16 @@
 """NodeParameters: every field is a described, bounded parameter; files name only declared ones."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from small_bag import make
 
 from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.errors import BadInput
+from alpamayo_ros.limits import ContextLimits
 from alpamayo_ros.ros.parameter_tables import format_markdown_table
 from alpamayo_ros.ros.parameters import NodeParameters, declare, find_unknown, make_descriptor
+from alpamayo_ros.shipped import find_shipped
 
 FIELDS = {row.name: row for row in fields(NodeParameters)}
 GOOD = {'rig': 'synthetic', 'engine': 'constant_velocity'}
@@ -63,6 +65,17 @@ def test_a_floating_point_parameter_takes_whole_numbers(name):
     if facts['choices'] or facts['high'] >= 1:
         value = declare(FakeNode(**GOOD, **{name: 4 if facts['choices'] else 1}), make)
         assert type(getattr(value, name)) is float
+
+
+def test_limits_of_the_rig_are_the_defaults_and_a_parameter_goes_first(tmp_path):
+    text = find_shipped('config/rigs', '.yaml')['r1'].read_text(encoding='utf-8')
+    rig = tmp_path / 'car.yaml'
+    rig.write_text(f'max_skew_s: 0.1\nodometry_max_gap_s: 0.3\n{text}', encoding='utf-8')
+    given = {**GOOD, 'rig': str(rig)}
+    expected = ContextLimits(max_skew_s=0.1, odometry_max_gap_s=0.3)
+    assert declare(FakeNode(**given), make).limits == expected
+    parameters = declare(FakeNode(**given, max_skew_s=0.02), make)
+    assert parameters.limits == replace(expected, max_skew_s=0.02)
 
 
 @pytest.mark.parametrize('value', ['warm', True, [1.0]])

@@ -8,7 +8,7 @@ CONTEXT_CHECKS = {
     'twist_missing': 'the twist of the odometry is not finite: the speed is that of the poses',
     'twist_zero': 'the twist of the odometry is always zero: the speed is that of the poses',
     'twist_unsigned': 'the twist of the odometry has no sign: the speed is that of the poses',
-    'v0_mismatch': 'poses and twist of the odometry disagree by more than 0.5 m/s',
+    'v0_mismatch': 'history and twist disagree by more than 0.5 m/s',
     'history_saturated': 'the vehicle is faster than 40 m/s, the limit of the history tokens',
     'frame_id_slash': 'a frame name of the odometry begins with a slash, which is taken off',
     'dark_image': 'a camera image is nearly black: a camera of 10 to 14 bits needs bit_depth in '

@@ -9,17 +9,6 @@ ODOMETRY_TYPE = 'nav_msgs/msg/Odometry'
 
 
 def list_input_topics(rig: CameraRig) -> dict[str, tuple[str, str]]:
-    """Inputs by name: topic and message type.
-
-    A camera topic that ends in 'compressed' is a CompressedImage, as image_transport names them.
-    """
-    cameras = {
-        camera.name: (
-            camera.topic,
-            'sensor_msgs/msg/CompressedImage'
-            if camera.topic.endswith('compressed')
-            else 'sensor_msgs/msg/Image',
-        )
-        for camera in rig.cameras
-    }
+    """Inputs by name: topic and message type."""
+    cameras = {camera.name: (camera.topic, camera.message_type) for camera in rig.cameras}
     return {**cameras, ODOMETRY: (rig.odometry_topic, ODOMETRY_TYPE)}

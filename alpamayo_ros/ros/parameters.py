@@ -8,13 +8,14 @@ rclpy only as a node that is passed in, and messages only through a factory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 import difflib
 from typing import Any
 
 from ..data_types import SamplingOptions
 from ..errors import BadInput
 from ..limits import ContextLimits
+from ..rig import load_rig
 from ..runtime.start import ENGINES, EngineChoice
 from .messages import Make
 from .publishing.policy import EXPIRED_PATH, ON_INVALID, ON_UNHEALTHY, Policies
@@ -35,6 +36,13 @@ def parameter_field(
     """Field of a parameter; `low`, `high` bound a number, a `live` one can change at run time."""
     facts = {'description': description, 'choices': choices, 'live': live}
     return field(default=default, metadata={**facts, 'low': low, 'high': high})
+
+
+def limit_field(name: str) -> Any:
+    """Field of a limit of the buffer; the rig may set another default."""
+    (row,) = (row for row in fields(ContextLimits) if row.name == name)
+    facts = row.metadata
+    return parameter_field(row.default, facts['description'], low=facts['low'], high=facts['high'])
 
 
 @dataclass(frozen=True)
@@ -89,18 +97,10 @@ class NodeParameters:
     max_rate_hz: float = parameter_field(
         10.0, 'Upper limit of inferences per second, by header stamps.', low=0.01, high=100.0
     )
-    max_input_age_s: float = parameter_field(
-        0.5, 'Oldest context that is inferred, s.', low=0.05, high=10.0
-    )
-    odometry_max_gap_s: float = parameter_field(
-        0.2, 'Longest gap between two odometry messages, s.', low=0.01, high=0.5
-    )
-    max_skew_s: float = parameter_field(
-        0.05, 'Largest spread of the cameras at one grid time, s.', low=0.0, high=0.1
-    )
-    frame_lead_s: float = parameter_field(
-        0.01, 'How much later than t0 a camera frame may be stamped, s.', low=0.0, high=0.05
-    )
+    max_input_age_s: float = limit_field('max_input_age_s')
+    odometry_max_gap_s: float = limit_field('odometry_max_gap_s')
+    max_skew_s: float = limit_field('max_skew_s')
+    frame_lead_s: float = limit_field('frame_lead_s')
     num_samples: int = parameter_field(
         1, 'Number of trajectories per context.', low=1, high=64, live=True
     )
@@ -197,13 +197,18 @@ class NodeParameters:
 def declare(node: Any, make: Make) -> NodeParameters:
     """Declare every parameter on a node and return what files and arguments set them to.
 
-    Raises BadInput; rclpy raises its ParameterException for a wrong type or range.
+    The limits of the rig are the defaults of the parameters of the same names. Raises BadInput;
+    rclpy raises its ParameterException for a wrong type or range.
     """
-    values = {}
+    values: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for row in fields(NodeParameters):
         described = make_descriptor(row, make)
-        value = node.declare_parameter(row.name, row.default, described).value
+        default = defaults.get(row.name, row.default)
+        value = node.declare_parameter(row.name, default, described).value
         values[row.name] = _convert(row, value)
+        if row.name == 'rig' and value:  # the first row
+            defaults = asdict(load_rig(value).limits)
     return NodeParameters(**values)
 
 

@@ -11,17 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from ...context.checks import CONTEXT_CHECKS
 from ...data_types import NANOSECONDS, Context, Prediction, Rejection
 from ..anchors import FATES, Anchors
 from ..publishing.policy import UNHEALTHY, Decision
 from ..publishing.stamped_prediction import HORIZON_NS
 from .status import ERROR, OK, STALE, WARN, Status
 
-UNUSUAL = {  # checks of a context that is served all the same
-    'camera_subset': 'cameras are missing from the prompt',
-    'v0_mismatch': 'history and twist disagree by more than 0.5 m/s',
-    'history_saturated': 'the vehicle is faster than 40 m/s, the limit of the history tokens',
-}
 SENTENCES = {
     'publish': 'published',
     'hold': 'last valid path held',
@@ -65,7 +61,7 @@ def describe_context(anchors: Anchors, context: Context | None, no_clock: bool) 
         return Status(rate_rejection(anchors.last), 'context', anchors.last.detail, values)
     if context is None:
         return Status(STALE, 'context', 'no context yet', values)
-    unusual = [text for name, text in UNUSUAL.items() if name in context.checks]
+    unusual = [CONTEXT_CHECKS.get(name, name) for name in context.checks]
     return Status(WARN if unusual else OK, 'context', '; '.join(unusual) or 'ready', values)
 
 
