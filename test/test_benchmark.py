@@ -3,6 +3,7 @@
 import json
 import sys
 
+import pytest
 import small_bag
 import torch
 
@@ -10,7 +11,7 @@ from alpamayo_ros import benchmark
 from alpamayo_ros.benchmark import engine as engine_benchmark
 from alpamayo_ros.benchmark import stock_quanto
 from alpamayo_ros.benchmark.full_size import RELEASE, make_scene, random_model
-from alpamayo_ros.benchmark.roofline import work
+from alpamayo_ros.benchmark.roofline import count_work
 from alpamayo_ros.cli import benchmark_engine
 from alpamayo_ros.cli.benchmark import main
 from alpamayo_ros.model.config import load_config, parse_config
@@ -53,14 +54,14 @@ def test_engine_measures_every_stage_of_every_way(tmp_path, capsys, monkeypatch)
     more = ['--bits', '2', '--compare', '--samples', '1', '--out', str(kept)]
     assert main(['engine', *more]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert 'cpu: no fractions and no estimate for Orin, peaks known of: NVIDIA H200' in lines
+    assert 'cpu: no fractions of the peak, which is known of: NVIDIA H200' in lines
     document = json.loads(lines[-1])
     assert document['16 bits'] == json.loads(kept.read_text())['16 bits']
     for way in ('2 bits mixed', '16 bits', 'optimum-quanto qint2'):
         stages = document[way]['eager K=1']
         assert all(
             stages[stage] > 0
-            for stage in ('vision', 'prefill', 'token', 'flow_step', 'end_to_end')
+            for stage in ('images', 'vision', 'prefill', 'token', 'flow_step', 'end_to_end')
         )
     plain, packed = document['16 bits']['bytes'], document['2 bits mixed']['bytes']
     stock = document['optimum-quanto qint2']['bytes']
@@ -96,7 +97,8 @@ def test_a_way_that_fails_is_named_and_the_others_are_measured(tmp_path, capsys,
 
 
 def test_the_sum_of_stages_is_an_inference(tmp_path, monkeypatch):
-    stages = iter([7.0, 11.0, 2.0, 3.0, 100.0])  # vision, prefill, token, flow step, end to end
+    # images, vision, prefill, token, flow step, end to end, frames to trajectory
+    stages = iter([5.0, 7.0, 11.0, 2.0, 3.0, 100.0, 105.0])
     monkeypatch.setattr(engine_benchmark, 'median_ms', lambda *given: next(stages))
     write_small_checkpoint(tmp_path / 'small', seed=0)
     config = load_config(tmp_path / 'small')
@@ -108,7 +110,7 @@ def test_the_sum_of_stages_is_an_inference(tmp_path, monkeypatch):
 def test_work_of_the_release_is_that_of_its_shapes():
     """Operations by hand from the shapes: a prompt of 3,032 tokens, 16 images of 720 patches."""
     model = build_on_meta(parse_config(RELEASE))
-    found = work(model)
+    found = count_work(model)
     assert abs(found['prefill']['flops'] / 44.8e12 - 1) < 0.01
     assert abs(found['vision']['flops'] / 10.5e12 - 1) < 0.01  # without mergers
     assert abs(found['flow_step']['flops'] / 0.292e12 - 1) < 0.01  # without attention
@@ -166,3 +168,11 @@ def test_engine_refuses_what_would_fail_later_before_it_measures(tmp_path, capsy
 def test_absent_device_is_said_in_one_line(capsys):
     assert main(['engine', '--device', 'cuda:99' if torch.cuda.is_available() else 'cuda']) == 2
     assert 'alpamayo_benchmark: error: device' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('more', [[], ['--device', 'cuda', '--compare']])
+def test_a_slice_needs_a_gpu_and_no_comparison(more, capsys, monkeypatch):
+    monkeypatch.setattr('alpamayo_ros.runtime.load.check_device', lambda device: None)
+    assert main(['engine', '--slice', '8', *more]) == 2
+    expected = 'expected 1 or more, --device cuda and no --compare'
+    assert capsys.readouterr().err == f'alpamayo_benchmark: error: --slice 8: {expected}\n'

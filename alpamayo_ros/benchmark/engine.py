@@ -1,7 +1,7 @@
 """Times and memory of a model, stage by stage, and of its linear layers alone.
 
-The scene is that of the release: 16 images of 320x576 and a prompt of 3,032 tokens; then 32
-tokens and 10 flow steps. Knows no command line.
+The scene is that of the release: 16 JPEG frames of 1920x1080, which become images of 320x576,
+and a prompt of 3,032 tokens; then 32 tokens and 10 flow steps. Knows no command line.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ..model.text import KVCache, apply_joint
 from ..runtime.graphs import GraphRecorder, RecordedVision, StaticSteps
 from ..runtime.memory import release_cached
 from .full_size import PROMPT_TOKENS, FullSizeInputs, device_bytes
+from .pictures import make_reader, read_patches
 
 try:
     from triton.errors import TritonError
@@ -47,10 +48,12 @@ def measure(
 ) -> Figures:
     """Milliseconds per stage (median of runs), end to end, and GB of memory.
 
-    graphs: all four stages are recorded, as in the engine. end_to_end: vision,
-    prefill, 32 tokens and 10 flow steps; sum_of_stages: the same from the stages, as a check of
-    both. weights_gb: on the device, without a mapped embedding. largest_gb: the largest piece that
-    the allocator took from a GPU. The last two and peak_gb are None on a CPU.
+    graphs: the stages behind the images are recorded, as in the engine. images: 16 frames to
+    patches on the device. end_to_end: patches to trajectory, which is vision, prefill, 32 tokens
+    and 10 flow steps; sum_of_stages: the same from the stages, as a check of both.
+    frames_to_trajectory: images and end_to_end in one go. weights_gb: on the device, without a
+    mapped embedding. largest_gb: the largest piece that the allocator took from a GPU. The last
+    two and peak_gb are None on a CPU.
     """
     device = model.action_space.accel_mean.device
     release_cached()
@@ -59,11 +62,13 @@ def measure(
     _reset_peak(device)
     run = _Inference(model, scene, cache, samples, graphs)
     stages = {
+        'images': run.images,
         'vision': run.vision,
         'prefill': run.prefill,
         'token': run.token,
         'flow_step': run.flow_step,
         'end_to_end': run.whole,
+        'frames_to_trajectory': run.whole_from_frames,
     }
     times = {name: median_ms(stage, device, runs) for name, stage in stages.items()}
     steps = REASONING_TOKENS * times['token'] + FLOW_STEPS * times['flow_step']
@@ -75,6 +80,13 @@ def measure(
         'weights_gb': round(weights_gb, 3),
         **_gpu_memory(device),
     }
+
+
+def time_one_image(model: AlpamayoModel, scene: FullSizeInputs, runs: int = RUNS) -> float:
+    """Milliseconds that one thread needs for one frame."""
+    device = model.action_space.accel_mean.device
+    reader = make_reader(model.config, device)
+    return median_ms(lambda: read_patches(reader, scene.frames[:1]), device, runs)
 
 
 @torch.no_grad()
@@ -129,6 +141,7 @@ class _Inference:
         self.model, self.scene, self.cache = model, scene, cache
         device = model.action_space.accel_mean.device
         self.tokens = torch.full((1, samples), 3, device=device)
+        self.reader = make_reader(model.config, device)
         self.options = SamplingOptions(num_samples=samples, max_tokens=REASONING_TOKENS)
         start = model.config.traj_token_start_idx
         # no marker and no eos among the ids: every run says all of its tokens
@@ -144,6 +157,10 @@ class _Inference:
             self.steps = StaticSteps(model, cache, samples, recorder.record)
         self.prompt = self.prefill()
         self.velocity = self.field()
+
+    def images(self) -> Tensor:
+        """Patches of all frames, on the device; nothing is recorded."""
+        return read_patches(self.reader, self.scene.frames)
 
     def vision(self) -> None:
         """All images; recorded ones four at a time, as the engine encodes a grid time."""
@@ -190,6 +207,10 @@ class _Inference:
         length = PROMPT_TOKENS + REASONING_TOKENS
         reasoning = Reasoning(tokens, marker, torch.zeros_like(marker, dtype=torch.bool), length)
         return self.steps.make_velocity_field(self.prompt, reasoning)
+
+    def whole_from_frames(self) -> Tensor:
+        self.images()
+        return self.whole()
 
     def whole(self) -> Tensor:
         self.vision()

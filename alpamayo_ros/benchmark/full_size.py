@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data_types import Frame
 from ..kernels.packing import count_digits
 from ..model.alpamayo import AlpamayoModel
 from ..model.checkpoint import set_tensor
@@ -19,6 +20,7 @@ from ..model.config import AlpamayoConfig
 from ..quantization.linear import PackedWeight, replace_linears
 from ..quantization.scheme import Rules
 from ..runtime.load import build_on_meta, join_products, split_large_head
+from .pictures import make_frames
 
 # Sizes of the release; what is absent has the defaults of the classes (specification, section 1).
 RELEASE: dict[str, Any] = {
@@ -56,8 +58,12 @@ PARTS = {
 
 @dataclass(frozen=True)
 class FullSizeInputs:
-    """Inputs of the size that the release sees, random inside; they wait on the host."""
+    """Inputs of the size that the release sees, random inside; they wait on the host.
 
+    frames: the images as a camera sends them, JPEG of 1920x1080.
+    """
+
+    frames: list[Frame]
     input_ids: Tensor
     patches: Tensor
     grids: list[tuple[int, int]]
@@ -131,7 +137,7 @@ def make_scene(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> FullS
     patches = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     if device != 'cpu':
         patches = patches.pin_memory()
-    return FullSizeInputs(torch.tensor([ids]), patches, [GRID] * IMAGES)
+    return FullSizeInputs(make_frames(IMAGES), torch.tensor([ids]), patches, [GRID] * IMAGES)
 
 
 def _packed_weight(model: AlpamayoModel, name: str) -> PackedWeight | None:

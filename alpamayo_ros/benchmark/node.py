@@ -18,13 +18,13 @@ import threading
 import time
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ..bags.messages import TYPESTORE, message_factory
 from ..data_types import NANOSECONDS
 from ..errors import BadInput
 from ..ros.peers.counterpart import Counterpart
+from .jpeg import encode_jpeg
 
 NODE = 'alpamayo_ros.ros.node'
 NAME = 'alpamayo_benchmarked'
@@ -109,7 +109,7 @@ def _figures(heard: NodeOutputs, elapsed_s: float, used_s: float, pid: int) -> d
         'seconds': round(elapsed_s, 2),
         'cameras': len(CAMERAS),
         'camera_hz': CAMERA_HZ,
-        'image_bytes': len(jpeg()),
+        'image_bytes': len(encode_jpeg(SIZE)),
         'odometry_hz': ODOMETRY_HZ,
         'cpu_percent_of_a_core': round(100 * used_s / elapsed_s, 2),
         'submit_p50_ms': float(heard.values['submit ms']),
@@ -165,7 +165,7 @@ def _feeding(
 
 def feed(counterpart: Counterpart, stop: threading.Event) -> None:
     """Send every message at its stamp, odometry before the images of the same time."""
-    image, first_ns = jpeg(), time.time_ns()
+    image, first_ns = encode_jpeg(SIZE), time.time_ns()
     for tick in count():
         stamp_ns = first_ns + tick * NANOSECONDS // ODOMETRY_HZ
         if stop.wait(max(stamp_ns - time.time_ns(), 0) / NANOSECONDS):
@@ -195,14 +195,6 @@ def _header(stamp_ns: int) -> Any:
     sec, nanosec = divmod(stamp_ns, NANOSECONDS)
     stamp = make('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
     return make('std_msgs/msg/Header', stamp=stamp, frame_id='odom')
-
-
-def jpeg() -> np.ndarray:
-    """A JPEG of SIZE and about 250 kB, as that of a busy street: blurred noise."""
-    noise = np.random.default_rng(0).normal(size=(SIZE[1], SIZE[0], 3)).astype(np.float32)
-    blurred = cv2.GaussianBlur(noise, (0, 0), 2)
-    picture = np.clip(128 + 20 * blurred / np.std(blurred), 0, 255).astype(np.uint8)
-    return np.asarray(cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].ravel())
 
 
 def write_rig(path: Path) -> Path:

@@ -1,7 +1,7 @@
-"""How far a device is from what its memory and arithmetic allow, and what another one might do.
+"""How far a device is from what its memory and arithmetic allow.
 
 Bytes and operations are those of the model and the benchmark's scene; peaks are the makers'
-figures. The table for the Orin Nano is an estimate, never a measurement.
+figures.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..model.alpamayo import AlpamayoModel
-from .engine import FLOW_STEPS, REASONING_TOKENS
 from .full_size import GRID, IMAGES, PROMPT_TOKENS, module_bytes
 
 
@@ -23,21 +22,11 @@ class Peak:
     flops: float
 
 
-PEAKS = {
-    'NVIDIA H200': Peak(4.8e12, 989e12),
-    'Orin Nano 8 GB, 15 W': Peak(68e9, 10e12),
-    'Orin Nano 8 GB, 25 W': Peak(102e9, 15e12),
-}
-ORIN = tuple(name for name in PEAKS if name.startswith('Orin'))
-ASSUMPTIONS = (
-    'Estimate, not measured: token and flow step move their bytes, vision and prefill do their '
-    'operations, each at the fraction of the peak that was measured here; no time for launches, '
-    'the processor or other users of the memory. Memory 68 and 102 GB/s, 10 and 15 TFLOPS.'
-)
+PEAKS = {'NVIDIA H200': Peak(4.8e12, 989e12)}
 
 
-def work(model: AlpamayoModel) -> dict[str, dict[str, float]]:
-    """Bytes and floating-point operations of each stage, one sample; from shapes alone."""
+def count_work(model: AlpamayoModel) -> dict[str, dict[str, float]]:
+    """Count the bytes and floating-point operations of each stage, one sample, from shapes."""
     text, vision, expert = model.config.text, model.config.vision, model.config.expert
     part = module_bytes(model)
     head_dim, kv_heads = text.head_dim, text.num_key_value_heads
@@ -71,10 +60,10 @@ def work(model: AlpamayoModel) -> dict[str, dict[str, float]]:
     }
 
 
-def fractions(
+def measure_fractions(
     needed: Mapping[str, Mapping[str, float]], measured_ms: Mapping[str, Any], peak: Peak
 ) -> dict[str, float]:
-    """What of the peak each stage reached: of the memory for steps, of the arithmetic before."""
+    """Fraction of the peak that each stage reached: of memory for steps, else of arithmetic."""
     found = {}
     for stage, amount in needed.items():
         seconds = measured_ms[stage] / 1e3
@@ -84,22 +73,3 @@ def fractions(
             share = amount['flops'] / peak.flops / seconds
         found[stage] = round(share, 3)
     return found
-
-
-def estimate(
-    needed: Mapping[str, Mapping[str, float]], shares: Mapping[str, float], peak: Peak
-) -> dict[str, float]:
-    """Milliseconds of each stage on another device at the same shares of its peaks, and in all.
-
-    in_all: vision, prefill, 32 tokens and 10 flow steps; repeated: with 12 of the 16 images kept.
-    """
-    found = {}
-    for stage, amount in needed.items():
-        memory_s = amount['bytes'] / peak.bytes_per_s
-        arithmetic_s = amount['flops'] / peak.flops
-        step = stage in ('token', 'flow_step')
-        found[stage] = (memory_s if step else arithmetic_s) / shares[stage] * 1e3
-    steps = REASONING_TOKENS * found['token'] + FLOW_STEPS * found['flow_step']
-    found['in_all'] = found['vision'] + found['prefill'] + steps
-    found['repeated'] = found['in_all'] - 0.75 * found['vision']
-    return {stage: round(ms, 1) for stage, ms in found.items()}

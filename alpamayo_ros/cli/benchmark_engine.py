@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from ..errors import BadInput
 
-STAGES = ('vision', 'prefill', 'token', 'flow_step', 'end_to_end', 'weights_gb', 'peak_gb')
+STAGES = ('images', 'vision', 'prefill', 'token', 'flow_step', 'end_to_end')
+COLUMNS = (*STAGES, 'frames_to_trajectory', 'weights_gb', 'peak_gb', 'largest_gb')
 PLAIN, STOCK = '16 bits', 'optimum-quanto qint2'
 PLAIN_BITS = 16.0
 SLOW_RUNS = 3  # of what takes seconds
@@ -38,6 +39,12 @@ def add_engine(parts: Any) -> None:
     )
     part.add_argument(
         '--samples', type=int, nargs='+', default=[1, 6], metavar='K', help='default: 1 6'
+    )
+    part.add_argument(
+        '--slice',
+        type=int,
+        metavar='N',
+        help='on N multiprocessors of the GPU, with the kernels of an Orin; estimates for boards',
     )
     part.add_argument('--out', type=Path, metavar='FILE', help='JSON, written after every case')
     packages = ('numpy', 'torch', 'triton', 'transformers', 'optimum-quanto')
@@ -62,6 +69,14 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
         raise BadInput(f'--samples {min(arguments.samples)}: expected 1 or more')
     check_device(arguments.device)
     bits, device = arguments.bits, arguments.device
+    if arguments.slice is not None:
+        if device == 'cpu' or arguments.slice < 1 or arguments.compare:
+            raise BadInput(
+                f'--slice {arguments.slice}: expected 1 or more, --device cuda and no --compare'
+            )
+        from ..benchmark.slice import enter_slice
+
+        enter_slice(arguments.slice)
     host = arguments.host_embedding
     rules = make_rules(arguments.recipe, bits)  # looked up for 16 bits as well: it may be misspelt
     rules = rules if bits != PLAIN_BITS else ()
@@ -78,7 +93,8 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
 
     name = f'{bits:g} bits {arguments.recipe}' if rules else PLAIN
     first = arguments.samples[0]
-    main = [(samples, gpu) for samples in arguments.samples] + [(first, False)] * gpu
+    main = [(samples, gpu) for samples in arguments.samples]
+    main += [(first, False)] * (gpu and arguments.slice is None)
     ways: list[tuple[str, Callable[[], Any], list[tuple[int, bool]]]] = [
         (name, lambda: full_size.random_model(config, device, dtype, rules, host), main)
     ]
@@ -103,14 +119,19 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, make, cases in ways:
             bar.set_description(name)
             found[name] = {}
-            for section, figures, error in _measure_way(make, scene, cases, slow=name == STOCK):
+            runs = SLOW_RUNS if name == STOCK or arguments.slice is not None else None
+            for section, figures, error in _measure_way(make, scene, cases, runs, name == STOCK):
                 bar.update(section in _titles(cases))
                 if error:
                     found.setdefault('failed', {})[f'{name}, {section}'] = error
                 else:
                     found[name][section] = figures
                 _keep(found, out)
-    _conclude(found, [way[0] for way in ways], arguments.samples, gpu)
+    if arguments.slice is not None:
+        from ..benchmark.slice import measure_clocks
+
+        found['clocks'] = measure_clocks()
+    _conclude(found, [way[0] for way in ways], arguments)
     _keep(found, out)
     _show(found, [way[0] for way in ways])
     return found
@@ -126,7 +147,11 @@ def _keep(found: Mapping[str, Any], out: Path | None) -> None:
 
 
 def _measure_way(
-    make: Callable[[], Any], scene: Any, cases: list[tuple[int, bool]], slow: bool
+    make: Callable[[], Any],
+    scene: Any,
+    cases: list[tuple[int, bool]],
+    runs: int | None,
+    is_stock: bool,
 ) -> Iterator[tuple[str, Any, str]]:
     """Section, figures and error ('' if there is none) of one model, as they come."""
     from ..benchmark import engine as engine_benchmark
@@ -137,21 +162,22 @@ def _measure_way(
         yield 'model', None, error
         return
     yield 'bytes', full_size.module_bytes(model), ''
-    runs = SLOW_RUNS if slow else engine_benchmark.RUNS
+    runs = runs or engine_benchmark.RUNS
     for title, (samples, graphs) in zip(_titles(cases), cases, strict=True):
         measure = partial(engine_benchmark.measure, model, scene, samples, graphs, runs)
         yield title, *engine_benchmark.attempt(measure)
-    if not slow:
-        yield 'work', roofline.work(model), ''
+    if not is_stock:
+        yield 'work', roofline.count_work(model), ''
+        one_image = partial(engine_benchmark.time_one_image, model, scene)
+        yield 'one_image', *engine_benchmark.attempt(one_image)
         linears = partial(engine_benchmark.linear_layers, model, graphs=scene.patches.is_pinned())
         yield 'linears', *engine_benchmark.attempt(linears)
 
 
-def _conclude(found: dict[str, Any], names: list[str], samples: list[int], gpu: bool) -> None:
-    """Add ratios between cases, fractions of the device's peaks and the estimate for an Orin."""
-    from ..benchmark import roofline
-
-    kind = 'recorded' if gpu else 'eager'
+def _conclude(found: dict[str, Any], names: list[str], arguments: argparse.Namespace) -> None:
+    """Add ratios between cases, and fractions of the device's peaks or estimates for boards."""
+    samples = arguments.samples
+    kind = 'recorded' if arguments.device != 'cpu' else 'eager'
     main = found[names[0]]
     base = main.get(f'{kind} K={samples[0]}')
     if base is None:
@@ -171,16 +197,25 @@ def _conclude(found: dict[str, Any], names: list[str], samples: list[int], gpu: 
             for stage, ms in found[other].get('linears', {}).items():
                 ratios[f'{stage} of {other} over it'] = round(ms / main['linears'][stage], 2)
     found['ratios'] = ratios
-    if found['device'] in roofline.PEAKS:
+    _estimate(found, main, base, arguments.slice)
+
+
+def _estimate(
+    found: dict[str, Any], main: Mapping[str, Any], base: Mapping[str, Any], slice_of: int | None
+) -> None:
+    """Add estimates for boards where a slice was measured, else fractions of the peaks."""
+    from ..benchmark import boards, roofline
+
+    if slice_of is not None and 'work' in main:
+        measured = boards.Slice(slice_of, *found['clocks'])
+        found['boards'] = boards.estimate_boards(base, main['work'], main['one_image'], measured)
+        found['boards']['assumptions'] = boards.ASSUMPTIONS
+    elif found['device'] in roofline.PEAKS:
         peak = roofline.PEAKS[found['device']]
-        found['of the peak'] = roofline.fractions(main['work'], base, peak)
-        found['orin'] = {
-            name: roofline.estimate(main['work'], found['of the peak'], roofline.PEAKS[name])
-            for name in roofline.ORIN
-        } | {'assumptions': roofline.ASSUMPTIONS}
+        found['of the peak'] = roofline.measure_fractions(main['work'], base, peak)
     else:
-        known = ', '.join(name for name in roofline.PEAKS if name not in roofline.ORIN)
-        print(f'{found["device"]}: no fractions and no estimate for Orin, peaks known of: {known}')
+        known = ', '.join(roofline.PEAKS)
+        print(f'{found["device"]}: no fractions of the peak, which is known of: {known}')
 
 
 def _show(found: Mapping[str, Any], names: list[str]) -> None:
@@ -190,18 +225,17 @@ def _show(found: Mapping[str, Any], names: list[str]) -> None:
             f'{part} {size / 1e9:.3f}' for part, size in found[name].get('bytes', {}).items()
         )
         print(f'{name}: GB of {parts}')
-    columns = (*STAGES, 'largest_gb')
-    print(f'\n{"":34}' + ''.join(f'{column:>12}' for column in columns))
+    print(f'\n{"":34}' + ''.join(f'{column[:11]:>12}' for column in COLUMNS))
     for name in names:
         for case, figures in found[name].items():
             if 'samples' in figures:
-                cells = (figures[column] for column in columns)
+                cells = (figures[column] for column in COLUMNS)
                 row = ''.join(f'{"-":>12}' if x is None else f'{x:12.3f}' for x in cells)
                 print(f'{name + ", " + case:34}{row}')
     for name in names:
         for stage, ms in found[name].get('linears', {}).items():
             print(f'{name + ", " + stage:34}{ms:12.3f}')
-    for name, table in found.get('orin', {}).items():
+    for name, table in found.get('boards', {}).items():
         text = (
             ', '.join(f'{k} {v:g} ms' for k, v in table.items())
             if name != 'assumptions'
