@@ -168,7 +168,9 @@ def test_inputs_that_cannot_be_used_are_refused_by_reason_and_service_goes_on(pe
         'bad_image': spoiled(good, 'tele', 2.0, lambda ns: compressed(ns, PICTURE[:300])),
         'image_size': spoiled(good, 'tele', 2.0, lambda ns: compressed(ns, jpeg(32, 24))),
         'bad_message': [*good[:180], (good[180][0], TOPICS['odometry'], nan), *good[180:]],
-        'bad_message again': spoiled(good, 'tele', 2.0, lambda ns: compressed(ns, NOISE, codec='webp')),
+        'bad_message again': spoiled(
+            good, 'tele', 2.0, lambda ns: compressed(ns, NOISE, codec='webp')
+        ),
         'frame_missing': without(good, 'tele', 2.0, 2.05),
         'duplicate_stamp': sorted(good + good[:200:20], key=lambda m: m[0]),
         'irregular_stamp': spoiled(good, 'wide', 2.0, lambda ns: compressed(ns - 7 * 10**7)),
