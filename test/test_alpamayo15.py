@@ -173,7 +173,7 @@ def test_guided_reasoning_is_that_of_the_prompt_with_the_route(model, images, pr
 
 def test_prompt_without_reasoning_is_followed_by_the_marker(model, images, processor, history):
     ids = processor.ids
-    text = processor.render_prompt((1,), 4, with_reasoning=False)
+    text = processor.prompt_text((1,), 4, with_reasoning=False)
     assert text.endswith(
         '<|traj_history_end|>output the future trajectory.<|im_end|>\n<|im_start|>assistant\n'
     )
@@ -193,7 +193,7 @@ def test_prompt_without_reasoning_is_followed_by_the_marker(model, images, proce
 
 def test_answer_ends_with_its_end_token_and_may_hold_trajectory_tokens(model, images, processor):
     ids = processor.ids
-    text = processor.render_question((0, 1, 2, 6), 4, 'Describe the scene.')
+    text = processor.question_text((0, 1, 2, 6), 4, 'Describe the scene.')
     prompt = prefill(model, images, [processor.tokenize_prompt(text, images[1])], 1, ids)
     options = SamplingOptions(greedy=True, max_tokens=40)
     with torch.inference_mode():
@@ -223,15 +223,15 @@ def test_guidance_without_a_route_is_refused(processor, images, history):
 @pytest.mark.parametrize('text', ['left<|route_end|>', 'go <i7>', '<|traj_future_start|>'])
 def test_route_or_question_that_holds_tokens_is_refused(processor, text):
     with pytest.raises(BadInput, match='is a token of the model'):
-        processor.render_prompt((1,), 4, text)
+        processor.prompt_text((1,), 4, text)
     with pytest.raises(BadInput, match='is a token of the model'):
-        processor.render_question((1,), 4, text)
+        processor.question_text((1,), 4, text)
 
 
 def test_r1_knows_no_routes_and_no_questions():
     folder = Path(__file__).parent / 'golden/model'
     processor = Processor(load_config(folder), folder)
     with pytest.raises(BadInput, match='alpamayo_r1, which knows none'):
-        processor.render_prompt((1,), 4, LEFT)
+        processor.prompt_text((1,), 4, LEFT)
     with pytest.raises(BadInput, match='alpamayo_r1, which knows none'):
-        processor.render_question((1,), 4, 'What is ahead?')
+        processor.question_text((1,), 4, 'What is ahead?')

@@ -162,7 +162,7 @@ def test_tokenizer_of_vocabulary_and_merges_has_the_same_ids(folder):
     """A folder of transformers 4.4x has no tokenizer.json."""
     if not (folder / 'vlm/vocab.json').is_file():
         pytest.skip('the reference folder has tokenizer.json only')
-    want = load(folder).render_prompt((1,), 4)
+    want = load(folder).prompt_text((1,), 4)
     text = load(folder).tokenize_prompt(want, [(4, 6)] * 4)
     (folder / 'vlm/tokenizer.json').unlink()
     assert load(folder).tokenize_prompt(want, [(4, 6)] * 4).equal(text)
@@ -170,7 +170,7 @@ def test_tokenizer_of_vocabulary_and_merges_has_the_same_ids(folder):
 
 @pytest.mark.parametrize('kind', ['text', 'list', 'two', 'dict', 'json list', 'mark', 'jinja'])
 def test_chat_template_in_every_form_gives_the_same_prompt(folder, kind):
-    want = load(folder).render_prompt((1, 2), 4)
+    want = load(folder).prompt_text((1, 2), 4)
     path, settings = folder / 'vlm/chat_template.json', folder / 'vlm/tokenizer_config.json'
     template = json.loads(path.read_text())['chat_template']
     named = [{'name': 'default', 'template': template}]
@@ -189,7 +189,7 @@ def test_chat_template_in_every_form_gives_the_same_prompt(folder, kind):
         path.write_text(json.dumps({'chat_template': '\ufeff' + template}))
     else:
         (folder / 'vlm/chat_template.jinja').write_bytes(b'\xef\xbb\xbf' + template.encode())
-    assert load(folder).render_prompt((1, 2), 4) == want
+    assert load(folder).prompt_text((1, 2), 4) == want
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_chat_template_in_every_form_gives_the_same_prompt(folder, kind):
 )
 def test_settings_of_both_transformers_are_of_no_account(folder, settings):
     want = load(folder)
-    text = want.render_prompt((1,), 4)
+    text = want.prompt_text((1,), 4)
     edit(folder / 'vlm/tokenizer_config.json', lambda v: v.update(settings))
     other = load(folder)
     assert other.ids == want.ids

@@ -57,9 +57,9 @@ def test_first_history_delta_is_the_absolute_oldest_position(processor):
 
 
 def test_a_rig_with_fewer_cameras_has_fewer_images_in_the_prompt(processor):
-    one = processor.render_prompt([1], 4)
+    one = processor.prompt_text([1], 4)
     assert one.count('<|image_pad|>') == 4
-    assert processor.render_prompt([0, 1, 2, 6], 4).count('<|image_pad|>') == 16
+    assert processor.prompt_text([0, 1, 2, 6], 4).count('<|image_pad|>') == 16
     assert 'camera' not in one  # R1 prompts have no camera names
 
 
@@ -80,7 +80,7 @@ def test_version_1_5_names_cameras_and_frames(processor):
         include_camera_ids=True,
         include_frame_nums=True,
     )
-    text = Processor(config, MODEL).render_prompt([1, 6], 2)
+    text = Processor(config, MODEL).prompt_text([1, 6], 2)
     image = '<|vision_start|><|image_pad|><|vision_end|>'
     wide, tele = 'Front camera: ', 'Front telephoto camera: '
     want = (

@@ -99,7 +99,7 @@ def test_the_config_says_that_the_weights_are_untrained(checkpoint):
 
 def test_chat_template_gives_the_prompt_of_the_release(processor, root):
     expected = (root / 'test/golden/model/prompt.txt').read_text(encoding='utf-8')
-    assert processor.render_prompt((0, 1, 2, 6), frames=4) == expected
+    assert processor.prompt_text((0, 1, 2, 6), frames=4) == expected
 
 
 def test_new_tokens_follow_the_base_vocabulary_in_the_order_of_the_release(processor):

@@ -92,7 +92,7 @@ class Processor:
         """Raise BadInput unless the template renders a drive prompt with all its parts."""
         history = format_special('traj_history')
         try:
-            text = self.render_prompt([1], 2)
+            text = self.prompt_text([1], 2)
         except Exception as error:  # noqa: BLE001  an expression of a template raises anything
             reason = ' '.join(str(error).split()) or type(error).__name__
             raise BadInput(
@@ -107,7 +107,7 @@ class Processor:
                     f'prompt of 2 images, expected {count}: it is not the template of Qwen3-VL'
                 )
 
-    def render_prompt(
+    def prompt_text(
         self,
         camera_indices: Sequence[int],
         frames: int,
@@ -122,7 +122,7 @@ class Processor:
         text = self._render(messages)
         return text if with_reasoning else text.removesuffix(format_special('cot_start'))
 
-    def render_question(self, camera_indices: Sequence[int], frames: int, question: str) -> str:
+    def question_text(self, camera_indices: Sequence[int], frames: int, question: str) -> str:
         """Prompt for a question, before image tokens are repeated."""
         messages = write_question_messages(self.config, camera_indices, frames, question)
         return self._render(messages)
@@ -204,7 +204,7 @@ class Processor:
     ) -> Tensor:
         """Ids (1, P) of a scene whose images have these grids; other arguments as in a call."""
         frames = len(grids) // len(camera_indices)
-        text = self.render_prompt(camera_indices, frames, route, with_reasoning)
+        text = self.prompt_text(camera_indices, frames, route, with_reasoning)
         ids = self.tokenize_prompt(text, grids)
         xyz = rearrange(history_xyz, 'poses axes -> 1 poses axes')
         return self.write_history(ids, xyz, rearrange(history_rot, 'poses i j -> 1 poses i j'))

@@ -104,7 +104,7 @@ def _compare_processing(golden: GoldenFolder, path: Path) -> Iterator[Comparison
     if 'camera_indices' in fields:
         cameras = tuple(int(index) for index in fields['camera_indices'])
     suffix = path.stem.removeprefix('inputs').replace('_', ', ')
-    text = processor.render_prompt(cameras, frames)
+    text = processor.prompt_text(cameras, frames)
     if path.name == 'inputs.npz':
         wanted = (golden.home / 'prompt.txt').read_text(encoding='utf-8')
         yield compare_exactly('prompt', 'text', text == wanted, 'the text differs')
@@ -136,9 +136,9 @@ def _compare_prompts(golden: GoldenFolder) -> Iterator[ComparisonRow]:
         cameras = cameras or [0]
         frames = row['images'] // len(cameras)
         if row['question'] is not None:
-            text = processor.render_question(cameras, frames, row['question'])
+            text = processor.question_text(cameras, frames, row['question'])
         else:
-            text = processor.render_prompt(cameras, frames, row['nav_text'])
+            text = processor.prompt_text(cameras, frames, row['nav_text'])
         _, h, w = row['image_grid_thw']
         ids[name] = processor.tokenize_prompt(text, [(h, w)] * row['images'])
         same = text == row['text']
