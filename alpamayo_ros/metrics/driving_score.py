@@ -77,7 +77,7 @@ def score_drive(course: DriveCourse) -> dict[str, float]:
 
 def measure_progress(distance_m: float, expert_m: float) -> float:
     """Way along the road over the expert's, at most 1; ways below 0.1 m count as 0.1 m."""
-    return min(max(distance_m, 0.1) / max(expert_m, 0.1), 1.0)
+    return float(min(max(distance_m, 0.1) / max(expert_m, 0.1), 1.0))
 
 
 def measure_lane_compliance(speed_mps: Array, in_wrong_lane: Flags, step_s: float) -> float:
