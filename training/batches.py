@@ -82,7 +82,7 @@ class TokenSequences:
         return list(self.processor.tokenizer(ended, add_special_tokens=False)['input_ids'])
 
     def _make_template(self, cameras: tuple[int, ...], grid: Grid) -> Tensor:
-        text = self.processor.render_prompt(cameras, FRAMES_PER_CAMERA)
+        text = self.processor.prompt_text(cameras, FRAMES_PER_CAMERA)
         return self.processor.tokenize_prompt(text, [grid] * len(cameras) * FRAMES_PER_CAMERA)[0]
 
 
