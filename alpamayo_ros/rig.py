@@ -34,7 +34,7 @@ _TOPIC = re.compile(r'(/[A-Za-z_]\w*)+', re.ASCII)  # a full name of ROS 2
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CameraCalibration:
     """Pinhole intrinsics in pixels of a width x height image, and where the camera sits.
 
     distortion: OpenCV's coefficients. position_m and quaternion_xyzw: base_from_camera of the
@@ -64,7 +64,7 @@ class RigCamera:
     index: int
     topic: str
     tolerance_s: float
-    calibration: Calibration | None
+    calibration: CameraCalibration | None
     type: str = ''
     bit_depth: int = 0
 
@@ -195,13 +195,13 @@ def _read_camera(section: YamlSection, tolerance_s: float) -> RigCamera:
     return camera
 
 
-def _read_calibration(section: YamlSection) -> Calibration | None:
+def _read_calibration(section: YamlSection) -> CameraCalibration | None:
     if not section.has('calibration'):
         return None
     part = section.section('calibration')
     pose = part.section('base_from_camera')
     far = math.inf
-    calibration = Calibration(
+    calibration = CameraCalibration(
         width=part.whole('width', 1),
         height=part.whole('height', 1),
         fx=part.number('fx', 0, far),

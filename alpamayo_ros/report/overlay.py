@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import geometry
-from ..rig import Calibration
+from ..rig import CameraCalibration
 
 Color = tuple[int, int, int]
 Floats = NDArray[np.float64]
@@ -26,7 +26,7 @@ JPEG_QUALITY = 82
 
 def draw_paths(
     image: Picture,
-    calibration: Calibration,
+    calibration: CameraCalibration,
     ground_z_m: float,
     chosen: Floats,
     others: Sequence[Floats],
@@ -57,7 +57,7 @@ def to_jpeg(image: Picture) -> bytes:
 class _Camera:
     """From the road in the t0 frame to pixels of an image that is scaled by `scale`."""
 
-    def __init__(self, calibration: Calibration, ground_z_m: float, scale: float) -> None:
+    def __init__(self, calibration: CameraCalibration, ground_z_m: float, scale: float) -> None:
         c = calibration
         self.position_m = np.array(c.position_m)
         self.base_from_camera = geometry.rotation_matrix(c.quaternion_xyzw)
