@@ -17,7 +17,6 @@ import re
 from typing import Any
 from unittest.mock import patch
 
-from alpamayo_ros.cli.benchmark_engine import STAGES
 from alpamayo_ros.images import COMPRESSED, RAW_ENCODINGS
 from alpamayo_ros.ros.diagnostics import t0_status
 from alpamayo_ros.ros.diagnostics.status import ARRAY_TYPE
@@ -49,8 +48,18 @@ SERVICES = {
     'reset': ('std_srvs/Trigger', 'clears the buffered inputs and the last path'),
     'load': ('std_srvs/SetBool', 'loads the model again, or frees its memory'),
 }
-# digits after the point of each column of a speed table
-DIGITS = dict(zip(STAGES, (1, 1, 2, 2, 1, 3, 3), strict=True))
+# key of a run: heading and digits after the point
+SPEED_COLUMNS = {
+    'images': ('images, ms', 1),
+    'vision': ('vision, ms', 1),
+    'prefill': ('prefill, ms', 1),
+    'token': ('token, ms', 2),
+    'flow_step': ('flow step, ms', 2),
+    'end_to_end': ('end to end, ms', 1),
+    'frames_to_trajectory': ('frames to trajectory, ms', 1),
+    'weights_gb': ('weights, GB', 3),
+    'peak_gb': ('peak, GB', 3),
+}
 H200 = 'nvidia-h200-2-bits-'
 # file in docs/results, weights, case
 SPEED_ROWS = (
@@ -107,16 +116,19 @@ def encodings() -> str:
 
 
 def speed() -> str:
-    """Milliseconds and GB of each stage on an H200, and the commands that measured them."""
+    """Milliseconds and GB of each stage on an H200, and the commands that measured them.
+
+    A column that no run has is left out; a run without it has an empty cell.
+    """
     files = {name: _result(f'{H200}{name}') for name, _, _ in SPEED_ROWS}
+    runs = [files[name][weights][case] for name, weights, case in SPEED_ROWS]
+    columns = {key: x for key, x in SPEED_COLUMNS.items() if any(key in run for run in runs)}
     rows = []
-    for name, weights, case in SPEED_ROWS:
-        figures = files[name][weights][case]
+    for (name, weights, case), run in zip(SPEED_ROWS, runs, strict=True):
         host = ', embedding on the host' if 'host-embedding' in name else ''
-        cells = [f'{figures[stage]:.{digits}f}' for stage, digits in DIGITS.items()]
+        cells = [f'{run[k]:.{digits}f}' if k in run else '' for k, (_, digits) in columns.items()]
         rows.append([f'{weights}{host}, {case}', *cells])
-    headings = ['case', 'vision, ms', 'prefill, ms', 'token, ms', 'flow step, ms']
-    headings += ['end to end, ms', 'weights, GB', 'peak, GB']
+    headings = ['case', *(heading for heading, _ in columns.values())]
     sources = [f'- {_cite(f"{H200}{name}")}' for name in files]
     return '\n'.join([_table(headings, rows), '', *sources])
 

