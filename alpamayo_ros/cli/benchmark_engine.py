@@ -228,7 +228,7 @@ def _show(found: Mapping[str, Any], names: list[str]) -> None:
     print(f'\n{"":34}' + ''.join(f'{column[:11]:>12}' for column in COLUMNS))
     for name in names:
         for case, figures in found[name].items():
-            if 'samples' in figures:
+            if isinstance(figures, dict) and 'samples' in figures:
                 cells = (figures[column] for column in COLUMNS)
                 row = ''.join(f'{"-":>12}' if x is None else f'{x:12.3f}' for x in cells)
                 print(f'{name + ", " + case:34}{row}')
