@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from alpamayo_ros.geometry import fit_speeds
-from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace, rotation_from_yaw, unwrap
+from alpamayo_ros.model.action_space import (
+    UnicycleAccelCurvatureActionSpace,
+    rotation_from_yaw,
+    unwrap,
+)
 
 R1 = {
     'accel_mean': 0.02902694707164455,

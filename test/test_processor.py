@@ -10,13 +10,13 @@ import torch
 
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.model.config import load_config
+from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.prompt.generated_text import (
     check_reasoning,
     extract_text,
     extract_unfinished_text,
     trim_tokens,
 )
-from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.prompt.tokens import list_special_tokens
 from alpamayo_ros.model.versions import VERSIONS
 
@@ -122,7 +122,9 @@ def test_vlm_that_is_no_folder_is_named(tmp_path, processor):
 
 def test_unreachable_hub_is_said_in_one_line(tmp_path, processor):
     config = replace(processor.config, vlm_name_or_path='Qwen/Qwen3-VL-8B-Instruct')
-    with pytest.raises(BadInput, match='Qwen/Qwen3-VL-8B-Instruct: .* hub does not give it') as error:
+    with pytest.raises(
+        BadInput, match='Qwen/Qwen3-VL-8B-Instruct: .* hub does not give it'
+    ) as error:
         Processor(config, tmp_path)
     assert '\n' not in str(error.value)
 
@@ -139,7 +141,9 @@ def test_dropped_connection_is_said_in_one_line(tmp_path, processor, monkeypatch
 
     monkeypatch.setattr('huggingface_hub.snapshot_download', drop)
     config = replace(processor.config, vlm_name_or_path='Qwen/Qwen3-VL-8B-Instruct')
-    with pytest.raises(BadInput, match='does not give it: (Server disconnected|DroppedError)$') as error:
+    with pytest.raises(
+        BadInput, match='does not give it: (Server disconnected|DroppedError)$'
+    ) as error:
         Processor(config, tmp_path)
     assert '\n' not in str(error.value)
 

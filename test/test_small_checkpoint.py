@@ -8,8 +8,8 @@ from alpamayo_ros.hub import resolve_checkpoint
 from alpamayo_ros.model.checkpoint import hash_checkpoint, read_tensor_shapes
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.processor import Processor
-from alpamayo_ros.model.small.vlm_files import ADDED_TOKENS
 from alpamayo_ros.model.prompt.tokens import IMAGE_PAD, SPECIAL_NAMES, format_special
+from alpamayo_ros.model.small.vlm_files import ADDED_TOKENS
 from alpamayo_ros.runtime.load import load_model
 
 BYTES = 16 * 2**20

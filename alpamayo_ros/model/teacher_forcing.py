@@ -242,6 +242,7 @@ def embed_actions(part: PerWaypointActionInProjV2, x: Tensor, t: Tensor) -> Tens
 
 
 def normalize(part: RMSNorm, x: Tensor) -> Tensor:
+    """Root-mean-square norm of x with a gradient; RMSNorm's own kernel has none."""
     return F.rms_norm(x, part.weight.shape, part.weight, part.eps)
 
 

@@ -42,7 +42,7 @@ class Alpamayo15AutoConfig(AlpamayoR1AutoConfig):
 class AlpamayoR1AutoModel(AlpamayoModel):
     """AlpamayoModel with the loading interface of transformers."""
 
-    config_class = AlpamayoR1AutoConfig
+    config_class: type[PretrainedConfig] = AlpamayoR1AutoConfig
 
     @classmethod
     def from_pretrained(
