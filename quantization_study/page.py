@@ -1,29 +1,18 @@
-"""Figures of the study as Markdown, between two marks of a document.
+"""Figures of the study as Markdown; docs/tables.py puts them into docs/two-bit-study.md.
 
-Run: `python -m quantization_study.page`.
-
-The prose around them is written by hand. Knows no tensors.
+Knows no tensors and no document.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-import sys
 from typing import Any
 
-from alpamayo_ros.cli.entry import command
-from alpamayo_ros.errors import BadInput
-from alpamayo_ros.files import write_atomically
-from alpamayo_ros.files import read_json
-
-DOCUMENT = Path('docs/two-bit-study.md')
 RESULTS = Path('docs/results')
 TABLES = (RESULTS / 'small-study.json', RESULTS / 'small-study-cpu.json')
 SENSITIVITY = RESULTS / 'small-sensitivity.json'
 _UNKNOWN = 'Groups of layers have not been quantized alone on this checkpoint yet.'
-BEGIN, END = '<!-- figures: python -m quantization_study.page -->', '<!-- end of figures -->'
 _COLUMNS = (
     'bits', 'recipe', 'method', 'bits per weight, full size', 'small model, MB', 'weight error',
     'KL, nats', 'velocity error', 'minADE_6, m', 'of 16 bits', 'marker, %', 'cause, %',
@@ -37,14 +26,6 @@ def render(tables: Iterable[Mapping[str, Any]], sensitivity: Mapping[str, Any] |
         lines += [*_made_from(table['made_from']), '', *_rows(table), '']
     lines += [_UNKNOWN] if sensitivity is None else _groups(sensitivity)
     return '\n'.join([*lines, ''])
-
-
-def insert(document: str, figures: str, where: Path) -> str:
-    """The document with other figures between its marks; BadInput when these are not there."""
-    if document.count(BEGIN) != 1 or document.count(END) != 1:
-        raise BadInput(f'{where}: expected {BEGIN!r} and {END!r} once each')
-    before, rest = document.split(BEGIN)
-    return f'{before}{BEGIN}\n{figures}{END}{rest.split(END)[1]}'
 
 
 def _made_from(about: Mapping[str, Any]) -> Iterator[str]:
@@ -103,28 +84,3 @@ def _interval(figure: Mapping[str, float] | None, digits: int) -> str:
 
 def _percent(figure: Mapping[str, float] | None) -> str:
     return 'unknown' if figure is None else f'{100 * figure["mean"]:.1f}'
-
-
-@command
-def main(argv: list[str] | None = None) -> int:
-    """Put the figures of the study into its document."""
-    parser = argparse.ArgumentParser(
-        description=main.__doc__, prog='python -m quantization_study.page'
-    )
-    parser.add_argument('document', type=Path, nargs='?', default=DOCUMENT)
-    parser.add_argument('--tables', type=Path, nargs='+', default=TABLES)
-    parser.add_argument('--sensitivity', type=Path, default=SENSITIVITY)
-    arguments = parser.parse_args(argv)
-    known = arguments.sensitivity.is_file()
-    sensitivity = read_json(arguments.sensitivity) if known else None
-    figures = render(map(read_json, arguments.tables), sensitivity)
-    try:
-        document = arguments.document.read_text(encoding='utf-8')
-    except OSError as error:
-        raise BadInput(f'{arguments.document}: {error.strerror}') from None
-    write_atomically(arguments.document, insert(document, figures, arguments.document))
-    return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -184,7 +184,7 @@ def test_every_layer_of_the_release_is_in_one_group_and_padded_as_mixed_is(root)
         assert find_rule(name, rules).to_json() == wanted.to_json()
 
 
-def test_page_shows_the_figures_between_its_marks(tmp_path):
+def test_page_shows_every_row_and_group():
     interval = {'mean': 0.5, 'low': 0.25, 'high': 0.75, 'n': 4}
     row = {
         'bits': 2.0, 'recipe': 'mixed', 'method': 'MSE', 'bytes': 4_400_000,
@@ -199,19 +199,7 @@ def test_page_shows_the_figures_between_its_marks(tmp_path):
         'checkpoint_sha256': 'cd' * 32, 'budget_bits': 3.0, 'sensitivity': {'head': {'2': own}},
         'recipe': {'full_size_bits': 2.99, 'widths': {'head': 4.0}} | own,
     }  # fmt: skip
-    for name, content in (('table', {'made_from': about, 'rows': {'x': row}}), ('found', found)):
-        (tmp_path / name).write_text(json.dumps(content))
-    document = tmp_path / 'study.md'
-    document.write_text(f'Before.\n\n{page.BEGIN}\nold\n{page.END}\n\nBehind.\n')
-    command = [str(document), '--tables', *2 * [str(tmp_path / 'table')]]
-    command += ['--sensitivity', str(tmp_path / 'found')]
-    assert page.main(command) == 0
-    text = document.read_text()
-    assert text.startswith('Before.') and text.endswith('Behind.\n') and 'old' not in text
+    text = page.render(2 * [{'made_from': about, 'rows': {'x': row}}], found)
     shown = '| 2.79 | 4.40 | 0.334 | 0.0123 | 0.234 | 0.500 (0.250 to 0.750) | unknown | 50.0 |'
     assert text.count(shown) == 2
     assert '| head | 0.100 / 0.0200 | 4 |' in text and 'checkpoint `cdcdcdcdcdcd`' in text
-    assert page.main(command) == 0
-    assert document.read_text() == text
-    document.write_text('no marks')
-    assert page.main(command) == 2
