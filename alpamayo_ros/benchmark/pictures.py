@@ -14,7 +14,7 @@ from .jpeg import encode_jpeg
 FRAME_SIZE = (1920, 1080)
 
 
-class ImageSettings(Processor):
+class ImageOnlyProcessor(Processor):
     """The part of a processor that reads images: it needs a config and no tokenizer's files."""
 
     def __init__(self, config: AlpamayoConfig) -> None:
@@ -23,7 +23,7 @@ class ImageSettings(Processor):
 
 def make_reader(config: AlpamayoConfig, device: torch.device) -> PictureReader:
     """The engine's reader of frames."""
-    return PictureReader(ImageSettings(config), device)
+    return PictureReader(ImageOnlyProcessor(config), device)
 
 
 def make_frames(count: int) -> list[Frame]:
