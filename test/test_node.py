@@ -189,7 +189,7 @@ def test_inputs_that_cannot_be_used_are_refused_by_reason_and_service_goes_on(pe
         reason = f'rejected: {fault.split()[0]}'
         for _ in range(ATTEMPTS):
             peer.forget()
-            peer.play(messages)
+            peer.play(messages, rate=2.0)
             seen += 24
             peer.settled(seen)
             values = peer.statuses['context'][2]
