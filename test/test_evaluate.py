@@ -16,8 +16,9 @@ from alpamayo_ros.model.small.untrained import write_small_checkpoint
 from alpamayo_ros.report.evaluation_page import render
 
 SMALL = ('drives=2', 'moments=1', 'seconds=10', 'samples=2', 'rounds=50')
-ROWS = ['16 bits', '2 bits mixed', '2 bits mixed, black images', '2 bits mixed, cameras shuffled',
-        'constant turn rate', 'constant velocity', 'expert']  # fmt: skip
+ROWS = ['16 bits', '2 bits mixed', "2 bits mixed, another drive's pictures",
+        '2 bits mixed, black images', '2 bits mixed, cameras shuffled', 'constant turn rate',
+        'constant velocity', 'ignores lights', 'ignores pedestrians', 'stands', 'expert']  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +61,10 @@ def test_the_table_holds_the_model_sixteen_bits_ablations_and_baselines(table):
     for row in table['rows']:
         assert set(row['open']['all']) == {metric.key for metric in OPEN_LOOP_METRICS}
         assert row['open']['all']['off_lane']['n'] == 2
-        assert bool(row['closed']) == (row['kind'] != 'ablation')
+        is_blinded = row['name'].endswith(('black images', 'cameras shuffled'))
+        assert bool(row['closed']) == (not is_blinded)
+        assert row['k'] == (1 if row['kind'] in ('baseline', 'expert') else 2)
+        assert bool(row['counterfactual']) == (row['name'] in ROWS[:2])
     closed = table['rows'][1]['closed']['5']
     assert {metric.key for metric in CLOSED_LOOP_METRICS} < set(closed)
     assert any('untrained' in note for note in table['notes'])
@@ -82,8 +86,13 @@ def test_the_untrained_checkpoint_says_no_cause_and_ends_with_its_marker(table):
 
 def test_the_ratio_to_sixteen_bits_is_one_for_itself(table):
     ratio = table['rows'][0]['open']['ratio']['min_ade_m_6.4s']
-    assert (ratio['mean'], ratio['low'], ratio['high']) == (1.0, 1.0, 1.0)
-    assert table['rows'][-1]['open']['ratio']['min_ade_m_6.4s']['mean'] < 0.01  # the expert
+    assert (ratio['mean'], ratio['low'], ratio['high']) == (1.0, None, None)
+
+
+def test_rows_with_another_number_of_samples_are_not_compared_by_the_best(table):
+    ratio, figures = (table['rows'][-1]['open'][x] for x in ('ratio', 'all'))
+    assert ratio['min_ade_1_m_6.4s']['mean'] < 0.01  # the expert
+    assert ratio['min_ade_m_6.4s'] is ratio['fde_m_3.0s'] is figures['min_ade_m_6.4s'] is None
 
 
 def test_csv_has_a_line_for_each_figure(out, table):
@@ -140,7 +149,7 @@ def test_two_workers_write_what_one_does(job, tmp_path):
         assert main(job(out, *settings, f'workers={workers}')) == 0
         folder = out / parts.FOLDER
         found.append({path.name: path.read_text(encoding='utf-8') for path in folder.iterdir()})
-    assert found[0] == found[1] and len(found[0]) == 8
+    assert found[0] == found[1] and len(found[0]) == 15
 
 
 def test_what_is_there_is_not_measured_again(job, out, capsys):
