@@ -5,7 +5,7 @@ Arrays of one topic, (N,) int64 ns in the order of the log: log times and stamps
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -58,18 +58,36 @@ def number_passes(stamps_ns: Stamps) -> NDArray[np.int64]:
     if not len(starts):
         return np.zeros(count, np.int64)
     numbers = np.zeros(count, np.int64)
-    spans: list[tuple[int, int]] = []  # of the blocks of this pass, sorted
+    spans: list[tuple[int, int]] = []  # where the blocks of this pass have been, sorted
     number = 0
     for block in np.split(np.arange(count), starts):
         stamps = np.sort(stamps_ns[block])
-        low = int(stamps[min(LATE, len(stamps) - 1)]) + RESET_NS
-        high = int(stamps[-1])
-        place = bisect_left(spans, (high, high))
-        if any(low < end for _, end in spans[max(place - 1, 0) : place]):
+        first = max(bisect_left(spans, (int(stamps[0]), 0)) - 1, 0)
+        last = bisect_left(spans, (int(stamps[-1]), 0))
+        inside = sum(_count_inside(stamps, span) for span in spans[first:last])
+        if inside > LATE:
             number, spans = number + 1, []
-        insort(spans, (int(stamps[0]), high))
+        for part in np.split(stamps, np.flatnonzero(np.diff(stamps) > RESET_NS) + 1):
+            _insert_span(spans, int(part[0]), int(part[-1]))
         numbers[block] = number
     return numbers
+
+
+def _insert_span(spans: list[tuple[int, int]], start: int, end: int) -> None:
+    """Add a span to sorted ones that lie apart, and join those that are within RESET_NS of it."""
+    first = bisect_left(spans, (start, start))
+    if first and spans[first - 1][1] + RESET_NS >= start:
+        first -= 1
+    last = bisect_left(spans, (end + RESET_NS, 0))
+    joined = spans[first:last]
+    low = min([start, *(x for x, _ in joined[:1])])
+    spans[first:last] = [(low, max([end, *(x for _, x in joined[-1:])]))]
+
+
+def _count_inside(stamps_ns: Stamps, span: tuple[int, int]) -> int:
+    """How many sorted stamps lie in a span, not counting its last RESET_NS."""
+    start, end = np.searchsorted(stamps_ns, [span[0], max(span[1] - RESET_NS, span[0])])
+    return int(end - start)
 
 
 def place_outliers(stamps_ns: Stamps, is_outlier: NDArray[np.bool_]) -> Stamps:
