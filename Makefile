@@ -52,7 +52,7 @@ demo: $(STAMP) $(DRIVE)
 	@rm -rf $(DEMO)/live
 	$(BIN)/python -m rosless alpamayo_ros.cli.live $(DEMO)/drive --rig synthetic --out $(DEMO)/live \
 	    --checkpoint small --bits 16 --device cpu --num-samples 3 \
-	    --on-invalid flag --expired-path publish
+	    --on-invalid publish_invalid --expired-path publish
 
 replay: $(STAMP) $(DRIVE)
 	@rm -rf $(DEMO)/replay

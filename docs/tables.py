@@ -134,17 +134,16 @@ def speed() -> str:
 
 
 def orin() -> str:
-    """Estimated, not measured, milliseconds on an Orin Nano with 8 GB."""
-    keys = ('vision', 'prefill', 'token', 'flow_step', 'in_all', 'repeated')
-    boards = _result(f'{H200}mixed')['orin']
+    """Estimated, not measured, milliseconds on boards with an Orin."""
+    keys = ('images', 'vision', 'prefill', 'token', 'flow_step', 'in_all')
+    boards = _result('nvidia-h200-slice-8-2-bits-mixed-host-embedding')['boards']
     rows = [
         [board, *(f'{figures[key]:.0f}' for key in keys)]
         for board, figures in boards.items()
         if board != 'assumptions'
     ]
-    headings = ['board (2 bits mixed, ms)', 'vision', 'prefill', 'token', 'flow step']
-    headings += ['one inference', 'with kept images']
-    return '\n'.join([_table(headings, rows), '', boards['assumptions']])
+    headings = ['board (2 bits mixed, ms)', 'images', 'vision', 'prefill', 'token', 'flow step']
+    return '\n'.join([_table([*headings, 'one inference'], rows), '', boards['assumptions']])
 
 
 def evaluation() -> str:
