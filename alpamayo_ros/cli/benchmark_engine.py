@@ -206,7 +206,7 @@ def _estimate(
     """Add estimates for boards where a slice was measured, else fractions of the peaks."""
     from ..benchmark import boards, roofline
 
-    if slice_of is not None and 'work' in main:
+    if slice_of is not None and main.keys() >= {'work', 'one_image'}:
         measured = boards.Slice(slice_of, *found['clocks'])
         found['boards'] = boards.estimate_boards(base, main['work'], main['one_image'], measured)
         found['boards']['assumptions'] = boards.ASSUMPTIONS
