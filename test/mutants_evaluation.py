@@ -26,7 +26,8 @@ MUTANTS = (
      'max(expert_m, 0.1) / max(distance_m, 0.1)', SCORE, ''),
     ('metrics/driving_score.py', 'WRONG_LANE_M = (2.0, 6.0)', 'WRONG_LANE_M = (4.0, 12.0)', SCORE,
      ''),
-    ('metrics/driving_score.py', "'time_to_collision': 5.0", "'time_to_collision': 2.0", SCORE, ''),
+    ('metrics/driving_score.py', "'time_to_collision': 5.0", "'time_to_collision': 2.0", SCORE,
+     ''),
     ('metrics/driving_score.py', 'JERK_MPS3, JERK_MAGNITUDE_MPS3 = 4.89, 4.13, 8.37',
      'JERK_MPS3, JERK_MAGNITUDE_MPS3 = 4.89, 8.26, 8.37', SCORE, ''),
     ('metrics/driving_score.py', 'not course.pedestrians_ignored', 'True', SCORE, ''),
@@ -43,8 +44,8 @@ MUTANTS = (
     ('world/bodies.py', '> CAR_REAR_M\n', '> -9.0\n', COURSE, ''),
     ('world/bodies.py', 'times = (distance_m - reach_m)', 'times = (distance_m + reach_m)', COURSE,
      ''),
-    ('world/traffic.py', 'return 0.0 < gap < _LET_GO_M', 'return 0.0 < gap < 2 * _LET_GO_M', COURSE,
-     ''),
+    ('world/traffic.py', 'return 0.0 < gap < _LET_GO_M', 'return 0.0 < gap < 2 * _LET_GO_M',
+     COURSE, ''),
     ('drives/course.py', "return phase in ('red', 'red_amber')", "return phase != 'green'", COURSE,
      ''),
     ('drives/course.py', 'run = all(', 'run = any(', COURSE, ''),
@@ -86,8 +87,8 @@ def main() -> int:
 
 def _run(copy: Path, tests: str, keyword: str) -> int:
     """Exit status of pytest on one file of tests: 1 if a test failed."""
-    command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider',
-               f'test/{tests}']  # fmt: skip
+    options = ['-q', '-x', '--noconftest', '-p', 'no:cacheprovider']
+    command = [sys.executable, '-m', 'pytest', *options, f'test/{tests}']
     if keyword:
         command += ['-k', keyword]
     environment = {**os.environ, 'PYTHONPATH': str(copy), 'PYTHONDONTWRITEBYTECODE': '1'}
