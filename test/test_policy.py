@@ -265,6 +265,17 @@ def test_hold_repeats_the_last_valid_path_with_its_old_stamp_until_it_is_over():
     assert bench.publication.counts['nothing: frame_missing'] == 1
 
 
+@pytest.mark.parametrize('expired_path', ['drop', 'trim', 'publish'])
+def test_a_held_path_is_never_repeated_after_its_end(expired_path):
+    bench = Bench(on_invalid='hold', expired_path=expired_path)
+    bench.publish(prediction())
+    bench.publication.publish_missing('frame_missing', T0_NS + 5 * SECOND)
+    for age_ns in (6_400_000_000, 60 * SECOND):
+        bench.publication.publish_missing('frame_missing', T0_NS + age_ns)
+    assert len(bench.sent('output/path')) == 2
+    assert bench.publication.counts['nothing: frame_missing'] == 2
+
+
 def test_stop_repeats_nothing_where_there_is_no_context():
     bench = Bench()
     bench.publish(prediction())
