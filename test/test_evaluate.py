@@ -18,7 +18,8 @@ from alpamayo_ros.report.evaluation_page import render
 SMALL = ('drives=2', 'moments=1', 'seconds=10', 'samples=2', 'rounds=50')
 ROWS = ['16 bits', '2 bits mixed', "2 bits mixed, another drive's pictures",
         '2 bits mixed, black images', '2 bits mixed, cameras shuffled', 'constant turn rate',
-        'constant velocity', 'ignores lights', 'ignores pedestrians', 'stands', 'expert']  # fmt: skip
+        'constant velocity', 'ignores lights', 'ignores pedestrians', 'stands',
+        'expert']  # fmt: skip
 
 
 @pytest.fixture(scope='module')
