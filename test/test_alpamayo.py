@@ -221,6 +221,19 @@ def test_logits_that_are_no_numbers_end_the_reasoning(model, inputs):
         model.generate_reasoning(prompt, IDS, SamplingOptions(max_tokens=1))
 
 
+@torch.inference_mode()
+def test_a_prompt_whose_logits_are_no_numbers_costs_no_token(model, inputs):
+    """The whole budget was generated before the error was raised."""
+    prompt = prefilled(model, inputs, 1)
+    prompt.logits.fill_(torch.nan)
+    steps = []
+    with pytest.raises(RuntimeError, match='not finite'):
+        model.generate_reasoning(
+            prompt, IDS, SamplingOptions(max_tokens=50), None, lambda *step: steps.append(step)
+        )
+    assert steps == []
+
+
 def frequencies(logits, options, draws=4000):
     generator = torch.Generator().manual_seed(0)
     rows = logits.expand(1, draws, -1)

@@ -244,6 +244,8 @@ class AlpamayoModel(nn.Module):
         """
         decode_step = decode_step or self.decode_step
         samples, scenes = options.num_samples, prompt.sampled_scenes
+        # before the first draw: a draw from NaN ends the process on a GPU
+        _check_finite(prompt.logits)
         logits = repeat(prompt.logits[:scenes], 'b vocab -> b k vocab', k=samples)
         done = torch.zeros(scenes, samples, dtype=torch.bool, device=logits.device)
         columns: list[Tensor] = []
@@ -262,8 +264,7 @@ class AlpamayoModel(nn.Module):
         if prompt.is_guided and not finished:
             self._feed(prompt, token, decode_step)  # the pass without a route reads all tokens
         # a NaN or infinity of any step spreads through the cache to the last logits
-        if not bool(logits.amax().isfinite()):
-            raise RuntimeError('the language model gave logits that are not finite')
+        _check_finite(logits)
         return summarise(torch.stack(columns, -1), ids, prompt.length, finished)
 
     def generate_answer(
@@ -399,3 +400,9 @@ def _keep_last_states(states: Tensor, hidden: Tensor, last: Tensor) -> Tensor:
     scenes = torch.arange(len(hidden), device=hidden.device)
     found = hidden[scenes, last.clamp(0, hidden.shape[1] - 1)]
     return found if not len(states) else torch.where(inside, found, states)
+
+
+def _check_finite(logits: Tensor) -> None:
+    """Raise RuntimeError if logits hold a NaN or positive infinity. Waits for the device."""
+    if not bool(logits.amax().isfinite()):
+        raise RuntimeError('the language model gave logits that are not finite')
