@@ -182,7 +182,7 @@ class Figure(TypedDict):
 Figures = dict[str, Figure | None]  # by key of a metric
 
 
-class OpenLoop(TypedDict):
+class OpenLoopFigures(TypedDict):
     """Figures of a row in the open loop: of all moments, against 16 bits, by scenario."""
 
     all: Figures
@@ -202,7 +202,7 @@ class TableRow(TypedDict):
     kind: str
     planner: Facts
     k: int
-    open: OpenLoop
+    open: OpenLoopFigures
     closed: dict[str, Facts]
     counterfactual: dict[str, Figures]
 

@@ -11,7 +11,7 @@ import csv
 import io
 from typing import Any
 
-from ..json_types import Facts, Figure, Figures, OpenLoop, Table, TableRow
+from ..json_types import Facts, Figure, Figures, OpenLoopFigures, Table, TableRow
 from ..metrics.bootstrap import Bootstrap, Interval
 from ..metrics.driving_score import MULTIPLIERS
 from ..metrics.evaluation import (
@@ -113,7 +113,7 @@ def _summarize(
 
 def _summarize_open(
     records: Sequence[Record], reference: Sequence[Record] | None, draws: Bootstrap
-) -> OpenLoop:
+) -> OpenLoopFigures:
     return {
         'all': _hide_single(_summarize(records, OPEN_LOOP_METRICS, draws), records),
         'ratio': None if reference is None else _compare(records, reference, draws),
