@@ -203,7 +203,7 @@ def at(log_ns):
 def test_an_unknown_encoding_is_a_line_and_the_run_goes_on(tmp_path, rig):
     def change(log_ns, topic, message):
         if topic == image_topic('front_tele') and at(log_ns) == 25:
-            message.format = 'h265'
+            message.format, message.data = 'h265', np.arange(1, 99, dtype=np.uint8)
         return log_ns, topic, message
 
     code, found = run_changed(tmp_path, rig, change)
@@ -357,3 +357,54 @@ def test_odometry_of_a_circle_gives_its_speed(rig, tmp_path):
     bag = small_bag.write(tmp_path / 'bag', small_bag.drive(3, speed=8.0, curvature=0.03))
     assert replay(bag, rig, tmp_path / 'out', '--period', '0') == 0
     assert lines(tmp_path / 'out')[0]['v0_mps'] == pytest.approx(8.0, abs=0.02)
+
+
+def thinned(period):
+    """A drive with every `period`-th pose only."""
+    poses = [m for m in small_bag.drive(5) if m[1] == ODOMETRY][::period]
+    return sorted([m for m in small_bag.drive(5) if m[1] != ODOMETRY] + poses, key=lambda m: m[0])
+
+
+def test_a_limit_of_the_node_is_an_option_and_stands_in_the_record(rig, tmp_path, capsys):
+    bag = small_bag.write(tmp_path / 'bag', thinned(12))  # every 0.24 s
+    assert replay(bag, rig, tmp_path / 'a') == 1
+    assert summary(tmp_path / 'a')['reasons'] == {'odometry_gap': 4}
+    assert replay(bag, rig, tmp_path / 'b', '--odometry-max-gap-s', '0.3') == 0
+    found = summary(tmp_path / 'b')
+    assert found['ok'] == 4 and found['horizons']['1.0']
+    assert found['provenance']['parameters']['odometry_max_gap_s'] == 0.3
+    assert replay(bag, rig, tmp_path / 'c', '--odometry-max-gap-s', '3') == 2
+    assert 'odometry_max_gap_s: 3.0 is not in 0.01 ... 0.5' in capsys.readouterr().err
+
+
+def test_a_run_that_measures_nothing_though_odometry_goes_on_ends_with_one(rig, tmp_path, capsys):
+    def change(log_ns, topic, message):
+        if topic == ODOMETRY and log_ns >= START_NS + 2_300_000_000:
+            message.pose.pose.position.y += 2.0
+        return log_ns, topic, message
+
+    bag = small_bag.write(tmp_path / 'bag', changed(small_bag.drive(9), change))
+    t0 = ['--t0', str(START_NS + 2_000_000_000)]
+    assert replay(bag, rig, tmp_path / 'out', *t0) == 1
+    found = summary(tmp_path / 'out')
+    assert (found['ok'], found['pass'], found['truth']['without']) == (
+        1,
+        False,
+        {'odometry_jump': 1},
+    )
+    text = capsys.readouterr().out
+    assert 'not measured: odometry goes on behind 1 predictions, but is no truth' in text
+
+
+def test_the_commonest_refusal_of_a_topic_is_on_the_terminal(rig, tmp_path, capsys):
+    def change(log_ns, topic, message):
+        if topic == ODOMETRY:
+            message.pose.pose.orientation.w = message.pose.pose.orientation.z = 0.0
+        return log_ns, topic, message
+
+    bag = small_bag.write(tmp_path / 'bag', changed(small_bag.drive(3), change))
+    assert replay(bag, rig, tmp_path / 'out') == 1
+    text = capsys.readouterr().out
+    assert f'refused  {ODOMETRY}: bad_message 151, for example: quaternion has norm 0' in text
+    assert 'truth    0 of 151 recorded poses make the driven path' in text
+    assert f'{ODOMETRY}: bad_message' in (tmp_path / 'out/report.html').read_text()

@@ -26,6 +26,7 @@ from .engine_arguments import (
     LIMITS,
     add_engine_arguments,
     add_node_parameters,
+    apply_limits,
     check_engine_arguments,
     make_engine,
     require,
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         summary = _replay_clips(arguments, record)
         _finish_clips(summary, arguments)
         return 0 if summary['pass'] else 1
-    rig = load_rig(arguments.rig)
+    rig = apply_limits(load_rig(arguments.rig), arguments)
     with Bag(arguments.bag) as bag:
         require_topics(bag, rig)
         record.claim(arguments.resume)
