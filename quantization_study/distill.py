@@ -25,10 +25,9 @@ from tqdm import tqdm
 from alpamayo_ros.cli.entry import command
 from alpamayo_ros.conversion.quantize import REPORT
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.files import create_folder, refuse_existing
+from alpamayo_ros.files import create_folder, read_json, refuse_existing
 from alpamayo_ros.model.alpamayo import AlpamayoModel
 from alpamayo_ros.model.checkpoint import INDEX, hash_file, list_shard_files
-from alpamayo_ros.files import read_json
 from alpamayo_ros.model.small.vlm_files import write_json
 from alpamayo_ros.quantization.linear import PackedWeight
 from alpamayo_ros.quantization.record import KEY
@@ -99,7 +98,9 @@ class Taught(nn.Module):
 class Student:
     """A quantized model whose matrices come from `Taught` weights; everything else is plain."""
 
-    def __init__(self, folder: Path, teacher: AlpamayoModel, device: str, move_codes: bool) -> None:
+    def __init__(
+        self, folder: Path, teacher: AlpamayoModel, device: str, move_codes: bool
+    ) -> None:
         self.model = load_model(folder, device)
         self.taught: dict[str, Taught] = {}
         for name, packed in unpack(self.model).items():

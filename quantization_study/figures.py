@@ -116,7 +116,9 @@ def measure_weight_error(plain: AlpamayoModel, other: AlpamayoModel) -> float:
 
 def measure_forced(bench: Bench, model: AlpamayoModel) -> dict[str, float]:
     """Divergence and velocity error on the told scenes, and the error of the weights."""
-    return compare(model, bench.told) | {'weight_error': measure_weight_error(bench.plain.model, model)}
+    return compare(model, bench.told) | {
+        'weight_error': measure_weight_error(bench.plain.model, model)
+    }
 
 
 def count_file_bytes(folder: Path) -> int:

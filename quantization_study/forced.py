@@ -56,11 +56,18 @@ def settings_for(
     """
     shipped = load_settings(DEFAULT)
     height, width = picture_size(model.config)
-    data = {'samples_per_drive': per_drive, 'drives_per_chunk': drives, 'passes': passes}
     return replace(
-        shipped, image={**shipped.image, 'height': height, 'width': width},
-        data={**shipped.data, **data}, batch=batch, steps=steps,
-    )  # fmt: skip
+        shipped,
+        image={**shipped.image, 'height': height, 'width': width},
+        data={
+            **shipped.data,
+            'samples_per_drive': per_drive,
+            'drives_per_chunk': drives,
+            'passes': passes,
+        },
+        batch=batch,
+        steps=steps,
+    )
 
 
 def generate_lessons(

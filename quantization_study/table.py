@@ -23,11 +23,10 @@ from alpamayo_ros.cli.entry import command
 from alpamayo_ros.drives.evaluation import hash_world
 from alpamayo_ros.drives.open_loop import OpenLoop
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.files import write_atomically
+from alpamayo_ros.files import read_json, write_atomically
 from alpamayo_ros.metrics.bootstrap import Bootstrap
 from alpamayo_ros.metrics.evaluation import LONGEST_HORIZON
 from alpamayo_ros.model.checkpoint import hash_checkpoint
-from alpamayo_ros.files import read_json
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 from quantization_study.checkpoints import Checkpoints, Variant, list_variants
 from quantization_study.figures import SAMPLES, Bench, Record, count_file_bytes, measure_forced

@@ -12,7 +12,7 @@ START_NS = 1_700_000_000_000_000_000
 
 
 def run(seconds, has_odometry=True):
-    """Four cameras at 30 Hz and odometry at 60 Hz; returns what was taken, and most frames kept."""
+    """Four cameras at 30 Hz, odometry at 60 Hz; returns contexts and the most frames kept."""
     rig = load_rig('r1')
     anchors = Anchors(rig, ContextLimits(), max_rate_hz=10.0)
     taken, most = [], 0

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.drives.open_loop import OpenLoop

@@ -26,11 +26,11 @@ from alpamayo_ros.runtime import load as load_module
 from alpamayo_ros.runtime.load import (
     EMBEDDING,
     LARGEST_BYTES,
-    split_large_head,
     build_on_meta,
+    count_tensor_bytes,
     load_model,
     plan_load,
-    count_tensor_bytes,
+    split_large_head,
 )
 
 KINDS = [(recipe, bits) for recipe in RECIPES for bits in SCHEMES]
@@ -169,7 +169,8 @@ def test_too_little_memory_says_needed_and_available_before_anything_is_read(mon
     monkeypatch.setattr(memory, 'read_available_bytes', lambda device: 300_000_000)
     monkeypatch.setattr('alpamayo_ros.runtime.engine.load', lambda plan: pytest.fail('loaded'))
     said = (
-        r'needs 0\.[4-7]\d GB \(weights 0\.00, images 0\.\d\d, image features 0\.0\d, keys and values 0\.0\d, '
+        r'needs 0\.[4-7]\d GB \(weights 0\.00, images 0\.\d\d, '
+        r'image features 0\.0\d, keys and values 0\.0\d, '
         r'masks 0\.00, activations and workspace 0\.40\), 0\.30 GB are available on cpu'
     )
     with pytest.raises(BadInput, match=said):

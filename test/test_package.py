@@ -36,7 +36,13 @@ INTERFACE = re.compile(r"'([a-z]+_\w+)/(?:msg|srv)/\w+'")
 # what runs the launch files, shows the compressed images of the RViz file, and reads our bags
 TOOLS = {'ros2launch', 'compressed_image_transport', 'rosbag2_storage_mcap'}
 OPTIONAL_INTERFACES = {'autoware_planning_msgs'}  # behind a parameter
-OPTIONAL = {'av', 'numba', 'optimum', 'pyarrow', 'triton'}  # imported where they are there; extras install them
+OPTIONAL = {
+    'av',
+    'numba',
+    'optimum',
+    'pyarrow',
+    'triton',
+}  # imported where they are there; extras install them
 COMMANDS = sorted(e.name for e in entry_points(group='console_scripts') if 'alpamayo' in e.name)
 
 
@@ -140,9 +146,8 @@ def test_a_wheel_holds_the_rigs_and_the_files_that_ros_looks_for(root, tmp_path)
     assert {f'alpamayo_ros/checkpoints/any/{x}config.json' for x in ('', 'vlm/')} <= share
     assert not [name for name in held if name.startswith('test')]
     library = installed(wheel, tmp_path / 'prefix')
-    code = (
-        'from alpamayo_ros import shipped; print(*shipped.find_shipped("checkpoints", "/config.json"))'
-    )
+    find = 'print(*shipped.find_shipped("checkpoints", "/config.json"))'
+    code = f'from alpamayo_ros import shipped; {find}'
     environment = {**os.environ, 'PYTHONPATH': str(library)}
     run = [sys.executable, '-c', code]
     said = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)

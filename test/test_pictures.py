@@ -1,4 +1,4 @@
-"""Frames to patches: threads change nothing, integers only, no float64 anywhere in an inference."""
+"""Frames to patches: threads change nothing, integers only, no float64 in an inference."""
 
 import threading
 
@@ -14,8 +14,8 @@ from alpamayo_ros import images
 from alpamayo_ros.data_types import Frame, SamplingOptions
 from alpamayo_ros.images import ImageError
 from alpamayo_ros.model.config import load_config
-from alpamayo_ros.model.prompt.image_processor import resize_bicubic_plain
 from alpamayo_ros.model.processor import Processor
+from alpamayo_ros.model.prompt.image_processor import resize_bicubic_plain
 from alpamayo_ros.quantization.feedback import quantize_with_feedback
 from alpamayo_ros.quantization.matrix import quantize_matrix
 from alpamayo_ros.quantization.scheme import Rule

@@ -125,7 +125,9 @@ def benchmark_replay(arguments: argparse.Namespace) -> dict[str, Any]:
             arguments.bag = Path(folder) / 'drive'
             write_bag(arguments.bag, drive_messages(seed=0, seconds=SYNTHETIC_S))
         if arguments.engine == 'alpamayo' and arguments.checkpoint is None:
-            from ..model.small.untrained import write_small_checkpoint  # torch takes seconds to import
+            from ..model.small.untrained import (
+                write_small_checkpoint,  # torch takes seconds to import
+            )
 
             arguments.checkpoint = Path(folder) / 'checkpoint'
             write_small_checkpoint(arguments.checkpoint, seed=0)

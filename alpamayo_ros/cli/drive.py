@@ -56,7 +56,9 @@ def _write_drive(bag: Path, seed: int, seconds: float) -> None:
 
 
 def _write_checkpoint(checkpoint: Path, seed: int) -> None:
-    from ..model.small.untrained import write_small_checkpoint  # torch, which a drive alone does not need
+    from ..model.small.untrained import (
+        write_small_checkpoint,  # torch, which a drive alone does not need
+    )
 
     with create_folder(checkpoint) as folder:
         write_small_checkpoint(folder, seed)

@@ -1,7 +1,7 @@
 """alpamayo_live: play a recorded drive to the live node, record what it publishes, and report.
 
 Player, node and recorder are processes of their own, and none of them outlives this one. They run
-on the ROS 2 that is sourced; `python -m rosless alpamayo_ros.cli.live` runs them without ROS 2.
+on the ROS 2 that is sourced, or on whatever stand-in for rclpy this process was started with.
 """
 
 from __future__ import annotations

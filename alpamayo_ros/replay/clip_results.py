@@ -76,7 +76,9 @@ def _measure_clips(lines: list[Line]) -> ClipMetrics:
         'measured': len(valid),
         'frame_rule': FRAME_RULE,
         'min_ade_m': {
-            name: describe([x['whole_best_ade_m'] for line in valid if (x := line['horizons'][name])])
+            name: describe(
+                [x['whole_best_ade_m'] for line in valid if (x := line['horizons'][name])]
+            )
             for name in names
         },
         'corner_distance_m': describe([line['corner_distance_m'] for line in valid]),

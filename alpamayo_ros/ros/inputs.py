@@ -37,9 +37,8 @@ def to_frame(message: Any) -> Frame:
         codec = _choose_codec(message.format, data)
         height, width = read_header_size(codec, data)
         if height * width > MAX_PIXELS:
-            raise ValueError(
-                f'{codec} of {width}x{height}, expected {MAX_PIXELS / 1e6:g} million pixels or less'
-            )
+            most = f'{MAX_PIXELS / 1e6:g} million pixels'
+            raise ValueError(f'{codec} of {width}x{height}, expected at most {most}')
         return Frame(stamp_ns, codec, data, height, width, frame_id=frame_id)
     if message.is_bigendian and message.encoding.endswith('16') and data.size % 2 == 0:
         data = data.view(np.uint16).byteswap().view(np.uint8)

@@ -21,13 +21,13 @@ from ..hub import resolve_checkpoint
 from ..model.alpamayo import AlpamayoModel
 from ..model.checkpoint import hash_checkpoint
 from ..model.config import read_card_limits
+from ..model.processor import Processor
 from ..model.prompt.generated_text import (
     check_reasoning,
     extract_text,
     extract_unfinished_text,
     trim_tokens,
 )
-from ..model.processor import Processor
 from ..model.reasoning import Reasoning
 from ..model.text import KVCache
 from .budget import estimate_inference_bytes, estimate_needed_bytes
