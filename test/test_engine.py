@@ -1,6 +1,7 @@
 """Context in, prediction out: the reference's trajectory from its images, and the health of it."""
 
 from dataclasses import replace
+import shutil
 from types import SimpleNamespace
 import weakref
 
@@ -14,6 +15,7 @@ from alpamayo_ros import images
 from alpamayo_ros.data_types import Context, Frame, SamplingOptions
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.images import ImageError
+from alpamayo_ros.model import checkpoint
 from alpamayo_ros.quantization.linear import HostEmbedding
 from alpamayo_ros.quantization.scheme import SCHEMES
 from alpamayo_ros.runtime import engine as engine_module
@@ -152,6 +154,21 @@ def test_packed_weights_drive_like_the_dense_ones_they_stand_for(context, bits):
     got, want = packed.infer(context, seed=0), dense.infer(context, seed=0)
     assert (got.tokens, got.partial_texts) == (want.tokens, want.partial_texts)
     assert np.abs(got.samples - want.samples).max() < 1e-4 * np.abs(want.samples).max()
+
+
+def test_shards_are_hashed_once_and_again_when_they_change(tmp_path, monkeypatch):
+    """The engine read 22 GB again for its provenance."""
+    folder = tmp_path / 'checkpoint'
+    shutil.copytree(MODEL, folder, ignore=shutil.ignore_patterns('*.npz'))
+    read, blocks = [], checkpoint._blocks
+    monkeypatch.setattr(checkpoint, '_blocks', lambda file: read.append(file.name) or blocks(file))
+    engine = AlpamayoEngine(folder)
+    loaded = list(read)
+    first = engine.provenance()['checkpoint_sha256']
+    assert read == loaded and len(set(loaded)) == len(loaded) > 1
+    config = folder / 'config.json'
+    config.write_text(config.read_text() + '\n')
+    assert engine.provenance()['checkpoint_sha256'] != first
 
 
 def test_provenance_names_width_and_recipe():
