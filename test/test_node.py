@@ -90,7 +90,7 @@ def test_every_output_arrives_stamped_with_t0_and_the_path_is_where_the_vehicle_
     def enough(counts):
         return counts['inferred'] >= 5
 
-    counts = peer.play_until(enough, drive(seconds=3.0, curvature=0.02), seen=25)
+    counts = peer.play_until(enough, drive(seconds=3.0, curvature=0.02), rate=2.0, seen=25)
     assert enough(counts) and counts['failed'] == 0
     assert [o.topic for o in OUTPUTS if not peer.heard[o.topic]] == []
     paths = peer.heard['output/path']
@@ -223,7 +223,7 @@ def test_a_camera_that_dies_is_named_and_served_when_it_comes_back(peer, start):
 def test_odometry_is_taken_while_no_frame_comes(peer, start):
     start()
     sent = [m for m in drive(seconds=1.5) if m[1] == TOPICS['odometry']]
-    peer.play(sent)
+    peer.play(sent, rate=1.0)
     taken = int(peer.status('input/odometry')[2]['received'])
     assert 0.9 * len(sent) <= taken <= len(sent)  # best effort
 
