@@ -440,9 +440,9 @@ def test_faults_of_the_source_are_one_line_and_leave_nothing(source, tmp_path, c
     refused("solver 'gptq' is not one of", solver='gptq')
     refused("device 'tpu'", device='tpu')
     refused('no such folder', source=tmp_path / 'nowhere')
-    refused('not to be had from the hub', source='nobody/nothing')
-    refused('not to be had from the hub', vlm='nobody/nothing')
-    refused('expected the one of the VLM of', vlm=source)  # not its vlm/
+    refused('the hub does not give it', source='nobody/nothing')
+    refused('the hub does not give it', vlm='nobody/nothing')
+    refused("the key 'text_config' is missing", vlm=source)  # not its vlm/
     other = tmp_path / 'other'
     other.mkdir()
     refused('other/config.json: no such file', vlm=other)
