@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read with one clear line when they cannot be used.
+"""Writes files whole or not at all; explains in one line a file that cannot be read.
 
 Knows nothing of what checkpoints and bags hold.
 """

@@ -1,0 +1,1 @@
+"""Studies what few bits cost the shipped checkpoint: recipes, solvers, distillation, figures."""

@@ -1,4 +1,4 @@
-"""What the linear layers of a checkpoint read while it drives.
+"""Records the inputs that the linear layers of a checkpoint see while it drives.
 
 Run: `python -m quantization_study.calibrate`.
 

@@ -1,4 +1,4 @@
-"""A quantized model with its weights unpacked: plain layers that any device and gradients take.
+"""Unpacks a quantized model into plain layers, which run anywhere and can be trained.
 
 Knows no solver and no data.
 """

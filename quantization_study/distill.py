@@ -1,4 +1,4 @@
-"""A quantized checkpoint taught by the 16-bit one: scales, shifts, norms, all that is no code.
+"""Trains scales, shifts and norms of a quantized checkpoint towards 16-bit outputs.
 
 Run: `python -m quantization_study.distill SOURCE QUANTIZED NEW`.
 The student sees training drives and learns the teacher's velocities and logits;

@@ -1,4 +1,4 @@
-"""A quantized model beside the 16-bit one on the same words, noises and times.
+"""Compares a quantized model with the 16-bit one on the same words, noises and times.
 
 Reasoning is told, not sampled, so differences are those of the weights alone. Pictures, prompts
 and words come as in training. Knows no quantization and no paths.

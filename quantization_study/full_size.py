@@ -1,4 +1,4 @@
-"""What a recipe costs on the shapes of Alpamayo-R1-10B, everything counted. Knows no weights."""
+"""Counts the bytes of a recipe on the shapes of Alpamayo-R1-10B. Knows no weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers take few bits, and the recipe that a budget buys.
+"""Measures each layer group at few bits, and finds the best recipe within a budget.
 
 Run: `python -m quantization_study.search`.
 

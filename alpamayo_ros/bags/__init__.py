@@ -1,1 +1,1 @@
-"""rosbag2 in and out: storage files, bags by log time or stamp, predictions and drives as bags."""
+"""Reads and writes rosbag2 folders: storage files, message order, predictions, drives."""

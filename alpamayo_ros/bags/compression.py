@@ -1,4 +1,4 @@
-"""Compressed files and payloads, recognised by their first bytes, whatever metadata.yaml says."""
+"""Decompresses files and payloads by their first bytes, whatever metadata.yaml says."""
 
 from __future__ import annotations
 

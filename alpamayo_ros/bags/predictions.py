@@ -1,4 +1,4 @@
-"""The record as a rosbag2 folder: paths, reasoning and markers at their stamps.
+"""Writes the predictions of a record as a rosbag2 folder: paths, reasoning and markers.
 
 For `ros2 bag play`, RViz and Foxglove. Messages are those of the live node, built by
 `ros/publishing/outputs.py`. The log time is t0 + measured latency: the time at which the live node

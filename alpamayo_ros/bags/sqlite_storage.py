@@ -1,4 +1,4 @@
-"""A database file (.db3) of rosbag2 or a homemade one: of any schema, cut off or left open.
+"""Reads a rosbag2 database (.db3) of any schema, even one cut off or left open.
 
 Only the tables `topics` and `messages` are needed; definitions of messages, quality of service and
 metadata inside of the file are not read.

@@ -1,4 +1,4 @@
-"""What a storage file gives to the reader of a bag: channels, entries, payloads.
+"""The interface of a storage file to the bag reader: channels, entries, payloads.
 
 A storage is read as far as it goes: `damage` says in one sentence what of it cannot be read.
 """

@@ -1,1 +1,1 @@
-"""How fast the parts are and how much memory they take: engine, node, quantizing, kernels."""
+"""Measures speed and memory of the parts: engine, node, quantizing, kernels."""

@@ -1,4 +1,4 @@
-"""Estimates for boards that are not at hand, from times on a slice of a GPU with as many cores.
+"""Estimates the times of boards that are not at hand from times on a slice of a GPU.
 
 A slice is a part of a large GPU with the multiprocessors of the board. It has a slice's issue
 slots, but a large GPU's memory, so a stage takes the larger of its cycles and its bytes. Figures

@@ -1,4 +1,4 @@
-"""A JPEG as busy as a street. Knows no torch: the process that feeds the node stays small."""
+"""Makes a JPEG as detailed as a street. Imports no torch, so processes stay small."""
 
 from __future__ import annotations
 

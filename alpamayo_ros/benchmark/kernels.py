@@ -1,4 +1,4 @@
-"""What the packed products of the release compile to for a GPU that need not be there.
+"""Compiles the packed kernels for a GPU, present or not, and counts what they use.
 
 Each product has the tile that this GPU takes. Knows no clock.
 """

@@ -1,4 +1,4 @@
-"""What the node costs without a model: a process of its own, fed over the wire in real time.
+"""Measures what the node costs without a model, as a process fed in real time.
 
 Four cameras of JPEG images and odometry; the engine is constant_velocity, which looks at no
 image. Knows no command line, and rclpy only as the counterpart.

@@ -1,4 +1,4 @@
-"""Frames of a context, and their reading as the engine does it. Knows no clock."""
+"""Makes the frames of a context and reads them as the engine does. Knows no clock."""
 
 from __future__ import annotations
 

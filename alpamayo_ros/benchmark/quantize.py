@@ -1,4 +1,4 @@
-"""Memory and time of quantizing a release and of loading the result, on one of random weights.
+"""Measures time and memory of quantizing and of loading, on a release of random weights.
 
 The release has the true shapes and is written shard by shard. Quantizing and loading are processes
 of their own, whose anonymous memory is looked at meanwhile; on a GPU the allocator tells the rest.

@@ -1,4 +1,4 @@
-"""How far a device is from what its memory and arithmetic allow.
+"""Compares measured times with the limits that memory and arithmetic of a device set.
 
 Bytes and operations are those of the model and the benchmark's scene; peaks are the makers'
 figures.

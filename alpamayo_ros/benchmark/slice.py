@@ -1,4 +1,4 @@
-"""A slice of a GPU: a few of its multiprocessors, on which kernels of an Orin run.
+"""Confines kernels to a slice of a GPU: as many of its multiprocessors as an Orin has.
 
 A CUDA green context has only so many multiprocessors. Kernels are chosen as for a GPU of
 capability 8.7 with as many; Triton makes code for 8.7 and assembles it for the GPU at hand, so no

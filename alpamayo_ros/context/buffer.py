@@ -1,4 +1,4 @@
-"""Stamped frames and poses in; one aligned Context, or the reason why there is none, out.
+"""Collects stamped frames and poses; returns an aligned Context or why there is none.
 
 Knows no ROS, no torch and no image decoding. Live input and a recording follow the same rules. The
 buffer decides by header stamps only: never by the clock of this machine, by counts or by the order

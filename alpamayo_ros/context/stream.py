@@ -1,4 +1,4 @@
-"""Items of one topic in the order of their stamps, and the earliest stamp that can still come.
+"""Keeps the items of one topic in stamp order; knows the earliest stamp still to come.
 
 Knows no grid, no rig and no other topic.
 """

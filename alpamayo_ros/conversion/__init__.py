@@ -1,1 +1,1 @@
-"""A checkpoint folder to a quantized one: what is planned, and each tensor in turn."""
+"""Quantizes a checkpoint folder: plans a step for every tensor, then converts one by one."""

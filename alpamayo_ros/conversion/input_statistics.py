@@ -1,4 +1,4 @@
-"""What linear layers read while a checkpoint drives, as a file for quantizing it.
+"""Stores statistics of the inputs that linear layers saw on drives, to weigh errors.
 
 One tensor for each layer, under its name: mean squares (K) of its inputs, or their second moments
 (K, K), whose diagonal these are. Knows no solver and no drives.

@@ -1,4 +1,4 @@
-"""What a quantization is to do: a step for every tensor, checked before anything is written.
+"""Plans a quantization: a step for every tensor, checked before anything is written.
 
 Knows no inference.
 """

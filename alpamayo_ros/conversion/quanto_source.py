@@ -1,4 +1,4 @@
-"""Reads from a source that optimum-quanto packed which modules it packed, at which width.
+"""Reads which modules optimum-quanto packed in a checkpoint, and at which width.
 
 A conversion keeps the choices of the author: packed modules keep their width, and layers in full
 precision stay so. Knows no solver.

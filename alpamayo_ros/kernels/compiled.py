@@ -1,4 +1,4 @@
-"""Counts of what the kernels compile to, for a GPU that need not be there: no times.
+"""Counts registers and instructions of kernels compiled for any GPU; measures no times.
 
 Registers, spills, shared memory and instructions, from the machine code that Triton makes. Knows
 no device.

@@ -1,4 +1,4 @@
-"""What the choice of a kernel depends on: the generation of a GPU and its multiprocessors."""
+"""The facts of a GPU that decide which kernel runs: its generation and multiprocessors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only GPUs since Hopper (compute capability 9.0) do.
+"""Features that only GPUs since Hopper (compute capability 9.0) have.
 
 A kernel is launched while the one before still runs (programmatic dependent launch): between the
 small kernels of a decode step a GPU otherwise waits for launches. It made an inference on an H200

@@ -1,4 +1,4 @@
-"""Packed weights to numbers on a GPU: what product kernels share, and whole rows into a scratch.
+"""Unpacks weights on a GPU: steps that product kernels share, and whole rows.
 
 The scratch serves products of many rows, which the library then computes. Knows no module.
 """

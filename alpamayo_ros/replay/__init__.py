@@ -1,1 +1,1 @@
-"""One recording to a record: through the code of the live node, or from a live run."""
+"""Makes a record from one recording: replayed through the node's code, or a live run."""

@@ -1,4 +1,4 @@
-"""What is rebuilt from a record of clips: summary, table, bags of the predictions, report.
+"""Rebuilds from a record of clips: summary, table, bags of the predictions, report.
 
 The summary has the makers' metrics beside figures that others published, with their sources.
 """

@@ -1,4 +1,4 @@
-"""What a replay was made from and with, as the JSON object that run.json and the summary hold."""
+"""Describes what a replay was made from and with: the object in run.json and the summary."""
 
 from __future__ import annotations
 

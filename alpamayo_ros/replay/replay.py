@@ -1,4 +1,4 @@
-"""A bag through the code of the live node: message, buffer, context, engine, line of the record.
+"""Replays a bag through the code of the live node: one line of the record per t0.
 
 Anchors are decided in the order of their stamps; none is dropped because an inference is slow,
 and every inference has its own seed, so two runs agree. Writes no file.

@@ -1,4 +1,4 @@
-"""Odometry from CDR bytes and Path to CDR bytes: the two messages that cost most as objects.
+"""Reads Odometry from CDR bytes and writes Path as such, faster than with objects.
 
 A Path of 64 poses is some 400 Python objects; making them takes ten times as long as filling an
 array. An Odometry brings two covariances that nobody reads, up to a hundred times a second. All

@@ -72,9 +72,9 @@ class NodeParameters:
     output_frame: str = parameter_field('odometry', 'Frame of the published path.', choices=FRAMES)
     on_invalid: str = parameter_field(
         'stop',
-        'What goes out in place of an invalid path: no message (stop), the last valid path '
-        '(hold), no message but a status that says flag (flag), or the invalid path itself '
-        '(publish_invalid).',
+        'What goes out in place of an invalid path: nothing (stop); the last valid path (hold); '
+        'nothing, and the status calls the path flagged (flag); or the invalid path itself, '
+        'unless it is not finite (publish_invalid).',
         choices=ON_INVALID,
     )
     on_unhealthy_reasoning: str = parameter_field(

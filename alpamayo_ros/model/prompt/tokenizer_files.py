@@ -1,4 +1,4 @@
-"""Tokenizer and chat template of a VLM folder, read so that no file of it can name code.
+"""Reads tokenizer and chat template of a VLM folder; no file in it can make code run.
 
 tokenizer.json is read by the tokenizers library alone: the settings beside it differ between
 transformers 4 and 5, and Alpamayo needs none of them. Knows no model.

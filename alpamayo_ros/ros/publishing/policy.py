@@ -1,4 +1,4 @@
-"""What is done with a prediction: publish, trim, flag, hold the last valid path, or nothing.
+"""Decides about a prediction: publish, trim, flag, hold the last valid path, or send nothing.
 
 Pure functions of a prediction, a time and the policies; no ROS, no buffer, no counters. Nothing
 is repaired: the node publishes a path as it is, in part (without waypoints that are over), or not

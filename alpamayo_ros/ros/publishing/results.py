@@ -1,4 +1,4 @@
-"""What became of each t0: counts its fate, publishes path and status, and logs failures."""
+"""Settles each t0: counts what became of it, publishes path and status, logs failures."""
 
 from __future__ import annotations
 
