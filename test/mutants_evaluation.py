@@ -1,4 +1,4 @@
-"""Breaks metrics, course, closed loop, table and report in 25 places and tells which tests notice.
+"""Breaks metrics, course, closed loop, table and report in 25 places; tells which tests notice.
 
 Run: python test/mutants_evaluation.py. Each mutant is made in a temporary copy of the package; the
 exit status is 1 if more than one survives, or if a mutant's text is no longer in its file.

@@ -1,4 +1,4 @@
-"""The shipped checkpoint `small` drives: a few moments and a short closed loop, in under a minute.
+"""The shipped checkpoint `small` drives: a few moments and a short closed loop, within a minute.
 
 A broken colour of the painter, a wrong camera or a wrong prompt shows here.
 """

@@ -1,4 +1,4 @@
-"""alpamayo_evaluate: measures how well a checkpoint drives held-out drives of the synthetic world.
+"""alpamayo_evaluate: measures how a checkpoint drives held-out drives of the synthetic world.
 
 Arguments, progress and printing only. Settings are composed by hydra.
 """

@@ -1,4 +1,4 @@
-"""Checks of a checkpoint folder that need no reference: fast paths against plain ones, finiteness.
+"""Checks a checkpoint without a reference: fast paths against plain ones, finite outputs.
 
 Runs one small scene of random images through the model. Knows no reference tensors.
 """

@@ -8,40 +8,22 @@ from typing import Any
 
 from rosless.context import Context
 from rosless.messages import deserialize, serialize
-from rosless.participant import Reader, Writer
-from rosless.qos import QoSProfile
 from rosless.rcl_error import RCLError
-from rosless.service import join_sample, split_sample
+from rosless.service import ServiceEndpoint, ServiceEnds, join_sample, split_sample
 from rosless.task import Future
 
 POLL_S = 0.01
 HEADER = struct.Struct('<Qq')  # client id, sequence number
 
 
-class Client:
+class Client(ServiceEndpoint):
     """Made by Node.create_client."""
 
-    def __init__(
-        self,
-        context: Context,
-        writer: Writer,
-        reader: Reader,
-        srv_type: Any,
-        srv_name: str,
-        callback_group,
-        qos_profile: QoSProfile,
-    ):
+    def __init__(self, ends: ServiceEnds, context: Context):
+        super().__init__(ends)
         self._context = context
-        self._writer = writer
-        self._reader = reader
-        self.srv_type = srv_type
-        self.srv_name = srv_name
-        self.service_name = srv_name
-        self.callback_group = callback_group
-        self.qos_profile = qos_profile
-        self.condition = reader.condition
         # the binding gives the handle as a signed number
-        self._id = writer.dds.instance_handle & (2**64 - 1)
+        self._id = ends.writer.dds.instance_handle & (2**64 - 1)
         self._sequence = 0
         self._pending: dict[int, Future] = {}
         self._lock = threading.Lock()
@@ -95,10 +77,6 @@ class Client:
         """Wait no more for the response of a request."""
         with self._lock:
             self._pending = {k: f for k, f in self._pending.items() if f is not future}
-
-    def ready(self) -> bool:
-        """Whether a reply waits, be it for this client or for another one of the service."""
-        return self._reader.ready()
 
     def take(self) -> Callable[[], Any] | None:
         """Completion of the request that the next reply answers, None if it is not ours."""

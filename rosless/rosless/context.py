@@ -8,7 +8,7 @@ from collections.abc import Callable
 import os
 import sys
 import threading
-from typing import Any
+from typing import Any, TypeVar
 import weakref
 
 from cyclonedds.core import DDSException
@@ -19,9 +19,14 @@ from rosless.graph import Graph
 from rosless.participant import Participant
 from rosless.rcl_error import RCLError
 
+Begun = TypeVar('Begun')
+
 
 class Context:
-    """One init, one shutdown; a second init raises RuntimeError."""
+    """One init, one shutdown; a second init raises RuntimeError.
+
+    Before init, `participant` and `graph` raise NotInitializedException.
+    """
 
     def __init__(self):
         self._participant: Participant | None = None
@@ -58,25 +63,13 @@ class Context:
 
     @property
     def participant(self) -> Participant:
-        """DDS participant of the process; a signal ends the context and leaves it be.
-
-        Raises:
-            NotInitializedException: the context never began.
-        """
-        if self._participant is None:
-            raise NotInitializedException('there is no participant')
-        return self._participant
+        """DDS participant of the process; a signal ends the context and leaves it be."""
+        return _require_begun(self._participant)
 
     @property
     def graph(self) -> Graph:
-        """View of the domain.
-
-        Raises:
-            NotInitializedException: the context never began.
-        """
-        if self._graph is None:
-            raise NotInitializedException('there is no participant')
-        return self._graph
+        """View of the domain."""
+        return _require_begun(self._graph)
 
     @property
     def arguments(self) -> arguments.RosArguments:
@@ -142,6 +135,12 @@ class Context:
 
     def __exit__(self, *exception):
         self.try_shutdown()
+
+
+def _require_begun(value: Begun | None) -> Begun:
+    if value is None:
+        raise NotInitializedException('there is no participant')
+    return value
 
 
 def domain_id_or_default(domain_id: int | None) -> int:

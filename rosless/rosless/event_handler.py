@@ -107,26 +107,20 @@ def _info(status) -> SimpleNamespace:
     return info
 
 
-def warn_of_publishers(logger: Logger, topic: str) -> Callable:
-    """Default callback of a subscription for an incompatible profile."""
+# what is found, what it does with a profile, and what follows from a profile that does not fit
+WARNINGS = {
+    Reader: ('publisher', 'offering', 'No messages will be received from it.'),
+    Writer: ('subscription', 'requesting', 'No messages will be sent to it.'),
+}
+
+
+def warn_of_incompatible(endpoint: Reader | Writer, topic: str, logger: Logger) -> Callable:
+    """Default callback of an endpoint for a profile on the other side that does not fit."""
+    found, verb, outcome = WARNINGS[type(endpoint)]
 
     def warn(info):
         logger.warning(
-            f"New publisher discovered on topic '{topic}', offering incompatible QoS. "
-            'No messages will be received from it. '
-            f'Last incompatible policy: {info.last_policy_kind.name}'
-        )
-
-    return warn
-
-
-def warn_of_subscriptions(logger: Logger, topic: str) -> Callable:
-    """Default callback of a publisher for an incompatible profile."""
-
-    def warn(info):
-        logger.warning(
-            f"New subscription discovered on topic '{topic}', requesting incompatible QoS. "
-            'No messages will be sent to it. '
+            f"New {found} discovered on topic '{topic}', {verb} incompatible QoS. {outcome} "
             f'Last incompatible policy: {info.last_policy_kind.name}'
         )
 

@@ -1,4 +1,4 @@
-"""rclpy.logging: severities per logger, lines on stderr, filters per call site, and /rosout sinks.
+"""rclpy.logging: severities per logger, lines on stderr, filters per call site, /rosout sinks.
 
 Knows no publisher: a node registers a function that takes its log records.
 """

@@ -17,15 +17,15 @@ from rosless.event_handler import (
     EventHandler,
     PublisherEventCallbacks,
     SubscriptionEventCallbacks,
-    warn_of_publishers,
-    warn_of_subscriptions,
+    warn_of_incompatible,
 )
 from rosless.logging import Logger
 from rosless.names import RemapRule
+from rosless.participant import DdsTopic
 from rosless.publisher import Publisher
 from rosless.qos import QoSProfile, qos_profile_services_default
 from rosless.qos_overriding_options import QoSOverridingOptions, apply_overrides
-from rosless.service import Service
+from rosless.service import Service, ServiceEnds
 from rosless.subscription import Subscription
 from rosless.timer import Timer
 from rosless.wire import make_reply_topic, make_request_topic, make_topic_name
@@ -42,11 +42,8 @@ class NodeEndpoints:
         remaps: list[RemapRule],
         logger: Logger,
     ):
-        self._context = context
-        self.__name = name
-        self.__namespace = namespace
-        self.__remaps = remaps
-        self._logger = logger
+        self._context, self._logger = context, logger
+        self.__name, self.__namespace, self.__remaps = name, namespace, remaps
         self._clock = ROSClock()
         self.__participant = context.participant
         self.__record = self.__participant.add_node(name, namespace)
@@ -94,14 +91,14 @@ class NodeEndpoints:
         name = self.resolve_topic_name(topic)
         profile = self.__profile('publisher', name, qos_profile, qos_overriding_options)
         writer = self.__participant.create_writer(
-            self.__record, _dds_topic(name, profile), msg_type._type, profile
+            self.__record, _dds_topic(name, msg_type, profile), profile
         )
         publisher = Publisher(self._context, writer, msg_type, name, profile)
         events = EventHandler(
             writer,
             event_callbacks or PublisherEventCallbacks(),
             callback_group or self.default_callback_group,
-            warn_of_subscriptions(self._logger, name),
+            warn_of_incompatible(writer, name, self._logger),
         )
         publisher.event_handlers.append(events)
         self.__add(publisher, (writer,), events)
@@ -124,7 +121,7 @@ class NodeEndpoints:
         profile = self.__profile('subscription', name, qos_profile, qos_overriding_options)
         group = callback_group or self.default_callback_group
         reader = self.__participant.create_reader(
-            self.__record, _dds_topic(name, profile), msg_type._type, profile
+            self.__record, _dds_topic(name, msg_type, profile), profile
         )
         subscription = Subscription(
             reader, msg_type, name, callback, group, profile, raw, self._logger
@@ -133,7 +130,7 @@ class NodeEndpoints:
             reader,
             event_callbacks or SubscriptionEventCallbacks(),
             group,
-            warn_of_publishers(self._logger, name),
+            warn_of_incompatible(reader, name, self._logger),
         )
         subscription.event_handlers.append(events)
         self.__add(subscription, (reader,), subscription, events)
@@ -158,20 +155,9 @@ class NodeEndpoints:
         callback_group: CallbackGroup | None = None,
     ) -> Service:
         """Service; the callback gets the request and a response to fill and return."""
-        name = self.resolve_service_name(srv_name)
-        mark = f'serviceid={_dotted(self.__participant.next_endpoint_id())};'
-        common: dict[str, Any] = {'service': True, 'user_data': mark}
-        reader = self.__participant.create_reader(
-            self.__record, make_request_topic(name), srv_type.Request._type, qos_profile, **common
-        )
-        writer = self.__participant.create_writer(
-            self.__record, make_reply_topic(name), srv_type.Response._type, qos_profile, **common
-        )
-        group = callback_group or self.default_callback_group
-        service = Service(
-            reader, writer, srv_type, name, callback, group, qos_profile, self._logger
-        )
-        self.__add(service, (reader, writer), service)
+        ends = self.__connect('service', srv_type, srv_name, qos_profile, callback_group)
+        service = Service(ends, callback, self._logger)
+        self.__add(service, (ends.reader, ends.writer), service)
         return service
 
     def create_client(
@@ -183,19 +169,22 @@ class NodeEndpoints:
         callback_group: CallbackGroup | None = None,
     ) -> Client:
         """Client of a service."""
-        name = self.resolve_service_name(srv_name)
-        mark = f'clientid={_dotted(self.__participant.next_endpoint_id())};'
-        common: dict[str, Any] = {'service': True, 'user_data': mark}
-        reader = self.__participant.create_reader(
-            self.__record, make_reply_topic(name), srv_type.Response._type, qos_profile, **common
-        )
-        writer = self.__participant.create_writer(
-            self.__record, make_request_topic(name), srv_type.Request._type, qos_profile, **common
-        )
-        group = callback_group or self.default_callback_group
-        client = Client(self._context, writer, reader, srv_type, name, group, qos_profile)
-        self.__add(client, (reader, writer), client)
+        ends = self.__connect('client', srv_type, srv_name, qos_profile, callback_group)
+        client = Client(ends, self._context)
+        self.__add(client, (ends.reader, ends.writer), client)
         return client
+
+    def __connect(self, role: str, srv_type, srv_name: str, profile, group) -> ServiceEnds:
+        """Both ends of a service or client, with a mark by which they are known as a pair."""
+        name = self.resolve_service_name(srv_name)
+        request = DdsTopic(make_request_topic(name), srv_type.Request._type, is_service=True)
+        reply = DdsTopic(make_reply_topic(name), srv_type.Response._type, is_service=True)
+        incoming, outgoing = (request, reply) if role == 'service' else (reply, request)
+        mark = f'{role}id={_dotted(self.__participant.next_endpoint_id())};'
+        reader = self.__participant.create_reader(self.__record, incoming, profile, mark)
+        writer = self.__participant.create_writer(self.__record, outgoing, profile, mark)
+        group = group or self.default_callback_group
+        return ServiceEnds(reader, writer, srv_type, name, group, profile)
 
     def create_timer(
         self,
@@ -263,8 +252,9 @@ class NodeEndpoints:
         self.__participant.remove_node(self.__record)
 
 
-def _dds_topic(name: str, profile: QoSProfile) -> str:
-    return name if profile.avoid_ros_namespace_conventions else make_topic_name(name)
+def _dds_topic(name: str, msg_type: Any, profile: QoSProfile) -> DdsTopic:
+    plain = profile.avoid_ros_namespace_conventions
+    return DdsTopic(name if plain else make_topic_name(name), msg_type._type)
 
 
 def _dotted(endpoint_id: bytes) -> str:

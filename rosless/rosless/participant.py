@@ -5,7 +5,7 @@ Knows nodes as names with endpoint ids only, and no callback and no executor.
 
 from dataclasses import dataclass, field
 import threading
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from cyclonedds.core import (
     DDSException,
@@ -49,6 +49,14 @@ class NodeRecord:
     writers: list[bytes] = field(default_factory=list)
 
 
+class DdsTopic(NamedTuple):
+    """A topic of DDS. is_service: its samples begin with the ids of a request."""
+
+    name: str
+    type_name: str
+    is_service: bool = False
+
+
 def delete(entity: Entity) -> None:
     """Delete a DDS entity now: the binding would wait until Python collects the object."""
     entity._delete(entity._ref)
@@ -56,6 +64,8 @@ def delete(entity: Entity) -> None:
 
 class Writer:
     """A DDS writer of CDR bytes."""
+
+    DDS = DataWriter
 
     def __init__(self, dds: DataWriter):
         self.dds = dds
@@ -87,6 +97,8 @@ class Writer:
 class Reader:
     """A DDS reader of CDR bytes, and a condition that triggers when it has some."""
 
+    DDS = DataReader
+
     def __init__(self, dds: DataReader):
         self.dds = dds
         self.guid: bytes = dds.guid.bytes
@@ -117,6 +129,9 @@ class Reader:
             delete(self.dds)
 
 
+Endpoint = TypeVar('Endpoint', Reader, Writer)
+
+
 class Participant:
     """A DDS participant that graph tools show as the nodes registered with it."""
 
@@ -124,13 +139,13 @@ class Participant:
         user_data = Policy.Userdata(f'enclave={enclave};'.encode())
         with apply_configuration():
             self.dds = DomainParticipant(domain_id, Qos(user_data))
-        self._topics: dict[tuple[str, str], Topic] = {}
+        self._topics: dict[DdsTopic, Topic] = {}
         self._nodes: list[NodeRecord] = []
         self._lock = threading.Lock()
         self._endpoint_count = 0
         self._left = False
         latched: dict[str, Any] = {'durability': DurabilityPolicy.TRANSIENT_LOCAL}
-        topic = self._topic(DISCOVERY_TOPIC, DISCOVERY_TYPE, False)
+        topic = self._join(DdsTopic(DISCOVERY_TOPIC, DISCOVERY_TYPE))
         mark = _hash_entry(DISCOVERY_TYPE)
         last = QoSProfile(depth=1, **latched)
         own = Qos(Policy.IgnoreLocal.Participant, base=to_dds_qos(last, mark))
@@ -139,11 +154,11 @@ class Participant:
         others = Qos(Policy.IgnoreLocal.Participant, base=to_dds_qos(everything, mark))
         self.announcements = Reader(DataReader(self.dds, topic, others))
 
-    def _topic(self, name: str, type_name: str, service: bool) -> Topic:
-        key = name, type_name
-        if key not in self._topics:
-            self._topics[key] = Topic(self.dds, name, make_sample_type(type_name, service=service))
-        return self._topics[key]
+    def _join(self, topic: DdsTopic) -> Topic:
+        if topic not in self._topics:
+            sample_type = make_sample_type(topic.type_name, service=topic.is_service)
+            self._topics[topic] = Topic(self.dds, topic.name, sample_type)
+        return self._topics[topic]
 
     def next_endpoint_id(self) -> bytes:
         """16 bytes, unique in the domain, that pair the two endpoints of a service or client."""
@@ -152,40 +167,31 @@ class Participant:
             return self.dds.guid.bytes[:12] + self._endpoint_count.to_bytes(4, 'big')
 
     def create_writer(
-        self,
-        node: NodeRecord,
-        topic: str,
-        type_name: str,
-        profile: QoSProfile,
-        *,
-        service: bool = False,
-        user_data: str = '',
+        self, node: NodeRecord, topic: DdsTopic, profile: QoSProfile, user_data: str = ''
     ) -> Writer:
-        """Writer of a DDS topic for a node; announce it."""
-        qos = to_dds_qos(profile, user_data + _hash_entry(type_name))
-        with self._lock:
-            writer = Writer(DataWriter(self.dds, self._topic(topic, type_name, service), qos))
-            node.writers.append(writer.guid)
-            self._announce()
-        return writer
+        """Writer of a topic for a node; announce it."""
+        return self._create(Writer, node.writers, topic, profile, user_data)
 
     def create_reader(
-        self,
-        node: NodeRecord,
-        topic: str,
-        type_name: str,
-        profile: QoSProfile,
-        *,
-        service: bool = False,
-        user_data: str = '',
+        self, node: NodeRecord, topic: DdsTopic, profile: QoSProfile, user_data: str = ''
     ) -> Reader:
-        """Reader of a DDS topic for a node; announce it."""
-        qos = to_dds_qos(profile, user_data + _hash_entry(type_name))
+        """Reader of a topic for a node; announce it."""
+        return self._create(Reader, node.readers, topic, profile, user_data)
+
+    def _create(
+        self,
+        kind: type[Endpoint],
+        guids: list[bytes],
+        topic: DdsTopic,
+        profile: QoSProfile,
+        user_data: str,
+    ) -> Endpoint:
+        qos = to_dds_qos(profile, user_data + _hash_entry(topic.type_name))
         with self._lock:
-            reader = Reader(DataReader(self.dds, self._topic(topic, type_name, service), qos))
-            node.readers.append(reader.guid)
+            endpoint = kind(kind.DDS(self.dds, self._join(topic), qos))
+            guids.append(endpoint.guid)
             self._announce()
-        return reader
+        return endpoint
 
     def close(self, node: NodeRecord, *endpoints: Reader | Writer) -> None:
         """Delete endpoints of a node; announce it."""

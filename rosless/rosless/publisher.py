@@ -19,11 +19,9 @@ class Publisher:
     def __init__(
         self, context: Context, writer: Writer, msg_type: Any, topic: str, qos_profile: QoSProfile
     ):
-        self._context = context
-        self._writer = writer
+        self._context, self._writer = context, writer
         self.msg_type = msg_type
-        self.topic = topic
-        self.topic_name = topic
+        self.topic = self.topic_name = topic
         self.qos_profile = qos_profile
         self.event_handlers: list[Any] = []
 

@@ -5,6 +5,7 @@ reply carries back unchanged. Knows no node object and no executor.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 import inspect
 import time
 from typing import Any
@@ -34,34 +35,40 @@ def join_sample(header: bytes, cdr: bytes) -> bytes:
     return cdr[:ENCAPSULATION_BYTES] + header + cdr[ENCAPSULATION_BYTES:]
 
 
-class Service:
-    """Made by Node.create_service; the callback fills and returns the response it is given."""
+@dataclass(frozen=True)
+class ServiceEnds:
+    """What a service and a client are made from: both ends on DDS, and what rclpy shows."""
 
-    def __init__(
-        self,
-        reader: Reader,
-        writer: Writer,
-        srv_type: Any,
-        srv_name: str,
-        callback: Callable,
-        callback_group,
-        qos_profile: QoSProfile,
-        logger: Logger,
-    ):
-        self._reader = reader
-        self._writer = writer
-        self._logger = logger
-        self.srv_type = srv_type
-        self.srv_name = srv_name
-        self.service_name = srv_name
-        self.callback = callback
-        self.callback_group = callback_group
-        self.qos_profile = qos_profile
-        self.condition = reader.condition
+    reader: Reader
+    writer: Writer
+    srv_type: Any
+    srv_name: str
+    callback_group: Any
+    qos_profile: QoSProfile
+
+
+class ServiceEndpoint:
+    """What a service and a client have in common."""
+
+    def __init__(self, ends: ServiceEnds):
+        self._reader, self._writer = ends.reader, ends.writer
+        self.srv_type = ends.srv_type
+        self.srv_name = self.service_name = ends.srv_name
+        self.callback_group, self.qos_profile = ends.callback_group, ends.qos_profile
+        self.condition = ends.reader.condition
 
     def ready(self) -> bool:
-        """Whether a request waits."""
+        """Whether something waits: a request, or a reply to this or another client."""
         return self._reader.ready()
+
+
+class Service(ServiceEndpoint):
+    """Made by Node.create_service; the callback fills and returns the response it is given."""
+
+    def __init__(self, ends: ServiceEnds, callback: Callable, logger: Logger):
+        super().__init__(ends)
+        self.callback = callback
+        self._logger = logger
 
     def take(self) -> Callable[[], Any] | None:
         """Answer to the next request, None if there is none."""

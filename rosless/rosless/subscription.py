@@ -31,15 +31,11 @@ class Subscription:
         raw: bool,
         logger: Logger,
     ):
-        self._reader = reader
-        self._logger = logger
+        self._reader, self._logger = reader, logger
         self.msg_type = msg_type
-        self.topic = topic
-        self.topic_name = topic
-        self.callback = callback
-        self.callback_group = callback_group
-        self.qos_profile = qos_profile
-        self.raw = raw
+        self.topic = self.topic_name = topic
+        self.callback, self.callback_group = callback, callback_group
+        self.qos_profile, self.raw = qos_profile, raw
         self.condition = reader.condition
         self.event_handlers: list[Any] = []
         self._with_info = _takes_two(callback)

@@ -20,15 +20,7 @@ from rcl_interfaces.srv import (
     SetParametersAtomically,
 )
 import rclpy
-from rclpy import Parameter
-from rclpy.exceptions import (
-    InvalidParameterTypeException,
-    InvalidParameterValueException,
-    ParameterAlreadyDeclaredException,
-    ParameterImmutableException,
-    ParameterNotDeclaredException,
-    ParameterUninitializedException,
-)
+from rclpy import Parameter, exceptions
 from rclpy.qos import qos_profile_parameter_events
 
 FLOAT_1_TO_5 = ParameterDescriptor(
@@ -72,21 +64,21 @@ def test_a_list_of_two_types_is_no_parameter(node):
 
 def test_a_parameter_is_declared_once(node):
     node.declare_parameter('x', 1)
-    with pytest.raises(ParameterAlreadyDeclaredException):
+    with pytest.raises(exceptions.ParameterAlreadyDeclaredException):
         node.declare_parameter('x', 2)
 
 
 def test_an_undeclared_parameter_is_an_error(node):
     assert not node.has_parameter('x')
-    with pytest.raises(ParameterNotDeclaredException):
+    with pytest.raises(exceptions.ParameterNotDeclaredException):
         node.get_parameter('x')
-    with pytest.raises(ParameterNotDeclaredException):
+    with pytest.raises(exceptions.ParameterNotDeclaredException):
         node.set_parameters([Parameter('x', value=1)])
 
 
 def test_a_typed_parameter_without_a_value_is_uninitialized(node):
     node.declare_parameter('x', Parameter.Type.DOUBLE)
-    with pytest.raises(ParameterUninitializedException):
+    with pytest.raises(exceptions.ParameterUninitializedException):
         node.get_parameter('x')
     assert node.get_parameter_or('x', Parameter('x', value=3.0)).value == 3.0
     assert reason_of(node, Parameter('x', value=1.0)) == ''
@@ -123,7 +115,7 @@ def test_a_value_between_steps_is_refused(node):
 
 
 def test_a_default_out_of_range_is_an_error(node):
-    with pytest.raises(InvalidParameterValueException):
+    with pytest.raises(exceptions.InvalidParameterValueException):
         node.declare_parameter('f', 0.5, FLOAT_1_TO_5)
     assert not node.has_parameter('f')
 
@@ -133,7 +125,7 @@ def test_a_read_only_parameter_keeps_its_value(node):
     assert reason_of(node, Parameter('ro', value=2)) == (
         'Trying to set a read-only parameter: ro.'
     )
-    with pytest.raises(ParameterImmutableException):
+    with pytest.raises(exceptions.ParameterImmutableException):
         node.undeclare_parameter('ro')
 
 
@@ -191,7 +183,7 @@ def test_overrides_come_from_the_arguments_and_from_code(node):
 
 def test_an_override_of_another_type_is_an_error(node):
     made = make(cli_args=['--ros-args', '-p', 'f:=1'])
-    with pytest.raises(InvalidParameterTypeException):
+    with pytest.raises(exceptions.InvalidParameterTypeException):
         made.declare_parameter('f', 1.0)
     made.destroy_node()
 
