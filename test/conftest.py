@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import os
 from pathlib import Path
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,14 @@ def pytest_report_header():
 def root():
     """Return the folder of package.xml."""
     return ROOT
+
+
+@pytest.fixture
+def checkpoint_copy(root, tmp_path):
+    """Return a copy of the small reference checkpoint that a test may damage."""
+    copy = tmp_path / 'checkpoint'
+    left_out = shutil.ignore_patterns('*.npz')
+    return shutil.copytree(root / 'test/golden/model', copy, ignore=left_out)
 
 
 @pytest.fixture(scope='session')

@@ -9,7 +9,13 @@ import torch
 from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.model.prefill import compute_prompt_positions
 from alpamayo_ros.model.prompt.tokens import TokenIds
-from alpamayo_ros.model.reasoning import _running_sums, pad_behind, sample_token, summarise
+from alpamayo_ros.model.reasoning import (
+    _running_sums,
+    generate_reasoning,
+    pad_behind,
+    sample_token,
+    summarise,
+)
 from alpamayo_ros.quantization.scheme import SCHEMES
 from alpamayo_ros.runtime.load import load_model
 
@@ -127,8 +133,8 @@ def test_sampled_reasoning_of_two_rows_ends_at_both_markers(model, inputs):
     options = SamplingOptions(num_samples=2, max_tokens=40)
     with torch.inference_mode():
         prompt = prefilled(model, inputs, 2)
-        reasoning = model.generate_reasoning(
-            prompt, IDS, options, torch.Generator().manual_seed(0)
+        reasoning = generate_reasoning(
+            model.decode_step, prompt, IDS, options, torch.Generator().manual_seed(0)
         )
     assert reasoning.end == [['marker', 'marker']]
     last = int(reasoning.marker.max())
@@ -145,30 +151,26 @@ def test_same_seed_gives_the_same_reasoning_whatever_ran_before(model, inputs):
         for seed in (1, 2, 1):
             generator = torch.Generator().manual_seed(seed)
             prompt = prefilled(model, inputs, 3)
-            runs.append(model.generate_reasoning(prompt, IDS, options, generator).tokens)
+            runs.append(
+                generate_reasoning(model.decode_step, prompt, IDS, options, generator).tokens
+            )
     assert torch.equal(runs[0], runs[2])
     assert runs[0].shape != runs[1].shape or not torch.equal(runs[0], runs[1])
 
 
-def test_token_budget_ends_a_reasoning_without_marker(model, inputs):
-    options = SamplingOptions(greedy=True, max_tokens=5)
+@pytest.mark.parametrize(
+    ('budget', 'end', 'marker', 'slots'),
+    [(5, 'budget', -1, 4), (12, 'marker', 11, 12)],  # a marker on the last token is fed, too
+)
+def test_token_budget_ends_a_reasoning(model, inputs, budget, end, marker, slots):
+    options = SamplingOptions(greedy=True, max_tokens=budget)
     with torch.inference_mode():
         prompt = prefilled(model, inputs, 1)
-        reasoning = model.generate_reasoning(prompt, IDS, options)
-    assert reasoning.end == [['budget']]
-    assert reasoning.marker.tolist() == [[-1]]
-    assert reasoning.length == prompt.length + 5
-    assert prompt.cache.length == prompt.length + 4
-
-
-def test_marker_at_the_last_token_of_the_budget_is_still_fed_to_the_cache(model, inputs):
-    options = SamplingOptions(greedy=True, max_tokens=12)
-    with torch.inference_mode():
-        prompt = prefilled(model, inputs, 1)
-        reasoning = model.generate_reasoning(prompt, IDS, options)
-    assert reasoning.end == [['marker']]
-    assert reasoning.marker.tolist() == [[11]]
-    assert prompt.cache.length == prompt.length + 12
+        reasoning = generate_reasoning(model.decode_step, prompt, IDS, options)
+    assert reasoning.end == [[end]]
+    assert reasoning.marker.tolist() == [[marker]]
+    assert reasoning.length == prompt.length + slots + 1
+    assert prompt.cache.length == prompt.length + slots
 
 
 def test_eos_ends_a_row_without_marker():
@@ -218,7 +220,7 @@ def test_logits_that_are_no_numbers_end_the_reasoning(model, inputs):
     prompt = prefilled(model, inputs, 1)
     prompt.logits.fill_(torch.nan)
     with pytest.raises(RuntimeError, match='not finite'):
-        model.generate_reasoning(prompt, IDS, SamplingOptions(max_tokens=1))
+        generate_reasoning(model.decode_step, prompt, IDS, SamplingOptions(max_tokens=1))
 
 
 @torch.inference_mode()
@@ -228,8 +230,8 @@ def test_a_prompt_whose_logits_are_no_numbers_costs_no_token(model, inputs):
     prompt.logits.fill_(torch.nan)
     steps = []
     with pytest.raises(RuntimeError, match='not finite'):
-        model.generate_reasoning(
-            prompt, IDS, SamplingOptions(max_tokens=50), None, lambda *step: steps.append(step)
+        generate_reasoning(
+            lambda *step: steps.append(step), prompt, IDS, SamplingOptions(max_tokens=50)
         )
     assert steps == []
 

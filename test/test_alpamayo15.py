@@ -13,7 +13,12 @@ from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.flow_matching import FlowMatching, guide_field
 from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.prompt.batching import build_guided_prompts, remove_route, stack_prompts
-from alpamayo_ros.model.reasoning import summarise
+from alpamayo_ros.model.reasoning import (
+    feed_marker,
+    generate_answer,
+    generate_reasoning,
+    summarise,
+)
 from alpamayo_ros.runtime.load import load_model
 from alpamayo_ros.verify.golden import STAGES, run_stage
 from alpamayo_ros.verify.golden_model import compare_model
@@ -166,7 +171,7 @@ def test_guided_reasoning_is_that_of_the_prompt_with_the_route(model, images, pr
         run = prefill(model, images, [prompt], 2, ids, is_guided)
         with torch.inference_mode():
             generator = torch.Generator().manual_seed(3)
-            found.append(model.generate_reasoning(run, ids, options, generator))
+            found.append(generate_reasoning(model.decode_step, run, ids, options, generator))
     assert torch.equal(found[0].tokens, found[1].tokens)
     assert found[1].end == [['marker', 'marker']]
 
@@ -180,7 +185,7 @@ def test_prompt_without_reasoning_is_followed_by_the_marker(model, images, proce
     prompt_ids = processor.build_input_ids(images[1], (0, 1, 2, 6), *history, with_reasoning=False)
     prompt = prefill(model, images, [prompt_ids], 2, ids)
     with torch.inference_mode():
-        reasoning = model.feed_marker(prompt, ids, 2)
+        reasoning = feed_marker(model.decode_step, prompt, ids, 2)
         field = model.make_velocity_field(prompt, reasoning)
         found = field(noise(2), torch.zeros(2, 1, 1))
     assert reasoning.end == [['marker', 'marker']]
@@ -197,10 +202,10 @@ def test_answer_ends_with_its_end_token_and_may_hold_trajectory_tokens(model, im
     prompt = prefill(model, images, [processor.tokenize_prompt(text, images[1])], 1, ids)
     options = SamplingOptions(greedy=True, max_tokens=40)
     with torch.inference_mode():
-        answer = model.generate_answer(prompt, ids, options)[0, 0].tolist()
+        answer = generate_answer(model.decode_step, prompt, ids, options)[0, 0].tolist()
         prompt = prefill(model, images, [processor.tokenize_prompt(text, images[1])], 1, ids)
         prompt.logits[:, ids.discrete_start] = 1e4
-        other = model.generate_answer(prompt, ids, replace(options, max_tokens=1))
+        other = generate_answer(model.decode_step, prompt, ids, replace(options, max_tokens=1))
     assert processor.decode(answer) == 'A red truck is parked ahead.<|answer_end|>'
     assert other.tolist() == [[[ids.discrete_start]]]
 

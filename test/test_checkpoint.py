@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -22,13 +21,6 @@ BUFFERS = [
     'action_space.curvature_mean',
     'action_space.curvature_std',
 ]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    copy = tmp_path / 'checkpoint'
-    shutil.copytree(MODEL, copy, ignore=shutil.ignore_patterns('*.npz'))
-    return copy
 
 
 def change(folder, edit):
@@ -54,28 +46,30 @@ def shard(folder, names):
     index.write_text(json.dumps({'metadata': {}, 'weight_map': mapping}))
 
 
-def test_every_tensor_of_the_file_is_in_the_model(folder):
-    state = load_model(folder).state_dict()
-    for name, want in load_file(folder / 'model.safetensors').items():
+def test_every_tensor_of_the_file_is_in_the_model(checkpoint_copy):
+    state = load_model(checkpoint_copy).state_dict()
+    for name, want in load_file(checkpoint_copy / 'model.safetensors').items():
         assert torch.equal(state[name], want), name
 
 
-def test_shards_load_like_one_file(folder):
-    whole = load_model(folder).state_dict()
-    shard(folder, ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'])
-    parts = load_model(folder).state_dict()
+def test_shards_load_like_one_file(checkpoint_copy):
+    whole = load_model(checkpoint_copy).state_dict()
+    shard(
+        checkpoint_copy, ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']
+    )
+    parts = load_model(checkpoint_copy).state_dict()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_version_1_5_leaves_buffers_out_and_they_come_from_the_config(folder):
-    whole = load_model(folder)
+def test_version_1_5_leaves_buffers_out_and_they_come_from_the_config(checkpoint_copy):
+    whole = load_model(checkpoint_copy)
 
     def drop(tensors):
         for name in BUFFERS:
             del tensors[name]
 
-    change(folder, drop)
-    rebuilt = load_model(folder)
+    change(checkpoint_copy, drop)
+    rebuilt = load_model(checkpoint_copy)
     for name in BUFFERS:
         assert torch.allclose(rebuilt.state_dict()[name], whole.state_dict()[name], rtol=1e-6)
 
@@ -91,47 +85,49 @@ def test_version_1_5_leaves_buffers_out_and_they_come_from_the_config(folder):
         ),
     ],
 )
-def test_tensors_that_do_not_fit_are_named(folder, edit, said):
-    change(folder, edit)
+def test_tensors_that_do_not_fit_are_named(checkpoint_copy, edit, said):
+    change(checkpoint_copy, edit)
     with pytest.raises(BadInput, match=said):
-        load_model(folder)
+        load_model(checkpoint_copy)
 
 
-def test_truncated_file_is_named(folder):
-    path = folder / 'model.safetensors'
+def test_truncated_file_is_named(checkpoint_copy):
+    path = checkpoint_copy / 'model.safetensors'
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(BadInput, match='model.safetensors'):
-        load_model(folder)
+        load_model(checkpoint_copy)
 
 
 @pytest.mark.parametrize('name', ['../outside.safetensors', '/etc/passwd', 'weights.bin'])
-def test_index_cannot_name_a_file_outside_the_folder(folder, name):
-    shard(folder, ['model-1.safetensors', '../x.safetensors'])
-    index = folder / 'model.safetensors.index.json'
+def test_index_cannot_name_a_file_outside_the_folder(checkpoint_copy, name):
+    shard(checkpoint_copy, ['model-1.safetensors', '../x.safetensors'])
+    index = checkpoint_copy / 'model.safetensors.index.json'
     index.write_text(json.dumps({'weight_map': {'a': name}}))
     with pytest.raises(BadInput, match='is not a safetensors file of this folder'):
-        list_shard_files(folder)
+        list_shard_files(checkpoint_copy)
 
 
-def test_missing_shard_is_named(folder):
-    shard(folder, ['model-1.safetensors', 'model-2.safetensors'])
-    (folder / 'model-2.safetensors').unlink()
+def test_missing_shard_is_named(checkpoint_copy):
+    shard(checkpoint_copy, ['model-1.safetensors', 'model-2.safetensors'])
+    (checkpoint_copy / 'model-2.safetensors').unlink()
     with pytest.raises(BadInput, match=r'model-2\.safetensors: no such file'):
-        load_model(folder)
+        load_model(checkpoint_copy)
 
 
-def test_tensor_in_two_shards_is_refused(folder):
-    shard(folder, ['model-1.safetensors', 'model-2.safetensors'])
-    save_file(load_file(folder / 'model-1.safetensors'), folder / 'model-2.safetensors')
+def test_tensor_in_two_shards_is_refused(checkpoint_copy):
+    shard(checkpoint_copy, ['model-1.safetensors', 'model-2.safetensors'])
+    save_file(
+        load_file(checkpoint_copy / 'model-1.safetensors'), checkpoint_copy / 'model-2.safetensors'
+    )
     with pytest.raises(BadInput, match=r'also in model-1\.safetensors'):
-        load_model(folder)
+        load_model(checkpoint_copy)
 
 
-def test_pickled_weights_are_not_opened(folder):
-    (folder / 'model.safetensors').unlink()
-    torch.save({}, folder / 'pytorch_model.bin')
+def test_pickled_weights_are_not_opened(checkpoint_copy):
+    (checkpoint_copy / 'model.safetensors').unlink()
+    torch.save({}, checkpoint_copy / 'pytorch_model.bin')
     with pytest.raises(BadInput, match=r'model\.safetensors: no such file'):
-        load_model(folder)
+        load_model(checkpoint_copy)
 
 
 def test_absent_folder_and_device_are_named(tmp_path):
@@ -141,11 +137,11 @@ def test_absent_folder_and_device_are_named(tmp_path):
         load_model(MODEL, 'tpu')
 
 
-def test_hash_changes_with_a_single_weight(folder):
-    before = hash_checkpoint(folder)
+def test_hash_changes_with_a_single_weight(checkpoint_copy):
+    before = hash_checkpoint(checkpoint_copy)
 
     def nudge(tensors):
         tensors['expert.norm.weight'][0] += 1e-3
 
-    change(folder, nudge)
-    assert hash_checkpoint(folder) != before
+    change(checkpoint_copy, nudge)
+    assert hash_checkpoint(checkpoint_copy) != before

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-import shutil
 
 import pytest
 
@@ -24,13 +23,6 @@ FILES = (
     'vlm/tokenizer_config.json',
     'vlm/chat_template.json',
 )
-
-
-@pytest.fixture
-def folder(tmp_path):
-    copy = tmp_path / 'checkpoint'
-    shutil.copytree(MODEL, copy, ignore=shutil.ignore_patterns('*.npz'))
-    return copy
 
 
 def load(folder):
@@ -58,18 +50,18 @@ def refusal(folder):
 @pytest.mark.parametrize(
     ('content', 'said'), [(POINTER, 'Git LFS pointer'), (b'', 'an empty file'), (b'{"a', ': ')]
 )
-def test_file_that_is_not_what_its_name_says(folder, name, content, said):
-    (folder / name).write_bytes(content)
-    text = refusal(folder)
-    assert text.startswith(f'{folder / name}: ')
+def test_file_that_is_not_what_its_name_says(checkpoint_copy, name, content, said):
+    (checkpoint_copy / name).write_bytes(content)
+    text = refusal(checkpoint_copy)
+    assert text.startswith(f'{checkpoint_copy / name}: ')
     assert said in text
 
 
-def test_weights_that_were_cut_short_say_how_much_is_there(folder):
-    path = folder / 'model.safetensors'
+def test_weights_that_were_cut_short_say_how_much_is_there(checkpoint_copy):
+    path = checkpoint_copy / 'model.safetensors'
     whole = path.read_bytes()
     path.write_bytes(whole[:-1000])
-    assert f'{len(whole) - 1000:,} of {len(whole):,} bytes' in refusal(folder)
+    assert f'{len(whole) - 1000:,} of {len(whole):,} bytes' in refusal(checkpoint_copy)
 
 
 @pytest.mark.parametrize(
@@ -143,33 +135,36 @@ def test_weights_that_were_cut_short_say_how_much_is_there(folder):
         ('vlm/chat_template.json', lambda v: v.update(chat_template=7), 'chat template is 7'),
     ],
 )
-def test_value_that_cannot_be_used_is_named_with_its_file(folder, name, change, said):
-    edit(folder / name, change)
+def test_value_that_cannot_be_used_is_named_with_its_file(checkpoint_copy, name, change, said):
+    edit(checkpoint_copy / name, change)
     with pytest.raises(BadInput, match=said) as error:
-        load(folder)
+        load(checkpoint_copy)
     assert '\n' not in str(error.value)
     # a block is built without its folder at hand: its class is named instead
-    assert str(error.value).startswith((f'{folder / name}: ', f'{name}: '))
+    assert str(error.value).startswith((f'{checkpoint_copy / name}: ', f'{name}: '))
 
 
-def test_absent_tokenizer_is_named(folder):
+def test_absent_tokenizer_is_named(checkpoint_copy):
     for name in ('tokenizer.json', 'vocab.json'):
-        (folder / 'vlm' / name).unlink(missing_ok=True)
-    assert refusal(folder) == f'{folder}/vlm/tokenizer.json: no such file'
+        (checkpoint_copy / 'vlm' / name).unlink(missing_ok=True)
+    assert refusal(checkpoint_copy) == f'{checkpoint_copy}/vlm/tokenizer.json: no such file'
 
 
-def test_tokenizer_of_vocabulary_and_merges_has_the_same_ids(folder):
+def test_tokenizer_of_vocabulary_and_merges_has_the_same_ids(checkpoint_copy):
     """A folder of transformers 4.4x has no tokenizer.json."""
-    want = load(folder).prompt_text((1,), 4)
-    text = load(folder).tokenize_prompt(want, [(4, 6)] * 4)
-    (folder / 'vlm/tokenizer.json').unlink()
-    assert load(folder).tokenize_prompt(want, [(4, 6)] * 4).equal(text)
+    want = load(checkpoint_copy).prompt_text((1,), 4)
+    text = load(checkpoint_copy).tokenize_prompt(want, [(4, 6)] * 4)
+    (checkpoint_copy / 'vlm/tokenizer.json').unlink()
+    assert load(checkpoint_copy).tokenize_prompt(want, [(4, 6)] * 4).equal(text)
 
 
 @pytest.mark.parametrize('kind', ['text', 'list', 'two', 'dict', 'json list', 'mark', 'jinja'])
-def test_chat_template_in_every_form_gives_the_same_prompt(folder, kind):
-    want = load(folder).prompt_text((1, 2), 4)
-    path, settings = folder / 'vlm/chat_template.json', folder / 'vlm/tokenizer_config.json'
+def test_chat_template_in_every_form_gives_the_same_prompt(checkpoint_copy, kind):
+    want = load(checkpoint_copy).prompt_text((1, 2), 4)
+    path, settings = (
+        checkpoint_copy / 'vlm/chat_template.json',
+        checkpoint_copy / 'vlm/tokenizer_config.json',
+    )
     template = json.loads(path.read_text())['chat_template']
     named = [{'name': 'default', 'template': template}]
     forms = {
@@ -186,8 +181,10 @@ def test_chat_template_in_every_form_gives_the_same_prompt(folder, kind):
     elif kind == 'mark':  # a byte order mark inside of the value
         path.write_text(json.dumps({'chat_template': '\ufeff' + template}))
     else:
-        (folder / 'vlm/chat_template.jinja').write_bytes(b'\xef\xbb\xbf' + template.encode())
-    assert load(folder).prompt_text((1, 2), 4) == want
+        (checkpoint_copy / 'vlm/chat_template.jinja').write_bytes(
+            b'\xef\xbb\xbf' + template.encode()
+        )
+    assert load(checkpoint_copy).prompt_text((1, 2), 4) == want
 
 
 @pytest.mark.parametrize(
@@ -199,11 +196,11 @@ def test_chat_template_in_every_form_gives_the_same_prompt(folder, kind):
         {'backend': 'tokenizers', 'add_bos_token': None},
     ],
 )
-def test_settings_of_both_transformers_are_of_no_account(folder, settings):
-    want = load(folder)
+def test_settings_of_both_transformers_are_of_no_account(checkpoint_copy, settings):
+    want = load(checkpoint_copy)
     text = want.prompt_text((1,), 4)
-    edit(folder / 'vlm/tokenizer_config.json', lambda v: v.update(settings))
-    other = load(folder)
+    edit(checkpoint_copy / 'vlm/tokenizer_config.json', lambda v: v.update(settings))
+    other = load(checkpoint_copy)
     assert other.ids == want.ids
     ids = [p.tokenize_prompt(text, [(4, 6)] * 4) for p in (want, other)]
     assert ids[0].equal(ids[1])

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from test_outputs import T0_NS, plan, prediction
+from test_outputs import T0_NS, context_without_frames, prediction
+from test_policy import Listener
 
 from alpamayo_ros.bags.messages import TYPESTORE, message_factory
-from alpamayo_ros.data_types import Context, Rejection
+from alpamayo_ros.data_types import Rejection
 from alpamayo_ros.limits import ContextLimits
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.ros.anchors import Anchors
@@ -36,17 +36,7 @@ def anchors():
 
 
 def context(*checks):
-    return Context(
-        t0_ns=T0_NS,
-        frames={},
-        camera_indices=(),
-        history_xyz_m=np.zeros((16, 3)),
-        history_rot=np.zeros((16, 3, 3)),
-        odom_from_t0=plan().odom_from_t0,
-        v0_mps=9.5,
-        skew_s=0.004,
-        checks=checks,
-    )
+    return context_without_frames(v0_mps=9.5, skew_s=0.004, checks=checks)
 
 
 def served(**changes):
@@ -335,24 +325,9 @@ def test_the_status_says_what_became_of_a_t0_and_why(changes, level, message, va
     assert values.items() <= status.values.items()
 
 
-class Topic:
-    """A publisher that keeps its messages."""
-
-    def __init__(self, count=1):
-        self.messages, self.count = [], count
-
-    def get_subscription_count(self):
-        """Return how many listen."""
-        return self.count
-
-    def publish(self, message):
-        """Keep a message."""
-        self.messages.append(message)
-
-
 @pytest.mark.parametrize('state', STATES)
 def test_a_heartbeat_without_a_t0_comes_only_where_no_t0_had_a_status(state):
-    topic = Topic()
+    topic = Listener()
     publisher = T0StatusPublisher(topic, make_message, '/alpamayo', 'r1')
     publisher.beat(T0_NS, state, 'no frame of front_wide')
     (beat,) = topic.messages
@@ -368,7 +343,7 @@ def test_a_heartbeat_without_a_t0_comes_only_where_no_t0_had_a_status(state):
 
 
 def test_no_status_is_built_where_nobody_listens():
-    topic = Topic(count=0)
+    topic = Listener(count=0)
     T0StatusPublisher(topic, make_message, '/alpamayo', 'r1').publish(report())
     assert topic.messages == []
 

@@ -99,13 +99,13 @@ def test_a_second_gpu_gives_the_result_of_the_first(context):
 
 def test_noise_does_not_depend_on_the_number_of_words(context, monkeypatch):
     engine, noises = AlpamayoEngine(MODEL), []
-    act = type(engine.model).sample_actions
+    sample = engine.model.flow.sample
 
-    def remember(model, noise, *rest):
+    def remember(noise, *rest):
         noises.append(noise)
-        return act(model, noise, *rest)
+        return sample(noise, *rest)
 
-    monkeypatch.setattr(type(engine.model), 'sample_actions', remember)
+    monkeypatch.setattr(engine.model.flow, 'sample', remember)
     for tokens in (2, 9):
         engine.options = SamplingOptions(num_samples=2, max_tokens=tokens)
         engine.infer(context, seed=4)
@@ -241,9 +241,7 @@ def out_of_memory_errors():
 
 
 @pytest.mark.parametrize('error', out_of_memory_errors(), ids=lambda e: type(e).__name__)
-@pytest.mark.parametrize(
-    'stage', ['encode_images', 'prefill', 'generate_reasoning', 'predict_velocity']
-)
+@pytest.mark.parametrize('stage', ['encode_images', 'prefill', 'decode_step', 'predict_velocity'])
 def test_after_out_of_memory_the_engine_goes_on(context, monkeypatch, stage, error):
     engine = AlpamayoEngine(MODEL, options=SamplingOptions(greedy=True, max_tokens=40))
     want = engine.infer(context, seed=0)

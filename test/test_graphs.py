@@ -32,7 +32,7 @@ def run(model, steps, cache, tokens, noise):
     prompt = model.prefill(ids, vision, grids, cache, chunk=100, steps=steps)
     logits = [steps.decode_step(prompt, tokens[..., i]).clone() for i in range(tokens.shape[-1])]
     reasoning = summarise(tokens, ids_of(model), prompt.length, complete=True)
-    return torch.stack(logits), model.sample_actions(
+    return torch.stack(logits), model.flow.sample(
         noise, steps.make_velocity_field(prompt, reasoning)
     )
 

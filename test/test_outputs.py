@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from alpamayo_ros.bags.messages import TYPESTORE, message_factory
-from alpamayo_ros.data_types import EgoPose, Prediction
+from alpamayo_ros.data_types import Context, EgoPose, Prediction
 from alpamayo_ros.ros.publishing import markers, outputs
 from alpamayo_ros.ros.publishing.outputs import OUTPUTS
 from alpamayo_ros.ros.publishing.stamped_prediction import StampedPrediction
@@ -51,6 +51,13 @@ def plan(**changes):
     return StampedPrediction(
         **{'prediction': prediction(), 'odom_from_t0': pose, 'now_ns': T0_NS, **changes}
     )
+
+
+def context_without_frames(**changes):
+    """A context whose pose is that of `plan`."""
+    values = {'t0_ns': T0_NS, 'v0_mps': 10.0, 'skew_s': 0.0, 'odom_from_t0': plan().odom_from_t0}
+    history = {'history_xyz_m': np.zeros((16, 3)), 'history_rot': np.zeros((16, 3, 3))}
+    return Context(**{**values, **history, 'frames': {}, 'camera_indices': (), **changes})
 
 
 def ns(stamp):

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_outputs import T0_NS, make, ns, plan, prediction
+from test_outputs import T0_NS, context_without_frames, make, ns, plan, prediction
 
 from alpamayo_ros.bags.messages import TYPESTORE
-from alpamayo_ros.data_types import Context
 from alpamayo_ros.ros.publishing.outputs import OUTPUTS
 from alpamayo_ros.ros.publishing.policy import (
     INVALID,
@@ -164,16 +163,7 @@ class Bench:
 
     def publish(self, found, age_s=0.5, where=None, is_requested=False):
         """Publish a prediction at an age."""
-        context = Context(
-            t0_ns=found.t0_ns,
-            frames={},
-            camera_indices=(),
-            history_xyz_m=np.zeros((16, 3)),
-            history_rot=np.zeros((16, 3, 3)),
-            odom_from_t0=plan().odom_from_t0,
-            v0_mps=10.0,
-            skew_s=0.0,
-        )
+        context = context_without_frames(t0_ns=found.t0_ns)
         now_ns = found.t0_ns + round(age_s * SECOND)
         return self.publication.publish(context, found, now_ns, where, 7, is_requested)
 

@@ -1,7 +1,7 @@
 """The storage files of a bag: a folder of rosbag2 or one file, with or without metadata.yaml.
 
-Files are known by their first bytes. metadata.yaml only says which files belong to the bag, and
-the types of topics that a file has no schema for.
+The first bytes of a file tell its kind. metadata.yaml only says which files belong to the bag, and
+which type a topic without a schema has.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def find_files(path: Path) -> BagFiles:
 
 @contextmanager
 def open_storages(paths: list[Path]) -> Iterator[tuple[list[Storage], list[str]]]:
-    """Open files; gives the storages and notes on files that cannot be read.
+    """Open files; yields the storages, and notes on files that cannot be read.
 
     Raises BadInput when none of them can be read.
     """

@@ -1,4 +1,4 @@
-"""An MCAP file of any writer: finished or cut off, chunked or not, with or without an index.
+"""Reads an MCAP file of any writer: finished or cut off, chunked or not, indexed or not.
 
 Follows the specification at mcap.dev/spec. The index of the file is not used: a walk over the
 records finds the chunks, so a file without its end is read like a whole one. Channels that are not
@@ -116,7 +116,7 @@ class McapStorage:
                 self._blocks.append((opcode, start, length))
             elif opcode in (SCHEMA, CHANNEL, STATISTICS):
                 try:
-                    self._take(opcode, self._read(start, length))
+                    self._keep_facts(opcode, self._read(start, length))
                 except _RECORD_ERRORS:
                     break
             at = start + length
@@ -131,12 +131,12 @@ class McapStorage:
                 for kind, at, size in _list_records(records):
                     if kind in (SCHEMA, CHANNEL):
                         try:
-                            self._take(kind, records[at : at + size])
+                            self._keep_facts(kind, records[at : at + size])
                         except _RECORD_ERRORS:
                             self._lost.add(block)
 
-    def _take(self, opcode: int, content: bytes) -> None:
-        """Take what a schema, channel or statistics record says."""
+    def _keep_facts(self, opcode: int, content: bytes) -> None:
+        """Keep the facts of a schema, channel or statistics record."""
         if opcode == SCHEMA:
             (number,) = struct.unpack_from('<H', content)
             self._schemas[number], _ = _read_string(content, 2)

@@ -1,4 +1,4 @@
-"""A recording, read without ROS: messages of chosen topics by log time or by stamp.
+"""Reads a recording without ROS: messages of chosen topics by log time or by stamp.
 
 Reads folders of rosbag2 and single files of any writer: MCAP and SQLite, compressed as a whole or
 by message (zstd, lz4). Damaged and unfinished files are read as far as they go; `notes` says what

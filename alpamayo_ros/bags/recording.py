@@ -1,4 +1,4 @@
-"""A new rosbag2 folder that takes messages as CDR bytes while they come. Knows no node."""
+"""Writes messages to a new rosbag2 folder as they arrive, as CDR bytes. Knows no node."""
 
 from __future__ import annotations
 

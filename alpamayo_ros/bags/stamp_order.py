@@ -1,4 +1,4 @@
-"""The order of recorded messages by their stamps, whatever their order in the file.
+"""Orders recorded messages by their stamps, whatever their order in the file.
 
 Arrays of one topic, (N,) int64 ns in the order of the log: log times and stamps. Knows no files.
 """
@@ -23,9 +23,9 @@ CLOCK_LIMIT_NS = 5_000_000_000  # stamps this far from the log times are another
 
 
 def find_outliers(log_ns: Stamps, stamps_ns: Stamps) -> NDArray[np.bool_]:
-    """Which stamps are far from those around them in the log: a receiver before its first fix.
+    """Stamps (N,) bool that are far from those around them in the log.
 
-    A step of the clock that stays is none.
+    A receiver before its first fix sends such stamps. A lasting step of the clock is no outlier.
     """
     count = len(stamps_ns)
     delays = log_ns - stamps_ns

@@ -1,4 +1,4 @@
-"""The synthetic drive as recorded messages, and a rosbag2 folder that holds them.
+"""Makes the messages of a synthetic drive, and a rosbag2 folder that holds them.
 
 Topics and frames as a vehicle would record them; config/rigs/synthetic.yaml names the same ones.
 Knows no model and no context.
@@ -72,7 +72,7 @@ def message_count(seconds: float) -> int:
 def drive_messages(seed: int, seconds: float) -> Iterator[Message]:
     """Messages of a drive in the order of their arrival; a function of seed and seconds.
 
-    Stamps are jittered, every picture shows the world at its own stamp.
+    Stamps jitter; every picture shows the world at its stamp.
     """
     world = make_world(make_scenario(DRIVE_SPLIT, seed, seconds))
     odometry = _Odometry(np.random.default_rng([seed, 4]))

@@ -1,8 +1,8 @@
 """Estimates the times of boards that are not at hand from times on a slice of a GPU.
 
-A slice is a part of a large GPU with the multiprocessors of the board. It has a slice's issue
-slots, but a large GPU's memory, so a stage takes the larger of its cycles and its bytes. Figures
-of boards are the makers'. Every result is an estimate, never a measurement. Knows no device.
+A slice is a part of a large GPU with as many multiprocessors as the board. Its memory is that of
+the large GPU, so the estimate of a stage is the larger of its cycles and its bytes. Figures of
+boards are the makers'. Every result is an estimate, never a measurement. Knows no device.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def scale_stage(work: StageWork, measured: Slice, board: Board) -> float:
 
 
 def scale_images(core_ms: float, measured: Slice, board: Board) -> float:
-    """Milliseconds of all images on the cores of a board, from those of one core of the host."""
+    """Milliseconds of all images on the cores of a board, scaled from one core of the host."""
     return core_ms * measured.cpu_mhz / board.cpu_mhz / board.cpu_cores
 
 

@@ -20,7 +20,7 @@ from ..model.alpamayo import AlpamayoModel
 from ..model.flow_matching import VelocityField
 from ..model.prefill import Prompt
 from ..model.prompt.tokens import TokenIds
-from ..model.reasoning import Reasoning
+from ..model.reasoning import Reasoning, generate_reasoning
 from ..model.text import KVCache, apply_joint
 from ..runtime.graphs import GraphRecorder, RecordedVision, StaticSteps
 from ..runtime.memory import release_cached
@@ -215,11 +215,11 @@ class _Inference:
     def whole(self) -> Tensor:
         self.vision()
         self.prompt = self.prefill()
-        reasoning = self.model.generate_reasoning(
-            self.prompt, self.ids, self.options, self.generator, self.steps.decode_step
+        reasoning = generate_reasoning(
+            self.steps.decode_step, self.prompt, self.ids, self.options, self.generator
         )
         field = self.steps.make_velocity_field(self.prompt, reasoning)
-        return self.model.sample_actions(self.noise, field, FLOW_STEPS)
+        return self.model.flow.sample(self.noise, field, FLOW_STEPS)
 
 
 def attempt(work: Callable[[], Any]) -> tuple[Any, str]:

@@ -1,7 +1,7 @@
 """The release's sizes with random weights, and a scene of the size that it sees.
 
-Weights are drawn tensor by tensor on the device and packed ones as bytes, so a full-size model is
-never on the host, nor dense where it shall be packed. Knows no clock.
+Every tensor is drawn on the device, a packed one as bytes. So a full-size model never lies on the
+host, and packed layers are never dense. Knows no clock.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..quantization.scheme import Rules
 from ..runtime.load import build_on_meta, join_products, split_large_head
 from .pictures import make_frames
 
-# Sizes of the release; what is absent has the defaults of the classes (specification, section 1).
+# Sizes of the release (docs/model.md); the classes have defaults for what is absent.
 RELEASE: dict[str, Any] = {
     'model_type': 'alpamayo_r1',
     'vlm_name_or_path': 'Qwen/Qwen3-VL-8B-Instruct',
@@ -85,7 +85,7 @@ def device_bytes(model: nn.Module, device: torch.device) -> int:
 
 
 def _stored_bytes(tensor: Any) -> int:
-    """Bytes behind a tensor; optimum-quanto's stand for dense ones and hold packed ones."""
+    """Bytes that a tensor holds; those of optimum-quanto look dense and hold packed parts."""
     if hasattr(tensor, '__tensor_flatten__'):
         return sum(_stored_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
     return int(tensor.nbytes)
@@ -108,22 +108,33 @@ def random_model(
         split_large_head(model, rules, dtype)
     generator = torch.Generator(device).manual_seed(0)
     for name, tensor in model.state_dict().items():
-        owner: Any = model.get_submodule(name.rpartition('.')[0])
-        leaf, weight = name.rpartition('.')[2], _packed_weight(model, name)
+        weight = _packed_weight(model, name)
         if weight is not None:
             on_host = host_embedding and name.startswith(PARTS['embedding'])
             place, draw = ('cpu', None) if on_host else (device, generator)
+            leaf = name.rpartition('.')[2]
             value = _packed_tensor(leaf, weight, tensor.shape, place, dtype, draw)
-        elif leaf in owner._buffers:
-            value = owner.make_buffers()[leaf].to(device, dtype)
-        elif tensor.dim() == 1 and leaf == 'weight':
-            value = torch.ones(tensor.shape, device=device, dtype=dtype)
         else:
-            value = torch.empty(tensor.shape, device=device, dtype=dtype)
-            value.normal_(std=WEIGHT_STD, generator=generator)
+            value = draw_plain_tensor(model, name, dtype, generator)
         set_tensor(model, name, value)
     join_products(model)
     return model.eval()
+
+
+def draw_plain_tensor(
+    model: nn.Module, name: str, dtype: torch.dtype, generator: torch.Generator
+) -> Tensor:
+    """A tensor of full precision: the config's buffer, ones of a norm, or random weights."""
+    module, _, leaf = name.rpartition('.')
+    owner: Any = model.get_submodule(module)
+    if leaf in owner._buffers:
+        buffer: Tensor = owner.make_buffers()[leaf].to(generator.device, dtype)
+        return buffer
+    shape = getattr(owner, leaf).shape
+    if len(shape) == 1 and leaf == 'weight':
+        return torch.ones(shape, device=generator.device, dtype=dtype)
+    empty = torch.empty(shape, device=generator.device, dtype=dtype)
+    return empty.normal_(std=WEIGHT_STD, generator=generator)
 
 
 def make_scene(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> FullSizeInputs:

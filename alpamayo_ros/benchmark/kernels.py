@@ -20,19 +20,19 @@ SAMPLES = 6
 WAYPOINTS = 64
 
 
-def release_products(rules: Rules) -> Iterator[tuple[str, ProductSizes]]:
+def list_release_products(rules: Rules) -> Iterator[tuple[str, ProductSizes]]:
     """Title and sizes of every product of few rows: tokens of 1 and 6 samples, one flow step."""
     config = parse_config(RELEASE)
     for title, x_rows in (('token', 1), (f'token, K = {SAMPLES}', SAMPLES)):
-        yield from _layer_products(title, x_rows, LANGUAGE, config.text, rules)
+        yield from _list_layer_products(title, x_rows, LANGUAGE, config.text, rules)
         rule = find_rule(HEAD, rules)
         columns, heights = config.text.hidden_size, (rule.pad(config.vocab_size),)
         group, levels = rule.scheme.group_size(columns), rule.scheme.levels
         yield f'{title}: head', product_sizes(x_rows, columns, group, levels, heights)
-    yield from _layer_products('flow step', WAYPOINTS, EXPERT, config.expert, rules)
+    yield from _list_layer_products('flow step', WAYPOINTS, EXPERT, config.expert, rules)
 
 
-def _layer_products(
+def _list_layer_products(
     title: str, x_rows: int, prefix: str, config: TextConfig, rules: Rules
 ) -> Iterator[tuple[str, ProductSizes]]:
     query = config.num_attention_heads * config.head_dim
@@ -51,8 +51,8 @@ def _layer_products(
 
 
 def count_release(rules: Rules, gpu: Gpu) -> Iterator[tuple[str, ProductCounts]]:
-    """Title and counts of every product of `release_products` on a GPU."""
-    for title, sizes in release_products(rules):
+    """Title and counts of every product of `list_release_products` on a GPU."""
+    for title, sizes in list_release_products(rules):
         yield title, count_product(sizes, gpu)
 
 

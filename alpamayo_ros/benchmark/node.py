@@ -43,7 +43,7 @@ make = message_factory()
 
 @dataclass
 class NodeOutputs:
-    """What the node said: ages of its paths, and the values of its last inference status."""
+    """What the node published: ages of its paths, and values of its last inference status."""
 
     paths: int = 0
     ages_ms: list[float] = field(default_factory=list)
@@ -69,9 +69,9 @@ class NodeOutputs:
 
 
 def measure(launcher: Sequence[str], folder: Path, seconds: Iterable[Any]) -> dict[str, Any]:
-    """Figures of one run.
+    """Measure one run.
 
-    launcher: the command line that a module's name is put behind. seconds: an item for each
+    launcher: the start of a command line; a module's name follows it. seconds: an item for each
     second to measure. Writes a rig file into `folder`. Raises BadInput when the node does not
     come up.
     """
@@ -87,7 +87,7 @@ def measure(launcher: Sequence[str], folder: Path, seconds: Iterable[Any]) -> di
     rig = write_rig(folder / 'benchmark.yaml')
     counterpart = Counterpart(fed, listened)
     try:
-        with _node(launcher, rig) as node, _feeding(counterpart, node, heard):
+        with _run_node(launcher, rig) as node, _feed_in_background(counterpart, node, heard):
             counterpart.spin(WARM_UP_S)
             heard.paths = 0
             heard.ages_ms.clear()
@@ -95,13 +95,13 @@ def measure(launcher: Sequence[str], folder: Path, seconds: Iterable[Any]) -> di
             for _ in seconds:
                 counterpart.spin(1.0)
             elapsed_s, used_s = time.monotonic() - start_s, cpu_s(node.pid) - start_cpu_s
-            figures = _figures(heard, elapsed_s, used_s, node.pid)
+            figures = _summarise(heard, elapsed_s, used_s, node.pid)
             return {'started_by': ' '.join(launcher[1:]), **figures}
     finally:
         counterpart.close()
 
 
-def _figures(heard: NodeOutputs, elapsed_s: float, used_s: float, pid: int) -> dict[str, Any]:
+def _summarise(heard: NodeOutputs, elapsed_s: float, used_s: float, pid: int) -> dict[str, Any]:
     if not heard.ages_ms:
         raise BadInput(f'the node has published nothing: {heard.states}')
     p50, p95 = np.percentile(heard.ages_ms, [50, 95])
@@ -124,8 +124,8 @@ def _figures(heard: NodeOutputs, elapsed_s: float, used_s: float, pid: int) -> d
 
 
 @contextmanager
-def _node(launcher: Sequence[str], rig: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The node in a process of its own, interrupted at the end."""
+def _run_node(launcher: Sequence[str], rig: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the node in its own process; interrupt it at the end."""
     parameters = {'rig': rig, 'engine': 'constant_velocity'}
     options = [x for name, value in parameters.items() for x in ('-p', f'{name}:={value}')]
     command = [*launcher, NODE, '--ros-args', '-r', f'__node:={NAME}', *options]
@@ -142,10 +142,10 @@ def _node(launcher: Sequence[str], rig: Path) -> Iterator[subprocess.Popen[bytes
 
 
 @contextmanager
-def _feeding(
+def _feed_in_background(
     counterpart: Counterpart, node: subprocess.Popen[bytes], heard: NodeOutputs
 ) -> Iterator[None]:
-    """Feed the node in a thread, from when it is ready."""
+    """Feed the node in a thread as soon as it is ready."""
     end_s = time.monotonic() + START_LIMIT_S
     while not (counterpart.is_matched() and heard.states.get('model') == 'ready'):
         if node.poll() is not None:
@@ -170,28 +170,28 @@ def feed(counterpart: Counterpart, stop: threading.Event) -> None:
         stamp_ns = first_ns + tick * NANOSECONDS // ODOMETRY_HZ
         if stop.wait(max(stamp_ns - time.time_ns(), 0) / NANOSECONDS):
             break
-        counterpart.publish(f'{FOLDER}/odometry', odometry(stamp_ns, tick / ODOMETRY_HZ))
+        counterpart.publish(f'{FOLDER}/odometry', build_odometry(stamp_ns, tick / ODOMETRY_HZ))
         if tick % (ODOMETRY_HZ // CAMERA_HZ) == 0:
-            payload = compressed(stamp_ns, image)
+            payload = build_image(stamp_ns, image)
             for name in CAMERAS:
                 counterpart.publish(f'{FOLDER}/{name}/compressed', payload)
 
 
-def compressed(stamp_ns: int, image: np.ndarray) -> bytes:
+def build_image(stamp_ns: int, image: np.ndarray) -> bytes:
     """CDR bytes of a CompressedImage."""
-    message = make(IMAGE, header=_header(stamp_ns), format='jpeg', data=image)
+    message = make(IMAGE, header=_build_header(stamp_ns), format='jpeg', data=image)
     return bytes(TYPESTORE.serialize_cdr(message, IMAGE))
 
 
-def odometry(stamp_ns: int, seconds: float) -> bytes:
+def build_odometry(stamp_ns: int, seconds: float) -> bytes:
     """CDR bytes of the odometry of a vehicle that drives straight on."""
-    message = make(ODOMETRY, header=_header(stamp_ns), child_frame_id='base_link')
+    message = make(ODOMETRY, header=_build_header(stamp_ns), child_frame_id='base_link')
     message.pose.pose.position.x = SPEED_MPS * seconds
     message.twist.twist.linear.x = SPEED_MPS
     return bytes(TYPESTORE.serialize_cdr(message, ODOMETRY))
 
 
-def _header(stamp_ns: int) -> Any:
+def _build_header(stamp_ns: int) -> Any:
     sec, nanosec = divmod(stamp_ns, NANOSECONDS)
     stamp = make('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec)
     return make('std_msgs/msg/Header', stamp=stamp, frame_id='odom')

@@ -1,7 +1,7 @@
 """Measures time and memory of quantizing and of loading, on a release of random weights.
 
 The release has the true shapes and is written shard by shard. Quantizing and loading are processes
-of their own, whose anonymous memory is looked at meanwhile; on a GPU the allocator tells the rest.
+of their own. This process samples their anonymous memory; on a GPU the allocator reports the rest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHARD_BYTES = 4_000_000_000
 BLOCK = 1 << 22  # random numbers that are drawn once and repeated
 POLL_S = 0.01
 
-# Loads and says what it took: anonymous memory before and after, what the device has and had.
+# Loads a checkpoint and prints anonymous memory before and after, and memory of the device.
 LOAD = """
 import json, sys, torch
 from pathlib import Path
@@ -83,7 +83,7 @@ def write_release(folder: Path, size: str) -> int:
 
 
 def measure_quantize(source: Path, target: Path, options: list[str]) -> dict[str, Any]:
-    """Seconds, and peak anonymous MB of alpamayo_quantize above what it had when it began."""
+    """Seconds of alpamayo_quantize, and its peak anonymous MB above those at its start."""
     command = [
         sys.executable,
         '-m',
@@ -112,7 +112,7 @@ def measure_quantize(source: Path, target: Path, options: list[str]) -> dict[str
 
 
 def measure_load(folder: Path, device: str, host_embedding: bool) -> dict[str, Any]:
-    """Size of the weights, and how far memory of host and device together went above it, in MB."""
+    """MB of the weights, and by how many MB host and device together exceeded them."""
     process = subprocess.Popen(
         [sys.executable, '-c', LOAD, str(folder), device, str(host_embedding)],
         stdin=subprocess.PIPE,
@@ -142,7 +142,7 @@ def measure_load(folder: Path, device: str, host_embedding: bool) -> dict[str, A
 
 
 def _anonymous_bytes(pid: int) -> int:
-    """Anonymous memory of a process; pages of files that it maps are not in it."""
+    """Anonymous memory of a process, without the pages of files that it maps."""
     try:
         text = Path(f'/proc/{pid}/status').read_text(encoding='utf-8')
     except OSError:

@@ -1,7 +1,7 @@
 """The model as optimum-quanto 0.2.7 runs it: qint2 linear layers, made dense at each call.
 
-For comparison only. quanto's CUDA kernel that takes bytes apart is compiled with nvcc at its first
-call, for minutes; one in Triton with the same traffic stands in for it. Knows no clock.
+For comparison only. quanto compiles its unpacking kernel with nvcc at the first call, which takes
+minutes; a Triton kernel with the same memory traffic stands in for it. Knows no clock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..model.checkpoint import set_tensor
 from ..model.config import AlpamayoConfig
 from ..quantization.scheme import SCHEMES
 from ..runtime.load import build_on_meta
-from .full_size import WEIGHT_STD
+from .full_size import WEIGHT_STD, draw_plain_tensor
 
 try:
     import triton
@@ -48,8 +48,6 @@ def stock_model(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> Alpa
     scheme = SCHEMES[2]
     linears = {f'{n}.weight' for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     for name, tensor in model.state_dict().items():
-        owner: Any = model.get_submodule(name.rpartition('.')[0])
-        leaf = name.rpartition('.')[2]
         value: Any
         if name in linears:
             rows, columns = tensor.shape
@@ -70,13 +68,8 @@ def stock_model(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> Alpa
                 scale,
                 1.5 * scale,
             )
-        elif leaf in owner._buffers:
-            value = owner.make_buffers()[leaf].to(device, dtype)
-        elif tensor.dim() == 1 and leaf == 'weight':
-            value = torch.ones(tensor.shape, device=device, dtype=dtype)
         else:
-            value = torch.empty(tensor.shape, device=device, dtype=dtype)
-            value.normal_(std=WEIGHT_STD, generator=generator)
+            value = draw_plain_tensor(model, name, dtype, generator)
         set_tensor(model, name, value)
     return model.eval()
 

@@ -26,11 +26,7 @@ def add_engine(parts: Any) -> None:
     """Arguments of `engine`."""
     text = 'a model with random weights, stage by stage, on a scene of the size of the release'
     part = parts.add_parser('engine', help=text, description=text)
-    sizes = 'of the release (11 billion weights), or of the small checkpoint (default: small)'
-    part.add_argument('--size', choices=('full', 'small'), default='small', help=sizes)
-    part.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
-    part.add_argument('--bits', type=float, default=PLAIN_BITS, help='of the weights (default 16)')
-    part.add_argument('--recipe', default='mixed', help='which module has how many (mixed)')
+    _add_model(part, PLAIN_BITS, '11 billion weights')
     part.add_argument(
         '--host-embedding', action='store_true', help='a packed embedding in memory of the host'
     )
@@ -51,6 +47,21 @@ def add_engine(parts: Any) -> None:
     part.set_defaults(run=benchmark_engine, packages=packages)
 
 
+def _add_model(part: argparse.ArgumentParser, bits: float, release: str) -> None:
+    """Arguments of a model with random weights; release: what to know of its full size."""
+    sizes = f'of the release ({release}), or of the small checkpoint (default: small)'
+    part.add_argument('--size', choices=('full', 'small'), default='small', help=sizes)
+    part.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
+    _add_widths(part, bits)
+
+
+def _add_widths(part: argparse.ArgumentParser, bits: float) -> None:
+    part.add_argument(
+        '--bits', type=float, default=bits, help=f'of the weights (default {bits:g})'
+    )
+    part.add_argument('--recipe', default='mixed', help='which module has how many (mixed)')
+
+
 def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     """Eager, and on a GPU with recorded CUDA graphs; milliseconds and GB per case.
 
@@ -59,6 +70,7 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch  # takes seconds to import
 
     from ..benchmark import full_size
+    from ..benchmark.conclusions import conclude
     from ..benchmark.stock_quanto import stock_model
     from ..model.config import load_config, parse_config
     from ..model.small.untrained import write_small_checkpoint
@@ -131,7 +143,10 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
         from ..benchmark.slice import measure_clocks
 
         found['clocks'] = measure_clocks()
-    _conclude(found, [way[0] for way in ways], arguments)
+    kind = 'recorded' if gpu else 'eager'
+    note = conclude(found, [way[0] for way in ways], kind, arguments.samples, arguments.slice)
+    if note:
+        print(note)
     _keep(found, out)
     _show(found, [way[0] for way in ways])
     return found
@@ -174,50 +189,6 @@ def _measure_way(
         yield 'linears', *engine_benchmark.attempt(linears)
 
 
-def _conclude(found: dict[str, Any], names: list[str], arguments: argparse.Namespace) -> None:
-    """Add ratios between cases, and fractions of the device's peaks or estimates for boards."""
-    samples = arguments.samples
-    kind = 'recorded' if arguments.device != 'cpu' else 'eager'
-    main = found[names[0]]
-    base = main.get(f'{kind} K={samples[0]}')
-    if base is None:
-        return
-    ratios = {
-        f'K={k} over K={samples[0]}': round(more['end_to_end'] / base['end_to_end'], 3)
-        for k in samples[1:]
-        if (more := main.get(f'{kind} K={k}'))
-    }
-    for other in names[1:]:
-        if eager := found[other].get(f'eager K={samples[0]}'):
-            for key in ('end_to_end', 'sum_of_stages'):
-                ratios[f'{other} eager over it, {key}'] = round(eager[key] / base[key], 2)
-            before = [case['vision'] + case['prefill'] for case in (base, eager)]
-            ratios[f'vision and prefill over {other} eager'] = round(before[0] / before[1], 3)
-        if 'linears' in main:
-            for stage, ms in found[other].get('linears', {}).items():
-                ratios[f'{stage} of {other} over it'] = round(ms / main['linears'][stage], 2)
-    found['ratios'] = ratios
-    _estimate(found, main, base, arguments.slice)
-
-
-def _estimate(
-    found: dict[str, Any], main: Mapping[str, Any], base: Mapping[str, Any], slice_of: int | None
-) -> None:
-    """Add estimates for boards where a slice was measured, else fractions of the peaks."""
-    from ..benchmark import boards, roofline
-
-    if slice_of is not None and main.keys() >= {'work', 'one_image'}:
-        measured = boards.Slice(slice_of, *found['clocks'])
-        found['boards'] = boards.estimate_boards(base, main['work'], main['one_image'], measured)
-        found['boards']['assumptions'] = boards.ASSUMPTIONS
-    elif found['device'] in roofline.PEAKS:
-        peak = roofline.PEAKS[found['device']]
-        found['of the peak'] = roofline.measure_fractions(main['work'], base, peak)
-    else:
-        known = ', '.join(roofline.PEAKS)
-        print(f'{found["device"]}: no fractions of the peak, which is known of: {known}')
-
-
 def _show(found: Mapping[str, Any], names: list[str]) -> None:
     """Print bytes by part, the table of cases, and what was concluded."""
     for name in names:
@@ -249,11 +220,7 @@ def add_quantize(parts: Any) -> None:
     """Arguments of `quantize`."""
     text = 'memory of quantizing a release of random weights, and of loading the result'
     part = parts.add_parser('quantize', help=text, description=text)
-    sizes = 'of the release (needs 30 GB in --folder), or of the small checkpoint (small)'
-    part.add_argument('--size', choices=('full', 'small'), default='small', help=sizes)
-    part.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
-    part.add_argument('--bits', type=float, default=2.0, help='default: 2')
-    part.add_argument('--recipe', default='mixed', help='default: mixed')
+    _add_model(part, 2.0, 'needs 30 GB in --folder')
     part.add_argument('--solver', default='mse', help='mse (default), hqq or minmax')
     part.add_argument('--host-embedding', action='store_true', help='leave it in its file')
     part.add_argument(
@@ -286,8 +253,7 @@ def add_kernels(parts: Any) -> None:
     """Arguments of `kernels`."""
     text = 'what the packed products compile to for an Orin Nano (sm_87), which need not be there'
     part = parts.add_parser('kernels', help=text, description=text)
-    part.add_argument('--bits', type=float, default=2.0, help='default: 2')
-    part.add_argument('--recipe', default='mixed', help='default: mixed')
+    _add_widths(part, 2.0)
     part.set_defaults(run=benchmark_kernels, packages=('torch', 'triton'))
 
 

@@ -1,1 +1,1 @@
-"""From stamped frames and poses to a Context: buffer, streams, frame selection and ego history."""
+"""Builds a Context from stamped frames and poses: buffer, streams, frame selection, history."""

@@ -64,7 +64,7 @@ class ContextBuffer:
         return self._add(self._poses, pose)
 
     def clear(self) -> None:
-        """Forget all input; what was made from it belongs to an earlier epoch."""
+        """Forget all input; contexts made from it belong to an earlier epoch."""
         self.epoch += 1
         self._blocked.clear()
         for stream in self._streams():

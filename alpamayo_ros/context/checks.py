@@ -1,4 +1,4 @@
-"""What each check of a context means, and what helps: for logs, diagnostics and reports."""
+"""Texts of the checks of a context: what each means, and what helps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which four frames of a camera belong to a t0, and how far the cameras are apart.
+"""Selects the four frames of a camera for a t0; measures how far the cameras are apart.
 
 A frame is picked by its stamp: the one nearest to each time of the 10 Hz grid. It is final once no
 stamp that its camera can still send (stream.py) is nearer. At 10 Hz that is at once for frames up

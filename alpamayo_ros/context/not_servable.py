@@ -1,4 +1,4 @@
-"""Why a t0 cannot be served, and how times relative to t0 are written in that reason."""
+"""The error that says why a t0 cannot be served, and the text of times relative to t0."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Whether the poses of a history belong to one vehicle that moves along its x axis.
+"""Checks that the poses of a history are of one vehicle that moves along its x axis.
 
 A step between two poses is a jump when neither the twist nor the steps before and after explain
-it: a corrected map, a second sender, a step of the clock. Motion across the own x axis means that
-the axes of the odometry are turned. Knows no streams and no limits of the user.
+it: a corrected map, a second sender, a step of the clock. Motion across the x axis of the vehicle
+means that the axes of the odometry are turned. Knows no streams and no limits of the user.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def describe_unexplained_step(track: PoseTrack) -> str:
 
 
 def describe_turned_axes(xyz_m: Array, rotations: Array, child_frame_id: str) -> str:
-    """Describe a motion across the own x axis in all of a history; '' when there is none.
+    """Describe a motion across the vehicle's x axis in a whole history; '' without one.
 
     xyz_m (N, 3) and rotations (N, 3, 3): poses on the 10 Hz grid in the t0 frame.
     """

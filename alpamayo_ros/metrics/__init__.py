@@ -1,1 +1,1 @@
-"""Numbers only: displacement errors, the metrics of an evaluation, intervals. Knows no files."""
+"""Computes numbers only: displacement errors, driving score, intervals. Knows no files."""

@@ -101,7 +101,7 @@ def find_wilson_bounds(share: float, size: float) -> tuple[float, float]:
 
 
 def _count_effectively(sums: Array, counts: Array) -> float:
-    """Number of independent values that tell as much, between the drives and all values.
+    """Effective number of independent values: between the number of drives and of values.
 
     Without any variation the drives are counted: nothing shows that their values are independent.
     """
@@ -117,7 +117,7 @@ def _count_effectively(sums: Array, counts: Array) -> float:
 
 
 def _divide_drawn(above: Array, below: Array) -> Array:
-    """Quotients of the rounds that drew anything."""
+    """Quotients of the rounds whose denominator is not 0."""
     return above[below > 0] / below[below > 0]
 
 

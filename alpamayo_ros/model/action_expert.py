@@ -123,3 +123,35 @@ def build_expert_window(
     mates = (slot - used) // waypoints == sample  # floor division: slots before `used` are < 0
     mask = repeat(seen | mates, 's k span -> s 1 (k t) span', t=waypoints)
     return Window(torch.arange(samples * waypoints, device=device) + used, span, mask)
+
+
+def place_waypoints(
+    waypoints: int,
+    rope_delta: Tensor,
+    marker: Tensor,
+    prompt: int | Tensor,
+    used: int | Tensor,
+    length: int | Tensor,
+    span: int,
+    lengths: Tensor | None = None,
+) -> tuple[Window, Tensor]:
+    """Window and positions (3, S, K * T) of the waypoints behind a prompt and its reasoning.
+
+    rope_delta, prompt (its length) and lengths: of the Prompt. marker and length: of the
+    Reasoning. used: filled slots of the cache. prompt, used and length may be 0-d tensors, with
+    `span` the cache's capacity: see text.Window. With guidance, rope_delta (S) has twice the
+    scenes of marker (B, K): both halves have the same markers. Without a marker the pass with
+    the route does not see the last token of the budget and the pass without the route does, as
+    in the reference.
+    """
+    copies, samples = len(rope_delta) // len(marker), marker.shape[1]
+    found = marker >= 0
+    visible = torch.where(found, marker + 1, length - prompt - 1)
+    if copies == 2:
+        unguided = torch.where(found, marker + 1, (used - prompt) // samples)
+        visible = torch.cat([visible, unguided])
+    offset = torch.where(found, prompt + marker + 1, length).repeat(copies, 1)
+    rope = rope_delta.unsqueeze(-1).expand_as(offset)
+    positions = compute_expert_positions(rope.flatten(), offset.flatten(), waypoints)
+    window = build_expert_window(visible, prompt, used, waypoints, span, lengths)
+    return window, rearrange(positions, 'axes (s k) t -> axes s (k t)', k=samples)

@@ -1,4 +1,4 @@
-"""The Alpamayo model: prefill, reasoning, then action sampling, as stages that a caller can time.
+"""The Alpamayo model: prefill, decode steps, then action sampling, as stages that can be timed.
 
 Order of operations: docs/model.md, sections 6 to 8. Knows no files and no text. K samples of a
 scene share its prompt in the cache; S scenes share a batch. Guidance runs the model on twice the
@@ -7,20 +7,25 @@ scenes: see flow_matching.guide_field.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from einops import rearrange, repeat
+from einops import rearrange
 import torch
 from torch import Tensor, nn
 
-from ..data_types import SamplingOptions
-from .action_expert import build_expert_window, compute_expert_positions
+from .action_expert import place_waypoints
 from .blocks import build_block
 from .config import AlpamayoConfig
-from .flow_matching import VelocityField
-from .prefill import PrefillSteps, Prompt, PromptLayout, embed_chunk, lay_out_prompts
-from .prompt.tokens import TokenIds
-from .reasoning import Generators, Reasoning, sample_token, summarise
+from .flow_matching import FlowMatching, VelocityField
+from .prefill import (
+    PrefillSteps,
+    Prompt,
+    PromptLayout,
+    embed_chunk,
+    keep_last_states,
+    lay_out_prompts,
+)
+from .reasoning import Reasoning
 from .text import (
     Decoder,
     KVCache,
@@ -31,7 +36,7 @@ from .text import (
     build_prompt_window,
     compute_rotary,
 )
-from .transfers import read_flag_later, to_device
+from .transfers import to_device
 from .vision import CHUNK_IMAGES, VisionTower
 
 # tokens; bounds the MLP's activations. A prompt with 16 images of 320x576 fits into one chunk:
@@ -72,7 +77,7 @@ class AlpamayoModel(nn.Module):
         self.action_out_proj = build_block(
             blocks['action_out_proj_cfg'], in_features=width, out_features=2
         )
-        self.flow = build_block(blocks['diffusion_cfg'])
+        self.flow: FlowMatching = build_block(blocks['diffusion_cfg'])
 
     @property
     def waypoints(self) -> int:
@@ -133,7 +138,7 @@ class AlpamayoModel(nn.Module):
                 state = steps.run_chunk(x, positions[:, :, part], deepstack, cache)
             else:
                 hidden = self._run_whole_chunk(x, positions[:, :, part], deepstack, cache)
-                state = _keep_last_states(state, hidden, last.to(device) - start)
+                state = keep_last_states(state, hidden, last.to(device) - start)
             cache.length += part.stop - start
         own = None if lengths is None else to_device(lengths, device)
         return Prompt(cache, length, rope_delta, self._logits(state), own, is_guided)
@@ -225,94 +230,6 @@ class AlpamayoModel(nn.Module):
         hidden: Tensor = language.run_layers(x, tables, cache, window, start, stop)
         return self._logits(hidden) if stop == len(language.layers) else hidden
 
-    def generate_reasoning(
-        self,
-        prompt: Prompt,
-        ids: TokenIds,
-        options: SamplingOptions,
-        generator: Generators | None = None,
-        decode_step: Callable[[Prompt, Tensor], Tensor] | None = None,
-    ) -> Reasoning:
-        """Sample reasoning until every row has its trajectory marker (or eos), or the budget ends.
-
-        decode_step: a recorded form of the method of that name. Scenes without a route of a
-        guided prompt read the tokens of their guided twins.
-
-        The marker itself is fed to the cache, because the expert reads it there; the token behind
-        it is discarded, as in the reference. Unlike there, a row that ended with eos does not keep
-        the others generating. RuntimeError if logits are not finite.
-        """
-        decode_step = decode_step or self.decode_step
-        samples, scenes = options.num_samples, prompt.sampled_scenes
-        # before the first draw: a draw from NaN ends the process on a GPU
-        _check_finite(prompt.logits)
-        logits = repeat(prompt.logits[:scenes], 'b vocab -> b k vocab', k=samples)
-        done = torch.zeros(scenes, samples, dtype=torch.bool, device=logits.device)
-        columns: list[Tensor] = []
-        while len(columns) < options.max_tokens:
-            token = sample_token(logits, ids, options, generator)
-            token = torch.where(done, torch.full_like(token, ids.pad), token)
-            columns.append(token)
-            done = done | (token == ids.future_start) | (token == ids.eos)
-            is_finished = read_flag_later(done.all())
-            if is_within := len(columns) < options.max_tokens:
-                logits = self._feed(prompt, token, decode_step)
-            if finished := is_finished():
-                if not is_within:
-                    self._feed(prompt, token, decode_step)
-                break
-        if prompt.is_guided and not finished:
-            self._feed(prompt, token, decode_step)  # the pass without a route reads all tokens
-        # a NaN or infinity of any step spreads through the cache to the last logits
-        _check_finite(logits)
-        return summarise(torch.stack(columns, -1), ids, prompt.length, finished)
-
-    def generate_answer(
-        self,
-        prompt: Prompt,
-        ids: TokenIds,
-        options: SamplingOptions,
-        generator: Generators | None = None,
-    ) -> Tensor:
-        """Sample the answer to a question: tokens (B, K, N) up to its end, eos or the budget.
-
-        As in the reference, discrete trajectory tokens are not hidden.
-        """
-        logits = repeat(prompt.logits, 'b vocab -> b k vocab', k=options.num_samples)
-        done = torch.zeros(logits.shape[:2], dtype=torch.bool, device=logits.device)
-        columns: list[Tensor] = []
-        while len(columns) < options.max_tokens and not bool(done.all()):
-            token = sample_token(logits, ids, options, generator, hide_discrete=False)
-            token = torch.where(done, torch.full_like(token, ids.pad), token)
-            columns.append(token)
-            done = done | (token == ids.answer_end) | (token == ids.eos)
-            logits = self.decode_step(prompt, token)
-        return torch.stack(columns, -1)
-
-    def feed_marker(
-        self,
-        prompt: Prompt,
-        ids: TokenIds,
-        samples: int,
-        decode_step: Callable[[Prompt, Tensor], Tensor] | None = None,
-    ) -> Reasoning:
-        """Feed the trajectory marker behind the prompt: a reasoning without a word.
-
-        For prompts that ask for the trajectory only.
-        """
-        shape = (prompt.sampled_scenes, samples)
-        token = torch.full(shape, ids.future_start, device=prompt.logits.device)
-        self._feed(prompt, token, decode_step or self.decode_step)
-        return summarise(rearrange(token, 'b k -> b k 1'), ids, prompt.length, complete=True)
-
-    def _feed(
-        self, prompt: Prompt, token: Tensor, decode_step: Callable[[Prompt, Tensor], Tensor]
-    ) -> Tensor:
-        """Feed one token (B, K) of each sample; logits (B, K, vocab) of the sampled scenes."""
-        if not prompt.is_guided:
-            return decode_step(prompt, token)
-        return decode_step(prompt, token.repeat(2, 1))[: len(token)]
-
     def predict_velocity(
         self, x: Tensor, t: Tensor, cache: KVCache, window: Window, positions: Tensor
     ) -> Tensor:
@@ -332,7 +249,8 @@ class AlpamayoModel(nn.Module):
         """Window and positions (3, S, K * T) that all flow steps share."""
         used = prompt.cache.length
         span = used + reasoning.marker.shape[1] * self.waypoints
-        return self.prepare_expert_slots(
+        return place_waypoints(
+            self.waypoints,
             prompt.rope_delta,
             reasoning.marker,
             prompt.length,
@@ -342,35 +260,6 @@ class AlpamayoModel(nn.Module):
             prompt.lengths,
         )
 
-    def prepare_expert_slots(
-        self,
-        rope_delta: Tensor,
-        marker: Tensor,
-        prompt: int | Tensor,
-        used: int | Tensor,
-        length: int | Tensor,
-        span: int,
-        lengths: Tensor | None = None,
-    ) -> tuple[Window, Tensor]:
-        """As prepare_expert, from the parts of a Prompt and its Reasoning.
-
-        prompt, used and length may be 0-d tensors, with `span` the cache's capacity: see
-        text.Window. With guidance, rope_delta (S) has twice the scenes of marker (B, K): both
-        halves have the same markers. Without a marker the pass with the route does not see the
-        last token of the budget and the pass without the route does, as in the reference.
-        """
-        copies, samples = len(rope_delta) // len(marker), marker.shape[1]
-        found = marker >= 0
-        visible = torch.where(found, marker + 1, length - prompt - 1)
-        if copies == 2:
-            unguided = torch.where(found, marker + 1, (used - prompt) // samples)
-            visible = torch.cat([visible, unguided])
-        offset = torch.where(found, prompt + marker + 1, length).repeat(copies, 1)
-        rope = rope_delta.unsqueeze(-1).expand_as(offset)
-        positions = compute_expert_positions(rope.flatten(), offset.flatten(), self.waypoints)
-        window = build_expert_window(visible, prompt, used, self.waypoints, span, lengths)
-        return window, rearrange(positions, 'axes (s k) t -> axes s (k t)', k=samples)
-
     def make_velocity_field(self, prompt: Prompt, reasoning: Reasoning) -> VelocityField:
         """The velocity as a function of state and time alone, for all S * K rows of the cache.
 
@@ -379,30 +268,5 @@ class AlpamayoModel(nn.Module):
         window, positions = self.prepare_expert(prompt, reasoning)
         return lambda x, t: self.predict_velocity(x, t, prompt.cache, window, positions)
 
-    def sample_actions(
-        self,
-        noise: Tensor,
-        field: VelocityField,
-        num_steps: int | None = None,
-        temperature: float = 1.0,
-    ) -> Tensor:
-        """Normalised actions (R, T, 2) float32 from noise of that shape, rows scene-major."""
-        actions: Tensor = self.flow.sample(noise, field, num_steps, temperature)
-        return actions
-
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.vlm.lm_head(self.vlm.model.language_model.norm(hidden)).to(torch.float32)
-
-
-def _keep_last_states(states: Tensor, hidden: Tensor, last: Tensor) -> Tensor:
-    """Update states (S, H) with the rows of hidden (S, L, H) that a chunk has at `last` (S)."""
-    inside = rearrange((last >= 0) & (last < hidden.shape[1]), 's -> s 1')
-    scenes = torch.arange(len(hidden), device=hidden.device)
-    found = hidden[scenes, last.clamp(0, hidden.shape[1] - 1)]
-    return found if not len(states) else torch.where(inside, found, states)
-
-
-def _check_finite(logits: Tensor) -> None:
-    """Raise RuntimeError if logits hold a NaN or positive infinity. Waits for the device."""
-    if not bool(logits.amax().isfinite()):
-        raise RuntimeError('the language model gave logits that are not finite')

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from einops import rearrange
 import torch
 from torch import Tensor
 
@@ -109,6 +110,14 @@ def embed_chunk(
     x.flatten(0, 1).index_copy_(0, text_rows, to_device(text, device))
     x.flatten(0, 1).index_copy_(0, image_rows, embeds[rows].to(x.dtype))
     return (_scatter_rows(level[rows], image_rows, x) for level in levels)  # one at a time
+
+
+def keep_last_states(states: Tensor, hidden: Tensor, last: Tensor) -> Tensor:
+    """Update states (S, H) with the rows of hidden (S, L, H) that a chunk has at `last` (S)."""
+    inside = rearrange((last >= 0) & (last < hidden.shape[1]), 's -> s 1')
+    scenes = torch.arange(len(hidden), device=hidden.device)
+    found = hidden[scenes, last.clamp(0, hidden.shape[1] - 1)]
+    return found if not len(states) else torch.where(inside, found, states)
 
 
 def _scatter_rows(features: Tensor, rows: Tensor, like: Tensor) -> Tensor:

@@ -1,19 +1,27 @@
-"""Samples reasoning tokens, and finds where each row of them ended. Knows no model."""
+"""Generates reasoning: samples tokens step by step, and finds where each row of them ended.
+
+Knows no model: a decode step is a function of a prompt and one more token (S, K) of each sample
+that returns logits (S, K, vocab) float32.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from einops import rearrange, repeat
 import torch
 from torch import Tensor
 
 from ..data_types import SamplingOptions
+from .prefill import Prompt
 from .prompt.tokens import TokenIds
+from .transfers import read_flag_later
 
 FEW_ROWS = 16  # a GPU sums the rows of a draw one by one up to this number
 
 Generators = torch.Generator | Sequence[torch.Generator]
+DecodeStep = Callable[[Prompt, Tensor], Tensor]
 
 
 @dataclass
@@ -39,6 +47,93 @@ class Reasoning:
         ]
 
 
+def generate_reasoning(
+    decode_step: DecodeStep,
+    prompt: Prompt,
+    ids: TokenIds,
+    options: SamplingOptions,
+    generator: Generators | None = None,
+) -> Reasoning:
+    """Sample reasoning until every row has its trajectory marker (or eos), or the budget ends.
+
+    Scenes without a route of a guided prompt read the tokens of their guided twins.
+
+    The marker itself is fed to the cache, because the expert reads it there; the token behind
+    it is discarded, as in the reference. Unlike there, a row that ended with eos does not keep
+    the others generating. RuntimeError if logits are not finite.
+    """
+    samples, scenes = options.num_samples, prompt.sampled_scenes
+    # before the first draw: a draw from NaN ends the process on a GPU
+    _check_finite(prompt.logits)
+    logits = repeat(prompt.logits[:scenes], 'b vocab -> b k vocab', k=samples)
+    done = torch.zeros(scenes, samples, dtype=torch.bool, device=logits.device)
+    columns: list[Tensor] = []
+    while len(columns) < options.max_tokens:
+        token = sample_token(logits, ids, options, generator)
+        token = torch.where(done, torch.full_like(token, ids.pad), token)
+        columns.append(token)
+        done = done | (token == ids.future_start) | (token == ids.eos)
+        is_finished = read_flag_later(done.all())
+        if is_within := len(columns) < options.max_tokens:
+            logits = _feed(decode_step, prompt, token)
+        if finished := is_finished():
+            if not is_within:
+                _feed(decode_step, prompt, token)
+            break
+    if prompt.is_guided and not finished:
+        _feed(decode_step, prompt, token)  # the pass without a route reads all tokens
+    # a NaN or infinity of any step spreads through the cache to the last logits
+    _check_finite(logits)
+    return summarise(torch.stack(columns, -1), ids, prompt.length, finished)
+
+
+def generate_answer(
+    decode_step: DecodeStep,
+    prompt: Prompt,
+    ids: TokenIds,
+    options: SamplingOptions,
+    generator: Generators | None = None,
+) -> Tensor:
+    """Sample the answer to a question: tokens (B, K, N) up to its end, eos or the budget.
+
+    As in the reference, discrete trajectory tokens are not hidden.
+    """
+    logits = repeat(prompt.logits, 'b vocab -> b k vocab', k=options.num_samples)
+    done = torch.zeros(logits.shape[:2], dtype=torch.bool, device=logits.device)
+    columns: list[Tensor] = []
+    while len(columns) < options.max_tokens and not bool(done.all()):
+        token = sample_token(logits, ids, options, generator, hide_discrete=False)
+        token = torch.where(done, torch.full_like(token, ids.pad), token)
+        columns.append(token)
+        done = done | (token == ids.answer_end) | (token == ids.eos)
+        logits = decode_step(prompt, token)
+    return torch.stack(columns, -1)
+
+
+def feed_marker(decode_step: DecodeStep, prompt: Prompt, ids: TokenIds, samples: int) -> Reasoning:
+    """Feed the trajectory marker behind the prompt: a reasoning without a word.
+
+    For prompts that ask for the trajectory only.
+    """
+    shape = (prompt.sampled_scenes, samples)
+    token = torch.full(shape, ids.future_start, device=prompt.logits.device)
+    _feed(decode_step, prompt, token)
+    return summarise(rearrange(token, 'b k -> b k 1'), ids, prompt.length, complete=True)
+
+
+def _feed(decode_step: DecodeStep, prompt: Prompt, token: Tensor) -> Tensor:
+    """Feed one token (B, K) of each sample; logits (B, K, vocab) of the sampled scenes."""
+    if not prompt.is_guided:
+        return decode_step(prompt, token)
+    return decode_step(prompt, token.repeat(2, 1))[: len(token)]
+
+
+def _check_finite(logits: Tensor) -> None:
+    """Raise RuntimeError if logits hold a NaN or positive infinity. Waits for the device."""
+    if not bool(logits.amax().isfinite()):
+        raise RuntimeError('the language model gave logits that are not finite')
+
+
 def sample_token(
     logits: Tensor,
     ids: TokenIds,
@@ -51,7 +146,7 @@ def sample_token(
     hide_discrete: never draw discrete trajectory tokens; the reference hides them in reasoning,
     not in answers. Greedy means argmax. generator: one for all scenes, or one for each scene, so
     that its draws do not depend on the others. Logits that are not finite give meaningless draws;
-    AlpamayoModel.generate_reasoning raises for them.
+    generate_reasoning raises for them.
     """
     logits = logits.to(torch.float32).clone()
     if hide_discrete:

@@ -1,4 +1,4 @@
-"""A clip of the makers' data set as a rosbag2 folder, for the live node with the rig `r1`.
+"""Converts a clip of the makers' data set to a rosbag2 folder for the rig `r1`.
 
 Stamps are those of the clip after START_NS, since the node refuses stamp zero. The bag has every
 pose and every frame of the four cameras; frames become JPEG.

@@ -1,4 +1,4 @@
-"""Clips of the makers' data set to lines of a record: one t0 of each clip.
+"""Replays clips of the makers' data set: one line of the record per clip, at one t0.
 
 The frame rule is the makers' (the last frame at or before a grid time), not that of the live
 buffer, so that figures can stand beside theirs. Writes no file.

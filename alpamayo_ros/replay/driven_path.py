@@ -1,4 +1,4 @@
-"""The path that was driven: the odometry of a whole bag, interpolated where it is asked for.
+"""The path that was driven: the odometry of a whole bag, interpolated at any time.
 
 Truth for the metrics and the driven line of the pictures, with the geometry code of the live
 buffer. Poses that cannot be used are counted by reason; a truth that crosses a jump, leaves the
@@ -45,8 +45,8 @@ class DrivenTruth:
 class DrivenPath:
     """Poses of one odometry topic by stamp: (N,) int64 ns, (N, 3) m, (N, 4) xyzw, (N,) m/s.
 
-    Left out are poses that cannot be used, whose stamps are far from those around them, that are
-    not newer than the one before, or that are in a rarer pair of frames. `facts` counts them.
+    A pose is left out when it cannot be used, when its stamp is far from those around it, when it
+    is not newer than the one before, or when it is in a rarer pair of frames. `facts` counts them.
     """
 
     def __init__(self, bag: Bag, rig: CameraRig) -> None:
@@ -89,7 +89,7 @@ class DrivenPath:
     def pose(self, stamp_ns: int) -> EgoPose | None:
         """Interpolated pose at a stamp; None where the odometry has none."""
         times = np.array([stamp_ns], np.int64)
-        if not self._known(times)[0]:
+        if not self._covers(times)[0]:
             return None
         (position,), (quaternion,) = geometry.interpolate_poses(
             self.stamps_ns, self.positions_m, self.quaternions, times
@@ -99,12 +99,12 @@ class DrivenPath:
         return EgoPose(stamp_ns, position, quaternion, float(speed), *self._frames)
 
     def truth(self, odom_from_t0: EgoPose) -> DrivenTruth:
-        """The path from t0 on, or why it is none."""
+        """The path from t0 on, or why it is no truth."""
         frames = odom_from_t0.frame_id, odom_from_t0.child_frame_id
         if frames != self._frames:
             detail = f'{frames[1]} in {frames[0]}, the path has {" in ".join(self._frames[::-1])}'
             return DrivenTruth(_NOTHING, 'other_frame', detail)
-        xyz, rotations = self._local(odom_from_t0, np.arange(1, WAYPOINTS + 1))
+        xyz, rotations = self._interpolate(odom_from_t0, np.arange(1, WAYPOINTS + 1))
         if not len(xyz):
             return DrivenTruth(_NOTHING)
         t0_ns = odom_from_t0.stamp_ns
@@ -119,7 +119,7 @@ class DrivenPath:
 
     def history(self, odom_from_t0: EgoPose) -> NDArray[np.float64]:
         """The last M <= 16 poses up to t0, oldest first; columns as in `DrivenTruth`."""
-        return _flatten(*self._local(odom_from_t0, -np.arange(HISTORY_POSES)))[::-1]
+        return _flatten(*self._interpolate(odom_from_t0, -np.arange(HISTORY_POSES)))[::-1]
 
     def speeds(self, odom_from_t0: EgoPose, steps: NDArray[np.int64]) -> NDArray[np.float64]:
         """Measured speed m/s at each step of the 10 Hz grid after t0, by linear interpolation."""
@@ -131,7 +131,7 @@ class DrivenPath:
             self.speeds_mps,
         )
 
-    def _local(
+    def _interpolate(
         self, origin: EgoPose, steps: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Positions (M, 3) and rotations (M, 3, 3) in the frame of `origin` at grid steps.
@@ -139,7 +139,7 @@ class DrivenPath:
         They end at the first step that cannot be interpolated.
         """
         times = origin.stamp_ns + steps * GRID_NS
-        times = times[: int(np.argmin(np.append(self._known(times), False)))]
+        times = times[: int(np.argmin(np.append(self._covers(times), False)))]
         if not len(times):
             return _NOTHING, np.zeros((0, 3, 3))
         poses = geometry.interpolate_poses(
@@ -147,7 +147,7 @@ class DrivenPath:
         )
         return geometry.to_local(origin.position_m, origin.quaternion_xyzw, *poses)
 
-    def _known(self, times_ns: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _covers(self, times_ns: NDArray[np.int64]) -> NDArray[np.bool_]:
         stamps = self.stamps_ns
         if len(stamps) < MIN_POSES:
             return np.zeros(len(times_ns), bool)

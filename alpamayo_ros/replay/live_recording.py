@@ -47,7 +47,7 @@ class LiveMessages:
         return {stamp_ns: message for stamp_ns, message in stamped.items() if stamp_ns}
 
     def values(self, status: str) -> dict[str, str]:
-        """Key-value pairs of a status in its last diagnostics."""
+        """Key-value pairs of a status in the last diagnostics."""
         for _, message in reversed(self.all('/diagnostics')):
             for found in message.status:
                 if found.name.endswith(f': {status}'):

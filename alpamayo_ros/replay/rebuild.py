@@ -174,9 +174,9 @@ def _draw_overview(
     if summary['longest_horizon_s'] is not None:
         horizon = f'{summary["longest_horizon_s"]:.1f}'
         series = {
-            'chosen': _series([x.get('horizons') for x in anchors], horizon, 'ade_m'),
-            'best': _series([x.get('horizons') for x in anchors], horizon, 'min_ade_m'),
-            'baseline': _series([x.get('baseline') for x in anchors], horizon, 'ade_m'),
+            'chosen': _list_metric([x.get('horizons') for x in anchors], horizon, 'ade_m'),
+            'best': _list_metric([x.get('horizons') for x in anchors], horizon, 'min_ade_m'),
+            'baseline': _list_metric([x.get('baseline') for x in anchors], horizon, 'ade_m'),
         }
         seconds = np.array([(x['t0_ns'] - start_ns) / NANOSECONDS for x in anchors])
         is_missing = np.array([x['status'] != 'ok' for x in anchors])
@@ -189,7 +189,9 @@ def _draw_overview(
     return pictures
 
 
-def _series(found: Sequence[HorizonMetrics | None], horizon: str, metric: str) -> plots.Floats:
+def _list_metric(
+    found: Sequence[HorizonMetrics | None], horizon: str, metric: str
+) -> plots.Floats:
     """A metric of each anchor at a horizon; NaN where there is none."""
     values = [(horizons or {}).get(horizon) for horizons in found]
     return np.array([value[metric] if value else np.nan for value in values])

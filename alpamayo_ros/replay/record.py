@@ -1,7 +1,7 @@
 """The record of a replay: results.jsonl, one line per anchor that was looked at, and run.json.
 
-Everything else in the folder is rebuilt from these two files, so a line is written through to the
-file as soon as it is known. Knows no bag and no engine.
+Everything else in the folder is rebuilt from these two files, so every line is flushed to the
+file at once. Knows no bag and no engine.
 
 docs/ros-contract.md section 5 lists the fields of a line. Those that need a word more:
 
@@ -116,7 +116,7 @@ class ReplayRecord:
         return set()
 
     def resume(self, run: Run) -> set[Key]:
-        """Continue the record here; returns the keys of the lines that it already has.
+        """Continue the record; returns the keys of the lines that it already has.
 
         Drops a line that the interruption has torn. Raises BadInput when other parameters or
         another checkpoint, rig or bag have made the record.

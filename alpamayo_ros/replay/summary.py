@@ -1,4 +1,4 @@
-"""From the lines of a record to summary.json and results.csv. Knows no bag and no engine."""
+"""Summarises the lines of a record: summary.json and results.csv. Knows no bag and no engine."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _compare(summary: Summary, limits: Mapping[str, float | None]) -> dict[str, 
 
 
 def _write_notes(summary: Summary, run: Run) -> list[str]:
-    """Sentences that a reader of the figures has to know."""
+    """Sentences that a reader of the figures must know."""
     notes = []
     if run['engine'].get('untrained'):
         notes.append(
@@ -196,7 +196,7 @@ def _write_notes(summary: Summary, run: Run) -> list[str]:
 
 
 def describe_truth(truth: TruthFacts) -> str:
-    """How many poses make the driven path and how many t0 have no truth, with the reasons."""
+    """Sentence: how many poses make the driven path, how many t0 have no truth, and why."""
     text = f'{truth["used"]} of {truth["recorded"]} recorded poses make the driven path'
     if truth['left_out']:
         text += f' (left out: {_join_counts(truth["left_out"])})'

@@ -1,1 +1,1 @@
-"""Pages that people read: templates, plots, overlay. Knows no bag, no engine and no record."""
+"""Makes pages for people: templates, plots, overlay. Knows no bag, no engine, no record."""

@@ -63,7 +63,7 @@ def plot_errors_by_group(rows: Rows, group: str) -> bytes:
 
 
 def plot_still_driving(row: Mapping[str, Any]) -> bytes:
-    """Share of the drives of one row that are not over or ended clean, over time, by latency."""
+    """Share of the drives of one row without a fault so far, over time, by latency."""
     with open_figure(4.4, _HEIGHT, 1) as (canvas, (axes,)):
         for number, (latency, figures) in enumerate(row['closed'].items()):
             ended, clean = np.array(figures['ended_s']), np.array(figures['clean_drives'])

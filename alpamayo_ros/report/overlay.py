@@ -36,20 +36,20 @@ def draw_paths(
 
     Paths are (N, >=2) x, y m in the t0 frame and start at the vehicle; the road is taken as flat.
     """
-    picture = _enlarged(image)
+    picture = _enlarge(image)
     camera = _Camera(calibration, ground_z_m, picture.shape[1] / calibration.width)
     for other in others:
-        _line(picture, camera.project(_dense(other)), SAMPLE, 1, 0.45)
-    dense = _dense(chosen)
-    left, right = (camera.project(dense + side) for side in _sides(dense))
-    _band(picture, left, right)
-    _line(picture, camera.project(_dense(driven)), DRIVEN, 3, 0.95)
+        _draw_line(picture, camera.project(_resample(other)), SAMPLE, 1, 0.45)
+    dense = _resample(chosen)
+    left, right = (camera.project(dense + side) for side in _find_sides(dense))
+    _draw_band(picture, left, right)
+    _draw_line(picture, camera.project(_resample(driven)), DRIVEN, 3, 0.95)
     return picture
 
 
 def to_jpeg(image: Picture) -> bytes:
     """JPEG file of an RGB image, enlarged as in `draw_paths`."""
-    bgr = cv2.cvtColor(_enlarged(image), cv2.COLOR_RGB2BGR)
+    bgr = cv2.cvtColor(_enlarge(image), cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return data.tobytes()
 
@@ -87,13 +87,13 @@ class _Camera:
         return pixels
 
 
-def _enlarged(image: Picture) -> Picture:
+def _enlarge(image: Picture) -> Picture:
     factor = max(WIDTH_PX / image.shape[1], 1.0)
     size = (round(image.shape[1] * factor), round(image.shape[0] * factor))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def _dense(path: Floats) -> Floats:
+def _resample(path: Floats) -> Floats:
     """Points (N, 2) every STEP_M along a path, from the vehicle on."""
     xy = np.vstack([np.zeros((1, 2)), path[:, :2]])
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(xy, axis=0), axis=1))])
@@ -101,8 +101,8 @@ def _dense(path: Floats) -> Floats:
     return np.column_stack([np.interp(at, along, xy[:, axis]) for axis in (0, 1)])
 
 
-def _sides(path: Floats) -> tuple[Floats, Floats]:
-    """Offsets (N, 2) from a dense path to its left and right edge."""
+def _find_sides(path: Floats) -> tuple[Floats, Floats]:
+    """Offsets (N, 2) from the points of a resampled path to its left and right edge."""
     tangent = np.gradient(path, axis=0)
     length = np.linalg.norm(tangent, axis=1, keepdims=True)
     tangent = np.where(length > 1e-6, tangent / np.maximum(length, 1e-6), [1.0, 0.0])
@@ -110,27 +110,27 @@ def _sides(path: Floats) -> tuple[Floats, Floats]:
     return normal, -normal
 
 
-def _band(picture: Picture, left: Floats, right: Floats) -> None:
+def _draw_band(picture: Picture, left: Floats, right: Floats) -> None:
     """Fill between the edges, half transparent, and trace them."""
     mask = np.zeros(picture.shape[:2], np.uint8)
     quads = np.stack([left[:-1], left[1:], right[1:], right[:-1]], axis=1)  # (N - 1, 4, 2)
     for quad in quads[np.isfinite(quads).all(axis=(1, 2))]:
-        cv2.fillConvexPoly(mask, _fixed(quad), 255, cv2.LINE_AA, SHIFT)
+        cv2.fillConvexPoly(mask, _to_fixed_point(quad), 255, cv2.LINE_AA, SHIFT)
     _blend(picture, mask, CHOSEN, 0.45)
     for edge in (left, right):
-        _line(picture, edge, CHOSEN, 2, 0.9)
+        _draw_line(picture, edge, CHOSEN, 2, 0.9)
 
 
-def _line(picture: Picture, pixels: Floats, color: Color, width: int, alpha: float) -> None:
+def _draw_line(picture: Picture, pixels: Floats, color: Color, width: int, alpha: float) -> None:
     mask = np.zeros(picture.shape[:2], np.uint8)
     for start, end in zip(pixels, pixels[1:], strict=False):
         if np.isfinite(start).all() and np.isfinite(end).all():
-            ends = _fixed(np.stack([start, end]))
+            ends = _to_fixed_point(np.stack([start, end]))
             cv2.line(mask, ends[0], ends[1], 255, width, cv2.LINE_AA, SHIFT)
     _blend(picture, mask, color, alpha)
 
 
-def _fixed(pixels: Floats) -> NDArray[np.int32]:
+def _to_fixed_point(pixels: Floats) -> NDArray[np.int32]:
     """OpenCV's fixed-point pixels, bounded so that they cannot overflow."""
     return np.clip(np.round(pixels * 2**SHIFT), -(2**24), 2**24).astype(np.int32)
 

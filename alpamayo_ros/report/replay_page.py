@@ -88,7 +88,7 @@ def render(
 
 
 def _describe_others(summary: Summary) -> str:
-    """What became of the anchors that were not served: a live node has counted them itself."""
+    """Fates of the anchors that were not served; a live node has counted them itself."""
     counts: Mapping[str, Any] = summary['provenance'].get('anchors', summary)
     names = ('dropped', 'rejected', 'discarded', 'failed')
     return ', '.join(f'{counts[name]} {name}' for name in names if name in counts)

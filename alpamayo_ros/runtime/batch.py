@@ -15,6 +15,7 @@ import torch
 
 from ..data_types import Context, Prediction, SamplingOptions
 from ..errors import BadInput
+from ..model.reasoning import generate_reasoning
 from .engine import AlpamayoEngine
 from .load import select_device
 from .memory import guard, release_cached
@@ -65,10 +66,12 @@ def _infer(
         cache = model.allocate_cache(scenes, ids.shape[1], samples, options.max_tokens)
         prompt = model.prefill(ids, vision, grids, cache)
     with watch.stage('reasoning'):
-        reasoning = model.generate_reasoning(prompt, engine.processor.ids, options, generators)
+        reasoning = generate_reasoning(
+            model.decode_step, prompt, engine.processor.ids, options, generators
+        )
     with watch.stage('action'):
         field = model.make_velocity_field(prompt, reasoning)
-        action = model.sample_actions(noise, field, options.flow_steps)
+        action = model.flow.sample(noise, field, options.flow_steps)
         v0 = model.action_space.v0(*history)
         xy, yaw, speed = model.action_space.integrate(action, v0.repeat_interleave(samples))
         paths = torch.cat([xy, yaw.unsqueeze(-1), speed.unsqueeze(-1)], -1).cpu().numpy()

@@ -28,7 +28,7 @@ from ..model.prompt.generated_text import (
     extract_unfinished_text,
     trim_tokens,
 )
-from ..model.reasoning import Reasoning
+from ..model.reasoning import Reasoning, generate_reasoning
 from ..model.text import KVCache
 from .budget import estimate_inference_bytes, estimate_needed_bytes
 from .graphs import GraphRecorder, RecordedVision, StaticSteps
@@ -129,12 +129,12 @@ class AlpamayoEngine:
             cache, steps = self._prepare_steps(input_ids.shape[1])
             prompt = model.prefill(input_ids, vision, grids, cache, steps=steps)
         with watch.stage('reasoning'):
-            reasoning = model.generate_reasoning(
-                prompt, self.processor.ids, self.options, generator, steps.decode_step
+            reasoning = generate_reasoning(
+                steps.decode_step, prompt, self.processor.ids, self.options, generator
             )
         with watch.stage('action'):
             field = steps.make_velocity_field(prompt, reasoning)
-            action = model.sample_actions(noise.to(self.device), field, self.options.flow_steps)
+            action = model.flow.sample(noise.to(self.device), field, self.options.flow_steps)
             v0 = model.action_space.v0(*(x.to(self.device) for x in history))
             xy, yaw, speed = model.action_space.integrate(action, v0.expand(samples))
             path = torch.cat([xy, yaw.unsqueeze(-1), speed.unsqueeze(-1)], -1).cpu().numpy()

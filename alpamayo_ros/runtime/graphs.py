@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from ..model.action_expert import place_waypoints
 from ..model.alpamayo import PREFILL_CHUNK, AlpamayoModel
 from ..model.flow_matching import VelocityField
 from ..model.prefill import Prompt
@@ -185,8 +186,14 @@ class StaticSteps:
 
     def _write_places(self) -> Tensor:
         """Write the waypoints' slots, mask and positions to where all flow steps read them."""
-        window, positions = self.model.prepare_expert_slots(
-            self.rope_delta, self.marker, self.prompt, self.used, self.length, self.cache.capacity
+        window, positions = place_waypoints(
+            self.model.waypoints,
+            self.rope_delta,
+            self.marker,
+            self.prompt,
+            self.used,
+            self.length,
+            self.cache.capacity,
         )
         self.window.slots.copy_(window.slots)
         # the expert has a mask, or a number of visible slots in its place

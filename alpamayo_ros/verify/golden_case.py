@@ -21,7 +21,7 @@ from ..model.prefill import Prompt
 from ..model.processor import Processor
 from ..model.prompt.batching import build_guided_prompts, stack_prompts
 from ..model.prompt.generated_text import extract_text
-from ..model.reasoning import Reasoning, summarise
+from ..model.reasoning import Reasoning, generate_reasoning, summarise
 from .comparison import ComparisonRow, Fields, compare, compare_exactly, read_fields, tensors
 from .golden_layout import ReferenceLayout
 
@@ -263,7 +263,7 @@ def _compare_expert(
     yield from _compare_velocities(case, field, states, times)
     (noise,) = tensors(fields, 'noise')
     guided = guide_field(field, case.weight) if case.is_guided else field
-    action = model.sample_actions(noise.to(device), guided, states.shape[1], case.temperature)
+    action = model.flow.sample(noise.to(device), guided, states.shape[1], case.temperature)
     yield compare(name, 'action', action, fields, 'action', 1e-3)
     xyz, rot = make_trajectory(scene, case, action)
     yield compare(name, 'trajectory', xyz, fields, 'pred_xyz', 2e-3)
@@ -315,7 +315,7 @@ def _run_freely(scene: GoldenScene, case: GoldenCase) -> Iterator[ComparisonRow]
     budget = int(parameters.get('max_new_tokens', case.generated.shape[-1]))
     options = replace(SamplingOptions(), num_samples=case.samples, greedy=True, max_tokens=budget)
     prompt = prefill_case(scene, case, 64, budget)
-    reasoning = model.generate_reasoning(prompt, ids, options)
+    reasoning = generate_reasoning(model.decode_step, prompt, ids, options)
     want = summarise(case.generated, ids, prompt.length, complete=False)
     same = reasoning.end == want.end
     for ours, theirs, marker in zip(
@@ -332,7 +332,7 @@ def _run_freely(scene: GoldenScene, case: GoldenCase) -> Iterator[ComparisonRow]
     field = model.make_velocity_field(prompt, reasoning)
     field = guide_field(field, case.weight) if case.is_guided else field
     noise = noise.to(prompt.logits.device)
-    action = model.sample_actions(noise, field, steps, case.temperature)
+    action = model.flow.sample(noise, field, steps, case.temperature)
     yield compare(case.name, 'action, free run', action, case.fields, 'action', 1e-3)
 
 

@@ -13,6 +13,7 @@ import torch
 from ..data_types import SamplingOptions
 from ..model.flow_matching import guide_field
 from ..model.prompt.generated_text import extract_text
+from ..model.reasoning import generate_answer
 from .comparison import ComparisonRow, compare, compare_exactly, read_fields, tensors
 from .golden_case import GoldenScene, make_trajectory, read_case, run_forced
 
@@ -40,7 +41,7 @@ def compare_answer(
     cache.clear()
     prompt = model.prefill(prompt_ids, scene.vision, scene.grids, cache)
     options = replace(SamplingOptions(), greedy=True, max_tokens=budget)
-    tokens = model.generate_answer(prompt, processor.ids, options)[0, 0].tolist()
+    tokens = generate_answer(model.decode_step, prompt, processor.ids, options)[0, 0].tolist()
     text = extract_text(processor.decode(tokens), 'answer')
     same = text == parameters['answer'][0][0]
     yield compare_exactly('question', 'answer', same, f'{text!r}')
@@ -73,7 +74,7 @@ def compare_rounded(
         v = torch.stack(velocities, 1)
         yield compare(path.stem, 'expert velocities', v, own, 'v_steps', BF16_VELOCITY)
         (noise,) = tensors(own, 'noise')
-        action = rounded.sample_actions(noise.to(device), field, states.shape[1], case.temperature)
+        action = rounded.flow.sample(noise.to(device), field, states.shape[1], case.temperature)
         xyz, _ = make_trajectory(scene, case, action)
         yield compare(path.stem, 'trajectory', xyz, own, 'pred_xyz', BF16_XYZ_M)
         buffers = dict(rounded.named_buffers())

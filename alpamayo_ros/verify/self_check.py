@@ -15,6 +15,7 @@ from ..data_types import FRAMES_PER_CAMERA, HISTORY_POSES, SamplingOptions
 from ..model.alpamayo import AlpamayoModel
 from ..model.processor import ModelInputs, Processor
 from ..model.prompt.image_processor import resize_bicubic, resize_bicubic_plain
+from ..model.reasoning import generate_reasoning
 from ..runtime.load import load_model
 from .comparison import ComparisonRow, compare_exactly
 
@@ -82,7 +83,7 @@ def _shared_prefix(
         options = SamplingOptions(num_samples=len(rows), greedy=True, max_tokens=MAX_TOKENS)
         cache = model.allocate_cache(1, length, len(rows), MAX_TOKENS)
         prompt = model.prefill(inputs.input_ids, vision, inputs.grids, cache)
-        reasoning = model.generate_reasoning(prompt, processor.ids, options)
+        reasoning = generate_reasoning(model.decode_step, prompt, processor.ids, options)
         window, positions = model.prepare_expert(prompt, reasoning)
         t = torch.zeros(len(rows), 1, 1, device=rows.device)
         return model.predict_velocity(rows, t, prompt.cache, window, positions)
