@@ -85,12 +85,12 @@ def test_a_way_that_fails_is_named_and_the_others_are_measured(tmp_path, capsys,
     more = ['--bits', '2', '--compare', '--samples', '1', '--out', str(kept)]
     assert main(['engine', *more]) == 1
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
-    said = 'RuntimeError: no kernel for this'
+    message = 'RuntimeError: no kernel for this'
     assert document['failed'] == json.loads(kept.read_text())['failed']
     assert document['failed'] == {
-        '2 bits mixed, linears': said,
-        '16 bits, linears': said,
-        'optimum-quanto qint2, model': said,
+        '2 bits mixed, linears': message,
+        '16 bits, linears': message,
+        'optimum-quanto qint2, model': message,
     }
     assert document['2 bits mixed']['eager K=1']['end_to_end'] > 0
     assert document['ratios']['16 bits eager over it, sum_of_stages'] > 0

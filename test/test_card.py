@@ -81,15 +81,17 @@ def test_figures_of_sixteen_bits_are_copied_and_the_rest_of_the_card_stays(check
 
 
 @pytest.mark.parametrize(
-    ('changes', 'said'),
+    ('changes', 'message'),
     [
         ({'latency_s': 1.0}, 'and a closed loop 0.5 s late'),
         ({'sha256': 'f' * 64}, 'expected rows of 16 bits for sha256'),
     ],
 )
-def test_an_evaluation_of_something_else_is_refused(checkpoint, evaluation, capsys, changes, said):
+def test_an_evaluation_of_something_else_is_refused(
+    checkpoint, evaluation, capsys, changes, message
+):
     assert main([str(checkpoint), str(evaluation(**changes))]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert json.loads((checkpoint / 'card.json').read_text())['metrics'] == 'old'
 
 

@@ -75,7 +75,7 @@ def test_version_1_5_leaves_buffers_out_and_they_come_from_the_config(checkpoint
 
 
 @pytest.mark.parametrize(
-    ('edit', 'said'),
+    ('edit', 'message'),
     [
         (lambda t: t.pop('expert.norm.weight'), r'1 missing \(expert\.norm\.weight\)'),
         (lambda t: t.update(extra=torch.zeros(1)), r'1 unexpected \(extra\)'),
@@ -85,9 +85,9 @@ def test_version_1_5_leaves_buffers_out_and_they_come_from_the_config(checkpoint
         ),
     ],
 )
-def test_tensors_that_do_not_fit_are_named(checkpoint_copy, edit, said):
+def test_tensors_that_do_not_fit_are_named(checkpoint_copy, edit, message):
     change(checkpoint_copy, edit)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         load_model(checkpoint_copy)
 
 

@@ -48,13 +48,13 @@ def refusal(folder):
 
 @pytest.mark.parametrize('name', FILES)
 @pytest.mark.parametrize(
-    ('content', 'said'), [(POINTER, 'Git LFS pointer'), (b'', 'an empty file'), (b'{"a', ': ')]
+    ('content', 'message'), [(POINTER, 'Git LFS pointer'), (b'', 'an empty file'), (b'{"a', ': ')]
 )
-def test_file_that_is_not_what_its_name_says(checkpoint_copy, name, content, said):
+def test_file_that_is_not_what_its_name_says(checkpoint_copy, name, content, message):
     (checkpoint_copy / name).write_bytes(content)
     text = refusal(checkpoint_copy)
     assert text.startswith(f'{checkpoint_copy / name}: ')
-    assert said in text
+    assert message in text
 
 
 def test_weights_that_were_cut_short_say_how_much_is_there(checkpoint_copy):
@@ -65,7 +65,7 @@ def test_weights_that_were_cut_short_say_how_much_is_there(checkpoint_copy):
 
 
 @pytest.mark.parametrize(
-    ('name', 'change', 'said'),
+    ('name', 'change', 'message'),
     [
         ('config.json', lambda v: v.update(expert_cfg=None), 'expert_cfg is None'),
         ('config.json', lambda v: v.update(action_space_cfg=[]), r'action_space_cfg is \[\]'),
@@ -135,9 +135,9 @@ def test_weights_that_were_cut_short_say_how_much_is_there(checkpoint_copy):
         ('vlm/chat_template.json', lambda v: v.update(chat_template=7), 'chat template is 7'),
     ],
 )
-def test_value_that_cannot_be_used_is_named_with_its_file(checkpoint_copy, name, change, said):
+def test_value_that_cannot_be_used_is_named_with_its_file(checkpoint_copy, name, change, message):
     edit(checkpoint_copy / name, change)
-    with pytest.raises(BadInput, match=said) as error:
+    with pytest.raises(BadInput, match=message) as error:
         load(checkpoint_copy)
     assert '\n' not in str(error.value)
     # a block is built without its folder at hand: its class is named instead

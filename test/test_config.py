@@ -146,9 +146,9 @@ def test_checkpoint_without_its_vlm_is_named(release, tmp_path, name):
     (tmp_path / 'config.json').write_text(json.dumps(release))
     with pytest.raises(BadInput) as error:
         load_config(tmp_path)
-    said = str(error.value)
-    assert said.startswith(f'{tmp_path}/config.json: ') and '\n' not in said
-    assert 'expected a folder vlm/ beside it, or' in said and 'vlm_name_or_path' in said
+    message = str(error.value)
+    assert message.startswith(f'{tmp_path}/config.json: ') and '\n' not in message
+    assert 'expected a folder vlm/ beside it, or' in message and 'vlm_name_or_path' in message
 
 
 def test_own_vlm_folder_comes_before_the_name(release, tmp_path):

@@ -142,7 +142,7 @@ def test_a_signal_ends_the_player_with_0_and_a_line(tmp_path, number):
 
 
 @pytest.mark.parametrize(
-    ('option', 'said'),
+    ('option', 'message'),
     [
         ('--seed=seven', '--seed seven: expected an integer'),
         ('seed:=seven', '--seed seven: expected an integer'),
@@ -156,12 +156,12 @@ def test_a_signal_ends_the_player_with_0_and_a_line(tmp_path, number):
         ('--finish=inf', '--finish inf: expected 0 to 3600 seconds'),
     ],
 )
-def test_what_cannot_be_played_or_reported_starts_nothing(tmp_path, capsys, option, said):
+def test_what_cannot_be_played_or_reported_starts_nothing(tmp_path, capsys, option, message):
     out = tmp_path / 'out'
     options = ['--engine', 'constant_velocity', option]
     assert live.main(['nothing', '--rig', 'r1', '--out', str(out), *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f'alpamayo_live: error: {said}')
+    assert line.startswith(f'alpamayo_live: error: {message}')
     assert not out.exists()
 
 

@@ -160,9 +160,9 @@ def test_what_is_there_is_not_measured_again(job, out, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in (out / parts.FOLDER).iterdir()}
     capsys.readouterr()
     assert main([*job(out, *arguments), '--json']) == 0
-    said = capsys.readouterr()
-    assert said.err == ''
-    assert json.loads(said.out.splitlines()[-1])['rows'][-1]['name'] == 'expert'
+    message = capsys.readouterr()
+    assert message.err == ''
+    assert json.loads(message.out.splitlines()[-1])['rows'][-1]['name'] == 'expert'
     assert {p.name: p.stat().st_mtime_ns for p in (out / parts.FOLDER).iterdir()} == before
 
 
@@ -182,18 +182,18 @@ def test_sixteen_bits_with_a_packed_head_are_no_reference(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ('change', 'said'),
+    ('change', 'message'),
     [
         (['drives=3'], 'made from open loop with drives=2, not 3: expected a new folder'),
         (['bits=2', 'batch=4'], "made from row '16 bits' with batch=16, not 4"),
     ],
 )
-def test_a_folder_of_other_drives_is_refused(job, out, capsys, change, said):
-    assert said in refused(job(out, 'latencies_s=[]', *change), capsys)
+def test_a_folder_of_other_drives_is_refused(job, out, capsys, change, message):
+    assert message in refused(job(out, 'latencies_s=[]', *change), capsys)
 
 
 @pytest.mark.parametrize(
-    ('change', 'said'),
+    ('change', 'message'),
     [
         (['bits=abc'], 'bits: '),
         (['bit=2'], 'settings are checkpoint, bits'),
@@ -217,8 +217,8 @@ def test_a_folder_of_other_drives_is_refused(job, out, capsys, change, said):
         (['device=tpu'], "device 'tpu'"),
     ],
 )
-def test_bad_input_is_one_line(job, tmp_path, capsys, change, said):
-    assert said in refused(job(tmp_path / 'out', *change), capsys)
+def test_bad_input_is_one_line(job, tmp_path, capsys, change, message):
+    assert message in refused(job(tmp_path / 'out', *change), capsys)
     assert not (tmp_path / 'out').exists()
 
 

@@ -111,7 +111,7 @@ def test_embedding_that_stays_plain_stays_in_its_file_while_others_are_packed():
 
 
 @pytest.mark.parametrize(
-    'said',
+    'message',
     [
         'NVML_SUCCESS == DriverAPI::get()->nvmlInit_v2_() INTERNAL ASSERT FAILED at "x.cpp":1',
         'NVML_SUCCESS == DriverAPI::get()->nvmlDeviceGetHandleByPciBusId_v2_( pci_id, &device) '
@@ -121,8 +121,8 @@ def test_embedding_that_stays_plain_stays_in_its_file_while_others_are_packed():
         'unable to mmap 4096 bytes from file <a.safetensors>: Cannot allocate memory (12)',
     ],
 )
-def test_forms_of_no_memory_that_do_not_say_so(said):
-    assert memory.is_out_of_memory(RuntimeError(said))
+def test_forms_of_no_memory_that_do_not_say_so(message):
+    assert memory.is_out_of_memory(RuntimeError(message))
 
 
 @pytest.mark.parametrize('unified', [False, True])
@@ -163,8 +163,10 @@ def test_a_command_that_runs_out_of_memory_ends_with_one_line(capsys):
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.\nmore')
 
     assert main() == 2
-    said = capsys.readouterr().err
-    assert said.endswith('error: out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.\n')
+    message = capsys.readouterr().err
+    assert message.endswith(
+        'error: out of memory: CUDA out of memory. Tried to allocate 2.00 GiB.\n'
+    )
 
 
 def test_too_little_memory_says_needed_and_available_before_anything_is_read(monkeypatch):
@@ -172,12 +174,12 @@ def test_too_little_memory_says_needed_and_available_before_anything_is_read(mon
 
     monkeypatch.setattr(memory, 'read_available_bytes', lambda device: 300_000_000)
     monkeypatch.setattr('alpamayo_ros.runtime.engine.load', lambda plan: pytest.fail('loaded'))
-    said = (
+    message = (
         r'needs 0\.[4-7]\d GB \(weights 0\.00, images 0\.\d\d, '
         r'image features 0\.0\d, keys and values 0\.0\d, '
         r'masks 0\.00, activations and workspace 0\.40\), 0\.30 GB are available on cpu'
     )
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         AlpamayoEngine(MODEL)
     monkeypatch.setattr(memory, 'read_available_bytes', lambda device: 900_000_000)
     with pytest.raises(BadInput, match=r'keys and values 0\.[1-9]\d'):

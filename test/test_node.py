@@ -127,7 +127,7 @@ def test_live_and_offline_give_bit_equal_poses_on_a_cpu(peer, start, rig_file, t
         on_unhealthy_reasoning='keep',
         environment={'OMP_NUM_THREADS': str(threads)},
     )
-    process.said('Not for a vehicle.')
+    process.wait_for_line('Not for a vehicle.')
     messages = drive(seconds=2.5, curvature=0.02)
     paths = peer.heard['output/path']
     peer.play_until(lambda _: len(paths) >= 2, messages, rate=1.0, seen=20)
@@ -262,7 +262,7 @@ def test_a_burst_at_twenty_times_the_rate_adds_up(peer, start):
 
 
 @pytest.mark.parametrize(
-    'program, parameters, published, said',
+    'program, parameters, published, problem',
     [
         ('not_finite', {'on_invalid': 'publish_invalid'}, (0, 0), 'held back: non_finite'),
         ('endless', {}, (0, 0), 'held back: marker_missing, budget'),
@@ -278,7 +278,7 @@ def test_a_burst_at_twenty_times_the_rate_adds_up(peer, start):
         ('backward', {'on_invalid': 'hold'}, (1, 2), None),
     ],
 )
-def test_the_policies_decide_what_goes_out(peer, start, program, parameters, published, said):
+def test_the_policies_decide_what_goes_out(peer, start, program, parameters, published, problem):
     start(f'wire_engines:{program}', **parameters)
     every, out = peer.heard['debug/path'], peer.heard['output/path']
     peer.play_until(lambda _: len(every) >= 5, drive(seconds=3.0), rate=3.0, seen=24)
@@ -288,8 +288,8 @@ def test_the_policies_decide_what_goes_out(peer, start, program, parameters, pub
     if parameters.get('on_invalid') == 'hold':
         stamps = [stamp_ns(path) for path in out]
         assert max(stamps.count(x) for x in set(stamps)) >= 2  # its old stamp
-    if said:
-        assert peer.statuses['output'][:2] == (2, said)
+    if problem:
+        assert peer.statuses['output'][:2] == (2, problem)
     if program == 'endless':
         level, text, values = peer.statuses['reasoning']
         assert (level, text, values['partial text']) == (1, 'marker_missing, budget', 'Keep the')
@@ -421,7 +421,7 @@ def test_two_publishers_of_an_input_are_a_warning_that_names_them(peer, start):
         import_interface('nav_msgs/msg/Odometry'), TOPICS['odometry'], BEST_EFFORT
     )
     expected = f'odometry: 2 publishers on {TOPICS["odometry"]}, expected one: /vehicle, /vehicle'
-    process.said(expected)
+    process.wait_for_line(expected)
     peer.play(drive(seconds=2.0))
     assert peer.status('input/odometry')[:2] == (1, expected)
     peer.node.destroy_publisher(other)
@@ -437,7 +437,7 @@ def test_an_exception_in_a_callback_ends_the_node_at_once_with_1(peer, start):
 
 def test_whole_numbers_are_taken_and_a_misspelt_parameter_is_named(peer, start):
     process = start(max_rate_hz=5, temperature=1, min_remaining_s=2, on_invald='hold')
-    process.said(
+    process.wait_for_line(
         'on_invald: the node has no such parameter, its value is ignored; did you mean on_invalid?'
     )
     assert peer.set_parameter('temperature', 2).successful

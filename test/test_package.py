@@ -150,8 +150,8 @@ def test_a_wheel_holds_the_rigs_and_the_files_that_ros_looks_for(root, tmp_path)
     code = f'from alpamayo_ros import shipped; {find}'
     environment = {**os.environ, 'PYTHONPATH': str(library)}
     run = [sys.executable, '-c', code]
-    said = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert 'any' in said.stdout.split(), said.stderr
+    result = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert 'any' in result.stdout.split(), result.stderr
 
 
 def installed(wheel, prefix):

@@ -83,7 +83,7 @@ def refused(drive, out, checkpoint, *more):
 
 
 @pytest.mark.parametrize(
-    ('more', 'said'),
+    ('more', 'message'),
     [
         (('--bits', '3'), 'bits=3 is not one of: 16, 8, 4, 2, 1.58'),
         (('--bits', '4'), 'quantized to 2 bits, bits=4 was asked for'),
@@ -98,11 +98,11 @@ def refused(drive, out, checkpoint, *more):
         (('--device', 'cuda:99'), "device 'cuda:99'"),
     ],
 )
-def test_what_cannot_be_asked_for_is_one_line(drive, mixed, tmp_path, capsys, more, said):
+def test_what_cannot_be_asked_for_is_one_line(drive, mixed, tmp_path, capsys, more, message):
     refused(drive, tmp_path / 'out', mixed, *more)
     last = capsys.readouterr().err.splitlines()
     assert len(last) == 1 and last[0].startswith('alpamayo_replay: error: ')
-    assert said in last[0]
+    assert message in last[0]
 
 
 def test_recipe_alone_does_not_say_how_to_quantize(drive, tmp_path, capsys):

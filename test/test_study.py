@@ -135,9 +135,9 @@ def test_checkpoint_of_weighed_errors_is_an_ordinary_one(solver, statistics, tmp
 
 
 def test_statistics_that_do_not_fit_are_refused(statistics, tmp_path, capsys):
-    def refused(said, **arguments):
+    def refused(message, **arguments):
         assert run(tmp_path / 'q', **arguments) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
         assert not (tmp_path / 'q').exists()
 
     refused("solver 'feedback' needs input statistics", solver='feedback')
@@ -149,9 +149,9 @@ def test_statistics_that_do_not_fit_are_refused(statistics, tmp_path, capsys):
         ({LAYER: tensors[LAYER] * torch.nan}, 'expected finite'),
         ({'expert.other': torch.ones(3)}, 'statistics of what is no layer: expert.other'),
     ]
-    for change, said in changes:
+    for change, message in changes:
         save_file(tensors | change, tmp_path / 'wrong')
-        refused(said, importance=tmp_path / 'wrong')
+        refused(message, importance=tmp_path / 'wrong')
     means = {name: tensor.diagonal().contiguous() for name, tensor in tensors.items()}
     save_file(means, tmp_path / 'means')
     refused('mean squares alone', importance=tmp_path / 'means', solver='feedback')

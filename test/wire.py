@@ -81,7 +81,7 @@ class Process:
             self.lines.append(line.rstrip('\n'))
             self._new.put(line)
 
-    def said(self, text, limit_s=LIMIT_S):
+    def wait_for_line(self, text, limit_s=LIMIT_S):
         """Wait for a line with a text in it."""
         end_s = time.monotonic() + limit_s
         while not any(text in line for line in self.lines):

@@ -1,7 +1,7 @@
 """Comparison with reference tensors: images, prompts and all cases of a complete model.
 
 Cases are all model/case_*.npz; their parameters stand in meta.json under 'meta'. The cases
-themselves are compared in golden_case.py, answers and bf16 runs in golden_variants.py. See
+themselves are compared in golden_rollout.py, answers and bf16 runs in golden_variants.py. See
 golden.py for the rules.
 """
 
@@ -30,7 +30,8 @@ from .comparison import (
     read_table,
     tensors,
 )
-from .golden_case import GoldenScene, compare_case, read_case
+from .golden_case import GoldenScene, read_case
+from .golden_rollout import compare_case
 from .golden_variants import compare_answer, compare_rounded
 
 

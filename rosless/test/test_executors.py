@@ -28,7 +28,7 @@ class Spinning:
     def _spin(self):
         try:
             self.executor.spin()
-        except BaseException as error:  # noqa: BLE001 - told by the test
+        except BaseException as error:  # noqa: BLE001 - the test reports it
             self.error = error
 
     def ended(self) -> bool:

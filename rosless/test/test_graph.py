@@ -57,10 +57,10 @@ def test_nodes_of_one_process_are_told_apart(node):
 
 
 @pytest.mark.parametrize(
-    ('number', 'said'),
+    ('number', 'wanted'),
     [(signal.SIGINT, 'interrupted ok=False'), (signal.SIGTERM, 'terminated ok=False')],
 )
-def test_a_signal_ends_spin_and_the_node_leaves_at_once(program, node, spin_until, number, said):
+def test_a_signal_ends_spin_and_the_node_leaves_at_once(program, node, spin_until, number, wanted):
     robot = program('robot')
     robot.line('ready')
     spin_until(lambda: 'robot' in names(node))
@@ -68,7 +68,7 @@ def test_a_signal_ends_spin_and_the_node_leaves_at_once(program, node, spin_unti
     assert robot.end(number) == 0
     spin_until(lambda: 'robot' not in names(node), limit_s=2.0)
     assert time.monotonic() - started < 2.0
-    assert any(said in line for line in robot.rest())
+    assert any(wanted in line for line in robot.rest())
 
 
 def test_what_tests_start_has_default_signals_also_in_a_background_job():

@@ -70,13 +70,15 @@ def test_a_child_logger_reaches_the_rosout_of_its_node(node, spin_until):
     assert (records[0].name, records[0].msg, records[0].level) == ('tester.part', 'broken', 40)
 
 
-@pytest.mark.parametrize(('arguments', 'said'), [((), False), (('--log-level', 'debug'), True)])
-def test_the_log_level_of_the_command_line(program, arguments, said):
+@pytest.mark.parametrize(
+    ('arguments', 'is_written'), [((), False), (('--log-level', 'debug'), True)]
+)
+def test_the_log_level_of_the_command_line(program, arguments, is_written):
     robot = program('robot', '--ros-args', *arguments)
     robot.line('ready')
     robot.end()
     lines = [*robot.seen, *robot.rest()]
-    assert any('a detail' in line for line in lines) == said
+    assert any('a detail' in line for line in lines) == is_written
 
 
 def test_a_message_that_is_no_utf8_is_logged_and_dropped(node, spin_until, topic, capfd):

@@ -1,4 +1,4 @@
-"""Profiles, their effect between processes, overrides, and what is told when they do not fit."""
+"""Profiles, their effect between processes, overrides, and warnings when they do not fit."""
 
 import pytest
 from rcl_interfaces.msg import SetParametersResult
@@ -69,19 +69,21 @@ def test_best_effort_reaches_best_effort_only(program, node, spin_until):
 def test_an_incompatible_publisher_is_told_in_the_log(program, node, spin_until, capfd):
     program('best_effort').line('ready')
     node.create_subscription(String, '/sensor', lambda message: None, RELIABLE)
-    said = []
-    spin_until(lambda: said.append(capfd.readouterr().err) or "topic '/sensor'" in ''.join(said))
-    text = ''.join(said)
+    chunks = []
+    spin_until(
+        lambda: chunks.append(capfd.readouterr().err) or "topic '/sensor'" in ''.join(chunks)
+    )
+    text = ''.join(chunks)
     assert 'offering incompatible QoS' in text and 'policy: RELIABILITY' in text
 
 
 def test_an_incompatible_subscription_is_told_in_the_log(node, spin_until, topic, capfd):
     node.create_publisher(String, topic, 10)
     node.create_subscription(String, topic, lambda message: None, LATCHED)
-    said = []
+    chunks = []
     wanted = 'requesting incompatible QoS'
-    spin_until(lambda: said.append(capfd.readouterr().err) or wanted in ''.join(said))
-    assert 'policy: DURABILITY' in ''.join(said)
+    spin_until(lambda: chunks.append(capfd.readouterr().err) or wanted in ''.join(chunks))
+    assert 'policy: DURABILITY' in ''.join(chunks)
 
 
 def test_events_go_to_their_callbacks(node, spin_until, topic, capfd):
