@@ -2,6 +2,7 @@
 
 import ast
 from importlib.util import find_spec
+import json
 import os
 from pathlib import Path
 import re
@@ -80,23 +81,42 @@ def design_table(root):
     return rows
 
 
+# Runs the lines that come in; answers each with a line: JSON of its traceback, or of ''.
+INTERPRETER = """
+import json, sys, traceback
+answers, sys.stdout = sys.stdout, sys.stderr
+for line in sys.stdin:
+    try:
+        exec(line, {})
+        fault = ''
+    except BaseException:
+        fault = traceback.format_exc()
+    print(json.dumps(fault), file=answers, flush=True)
+"""
+
+
 @pytest.fixture(scope='session')
 def interpreted(root):
-    """Return a function: run a line of Python in a process of its own, in Triton's interpreter.
+    """Return a function: run a line of Python in Triton's interpreter.
 
-    The interpreter is chosen when triton is imported.
+    The interpreter is chosen when triton is imported, so it is a process of its own. All tests
+    share it, as its imports take longer than most of them.
     """
     pytest.importorskip('triton', reason='triton is not installed')
     paths = os.pathsep.join([str(root / 'test'), *sys.path])
     environment = {**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': paths}
+    process = subprocess.Popen(
+        [sys.executable, '-c', INTERPRETER],
+        cwd=root, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
 
     def run(code):
-        done = subprocess.run(
-            [sys.executable, '-c', code], cwd=root, env=environment, capture_output=True
-        )
-        assert done.returncode == 0, done.stderr.decode()
+        print(code, file=process.stdin, flush=True)
+        fault = json.loads(process.stdout.readline() or '"the process died"')
+        assert not fault, fault
 
-    return run
+    yield run
+    process.communicate()
 
 
 @pytest.fixture(scope='session')

@@ -17,10 +17,10 @@ from alpamayo_ros.kernels.gpu import ORIN_NANO, Gpu
 
 # (batch, heads, kv heads, queries, keys, head_dim, mask dimensions)
 CASES = [
-    (1, 4, 2, 1, 300, 32, 0),
-    (1, 8, 2, 3, 515, 64, 2),
-    (2, 4, 4, 24, 130, 16, 4),
-    (1, 2, 1, 64, 700, 128, 4),
+    (1, 4, 2, 1, 150, 32, 0),
+    (1, 4, 2, 3, 259, 64, 2),
+    (2, 2, 2, 24, 130, 16, 4),
+    (1, 2, 1, 40, 300, 128, 4),
 ]
 
 
@@ -120,8 +120,8 @@ def check_interpreted(dtype):
     from alpamayo_ros.kernels.attention import attend_split
 
     limit = {'float32': 1e-5, 'float16': 4e-3}[dtype]
-    tiles = None, AttentionTile(16, 64, 1, 4), AttentionTile(64, 32, 4, 4)
-    for case, tile in itertools.product(CASES, tiles):
+    tiles = itertools.cycle([AttentionTile(16, 64, 1, 4), AttentionTile(64, 32, 4, 4), None])
+    for case, tile in zip([*CASES, *CASES], tiles, strict=False):  # two of three tiles each
         arguments = inputs(case, getattr(torch, dtype))
         result = attend_split(*arguments, tile=tile).double()
         error = (result - reference(*arguments)).abs().max()

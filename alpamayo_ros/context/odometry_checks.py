@@ -221,7 +221,7 @@ def _describe_worst(
     meters = np.nanmin([np.linalg.norm(moved[at] - motion[at]) for motion, _ in explanations])
     radians = np.nanmin([np.linalg.norm(turned[at] - turn[at]) for _, turn in explanations])
     return (
-        f'odometry: the pose at t0-{-track.seconds[ends[at]]:.2f} s is {meters:.2f} m and '
+        f'odometry: the pose at t0{track.seconds[ends[at]]:+.2f} s is {meters:.2f} m and '
         f'{np.degrees(radians):.1f} degrees off the motion around it, expected a continuous frame '
         'and one sender'
     )

@@ -46,7 +46,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def _load_from_vocabulary(folder: Path) -> Any:
     """Tokenizer of a folder without tokenizer.json."""
-    from transformers import Qwen2TokenizerFast, __version__  # type: ignore[attr-defined]
+    from transformers import Qwen2TokenizerFast, __version__
 
     require_file(folder / 'merges.txt')
     for name in ('vocab.json', SETTINGS):
