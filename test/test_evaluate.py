@@ -15,6 +15,7 @@ from alpamayo_ros.metrics.evaluation import CLOSED_LOOP_METRICS, OPEN_LOOP_METRI
 from alpamayo_ros.model.small.untrained import write_small_checkpoint
 from alpamayo_ros.report.evaluation_page import render
 
+TWO_BITS = ('bits=2', 'recipe=mixed', 'latencies_s=[5]', 'closed_drives=1', 'batch=1')
 SMALL = ('drives=2', 'moments=1', 'seconds=10', 'samples=2', 'rounds=50')
 ROWS = ['16 bits', '2 bits mixed', "2 bits mixed, another drive's pictures",
         '2 bits mixed, black images', '2 bits mixed, cameras shuffled', 'constant turn rate',
@@ -39,8 +40,7 @@ def job(checkpoint):
 def out(job, tmp_path_factory):
     """A folder with 2 bits beside 16 and a closed loop of one drive."""
     folder = tmp_path_factory.mktemp('out') / 'evaluation'
-    two_bits = ('bits=2', 'recipe=mixed', 'latencies_s=[5]', 'closed_drives=1')
-    assert main(job(folder, *two_bits)) == 0
+    assert main(job(folder, *TWO_BITS)) == 0
     return folder
 
 
@@ -120,19 +120,20 @@ def test_the_page_stands_alone_and_escapes(out, table):
     assert '&lt;b&gt;from a file' in render(table, {}) and '<b>from' not in render(table, {})
 
 
-def test_the_same_seeds_give_the_same_figures(job, out, tmp_path):
-    """A rerun in another folder, and one that was interrupted within a part."""
-    arguments = ('bits=2', 'recipe=mixed', 'latencies_s=[5]', 'closed_drives=1')
+def test_the_same_seeds_give_the_same_figures_in_two_workers_too(job, out, tmp_path):
     again = tmp_path / 'again'
-    shutil.copytree(out, again)
-    shutil.rmtree(again / parts.FOLDER)
-    assert main(job(again, *arguments)) == 0
+    assert main(job(again, *TWO_BITS, 'workers=2')) == 0
     for name in ('evaluation.json', 'evaluation.csv'):
         assert (again / name).read_bytes() == (out / name).read_bytes()
+    texts = [
+        {path.name: path.read_text(encoding='utf-8') for path in (x / parts.FOLDER).iterdir()}
+        for x in (again, out)
+    ]
+    assert texts[0] == texts[1] and len(texts[0]) == 22
 
 
 def test_an_interrupted_part_goes_on_where_it_was(job, checkpoint, tmp_path, capsys):
-    baseline = ('ablations=false', 'latencies_s=[]', 'batch=1', 'drives=3')
+    baseline = ('ablations=false', 'latencies_s=[]', 'batch=1', 'drives=3', 'seconds=8.4')
     whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
     assert main(job(whole, *baseline)) == 0
     shutil.copytree(whole, stopped)
@@ -144,22 +145,10 @@ def test_an_interrupted_part_goes_on_where_it_was(job, checkpoint, tmp_path, cap
     assert '16 bits, open loop' in capsys.readouterr().err
 
 
-def test_two_workers_write_what_one_does(job, tmp_path):
-    settings = ('ablations=false', 'latencies_s=[5]', 'batch=1', 'drives=3', 'closed_drives=2')
-    found = []
-    for workers in (1, 2):
-        out = tmp_path / str(workers)
-        assert main(job(out, *settings, f'workers={workers}')) == 0
-        folder = out / parts.FOLDER
-        found.append({path.name: path.read_text(encoding='utf-8') for path in folder.iterdir()})
-    assert found[0] == found[1] and len(found[0]) == 15
-
-
 def test_what_is_there_is_not_measured_again(job, out, capsys):
-    arguments = ('bits=2', 'recipe=mixed', 'latencies_s=[5]', 'closed_drives=1')
     before = {path.name: path.stat().st_mtime_ns for path in (out / parts.FOLDER).iterdir()}
     capsys.readouterr()
-    assert main([*job(out, *arguments), '--json']) == 0
+    assert main([*job(out, *TWO_BITS), '--json']) == 0
     message = capsys.readouterr()
     assert message.err == ''
     assert json.loads(message.out.splitlines()[-1])['rows'][-1]['name'] == 'expert'
@@ -185,7 +174,7 @@ def test_sixteen_bits_with_a_packed_head_are_no_reference(checkpoint):
     ('change', 'message'),
     [
         (['drives=3'], 'made from open loop with drives=2, not 3: expected a new folder'),
-        (['bits=2', 'batch=4'], "made from row '16 bits' with batch=16, not 4"),
+        (['bits=2', 'batch=4'], "made from row '16 bits' with batch=1, not 4"),
     ],
 )
 def test_a_folder_of_other_drives_is_refused(job, out, capsys, change, message):

@@ -62,13 +62,14 @@ def test_a_wrong_success_is_seen(tmp_path):
 
 def test_a_hang_and_a_crash_of_the_child_are_seen(tmp_path):
     code = (
-        'import fuzz, fuzz_kinds, os, sys, time\n'
+        'import os, sys, types\n'
+        'import fuzz\n'
         'class Bad:\n'
         '    def prepare(self, folder): pass\n'
         '    def run(self, rng, folder):\n'
         '        while MODE == "hang": pass\n'
         '        os._exit(3)\n'
-        'fuzz_kinds.KINDS = {"rig": Bad}\n'
+        'sys.modules["fuzz_kinds"] = types.SimpleNamespace(KINDS={"rig": Bad})\n'
     )
     for mode in ('hang', 'crash'):
         script = tmp_path / f'{mode}.py'
