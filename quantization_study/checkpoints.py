@@ -5,6 +5,7 @@ Knows no figures.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,15 @@ def list_variants() -> Iterator[Variant]:
         for recipe in RECIPES:
             for method in (*SOLVED, *(TAUGHT if bits <= 4 else ())):
                 yield Variant(bits, recipe, method)
+
+
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that all programs of the study take."""
+    add = parser.add_argument
+    add('checkpoint', type=Path, help='folder in full precision')
+    add('--work', type=Path, required=True, help='folder for checkpoints and records of the study')
+    add('--out', type=Path, required=True, help='JSON file of the result')
+    add('--device', default='cpu', help='cpu (default), cuda or cuda:N')
 
 
 class Checkpoints:

@@ -14,7 +14,6 @@ import argparse
 from collections.abc import Callable, Mapping
 import copy
 import json
-from pathlib import Path
 import sys
 from typing import Any
 
@@ -32,7 +31,7 @@ from alpamayo_ros.quantization.linear import PackedWeight
 from alpamayo_ros.quantization.matrix import quantize_matrix
 from alpamayo_ros.quantization.scheme import Rule, Rules, find_rule
 from alpamayo_ros.runtime.load import load_model
-from quantization_study.checkpoints import Checkpoints
+from quantization_study.checkpoints import Checkpoints, add_study_arguments
 from quantization_study.dense import dense
 from quantization_study.figures import draw_held_out_lessons
 from quantization_study.forced import Lesson, compare
@@ -164,12 +163,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=main.__doc__, prog='python -m quantization_study.search'
     )
-    add = parser.add_argument
-    add('checkpoint', type=Path, help='folder in full precision')
-    add('--work', type=Path, required=True, help='folder of quantization_study.table')
-    add('--out', type=Path, required=True, help='JSON file')
-    add('--budget', type=float, default=BUDGET_BITS, help='bits per weight of the full size')
-    add('--device', default='cpu', help='cpu (default), cuda or cuda:N')
+    add_study_arguments(parser)
+    budget = 'bits per weight of the full size'
+    parser.add_argument('--budget', type=float, default=BUDGET_BITS, help=budget)
     arguments = parser.parse_args(argv)
     model = load_model(arguments.checkpoint, arguments.device, 16)
     made = Checkpoints(arguments.checkpoint, arguments.work, arguments.device)

@@ -28,7 +28,12 @@ from alpamayo_ros.metrics.bootstrap import Bootstrap
 from alpamayo_ros.metrics.evaluation import LONGEST_HORIZON
 from alpamayo_ros.model.checkpoint import hash_checkpoint
 from alpamayo_ros.runtime.engine import AlpamayoEngine
-from quantization_study.checkpoints import Checkpoints, Variant, list_variants
+from quantization_study.checkpoints import (
+    Checkpoints,
+    Variant,
+    add_study_arguments,
+    list_variants,
+)
 from quantization_study.figures import SAMPLES, Bench, Record, count_file_bytes, measure_forced
 from quantization_study.full_size import bits_per_weight
 
@@ -129,16 +134,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=main.__doc__, prog='python -m quantization_study.table'
     )
+    add_study_arguments(parser)
     add = parser.add_argument
-    add('checkpoint', type=Path, help='folder in full precision')
-    add('--work', type=Path, required=True, help='folder for checkpoints and records')
-    add('--out', type=Path, required=True, help='JSON file of the table')
     add('--rows', nargs='+', default=['*'], metavar='PATTERN', help="such as '2 bits mixed *'")
     add('--drives', type=int, default=50, help='of the open loop')
     add('--moments', type=int, default=4, help='of each drive')
     add('--seed', type=int, default=0)
     add('--steps', type=int, default=0, help='of distillation')
-    add('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     arguments = parser.parse_args(argv)
     chosen = list(chosen_variants(arguments.rows))
     loop = OpenLoop('test', arguments.drives, 60.0, arguments.moments, arguments.seed)

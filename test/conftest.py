@@ -1,4 +1,4 @@
-"""What all tests share: no hub, no display, and the tables of docs/design.md."""
+"""Fixtures and settings of all tests: no hub, no display, and the tables of docs/design.md."""
 
 import ast
 from importlib.util import find_spec

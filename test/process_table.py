@@ -1,4 +1,4 @@
-"""Which processes there are, from /proc: a machine may have no procps."""
+"""Lists processes from /proc: a machine may have no procps."""
 
 from pathlib import Path
 import re

@@ -1,4 +1,4 @@
-"""Rules of the soak test: what holds of every path that is heard and of every status.
+"""Rules of the soak test: for every path that the peer hears and for every status.
 
 Knows no topic and no process; time of the node's clock is an argument.
 """

@@ -1,4 +1,4 @@
-"""Anchor frames on their way to the engine: what the buffer still holds for them."""
+"""Anchor frames on their way to the engine, and what the buffer still holds for them."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Many contexts at once: the same as one at a time, and none depends on its company."""
+"""Many contexts at once give what each gives alone; none depends on the others."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Memory limits of control groups: both versions, groups around the own one, page cache."""
+"""Memory limits of control groups: both versions, nested groups, page cache."""
 
 import pytest
 

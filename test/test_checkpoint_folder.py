@@ -1,4 +1,4 @@
-"""Every file of a checkpoint folder that cannot be used is one line that names it."""
+"""A file of a checkpoint folder that cannot be used is named in one line."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images decode to what cv_bridge makes of them, where a ROS 2 installation is sourced."""
+"""Images decode as cv_bridge decodes them, where a ROS 2 installation is sourced."""
 
 import subprocess
 import sys

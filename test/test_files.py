@@ -1,4 +1,4 @@
-"""Files that downloads leave in the place of others are named by one function, in one line."""
+"""One function names, in one line, the files that downloads leave in place of others."""
 
 import re
 

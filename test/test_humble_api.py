@@ -1,4 +1,4 @@
-"""What is used of ROS 2 is there in Humble and in Jazzy, under the same names.
+"""Every name of ROS 2 that the package uses is there in Humble and in Jazzy.
 
 The tables hold the part of the public API that both have, read from the branches humble and jazzy
 of ros2/rclpy, ros2/launch, ros2/launch_ros and ros2/rosbag2. What Jazzy alone has, as

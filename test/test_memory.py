@@ -1,4 +1,4 @@
-"""Memory: what a load and an inference need, what is left, and what loading takes meanwhile."""
+"""Memory: needs of a load and of an inference, what is left, and the course of a load."""
 
 from functools import partial
 import json

@@ -1,4 +1,4 @@
-"""The node over the wire: a process of its own, fed and heard by another one."""
+"""The node over the wire, in its own process; another process feeds and hears it."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""What is imported is declared, every command answers --help, and a wheel carries the rigs."""
+"""Packaging: imports are declared, every command answers --help, a wheel carries the rigs."""
 
 from importlib.metadata import entry_points, requires, version
 import os

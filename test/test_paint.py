@@ -1,4 +1,4 @@
-"""Small pictures by the kernel are those of NumPy."""
+"""The Triton kernel paints small pictures as NumPy does."""
 
 import numpy as np
 import pytest

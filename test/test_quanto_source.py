@@ -1,4 +1,4 @@
-"""Conversion of folders that optimum-quanto packed keeps what their author kept."""
+"""Conversion of folders that optimum-quanto packed keeps their author's choices."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What comes with the package is found by name, in a source tree and installed."""
+"""Files that ship with the package are found by name, in a source tree and installed."""
 
 from pathlib import Path
 import shutil

@@ -1,4 +1,4 @@
-"""Starting an engine: what is expected of a checkpoint, and one line for what cannot be used."""
+"""Starting an engine: what it expects of a checkpoint, and one line for what it cannot use."""
 
 import json
 import shutil

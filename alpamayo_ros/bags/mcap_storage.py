@@ -21,6 +21,7 @@ from .storage import (
     HEADER_BYTES,
     Channel,
     Entry,
+    Storage,
     normalize_topic,
     normalize_type,
     read_stamp,
@@ -35,14 +36,11 @@ _HEAD_BYTES = _MESSAGE.size + HEADER_BYTES
 _RECORD_ERRORS = (*ERRORS, struct.error, ValueError, IndexError, KeyError, MemoryError)
 
 
-class McapStorage:
-    """An open MCAP file; raises BadInput when it is none. See `storage.Storage`."""
+class McapStorage(Storage):
+    """An open MCAP file; raises BadInput when it is none."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.channels: dict[int, Channel] = {}
-        self.counts: dict[int, int] | None = None
-        self.span_ns: tuple[int, int] | None = None
+        super().__init__(path)
         self._schemas = {0: ''}
         self._blocks: list[tuple[int, int, int]] = []  # opcode, start and length of the content
         self._cache: OrderedDict[int, bytes] = OrderedDict()

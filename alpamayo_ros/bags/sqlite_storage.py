@@ -15,7 +15,15 @@ import apsw
 
 from ..errors import BadInput
 from .compression import is_compressed
-from .storage import HEADER_BYTES, Channel, Entry, normalize_topic, normalize_type, read_stamp
+from .storage import (
+    HEADER_BYTES,
+    Channel,
+    Entry,
+    Storage,
+    normalize_topic,
+    normalize_type,
+    read_stamp,
+)
 
 MAGIC = b'SQLite format 3\0'
 _SCAN = (
@@ -24,15 +32,12 @@ _SCAN = (
 )
 
 
-class SqliteStorage:
-    """An open database; raises BadInput when it is none of a bag. See `storage.Storage`."""
+class SqliteStorage(Storage):
+    """An open database; raises BadInput when it is none of a bag."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.channels: dict[int, Channel] = {}
-        self.counts: dict[int, int] | None = None
-        self.span_ns: tuple[int, int] | None = None
-        self.damage = ''
+        super().__init__(path)
+        self._damage = ''
         self._folder = tempfile.TemporaryDirectory() if _has_journal(path) else None
         file = path
         if self._folder:  # what a crash left in the journal is read too; the bag stays as it is
@@ -47,6 +52,11 @@ class SqliteStorage:
         except apsw.Error as error:
             self.close()
             raise BadInput(f'{path}: not a database of rosbag2: {error}') from error
+
+    @property
+    def damage(self) -> str:
+        """The last error of the database; '' when there was none."""
+        return self._damage
 
     def close(self) -> None:
         """Close the file."""
@@ -65,7 +75,7 @@ class SqliteStorage:
                     entry = entry._replace(stamp_ns=read_stamp(self.read(entry)))
                 yield entry
         except (apsw.Error, TypeError, ValueError) as error:
-            self.damage = f'the database is damaged: {error}'
+            self._damage = f'the database is damaged: {error}'
 
     def read(self, entry: Entry) -> bytes:
         """Payload of an entry; empty when the place of it is damaged."""
@@ -75,7 +85,7 @@ class SqliteStorage:
             )
             (data,) = next(iter(rows), (b'',))
         except apsw.Error as error:
-            self.damage = f'the database is damaged: {error}'
+            self._damage = f'the database is damaged: {error}'
             return b''
         return data if isinstance(data, bytes) else b''
 
@@ -104,7 +114,7 @@ class SqliteStorage:
             first_ns, last_ns = next(iter(rows))
             self.span_ns = None if first_ns is None else (first_ns, last_ns)
         except apsw.Error as error:
-            self.damage = f'the database is damaged: {error}'
+            self._damage = f'the database is damaged: {error}'
 
 
 def _has_journal(path: Path) -> bool:

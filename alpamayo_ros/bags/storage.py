@@ -5,12 +5,13 @@ A storage is read as far as it goes: `damage` says in one sentence what of it ca
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 import re
 import struct
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from .compression import ERRORS, decompress_bytes, is_compressed
 
@@ -43,28 +44,33 @@ class Entry(NamedTuple):
     offset: int
 
 
-class Storage(Protocol):
+class Storage(ABC):
     """An open storage file.
 
     counts: messages by channel; span_ns: first and last log time; None where the file does not
     state them.
     """
 
-    path: Path
-    channels: dict[int, Channel]
-    counts: dict[int, int] | None
-    span_ns: tuple[int, int] | None
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.channels: dict[int, Channel] = {}
+        self.counts: dict[int, int] | None = None
+        self.span_ns: tuple[int, int] | None = None
 
     @property
+    @abstractmethod
     def damage(self) -> str:
         """What of the file cannot be read, as far as is known; '' when nothing is missing."""
 
+    @abstractmethod
     def scan(self, channels: Collection[int]) -> Iterator[Entry]:
         """Entries of some channels in the order of the file."""
 
+    @abstractmethod
     def read(self, entry: Entry) -> bytes:
         """Payload of an entry."""
 
+    @abstractmethod
     def close(self) -> None:
         """Close the file."""
 

@@ -38,7 +38,7 @@ _make = message_factory()
 
 
 @dataclass(frozen=True)
-class Message:
+class RecordedMessage:
     """One message as recorded: when it arrived, and where."""
 
     log_ns: int
@@ -69,7 +69,7 @@ def message_count(seconds: float) -> int:
     return images * per_image + poses * per_pose + 1
 
 
-def drive_messages(seed: int, seconds: float) -> Iterator[Message]:
+def drive_messages(seed: int, seconds: float) -> Iterator[RecordedMessage]:
     """Messages of a drive in the order of their arrival; a function of seed and seconds.
 
     Stamps jitter; every picture shows the world at its stamp.
@@ -77,22 +77,22 @@ def drive_messages(seed: int, seconds: float) -> Iterator[Message]:
     world = make_world(make_scenario(DRIVE_SPLIT, seed, seconds))
     odometry = _Odometry(np.random.default_rng([seed, 4]))
     renderers = [Renderer(world, camera) for camera in CAMERAS]
-    yield Message(START_NS, '/tf_static', 'tf2_msgs/msg/TFMessage', _static_transforms())
+    yield RecordedMessage(START_NS, '/tf_static', 'tf2_msgs/msg/TFMessage', _static_transforms())
     for log_ns, source, stamp_ns in _schedule(seed, seconds):
         t_s = (stamp_ns - START_NS) / NANOSECONDS
         if source < len(CAMERAS):
             camera = CAMERAS[source]
             image = _image(camera, stamp_ns, renderers[source].image(t_s))
             info = _info(camera, stamp_ns)
-            yield Message(log_ns, image_topic(camera), _IMAGE, image)
-            yield Message(log_ns, info_topic(camera), 'sensor_msgs/msg/CameraInfo', info)
+            yield RecordedMessage(log_ns, image_topic(camera), _IMAGE, image)
+            yield RecordedMessage(log_ns, info_topic(camera), 'sensor_msgs/msg/CameraInfo', info)
         else:
             pose, transform = odometry.messages(stamp_ns, world.scenario.ego(t_s))
-            yield Message(log_ns, ODOMETRY_TOPIC, 'nav_msgs/msg/Odometry', pose)
-            yield Message(log_ns, '/tf', 'tf2_msgs/msg/TFMessage', transform)
+            yield RecordedMessage(log_ns, ODOMETRY_TOPIC, 'nav_msgs/msg/Odometry', pose)
+            yield RecordedMessage(log_ns, '/tf', 'tf2_msgs/msg/TFMessage', transform)
 
 
-def write_bag(folder: Path, messages: Iterable[Message]) -> Counter[str]:
+def write_bag(folder: Path, messages: Iterable[RecordedMessage]) -> Counter[str]:
     """Make `folder` a rosbag2 folder (mcap); return messages per topic."""
     counts: Counter[str] = Counter()
     with Writer(folder, version=8, storage_plugin=StoragePlugin.MCAP) as writer:

@@ -1,4 +1,4 @@
-"""How every command ends: 0 done, 1 a threshold or check missed, 2 bad input, 130 Ctrl-C."""
+"""Ends every command alike: 0 done, 1 a threshold or check missed, 2 bad input, 130 Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How programs that need rclpy are started, with and without a ROS 2 installation.
+"""Starts programs that need rclpy, with and without a ROS 2 installation.
 
 Where there is no ROS 2, a stand-in starts a program as `python -m STANDIN MODULE`; a process that
 was started so starts others in the same way.

@@ -1,4 +1,4 @@
-"""alpamayo_quantize: a checkpoint to a packed checkpoint, tensor by tensor."""
+"""alpamayo_quantize: packs a checkpoint at few bits, tensor by tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Record what alpamayo_node publishes and say every second how it goes: a process of `live`."""
+"""Records what alpamayo_node publishes and reports every second: a process of `live`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images, history and route to the patches and token ids of a prompt; generated ids to text.
+"""Converts images, history and route to patches and prompt ids, and generated ids to text.
 
 Uses transformers for the tokenizer and its chat template only. Knows no weights.
 Prompt: docs/model.md, sections 2 to 5.

@@ -1,4 +1,4 @@
-"""What differs between the versions of Alpamayo: one row per `model_type`.
+"""Differences between the versions of Alpamayo: one row per `model_type`.
 
 Everything else is the same: weights, token ids, images, history, flow matching. Padding is hidden
 from the expert in both versions, so that a scene in a batch equals the scene alone; the reference

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from ..bags.messages import message_factory
-from ..bags.synthetic_drive import START_NS, Message, write_bag
+from ..bags.synthetic_drive import START_NS, RecordedMessage, write_bag
 from ..clips.clip import NS_PER_US, EgoMotion, iterate_frames, read_egomotion
 from ..clips.dataset import ClipFolder
 from ..data_types import NANOSECONDS, Frame
@@ -41,7 +41,7 @@ def write_clip_bag(folder: ClipFolder, clip_id: str, out: Path) -> int:
     return sum(counts.values())
 
 
-def _convert_poses(motion: EgoMotion) -> Iterator[Message]:
+def _convert_poses(motion: EgoMotion) -> Iterator[RecordedMessage]:
     """Odometry with the speed along the heading, by central differences of the positions."""
     seconds = (motion.stamps_us - motion.stamps_us[0]) * 1e-6
     velocity = np.gradient(motion.positions_m, seconds, axis=0)
@@ -65,10 +65,10 @@ def _convert_poses(motion: EgoMotion) -> Iterator[Message]:
         for name, value in zip('xyzw', quaternion, strict=True):
             setattr(pose.orientation, name, float(value))
         twist.linear.x, twist.angular.z = float(speed_mps), float(yaw_rate)
-        yield Message(stamp_ns, '/odometry', ODOMETRY_TYPE, message)
+        yield RecordedMessage(stamp_ns, '/odometry', ODOMETRY_TYPE, message)
 
 
-def _convert_frames(folder: ClipFolder, clip_id: str, camera: str) -> Iterator[Message]:
+def _convert_frames(folder: ClipFolder, clip_id: str, camera: str) -> Iterator[RecordedMessage]:
     topic = f'/camera/{camera}/image_raw/compressed'
     for frame in iterate_frames(folder, clip_id, camera):
         stamp_ns = START_NS + frame.stamp_ns
@@ -78,7 +78,7 @@ def _convert_frames(folder: ClipFolder, clip_id: str, camera: str) -> Iterator[M
             format='jpeg',
             data=_encode_jpeg(frame),
         )
-        yield Message(stamp_ns, topic, IMAGE_TYPE, message)
+        yield RecordedMessage(stamp_ns, topic, IMAGE_TYPE, message)
 
 
 def _encode_jpeg(frame: Frame) -> Any:

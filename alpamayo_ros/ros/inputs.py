@@ -1,4 +1,4 @@
-"""Messages to records: Image and CompressedImage to Frame, Odometry to EgoPose.
+"""Converts messages to records: Image and CompressedImage to Frame, Odometry to EgoPose.
 
 The converters read fields by attribute and know neither rclpy nor rosbags: a live message, a
 message of a bag and the bytes of an Odometry convert to equal values. They raise ValueError with

@@ -1,4 +1,4 @@
-"""From messages to published paths: converters, anchors, worker and publication put together.
+"""Connects converters, anchors, worker and publication: from messages to published paths.
 
 The node without ROS: the clock, the publishers, the logger and the way back from the engine's
 thread are passed in. All methods are for the thread that owns the node.

@@ -1,4 +1,4 @@
-"""The functions of the module rclpy itself: init, spin, shutdown and their variants."""
+"""Functions of the module rclpy: init, spin, shutdown and their variants."""
 
 from rosless import utilities
 from rosless.context import Context

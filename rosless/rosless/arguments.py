@@ -57,11 +57,11 @@ def parse(arguments: Sequence[str]) -> RosArguments:
 
 def _parse_flag(flag: str, waiting, parsed: RosArguments) -> None:
     readers = {
-        ('-p', '--param'): _parameter,
-        ('-r', '--remap'): _remap,
-        ('--params-file',): _params_file,
-        ('--log-level',): _log_level,
-        ('-e', '--enclave'): _enclave,
+        ('-p', '--param'): _take_parameter,
+        ('-r', '--remap'): _take_remap,
+        ('--params-file',): _take_params_file,
+        ('--log-level',): _take_log_level,
+        ('-e', '--enclave'): _take_enclave,
         IGNORED_WITH_VALUE: lambda value, parsed: None,
     }
     for flags, read in readers.items():
@@ -84,18 +84,18 @@ def _split(value: str) -> tuple[str, str]:
     return left, right
 
 
-def _parameter(value: str, parsed: RosArguments) -> None:
+def _take_parameter(value: str, parsed: RosArguments) -> None:
     name, text = _split(value)
     node, mark, bare = name.partition(':')
     pattern = f'/{node}' if mark else '/**'
     merge_overrides(parsed.overrides, {pattern: {bare if mark else name: parse_value(text)}})
 
 
-def _params_file(value: str, parsed: RosArguments) -> None:
+def _take_params_file(value: str, parsed: RosArguments) -> None:
     merge_overrides(parsed.overrides, parse_file(value))
 
 
-def _remap(value: str, parsed: RosArguments) -> None:
+def _take_remap(value: str, parsed: RosArguments) -> None:
     source, target = _split(value)
     node, mark, name = source.partition(':')
     if not target:
@@ -103,12 +103,12 @@ def _remap(value: str, parsed: RosArguments) -> None:
     parsed.remaps.append(RemapRule(node if mark else None, name if mark else source, target))
 
 
-def _log_level(value: str, parsed: RosArguments) -> None:
+def _take_log_level(value: str, parsed: RosArguments) -> None:
     name, mark, level = value.rpartition(':=')
     if level.lower() not in LOG_LEVELS:
         raise ParameterTextError(f'{level} is not one of {", ".join(LOG_LEVELS)}')
     parsed.log_levels[name if mark else ''] = LOG_LEVELS[level.lower()]
 
 
-def _enclave(value: str, parsed: RosArguments) -> None:
+def _take_enclave(value: str, parsed: RosArguments) -> None:
     parsed.enclave = value

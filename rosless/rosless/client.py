@@ -1,4 +1,4 @@
-"""rclpy.client: requests out, replies in. Knows no node object and no executor."""
+"""rclpy.client: sends requests and takes replies. Knows no node object and no executor."""
 
 from collections.abc import Callable
 import struct

@@ -75,7 +75,7 @@ def load_typestore() -> Typestore:
 
 
 @cache
-def _hash_store() -> Typestore:
+def _load_hash_store() -> Typestore:
     """Copy of the typestore in which char is uint8, as in the hashes of ROS 2."""
 
     def replaced(desc):
@@ -93,4 +93,4 @@ def _hash_store() -> Typestore:
 @cache
 def compute_type_hash(name: str) -> str:
     """RIHS01 hash of a type, '' in Humble, which has none."""
-    return '' if get_distro() == 'humble' else _hash_store().hash_rihs01(name)
+    return '' if get_distro() == 'humble' else _load_hash_store().hash_rihs01(name)

@@ -24,13 +24,13 @@ def explain_refusal(parameter: Parameter, descriptor, *, declaring: bool) -> str
             expected = Parameter.Type(descriptor.type)
             return f"Wrong parameter type, expected '{expected}' got '{parameter.type_}'"
     if parameter.type_ == Parameter.Type.INTEGER and descriptor.integer_range:
-        return _outside(parameter, descriptor.integer_range[0], 0.0)
+        return _explain_range(parameter, descriptor.integer_range[0], 0.0)
     if parameter.type_ == Parameter.Type.DOUBLE and descriptor.floating_point_range:
-        return _outside(parameter, descriptor.floating_point_range[0], STEP_TOLERANCE)
+        return _explain_range(parameter, descriptor.floating_point_range[0], STEP_TOLERANCE)
     return ''
 
 
-def _outside(parameter: Parameter, limits, tolerance: float) -> str:
+def _explain_range(parameter: Parameter, limits, tolerance: float) -> str:
     value = parameter.value
     low = min(limits.from_value, limits.to_value)
     high = max(limits.from_value, limits.to_value)

@@ -28,12 +28,12 @@ def make_configuration(environment: dict[str, str]) -> str:
     """
     if get_distro() == 'humble':
         local = environment.get('ROS_LOCALHOST_ONLY') == '1'
-        return _domain(f'<General>{LOOPBACK}</General>' if local else '')
+        return _build_domain(f'<General>{LOOPBACK}</General>' if local else '')
     wanted = environment.get('ROS_AUTOMATIC_DISCOVERY_RANGE') or 'SUBNET'
     if wanted not in RANGES:
         raise RCLError(f'ROS_AUTOMATIC_DISCOVERY_RANGE={wanted} is not one of {", ".join(RANGES)}')
     if wanted == 'SYSTEM_DEFAULT':
-        return _domain('')
+        return _build_domain('')
     peers = [peer for peer in environment.get('ROS_STATIC_PEERS', '').split(';') if peer]
     general = ''
     if wanted == 'LOCALHOST':
@@ -45,14 +45,14 @@ def make_configuration(environment: dict[str, str]) -> str:
         general = f'<General>{general}</General>'
         peers.insert(0, 'localhost')
     listed = ''.join(f'<Peer Address={quoteattr(peer)}/>' for peer in peers)
-    return _domain(
+    return _build_domain(
         f'{general}<Discovery><ParticipantIndex>auto</ParticipantIndex>'
         f'<MaxAutoParticipantIndex>{MAX_PARTICIPANTS}</MaxAutoParticipantIndex>'
         f'<Peers>{listed}</Peers></Discovery>'
     )
 
 
-def _domain(settings: str) -> str:
+def _build_domain(settings: str) -> str:
     return f'<CycloneDDS><Domain Id="any">{settings}{LINGER}</Domain></CycloneDDS>'
 
 

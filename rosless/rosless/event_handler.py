@@ -89,7 +89,7 @@ class EventHandler:
         """Calls of the callbacks whose status changed, None if none did."""
         changed = self.condition.get_status_changes()
         # reading a status resets it
-        calls = [(call, _info(get())) for bit, get, call in self._statuses if bit & changed]
+        calls = [(call, _make_info(get())) for bit, get, call in self._statuses if bit & changed]
         if not calls:
             return None
 
@@ -100,7 +100,7 @@ class EventHandler:
         return call_back
 
 
-def _info(status) -> SimpleNamespace:
+def _make_info(status) -> SimpleNamespace:
     info = SimpleNamespace(**{name: getattr(status, name) for name, _ in status._fields_})
     if hasattr(info, 'last_policy_id'):
         info.last_policy_kind = POLICY_KINDS.get(info.last_policy_id, QoSPolicyKind.INVALID)

@@ -1,4 +1,4 @@
-"""rclpy.exceptions."""
+"""rclpy.exceptions: errors of names, parameters and entities."""
 
 
 class InvalidHandle(Exception):

@@ -54,23 +54,23 @@ def make_field(desc, message_class: Callable[[str], Any]) -> Field:
     kind, content = desc
     if kind == Nodetype.NAME:
         cls = message_class(content)
-        return Field(_ros_type(desc), cls, to_wire=cls._to_wire)
+        return Field(_name_ros_type(desc), cls, to_wire=cls._to_wire)
     if kind == Nodetype.BASE:
-        return _scalar(content[0], _ros_type(desc))
+        return _make_scalar(content[0], _name_ros_type(desc))
     element, size = content
     fixed = size if kind == Nodetype.ARRAY else None
     if element[0] == Nodetype.BASE and element[1][0] in ARRAY_CODES:
-        return _numeric_array(element[1][0], fixed, _ros_type(desc))
-    return _list(make_field(element, message_class), element, fixed, _ros_type(desc))
+        return _make_numeric_array(element[1][0], fixed, _name_ros_type(desc))
+    return _list(make_field(element, message_class), element, fixed, _name_ros_type(desc))
 
 
-def _scalar(base: str, ros_type: str) -> Field:
+def _make_scalar(base: str, ros_type: str) -> Field:
     if base == 'byte':
         # rosbags reads and writes byte as int8
         return Field(
             ros_type,
             lambda: b'\x00',
-            accept=_as_byte,
+            accept=_to_byte,
             from_wire=lambda value: bytes([value & 255]),
             to_wire=lambda value: int.from_bytes(value, 'little', signed=True),
         )
@@ -78,11 +78,11 @@ def _scalar(base: str, ros_type: str) -> Field:
     return Field(ros_type, lambda: zero)
 
 
-def _as_byte(value) -> bytes:
+def _to_byte(value) -> bytes:
     return bytes([value]) if isinstance(value, int) else bytes(value)
 
 
-def _numeric_array(base: str, size: int | None, ros_type: str) -> Field:
+def _make_numeric_array(base: str, size: int | None, ros_type: str) -> Field:
     code = ARRAY_CODES[base]
     dtype = np.dtype(code)
 
@@ -120,7 +120,7 @@ def _list(element: Field, desc, size: int | None, ros_type: str) -> Field:
     if base == 'byte':
 
         def accept(values):
-            return [_as_byte(value) for value in values]
+            return [_to_byte(value) for value in values]
 
         def from_wire(values):
             return [bytes([value]) for value in values.tobytes()]
@@ -144,7 +144,7 @@ def _list(element: Field, desc, size: int | None, ros_type: str) -> Field:
     return Field(ros_type, default, accept, from_wire, to_wire)
 
 
-def _ros_type(desc) -> str:
+def _name_ros_type(desc) -> str:
     kind, content = desc
     if kind == Nodetype.NAME:
         return content.replace('/msg/', '/')
@@ -153,8 +153,8 @@ def _ros_type(desc) -> str:
         return f'{base}<{bound}>' if bound else ROS_NAMES.get(base, base)
     element, size = content
     if kind == Nodetype.ARRAY:
-        return f'{_ros_type(element)}[{size}]'
-    return f'sequence<{_ros_type(element)}{f", {size}" if size else ""}>'
+        return f'{_name_ros_type(element)}[{size}]'
+    return f'sequence<{_name_ros_type(element)}{f", {size}" if size else ""}>'
 
 
 def check(value, desc, message_class: Callable[[str], type]) -> None:
@@ -164,7 +164,7 @@ def check(value, desc, message_class: Callable[[str], type]) -> None:
         AssertionError: the value is not of the type that the field description asks for.
     """
     if not _fits(value, desc, message_class):
-        raise AssertionError(f'{value!r} is not a {_ros_type(desc)}')
+        raise AssertionError(f'{value!r} is not a {_name_ros_type(desc)}')
 
 
 def _fits(value, desc, message_class) -> bool:

@@ -1,4 +1,4 @@
-"""Who is in the domain: nodes from their announcements, endpoints from DDS discovery.
+"""Nodes and endpoints in the domain: from announcements of nodes and DDS discovery.
 
 Knows no node object. Executors let it take the announcements as they come.
 """
@@ -72,14 +72,14 @@ class Graph:
         """Name and namespace of every node, those of this process first."""
         self.take()
         # the announcement of a process that did not leave stays; its endpoints go with its lease
-        present = {e.participant_key.bytes for e in self._publications()}
+        present = {e.participant_key.bytes for e in self._list_publications()}
         self._announced = {g: n for g, n in self._announced.items() if g in present}
         found = [(node.name, node.namespace) for node in self._participant.nodes]
         return found + [node[:2] for nodes in self._announced.values() for node in nodes]
 
     def publisher_count(self, dds_topic: str) -> int:
         """Number of writers of a DDS topic."""
-        return sum(e.topic_name == dds_topic for e in self._publications())
+        return sum(e.topic_name == dds_topic for e in self._list_publications())
 
     def publishers(self, dds_topic: str) -> list[TopicEndpointInfo]:
         """Writers of a DDS topic, each with its node."""
@@ -90,7 +90,7 @@ class Graph:
                 *owners.get(endpoint.key.bytes, ('', '')),
                 to_ros_type_name(endpoint.type_name) or '',
             )
-            for endpoint in self._publications()
+            for endpoint in self._list_publications()
             if endpoint.topic_name == dds_topic
         ]
 
@@ -102,18 +102,22 @@ class Graph:
 
     def subscription_count(self, dds_topic: str) -> int:
         """Number of readers of a DDS topic."""
-        return sum(e.topic_name == dds_topic for e in self._subscriptions())
+        return sum(e.topic_name == dds_topic for e in self._list_subscriptions())
 
     def topics(self) -> list[tuple[str, list[str]]]:
         """ROS topics with the names of their types."""
-        return self._named([*self._publications(), *self._subscriptions()], 'rt', str)
+        return self._list_named(
+            [*self._list_publications(), *self._list_subscriptions()], 'rt', str
+        )
 
     def services(self) -> list[tuple[str, list[str]]]:
         """Services with the names of their types."""
-        requests = self._named(self._subscriptions(), 'rq', lambda n: n.removesuffix('Request'))
+        requests = self._list_named(
+            self._list_subscriptions(), 'rq', lambda n: n.removesuffix('Request')
+        )
         return [(n, [t.removesuffix('_Request') for t in types]) for n, types in requests]
 
-    def _named(
+    def _list_named(
         self, endpoints: list[Any], prefix: str, rename: Callable[[str], str]
     ) -> list[tuple[str, list[str]]]:
         types: dict[str, set[str]] = {}
@@ -123,13 +127,13 @@ class Graph:
                 types.setdefault(rename(endpoint.topic_name[2:]), set()).add(ros_type)
         return [(name, sorted(found)) for name, found in sorted(types.items())]
 
-    def _publications(self) -> list[Any]:
-        return self._endpoints(BuiltinTopicDcpsPublication)
+    def _list_publications(self) -> list[Any]:
+        return self._list_endpoints(BuiltinTopicDcpsPublication)
 
-    def _subscriptions(self) -> list[Any]:
-        return self._endpoints(BuiltinTopicDcpsSubscription)
+    def _list_subscriptions(self) -> list[Any]:
+        return self._list_endpoints(BuiltinTopicDcpsSubscription)
 
-    def _endpoints(self, topic) -> list[Any]:
+    def _list_endpoints(self, topic) -> list[Any]:
         # a reader for each look, since one that stays would keep what is long gone
         reader = BuiltinDataReader(self._participant.dds, topic)
         try:

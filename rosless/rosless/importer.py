@@ -1,4 +1,4 @@
-"""Importable `rclpy` and message packages, where ROS 2 is not installed.
+"""Makes `rclpy` and message packages importable where ROS 2 is not installed.
 
 The finder stands last in sys.meta_path, so it never shadows an installed rclpy. The modules have
 only names that rclpy has as well: a program that imports here also imports there.

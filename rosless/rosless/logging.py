@@ -50,7 +50,7 @@ def set_logger_level(name: str, level: int) -> None:
 
 def get_logger_effective_level(name: str) -> LoggingSeverity:
     """Level of the nearest logger above that has one, INFO if none has."""
-    return _nearest(_levels, name) or LoggingSeverity.INFO
+    return _find_nearest(_levels, name) or LoggingSeverity.INFO
 
 
 def add_sink(name: str, sink: Callable[[LogRecord], None]) -> None:
@@ -68,7 +68,7 @@ def get_logger(name: str) -> 'Logger':
     return Logger(name)
 
 
-def _nearest(table: dict[str, Any], name: str) -> Any:
+def _find_nearest(table: dict[str, Any], name: str) -> Any:
     while name and name not in table:
         name = name.rpartition(SEPARATOR)[0]
     return table.get(name)
@@ -195,5 +195,5 @@ def _write(record: LogRecord) -> None:
         file=sys.stderr,
         flush=True,
     )
-    if sink := _nearest(_sinks, record.name):
+    if sink := _find_nearest(_sinks, record.name):
         sink(record)

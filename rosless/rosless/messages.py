@@ -48,7 +48,7 @@ class Message:
     def __eq__(self, other):
         if type(self) is not type(other):
             return NotImplemented
-        return all(_equal(getattr(self, name), getattr(other, name)) for name in self._fields)
+        return all(_are_equal(getattr(self, name), getattr(other, name)) for name in self._fields)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -64,7 +64,7 @@ class Message:
     _to_wire: ClassVar[Any] = None  # message -> object for the serialiser; None: as it is
 
 
-def _equal(one, other) -> bool:
+def _are_equal(one, other) -> bool:
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
         return np.array_equal(one, other)
     return one == other
@@ -93,13 +93,18 @@ def get_message_class(name: str) -> Any:
     cls: Any = type(short, (Message,), namespace)
     cls._accepts = {n: _accept(field, descs[n]) for n, field in fields.items()}
     cls._steps = tuple(
-        (n, cls.__dict__[n].__set__, cls._accepts[n], _default(field, DEFAULTS.get(name, {}), n))
+        (
+            n,
+            cls.__dict__[n].__set__,
+            cls._accepts[n],
+            _make_default(field, DEFAULTS.get(name, {}), n),
+        )
         for n, field in fields.items()
     )
     if not fields:
         cls._to_wire = lambda message: SimpleNamespace(**{PLACEHOLDER: 0})
     elif any(field.to_wire for field in fields.values()):
-        cls._to_wire = _wire_form
+        cls._to_wire = _to_wire_form
     return cls
 
 
@@ -114,11 +119,11 @@ def _accept(field: Field, desc) -> Callable | None:
     return checked
 
 
-def _default(field: Field, declared: dict[str, Any], name: str) -> Callable[[], Any]:
+def _make_default(field: Field, declared: dict[str, Any], name: str) -> Callable[[], Any]:
     return (lambda: declared[name]) if name in declared else field.default
 
 
-def _wire_form(message: Message) -> SimpleNamespace:
+def _to_wire_form(message: Message) -> SimpleNamespace:
     values = {}
     for name, field in message._fields.items():
         value = getattr(message, name)
@@ -163,7 +168,7 @@ class _Constructors(dict):
 
 
 @cache
-def _serialiser() -> Typestore:
+def _load_serialiser() -> Typestore:
     """Typestore with the definitions of the distribution and our classes."""
     store = Typestore()
     store.fielddefs = load_typestore().fielddefs
@@ -175,7 +180,7 @@ def serialize(message: Message) -> bytes:
     """CDR of a message, with the 4 bytes of encapsulation header."""
     plain = type(message)._to_wire
     wire = message if plain is None else plain(message)
-    return bytes(_serialiser().serialize_cdr(wire, message._type, little_endian=True))
+    return bytes(_load_serialiser().serialize_cdr(wire, message._type, little_endian=True))
 
 
 def deserialize(data, name: str) -> Any:
@@ -185,4 +190,4 @@ def deserialize(data, name: str) -> Any:
         rosbags.serde.SerdeError: the bytes are not a message of this type.
     """
     # a memoryview, since rosbags slices the header off: slicing bytes would copy the sample
-    return _serialiser().deserialize_cdr(memoryview(data), name)
+    return _load_serialiser().deserialize_cdr(memoryview(data), name)

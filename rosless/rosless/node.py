@@ -8,7 +8,7 @@ from rosless.exceptions import NotInitializedException
 from rosless.graph import TopicEndpointInfo
 from rosless.messages import get_message_class
 from rosless.node_endpoints import NodeEndpoints
-from rosless.node_parameters import NodeParameters
+from rosless.node_parameters import DeclaredParameters
 from rosless.parameter import Parameter
 from rosless.parameter_service import ParameterService
 from rosless.qos import DurabilityPolicy, QoSProfile, qos_profile_parameter_events
@@ -20,7 +20,7 @@ ROSOUT_PROFILE = QoSProfile(
 )
 
 
-class Node(NodeEndpoints, NodeParameters):
+class Node(NodeEndpoints, DeclaredParameters):
     """A node in the graph. The arguments are rclpy's; `cli_args` come before the global ones."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Node(NodeEndpoints, NodeParameters):
         logger = logging.get_logger(full_name[1:].replace('/', '.'))
         NodeEndpoints.__init__(self, context, name, space, remaps, logger)
         overrides = _overrides(sources, full_name, parameter_overrides or [])
-        NodeParameters.__init__(
+        DeclaredParameters.__init__(
             self, overrides, allow_undeclared_parameters, self.__publish_changes
         )
         if enable_rosout:

@@ -28,7 +28,7 @@ from rosless.qos_overriding_options import QoSOverridingOptions, apply_overrides
 from rosless.service import Service, ServiceEnds
 from rosless.subscription import Subscription
 from rosless.timer import Timer
-from rosless.wire import make_reply_topic, make_request_topic, make_topic_name
+from rosless.wire import make_service_topics, make_topic_name
 
 
 class NodeEndpoints:
@@ -91,7 +91,7 @@ class NodeEndpoints:
         name = self.resolve_topic_name(topic)
         profile = self.__profile('publisher', name, qos_profile, qos_overriding_options)
         writer = self.__participant.create_writer(
-            self.__record, _dds_topic(name, msg_type, profile), profile
+            self.__record, _make_dds_topic(name, msg_type, profile), profile
         )
         publisher = Publisher(self._context, writer, msg_type, name, profile)
         events = EventHandler(
@@ -121,7 +121,7 @@ class NodeEndpoints:
         profile = self.__profile('subscription', name, qos_profile, qos_overriding_options)
         group = callback_group or self.default_callback_group
         reader = self.__participant.create_reader(
-            self.__record, _dds_topic(name, msg_type, profile), profile
+            self.__record, _make_dds_topic(name, msg_type, profile), profile
         )
         subscription = Subscription(
             reader, msg_type, name, callback, group, profile, raw, self._logger
@@ -177,10 +177,11 @@ class NodeEndpoints:
     def __connect(self, role: str, srv_type, srv_name: str, profile, group) -> ServiceEnds:
         """Both ends of a service or client, with a mark by which they are known as a pair."""
         name = self.resolve_service_name(srv_name)
-        request = DdsTopic(make_request_topic(name), srv_type.Request._type, is_service=True)
-        reply = DdsTopic(make_reply_topic(name), srv_type.Response._type, is_service=True)
+        requests, replies = make_service_topics(name)
+        request = DdsTopic(requests, srv_type.Request._type, is_service=True)
+        reply = DdsTopic(replies, srv_type.Response._type, is_service=True)
         incoming, outgoing = (request, reply) if role == 'service' else (reply, request)
-        mark = f'{role}id={_dotted(self.__participant.next_endpoint_id())};'
+        mark = f'{role}id={_format_id(self.__participant.next_endpoint_id())};'
         reader = self.__participant.create_reader(self.__record, incoming, profile, mark)
         writer = self.__participant.create_writer(self.__record, outgoing, profile, mark)
         group = group or self.default_callback_group
@@ -252,10 +253,10 @@ class NodeEndpoints:
         self.__participant.remove_node(self.__record)
 
 
-def _dds_topic(name: str, msg_type: Any, profile: QoSProfile) -> DdsTopic:
+def _make_dds_topic(name: str, msg_type: Any, profile: QoSProfile) -> DdsTopic:
     plain = profile.avoid_ros_namespace_conventions
     return DdsTopic(name if plain else make_topic_name(name), msg_type._type)
 
 
-def _dotted(endpoint_id: bytes) -> str:
+def _format_id(endpoint_id: bytes) -> str:
     return '.'.join(f'{byte:x}' for byte in endpoint_id)

@@ -23,16 +23,16 @@ from rosless.parameter import PARAMETER_SEPARATOR_STRING, Parameter
 NOT_SET = Parameter.Type.NOT_SET
 
 
-def _descriptor(**fields):
+def _make_descriptor(**fields):
     return get_message_class('rcl_interfaces/msg/ParameterDescriptor')(**fields)
 
 
-def _result(reason: str):
+def _make_result(reason: str):
     result = get_message_class('rcl_interfaces/msg/SetParametersResult')
     return result(successful=not reason, reason=reason)
 
 
-class NodeParameters:
+class DeclaredParameters:
     """Base of Node with everything about its parameters."""
 
     def __init__(
@@ -60,7 +60,7 @@ class NodeParameters:
                 override of the command line or a file, is refused.
         """
         bare = value is None and descriptor is None
-        declaration = (name,) if bare else (name, value, descriptor or _descriptor())
+        declaration = (name,) if bare else (name, value, descriptor or _make_descriptor())
         return self.declare_parameters('', [declaration], ignore_override)[0]
 
     def declare_parameters(
@@ -72,7 +72,7 @@ class NodeParameters:
             full = f'{namespace}{PARAMETER_SEPARATOR_STRING}{name}' if namespace else name
             if not full:
                 raise InvalidParameterException(full)
-            value, descriptor = _typed(full, *rest)
+            value, descriptor = _type_declaration(full, *rest)
             if not ignore_override and full in self._parameter_overrides:
                 value = self._parameter_overrides[full].value
             declarations.append((Parameter(full, value=value), descriptor))
@@ -166,7 +166,7 @@ class NodeParameters:
         """rcl_interfaces/msg/ParameterDescriptor of a parameter."""
         if name not in self._descriptors:
             self.__require_undeclared_allowed(name)
-            return _descriptor()
+            return _make_descriptor()
         return self._descriptors[name]
 
     def describe_parameters(self, names: list[str]) -> list:
@@ -200,13 +200,13 @@ class NodeParameters:
         undeclared = [p.name for p in parameter_list if p.name not in self._parameters]
         if undeclared:
             self.__require_undeclared_allowed(undeclared)
-        descriptors = {n: _descriptor(name=n, dynamic_typing=True) for n in undeclared}
+        descriptors = {n: _make_descriptor(name=n, dynamic_typing=True) for n in undeclared}
         for parameter in parameter_list:
             descriptor = descriptors.get(parameter.name) or self._descriptors[parameter.name]
             if reason := explain_refusal(parameter, descriptor, declaring=False):
-                return _result(reason)
+                return _make_result(reason)
         if reason := self.__refused_by_callbacks(parameter_list):
-            return _result(reason)
+            return _make_result(reason)
         self._descriptors.update(descriptors)
         new: list[Parameter] = []
         changed: list[Parameter] = []
@@ -221,7 +221,7 @@ class NodeParameters:
             (new if known is None or known.type_ == NOT_SET else changed).append(parameter)
             self.__store(parameter)
         self.__tell_changes(new, changed, deleted)
-        return _result('')
+        return _make_result('')
 
     def add_on_set_parameters_callback(self, callback: Callable) -> None:
         """Ask a function before parameters are set or declared; the newest is asked first.
@@ -235,12 +235,12 @@ class NodeParameters:
         self._on_set_parameters_callbacks.remove(callback)
 
 
-def _typed(name: str, value: Any = None, descriptor=None, *rest) -> tuple[Any, Any]:
+def _type_declaration(name: str, value: Any = None, descriptor=None, *rest) -> tuple[Any, Any]:
     """Default value of a declaration, and its descriptor with the type filled in."""
     if rest:
         raise TypeError(f'a declaration of {name} is a name, a value and a descriptor')
     if descriptor is None:
-        descriptor = _descriptor()
+        descriptor = _make_descriptor()
         if value is None:
             warnings.warn(f'parameter {name} is declared without a value or a type', stacklevel=4)
             descriptor.dynamic_typing = True

@@ -39,8 +39,8 @@ def parse_value(text: str) -> Any:
     try:
         node = yaml.compose(text, yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise ParameterTextError(f'{text!r} is not YAML: {_one_line(error)}') from error
-    return '' if node is None else _value(node, text)
+        raise ParameterTextError(f'{text!r} is not YAML: {_join_lines(error)}') from error
+    return '' if node is None else _read_value(node, text)
 
 
 def parse_file(path: str) -> Overrides:
@@ -53,7 +53,7 @@ def parse_file(path: str) -> Overrides:
         with open(path, encoding='utf-8') as file:
             root = yaml.compose(file, yaml.SafeLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ParameterTextError(f'{path}: {_one_line(error)}') from error
+        raise ParameterTextError(f'{path}: {_join_lines(error)}') from error
     if not isinstance(root, yaml.MappingNode):
         raise ParameterTextError(f'{path}: expected a mapping of node names')
     found: Overrides = {}
@@ -61,7 +61,7 @@ def parse_file(path: str) -> Overrides:
     return found
 
 
-def _one_line(error: Exception) -> str:
+def _join_lines(error: Exception) -> str:
     return ' '.join(str(error).split())
 
 
@@ -84,25 +84,25 @@ def _read_parameters(mapping: yaml.MappingNode, prefix: str, path: str, into: di
         if isinstance(value, yaml.MappingNode):
             _read_parameters(value, f'{name}.', path, into)
         else:
-            into[name] = _value(value, f'{path}: {name}')
+            into[name] = _read_value(value, f'{path}: {name}')
 
 
-def _value(node: yaml.Node, where: str) -> Any:
+def _read_value(node: yaml.Node, where: str) -> Any:
     if isinstance(node, yaml.ScalarNode):
-        return _scalar(node)
+        return _read_scalar(node)
     if not isinstance(node, yaml.SequenceNode):
         raise ParameterTextError(f'{where}: a parameter is a scalar or a list')
     items = []
     for item in node.value:
         if not isinstance(item, yaml.ScalarNode):
             raise ParameterTextError(f'{where}: a list holds scalars only')
-        items.append(_scalar(item))
+        items.append(_read_scalar(item))
     if len({type(item) for item in items}) > 1:
         raise ParameterTextError(f'{where}: a list holds values of one type, not {items}')
     return items
 
 
-def _scalar(node: yaml.ScalarNode) -> Any:
+def _read_scalar(node: yaml.ScalarNode) -> Any:
     text = node.value
     if node.style is not None:  # quoted or a block: a string whatever it looks like
         return text

@@ -146,7 +146,7 @@ class Participant:
         self._left = False
         latched: dict[str, Any] = {'durability': DurabilityPolicy.TRANSIENT_LOCAL}
         topic = self._join(DdsTopic(DISCOVERY_TOPIC, DISCOVERY_TYPE))
-        mark = _hash_entry(DISCOVERY_TYPE)
+        mark = _format_hash_entry(DISCOVERY_TYPE)
         last = QoSProfile(depth=1, **latched)
         own = Qos(Policy.IgnoreLocal.Participant, base=to_dds_qos(last, mark))
         self._own_announcements = Writer(DataWriter(self.dds, topic, own))
@@ -186,7 +186,7 @@ class Participant:
         profile: QoSProfile,
         user_data: str,
     ) -> Endpoint:
-        qos = to_dds_qos(profile, user_data + _hash_entry(topic.type_name))
+        qos = to_dds_qos(profile, user_data + _format_hash_entry(topic.type_name))
         with self._lock:
             endpoint = kind(kind.DDS(self.dds, self._join(topic), qos))
             guids.append(endpoint.guid)
@@ -247,27 +247,27 @@ class Participant:
     def _announce(self) -> None:
         if self._left:
             return
-        info = get_message_class(DISCOVERY_TYPE)(gid=_gid(self.dds.guid.bytes))
+        info = get_message_class(DISCOVERY_TYPE)(gid=_make_gid(self.dds.guid.bytes))
         entities = get_message_class('rmw_dds_common/msg/NodeEntitiesInfo')
         for node in self._nodes:
             info.node_entities_info_seq.append(
                 entities(
                     node_namespace=node.namespace,
                     node_name=node.name,
-                    reader_gid_seq=[_gid(guid) for guid in node.readers],
-                    writer_gid_seq=[_gid(guid) for guid in node.writers],
+                    reader_gid_seq=[_make_gid(guid) for guid in node.readers],
+                    writer_gid_seq=[_make_gid(guid) for guid in node.writers],
                 )
             )
         self._own_announcements.write(serialize(info))
 
 
-def _gid(guid: bytes):
+def _make_gid(guid: bytes):
     message = get_message_class('rmw_dds_common/msg/Gid')()
     # 16 bytes in Jazzy; 24 in Humble, the last 8 of them zero
     message.data = np.frombuffer(guid.ljust(len(message.data), b'\0'), np.uint8)
     return message
 
 
-def _hash_entry(type_name: str) -> str:
+def _format_hash_entry(type_name: str) -> str:
     found = compute_type_hash(type_name)
     return f'typehash={found};' if found else ''

@@ -1,4 +1,4 @@
-"""rclpy.publisher: messages of one topic out. Knows no node object and no executor."""
+"""rclpy.publisher: sends messages of one topic. Knows no node object and no executor."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""rclpy.service: requests in, replies out, in the convention of rmw_cyclonedds.
+"""rclpy.service: takes requests and replies to them, in the convention of rmw_cyclonedds.
 
 A body starts with the client id and the sequence number of the request, 16 bytes, which the
 reply carries back unchanged. Knows no node object and no executor.

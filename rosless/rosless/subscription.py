@@ -1,4 +1,4 @@
-"""rclpy.subscription: messages of one topic in. Knows no node object and no executor."""
+"""rclpy.subscription: takes messages of one topic. Knows no node object and no executor."""
 
 from collections.abc import Callable
 import inspect

@@ -52,19 +52,19 @@ class Time:
     def __add__(self, other):
         if not isinstance(other, Duration):
             return NotImplemented
-        return self._shifted(other.nanoseconds)
+        return self._shift(other.nanoseconds)
 
     __radd__ = __add__
 
     def __sub__(self, other):
         if isinstance(other, Duration):
-            return self._shifted(-other.nanoseconds)
+            return self._shift(-other.nanoseconds)
         if not isinstance(other, Time):
             return NotImplemented
         self._require_same_clock(other)
         return Duration(nanoseconds=self._nanoseconds - other._nanoseconds)
 
-    def _shifted(self, by_ns: int) -> 'Time':
+    def _shift(self, by_ns: int) -> 'Time':
         return Time(nanoseconds=self._nanoseconds + by_ns, clock_type=self._clock_type)
 
     def _require_same_clock(self, other: 'Time') -> None:

@@ -37,14 +37,9 @@ def make_topic_name(name: str) -> str:
     return f'rt{name}'
 
 
-def make_request_topic(service: str) -> str:
-    """DDS topic of the requests of a fully qualified service."""
-    return f'rq{service}Request'
-
-
-def make_reply_topic(service: str) -> str:
-    """DDS topic of the replies of a fully qualified service."""
-    return f'rr{service}Reply'
+def make_service_topics(service: str) -> tuple[str, str]:
+    """DDS topics of the requests and the replies of a fully qualified service."""
+    return f'rq{service}Request', f'rr{service}Reply'
 
 
 def to_dds_type_name(name: str) -> str:
@@ -65,41 +60,41 @@ def make_sample_type(name: str, *, service: bool = False) -> type:
 
     With `service`, the type starts with the client id and the sequence number of a request.
     """
-    fields = _idl_fields(name)
+    fields = _list_idl_fields(name)
     if service:
         fields = {'client_id': types.uint64, 'sequence_number': types.int64} | fields
-    return _raw(_struct(name, fields))
+    return _keep_bytes(_make_struct(name, fields))
 
 
 @cache
-def _nested(name: str) -> type[IdlStruct]:
-    return _struct(name, _idl_fields(name))
+def _make_nested(name: str) -> type[IdlStruct]:
+    return _make_struct(name, _list_idl_fields(name))
 
 
-def _struct(name: str, fields: dict[str, Any]) -> type[IdlStruct]:
+def _make_struct(name: str, fields: dict[str, Any]) -> type[IdlStruct]:
     return make_idl_struct(
         name.rsplit('/', 1)[1], to_dds_type_name(name), fields, dataclassify=False
     )
 
 
-def _idl_fields(name: str) -> dict[str, Any]:
-    return {field: _idl_type(desc) for field, desc in load_typestore().fielddefs[name][1]}
+def _list_idl_fields(name: str) -> dict[str, Any]:
+    return {field: _find_idl_type(desc) for field, desc in load_typestore().fielddefs[name][1]}
 
 
-def _idl_type(desc) -> Any:
+def _find_idl_type(desc) -> Any:
     kind, content = desc
     if kind == Nodetype.NAME:
-        return _nested(content)
+        return _make_nested(content)
     if kind == Nodetype.BASE:
         base, bound = content
         return types.bounded_str[bound] if base == 'string' and bound else BASE_TYPES[base]
     element, size = content
     if kind == Nodetype.ARRAY:
-        return types.array[_idl_type(element), size]
-    return types.sequence[(_idl_type(element), size) if size else (_idl_type(element),)]
+        return types.array[_find_idl_type(element), size]
+    return types.sequence[(_find_idl_type(element), size) if size else (_find_idl_type(element),)]
 
 
-def _raw(cls: Any) -> type:
+def _keep_bytes(cls: Any) -> type:
     """Replace (de)serialisation by the bytes themselves; the nested types need no such thing."""
 
     def init(self, data):

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-import rclpy
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.executors import SingleThreadedExecutor
 from std_srvs.srv import SetBool, Trigger
 
@@ -65,16 +65,14 @@ def test_call_waits_while_another_thread_spins(node):
 
 def test_a_coroutine_can_serve_and_call(node, spin_until):
     node.create_service(Trigger, 'inner', lambda request, response: Trigger.Response(message='in'))
-    client = node.create_client(
-        Trigger, 'inner', callback_group=rclpy.callback_groups.ReentrantCallbackGroup()
-    )
+    client = node.create_client(Trigger, 'inner', callback_group=ReentrantCallbackGroup())
 
     async def outer(request, response):
         inner = await client.call_async(Trigger.Request())
         response.message = f'out of {inner.message}'
         return response
 
-    group = rclpy.callback_groups.MutuallyExclusiveCallbackGroup()
+    group = MutuallyExclusiveCallbackGroup()
     node.create_service(Trigger, 'outer', outer, callback_group=group)
     caller = node.create_client(Trigger, 'outer')
     assert caller.wait_for_service(5) and client.wait_for_service(5)

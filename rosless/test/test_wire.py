@@ -126,8 +126,7 @@ def user_data(entry):
 
 def test_names_of_topics_services_and_types():
     assert wire.make_topic_name('/a/b') == 'rt/a/b'
-    assert wire.make_request_topic('/a/b') == 'rq/a/bRequest'
-    assert wire.make_reply_topic('/a/b') == 'rr/a/bReply'
+    assert wire.make_service_topics('/a/b') == ('rq/a/bRequest', 'rr/a/bReply')
     assert wire.to_dds_type_name('std_msgs/msg/String') == 'std_msgs::msg::dds_::String_'
     assert wire.to_ros_type_name('std_msgs::msg::dds_::String_') == 'std_msgs/msg/String'
     assert wire.to_ros_type_name('HelloWorld') is None

@@ -1,4 +1,4 @@
-"""uint8 images to the patches of the vision tower, on any device, without torchvision.
+"""Converts uint8 images to patches of the vision tower, on any device, without torchvision.
 
 Steps: docs/model.md, section 2. Knows no cameras and no prompt.
 """

@@ -1,1 +1,1 @@
-"""What the node says about itself: /diagnostics once a second and ~/output/status per t0."""
+"""Diagnostics of the node: /diagnostics once a second, and ~/output/status per t0."""

@@ -1,4 +1,4 @@
-"""Arrivals of one input, and the status that is made of them."""
+"""Monitors the arrivals of one input, and describes them as a status."""
 
 from __future__ import annotations
 

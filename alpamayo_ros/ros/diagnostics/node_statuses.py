@@ -1,4 +1,4 @@
-"""Figures of the node to the statuses of /diagnostics, one function each.
+"""Turns figures of the node into the statuses of /diagnostics, one function each.
 
 Pure functions of figures that the node hands over; no rclpy, no clock, no thread.
 """

@@ -1,1 +1,1 @@
-"""From a prediction to messages: policies, the table of outputs, and what is sent for each t0."""
+"""Turns a prediction into messages: policies, table of outputs, publication per t0."""

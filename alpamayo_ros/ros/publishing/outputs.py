@@ -1,4 +1,4 @@
-"""Prediction to messages: one pure function and one row of OUTPUTS per topic.
+"""Converts a prediction to messages: one pure function and one row of OUTPUTS per topic.
 
 Imports no message package: messages come from a factory `make(type_name, **fields)`, which fills
 in what is not named and adapts numpy arrays. The live node passes a factory over the installed

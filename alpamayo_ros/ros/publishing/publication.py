@@ -1,4 +1,4 @@
-"""Predictions out: policy applied, rows of OUTPUTS sent, the last valid path held.
+"""Publishes predictions: applies the policies, sends rows of OUTPUTS, holds the last path.
 
 Knows publishers as objects with `publish` and `get_subscription_count`, messages through a factory
 and the time as an argument. Rows below debug/ get every prediction, those below output/ what the
