@@ -21,6 +21,8 @@ HISTORY_POSES = 16
 FRAMES_PER_CAMERA = 4
 GRID_NS = 100_000_000  # 10 Hz: frames, history and waypoints share it
 GRID_S = GRID_NS / NANOSECONDS
+REASONING = ('full', 'short', 'none')
+LONGEST_ROUTE_TEXT = 200
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,26 @@ class EgoPose:
 
 
 @dataclass(frozen=True)
+class Navigation:
+    """A route text for the model, such as 'Turn left in 30m', and its age at t0 in seconds.
+
+    ValueError for a text that cannot stand in a prompt: empty, longer than LONGEST_ROUTE_TEXT, or
+    with control characters or angle brackets, which the tokens of the model have.
+    """
+
+    text: str
+    age_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        is_plain = self.text.isprintable() and not set('<>') & set(self.text)
+        if not (is_plain and 0 < len(self.text.strip()) <= len(self.text) <= LONGEST_ROUTE_TEXT):
+            raise ValueError(
+                f'route text {self.text[:LONGEST_ROUTE_TEXT]!r}: expected 1 to '
+                f"{LONGEST_ROUTE_TEXT} printable characters without '<' and '>'"
+            )
+
+
+@dataclass(frozen=True)
 class Context:
     """Everything one inference sees, aligned to the 10 Hz grid that ends at t0.
 
@@ -71,7 +93,8 @@ class Context:
     3) and history_rot (16, 3, 3): float32, t0 frame, t0-1.5 s ... t0; the last row is exactly zero
     and identity. odom_from_t0: the float64 pose interpolated at exactly t0. v0_mps: speed fitted
     to the history; skew_s: largest spread of the cameras inside one grid slot. checks: names of
-    what is unusual but served, such as 'camera_subset' or 'v0_mismatch'.
+    what is unusual but served, such as 'camera_subset' or 'v0_mismatch'. navigation: where the
+    vehicle is to go, None where nobody says.
     """
 
     t0_ns: int
@@ -83,6 +106,7 @@ class Context:
     v0_mps: float
     skew_s: float
     checks: tuple[str, ...] = ()
+    navigation: Navigation | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +128,10 @@ class SamplingOptions:
     """How reasoning is sampled and the flow integrated; the defaults are the reference's.
 
     flow_steps None means the checkpoint's own count; top_k 0 means off; greedy means argmax.
+    reasoning: one of REASONING. With 'short', a text that reaches max_tokens gets the trajectory
+    marker as its last token; with 'none', the prompt asks for the trajectory only.
+    guidance_weight: of the route text, where the context has one; 1 means off. noise_temperature:
+    factor of the initial noise.
     """
 
     num_samples: int = 1
@@ -113,6 +141,9 @@ class SamplingOptions:
     greedy: bool = False
     max_tokens: int = 256
     flow_steps: int | None = None
+    reasoning: str = 'full'
+    guidance_weight: float = 1.0
+    noise_temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -122,9 +153,11 @@ class Prediction:
     samples (K, 64, 4) float32: x, y m, yaw rad, speed m/s in the t0 frame. actions (K, 64, 2)
     float32: acceleration m/s^2, curvature 1/m (before any clipping; there is none). chosen: index
     of the medoid sample; spread_m: its mean distance to the others at 6.4 s. texts: reasoning per
-    sample ('' when it never ended; then partial_texts holds what was said). end: 'marker', 'eos'
-    or 'budget' per sample. checks: names of failed validity and reasoning checks of the chosen
-    sample, and the context's own. timing_ms: milliseconds per stage.
+    sample ('' when it never ended; then partial_texts holds what was said). end: how it ended, per
+    sample: 'marker', 'eos', 'budget', 'cut' (the budget ended it with the marker in its place), or
+    'none' (no reasoning was asked for). checks: names of failed validity and reasoning checks of
+    the chosen sample, and the context's own. timing_ms: milliseconds per stage. navigation: the
+    route text in the prompt, '' without one.
     """
 
     t0_ns: int
@@ -140,6 +173,7 @@ class Prediction:
     tokens: tuple[int, ...]
     checks: tuple[str, ...] = ()
     timing_ms: Mapping[str, float] = field(default_factory=dict)
+    navigation: str = ''
 
 
 def derive_seed(seed: int, t0_ns: int) -> int:

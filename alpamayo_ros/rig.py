@@ -6,7 +6,7 @@ names the file and the key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 import math
 from pathlib import Path
 import re
@@ -92,6 +92,21 @@ class CameraRig:
     ground_z_m: float = 0.0
     uses_twist: bool = True
     limits: ContextLimits = ContextLimits()
+
+
+def select_cameras(rig: CameraRig, names: tuple[str, ...]) -> CameraRig:
+    """The rig with these cameras alone, the others as absent; with no name the rig itself.
+
+    Raises BadInput for a camera that the rig has not, and when the anchor is left out.
+    """
+    own = [camera.name for camera in rig.cameras]
+    if unknown := [name for name in names if name not in own]:
+        raise BadInput(f'cameras: the rig {rig.name} has no {unknown[0]!r}, but {", ".join(own)}')
+    if names and rig.anchor not in names:
+        raise BadInput(f'cameras: {rig.anchor} is the anchor of the rig {rig.name} and must stay')
+    left_out = [name for name in own if names and name not in names]
+    kept = tuple(camera for camera in rig.cameras if camera.name not in left_out)
+    return replace(rig, cameras=kept, absent=(*rig.absent, *left_out))
 
 
 def list_rigs() -> tuple[str, ...]:

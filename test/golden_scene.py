@@ -24,9 +24,9 @@ def frame(image, stamp_ns):
     return Frame(stamp_ns, 'rgb8', pixels.reshape(-1), height, width, width * 3)
 
 
-def context():
+def context(model=MODEL):
     """Context of the reference's inputs."""
-    fields = np.load(MODEL / 'inputs.npz')
+    fields = np.load(model / 'inputs.npz')
     frames = {
         name: tuple(frame(image, T0_NS - (3 - k) * STEP_NS) for k, image in enumerate(images))
         for name, images in zip(CAMERAS, fields['images'], strict=True)

@@ -188,7 +188,7 @@ def test_prompt_without_reasoning_is_followed_by_the_marker(model, images, proce
         reasoning = feed_marker(model.decode_step, prompt, ids, 2)
         field = model.make_velocity_field(prompt, reasoning)
         found = field(noise(2), torch.zeros(2, 1, 1))
-    assert reasoning.end == [['marker', 'marker']]
+    assert reasoning.end == [['none', 'none']]
     assert prompt.cache.length == prompt_ids.shape[1] + 2
     marker = torch.full((1, 1, 2), ids.future_start)
     for k in range(2):  # a marker and the token behind it, which is discarded

@@ -16,6 +16,7 @@ from alpamayo_ros.data_types import Context, Frame, SamplingOptions
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.images import ImageError
 from alpamayo_ros.model import checkpoint
+from alpamayo_ros.model.prompt.batching import PromptBatch
 from alpamayo_ros.quantization.linear import HostEmbedding
 from alpamayo_ros.quantization.scheme import SCHEMES
 from alpamayo_ros.runtime import engine as engine_module
@@ -315,17 +316,21 @@ def test_embedding_stays_in_its_file_where_asked_for_or_memory_is_unified(contex
 
 
 def test_another_number_of_samples_or_a_longer_prompt_is_recorded_anew(monkeypatch):
-    """Steps that were recorded for six samples served a single one."""
+    """Steps that were recorded for six samples served a single one; so does guidance."""
     engine = AlpamayoEngine(MODEL, options=SamplingOptions(num_samples=6, max_tokens=8))
     made, make = [], engine_module.StaticSteps
     monkeypatch.setattr(
         engine_module, 'StaticSteps', lambda *parts: made.append(make(*parts)) or made[-1]
     )
     engine._recorder = SimpleNamespace(record=lambda step: step)
-    for samples, length in ((6, 100), (6, 90), (1, 100), (1, 400), (1, 100)):
+    for samples, length, scenes in (
+        (6, 100, 1), (6, 90, 1), (1, 100, 1), (1, 400, 1), (1, 100, 1), (1, 100, 2), (1, 90, 2),
+    ):  # fmt: skip
         engine.options = SamplingOptions(num_samples=samples, max_tokens=8)
-        cache, steps = engine._prepare_steps(length)
+        prompts = PromptBatch(torch.zeros(scenes, length), is_guided=scenes == 2)
+        cache, steps = engine._prepare_steps(prompts)
         assert steps.embedded.shape[1] == samples
         assert cache is steps.cache and cache.length == 0
         assert cache.capacity >= length + samples * (8 + 64)
-    assert [steps.samples for steps in made] == [6, 1, 1]
+        assert (steps.is_guided, len(steps.tokens)) == (scenes == 2, scenes)
+    assert [steps.samples for steps in made] == [6, 1, 1, 1]

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from alpamayo_ros.model.flow_matching import guide_field
 from alpamayo_ros.model.processor import Processor
+from alpamayo_ros.model.prompt.batching import build_guided_prompts, stack_prompts
 from alpamayo_ros.model.reasoning import summarise
 from alpamayo_ros.runtime.graphs import GraphRecorder, RecordedVision, StaticSteps
 from alpamayo_ros.runtime.load import load_model
@@ -66,6 +68,64 @@ def test_static_steps_equal_the_plain_ones(samples):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 def test_recorded_graphs_equal_the_plain_steps():
     check(*both('cuda', record=GraphRecorder().record))
+
+
+@torch.inference_mode()
+def guide(device, samples, is_guided=True, **recording):
+    """Logits and guided actions of two scenes, in plain steps and in static ones.
+
+    Scenes of 1.5 whose prompts differ in length; without guidance both are sampled.
+    """
+    folder = MODEL.parents[1] / 'golden15/model'
+    model, fields = load_model(folder, device), np.load(folder / 'inputs.npz')
+    processor = Processor(model.config, folder)
+    grids = [(int(h), int(w)) for _, h, w in fields['image_grid_thw']]
+    history = [torch.from_numpy(fields[f'ego_history_{k}'][0, 0]) for k in ('xyz', 'rot')]
+    prompts = [
+        processor.build_input_ids(grids, (0, 1, 2, 6), *history, route=route)
+        for route in ('Turn left in 11m', None)
+    ]
+    ids, lengths = stack_prompts(prompts, processor.ids.pad)
+    if is_guided:
+        ids, lengths = build_guided_prompts(ids[:1], processor.ids)
+    vision = model.encode_images(torch.from_numpy(fields['pixel_values']).to(device), grids)
+    case = np.load(folder / 'case_nav_n2.npz')
+    tokens = torch.from_numpy(case['raw_sequences'][:samples, case['input_ids'].shape[1] :])
+    tokens = tokens.long().to(device).expand(1 if is_guided else 2, -1, -1)
+    noise = torch.randn(len(tokens) * samples, 64, 2, generator=torch.Generator().manual_seed(0))
+    noise = noise.to(device)
+
+    def roll_out(steps, cache):
+        cache.clear()
+        prompt = model.prefill(
+            ids, vision, grids, cache, steps=steps, lengths=lengths, is_guided=is_guided
+        )
+        logits = []
+        for i in range(tokens.shape[-1] - 1):
+            step = tokens[..., i].repeat(2 if is_guided else 1, 1)
+            logits.append(steps.decode_step(prompt, step).clone())
+        reasoning = summarise(tokens, processor.ids, prompt.length, complete=False)
+        field = steps.make_velocity_field(prompt, reasoning)
+        field = guide_field(field, 1.5) if is_guided else field
+        return torch.stack(logits), model.flow.sample(noise, field, 3)
+
+    plain = roll_out(model, model.allocate_cache(2, ids.shape[1], samples, 40))
+    cache = model.allocate_cache(2, ids.shape[1] + 50, samples, 40)  # more room than needed
+    static = roll_out(StaticSteps(model, cache, samples, is_guided=is_guided, **recording), cache)
+    for found, want in zip(static, plain, strict=True):
+        assert (found - want).abs().max() < 2e-4
+
+
+@pytest.mark.parametrize('samples', [1, 2])
+@pytest.mark.parametrize('is_guided', [True, False])
+def test_static_steps_of_two_prompts_of_different_lengths_equal_the_plain_ones(samples, is_guided):
+    guide('cpu', samples, is_guided)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('samples', [1, 2])
+def test_recorded_guidance_equals_the_plain_one(samples):
+    guide('cuda', samples, record=GraphRecorder().record)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')

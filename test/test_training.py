@@ -98,9 +98,10 @@ def rollout(model, batch, x, t):
     logits = [prompt.logits]
     for i in range(tokens):
         logits.append(model.decode_step(prompt, batch.reasoning[:, i : i + 1])[:, 0])
+    no = torch.zeros(count, 1, dtype=torch.bool)
     reasoning = Reasoning(
         batch.reasoning.unsqueeze(1), batch.marker.unsqueeze(1),
-        torch.zeros(count, 1, dtype=torch.bool), batch.prompt.shape[1] + tokens,
+        no, no, batch.prompt.shape[1] + tokens,
     )  # fmt: skip
     field = model.make_velocity_field(prompt, reasoning)
     found = [field(x[:, k], t[:, k].view(-1, 1, 1)) for k in range(x.shape[1])]

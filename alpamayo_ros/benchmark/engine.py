@@ -205,7 +205,8 @@ class _Inference:
         marker = torch.full((1, samples), REASONING_TOKENS - 1, device=self.noise.device)
         tokens = torch.zeros(1, samples, REASONING_TOKENS, device=self.noise.device)
         length = PROMPT_TOKENS + REASONING_TOKENS
-        reasoning = Reasoning(tokens, marker, torch.zeros_like(marker, dtype=torch.bool), length)
+        no = torch.zeros_like(marker, dtype=torch.bool)
+        reasoning = Reasoning(tokens, marker, no, no, length)
         return self.steps.make_velocity_field(self.prompt, reasoning)
 
     def whole_from_frames(self) -> Tensor:

@@ -8,10 +8,11 @@ from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..data_types import SamplingOptions
+from ..data_types import REASONING, SamplingOptions
 from ..errors import BadInput
 from ..limits import ContextLimits
-from ..rig import CameraRig
+from ..profiles import DEFAULT, PROFILES, Profile, choose, split_names
+from ..rig import CameraRig, select_cameras
 from ..ros.parameters import NodeParameters
 
 LIMITS = tuple(row.name for row in fields(ContextLimits))
@@ -77,18 +78,62 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help='longest reasoning text of a sample, in tokens (default %(default)s)',
     )
     engine.add_argument(
-        '--flow-steps', type=int, help="steps of flow matching (default: the checkpoint's)"
+        '--noise-temperature',
+        type=float,
+        default=SamplingOptions.noise_temperature,
+        help='factor of the noise that a path begins as (default %(default)s)',
     )
+    engine.add_argument(
+        '--guidance-weight',
+        type=float,
+        default=SamplingOptions.guidance_weight,
+        help='weight of the route text of Alpamayo 1.5 (default %(default)s: off)',
+    )
+    _add_profile_arguments(parser)
+
+
+def _add_profile_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the profile, and an option for each of its fields: one that is given wins over it."""
+    group = parser.add_argument_group('accuracy for time (default: those of the profile)')
+    group.add_argument('--profile', choices=tuple(PROFILES), default=DEFAULT)
+    for name, text in (
+        ('activations', 'bits of the activations in the products'),
+        ('kv-bits', 'bits of keys and values'),
+    ):
+        group.add_argument(f'--{name}', type=int, choices=(16, 8), default=0, help=text)
+    group.add_argument(
+        '--reasoning',
+        choices=REASONING,
+        default='profile',
+        help='before a path: all, up to --max-tokens (short), or none',
+    )
+    group.add_argument(
+        '--flow-steps',
+        type=int,
+        default=0,
+        metavar='N',
+        help="steps of flow matching (exact: the checkpoint's own number)",
+    )
+    group.add_argument(
+        '--cameras', default='', metavar='NAMES', help='that are used, with commas between them'
+    )
+    group.add_argument('--pixels', type=int, default=0, metavar='N', help='of an image, at most')
 
 
 def check_engine_arguments(arguments: argparse.Namespace) -> None:
-    """Raise BadInput for a value that no engine can use."""
-    steps = arguments.flow_steps
+    """Raise BadInput for a value that no engine can use; write the profile's choices in."""
+    own = {row.name: getattr(arguments, row.name) for row in fields(Profile)}
+    vars(arguments).update(vars(choose(arguments.profile, Profile(**own))))
+    steps, weight = arguments.flow_steps, arguments.guidance_weight
+    noise = arguments.noise_temperature
     require(arguments.samples >= 1, '--samples', arguments.samples, '1 or more')
     require(arguments.temperature > 0, '--temperature', arguments.temperature, 'more than 0')
     require(0 < arguments.top_p <= 1, '--top-p', arguments.top_p, 'more than 0, at most 1')
     require(arguments.max_tokens >= 1, '--max-tokens', arguments.max_tokens, '1 or more')
-    require(steps is None or steps >= 1, '--flow-steps', steps, '1 or more')
+    require(steps >= 0, '--flow-steps', steps, '1 or more')
+    require(arguments.pixels >= 0, '--pixels', arguments.pixels, '0 or more')
+    require(weight >= 0, '--guidance-weight', weight, '0 or more')
+    require(noise > 0, '--noise-temperature', noise, 'more than 0')
     if arguments.engine == 'alpamayo' and arguments.checkpoint is None:
         raise BadInput('--checkpoint: expected a folder, small or a hub id for --engine alpamayo')
 
@@ -101,7 +146,10 @@ def make_engine(arguments: argparse.Namespace) -> Any:
         top_p=arguments.top_p,
         greedy=arguments.greedy,
         max_tokens=arguments.max_tokens,
-        flow_steps=arguments.flow_steps,
+        flow_steps=arguments.flow_steps or None,
+        reasoning=arguments.reasoning,
+        guidance_weight=arguments.guidance_weight,
+        noise_temperature=arguments.noise_temperature,
     )
     if arguments.engine == 'constant_velocity':
         from ..runtime.constant_velocity import ConstantVelocityEngine
@@ -116,6 +164,10 @@ def make_engine(arguments: argparse.Namespace) -> Any:
         arguments.bits,
         arguments.recipe,
         arguments.host_embedding,
+        activations=arguments.activations,
+        kv_bits=arguments.kv_bits,
+        cameras=split_names(arguments.cameras),
+        pixels=arguments.pixels,
     )
 
 
@@ -149,10 +201,11 @@ def read_node_parameters(arguments: argparse.Namespace, names: Iterable[str]) ->
 
 
 def apply_limits(rig: CameraRig, arguments: argparse.Namespace) -> CameraRig:
-    """The rig with the limits that the command line sets; raises BadInput for a bad value."""
+    """The rig with the limits and cameras of the command line; raises BadInput for a bad value."""
     values = read_node_parameters(arguments, LIMITS)
     NodeParameters(rig=rig.name, engine='constant_velocity', **values)  # checks their ranges
-    return replace(rig, limits=replace(rig.limits, **values))
+    rig = replace(rig, limits=replace(rig.limits, **values))
+    return select_cameras(rig, split_names(arguments.cameras))
 
 
 def parse_node_parameter(name: str, text: str) -> Any:
@@ -177,7 +230,8 @@ def require(condition: bool, name: str, value: object, expected: str) -> None:
 
 def _metavar(row: Field[Any]) -> str:
     if row.metadata['choices']:
-        return '|'.join(f'{x:g}' if row.type == 'float' else x for x in row.metadata['choices'])
+        choices = row.metadata['choices']
+        return '|'.join(f'{x:g}' if row.type == 'float' else str(x) for x in choices)
     kinds = {'int': 'N', 'float': 'S' if row.name.endswith('_s') else 'X', 'bool': 'true|false'}
     return kinds.get(str(row.type), 'TEXT')
 

@@ -21,13 +21,14 @@ from typing import Any
 from ..bags.reader import Bag
 from ..errors import BadInput
 from ..json_types import Run, Summary
+from ..profiles import split_names
 from ..replay.driven_path import DrivenPath
 from ..replay.live_recording import LiveMessages, RecordedNode, count_fates, make_lines
 from ..replay.provenance import describe_run
 from ..replay.rebuild import rebuild
 from ..replay.record import ReplayRecord
 from ..replay.replay import require_topics
-from ..rig import CameraRig, load_rig
+from ..rig import CameraRig, load_rig, select_cameras
 from ..ros.parameters import NodeParameters
 from .engine_arguments import LIMITS, add_node_parameters, read_node_parameters, require
 from .entry import command
@@ -201,6 +202,10 @@ def _report(
     own = arguments.parameters
     limits = {name: own[name] for name in LIMITS if name in own}
     rig = replace(rig, limits=replace(rig.limits, **limits))
+    chosen = NodeParameters(
+        rig=arguments.rig, **read_node_parameters(arguments, PARAMETERS)
+    ).chosen
+    rig = select_cameras(rig, split_names(chosen.cameras))
     driven = DrivenPath(drive, rig)
     with Bag(arguments.out / RECORDING) as bag:
         messages = LiveMessages(bag, NODE)

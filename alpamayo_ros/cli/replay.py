@@ -35,7 +35,8 @@ from .entry import command
 
 PARAMETERS = (  # arguments that a result depends on
     *('engine', 'device', 'samples', 'seed', 'greedy', 'temperature', 'top_p'),
-    *('max_tokens', 'flow_steps', 'period', 't0'),
+    *('max_tokens', 'noise_temperature', 'guidance_weight', 'profile', 'activations', 'kv_bits'),
+    *('reasoning', 'flow_steps', 'cameras', 'pixels', 'period', 't0'),
 )
 CLIP_SAMPLES, CLIP_SEED = 6, 42  # of the makers' evaluation
 SPLITS = ('train', 'val', 'test')

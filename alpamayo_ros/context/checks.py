@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 CONTEXT_CHECKS = {
-    'camera_subset': 'the rig has not all cameras that the model was trained with',
+    'camera_subset': 'the rig has not all cameras that the model was trained with, or a choice '
+    'of cameras leaves some out',
     'camera_changed': 'frame_id or size changes within a camera topic: two cameras publish on it',
     'twist_missing': 'the twist of the odometry is not finite: the speed is that of the poses',
     'twist_zero': 'the twist of the odometry is always zero: the speed is that of the poses',
@@ -13,4 +14,8 @@ CONTEXT_CHECKS = {
     'frame_id_slash': 'a frame name of the odometry begins with a slash, which is taken off',
     'dark_image': 'a camera image is nearly black: a camera of 10 to 14 bits needs bit_depth in '
     'the rig file',
+    'navigation_missing': 'there is no route text that is new enough, so the prompt has none',
+    'navigation_unused': 'there is a route text, and the model knows none',
+    'unguided': 'guidance_weight has no effect without a route text',
+    'out_of_training': 'the model was not trained to plan without reasoning',
 }

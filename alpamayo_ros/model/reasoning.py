@@ -29,22 +29,33 @@ class Reasoning:
     """Generated tokens (B, K, N), padded behind the marker, and how each row ended.
 
     marker (B, K): index in N of the trajectory marker, or -1. eos (B, K): whether there is an eos.
-    length: tokens of a row, with the prompt and with the one discarded token behind the last.
+    is_fed (B, K): whether the caller put the marker there, which the model did not say. length:
+    tokens of a row, with the prompt and with the one discarded token behind the last.
     """
 
     tokens: Tensor
     marker: Tensor
     eos: Tensor
+    is_fed: Tensor
     length: int
 
     @property
     def end(self) -> list[list[str]]:
-        """How each row (B, K) ended: 'marker', 'eos' or 'budget'. Waits for the device."""
-        rows = zip(self.marker.tolist(), self.eos.tolist(), strict=True)
-        return [
-            ['marker' if m >= 0 else 'eos' if e else 'budget' for m, e in zip(ms, es, strict=True)]
-            for ms, es in rows
-        ]
+        """How each row (B, K) ended, in the words of Prediction. Waits for the device."""
+        facts = torch.stack([self.marker, self.eos.long(), self.is_fed.long()], -1).tolist()
+        return [[_name_end(*row) for row in rows] for rows in facts]
+
+    def select(self, scene: int) -> Reasoning:
+        """The rows of one scene."""
+        own = slice(scene, scene + 1)
+        parts = self.tokens[own], self.marker[own], self.eos[own], self.is_fed[own]
+        return Reasoning(*parts, self.length)
+
+
+def _name_end(marker: int, eos: int, is_fed: int) -> str:
+    if is_fed:
+        return 'cut' if marker else 'none'
+    return 'marker' if marker >= 0 else 'eos' if eos else 'budget'
 
 
 def generate_reasoning(
@@ -60,17 +71,22 @@ def generate_reasoning(
 
     The marker itself is fed to the cache, because the expert reads it there; the token behind
     it is discarded, as in the reference. Unlike there, a row that ended with eos does not keep
-    the others generating. RuntimeError if logits are not finite.
+    the others generating. With short reasoning the last token of the budget is the marker in
+    every row that has not ended. RuntimeError if logits are not finite.
     """
     samples, scenes = options.num_samples, prompt.sampled_scenes
     # before the first draw: a draw from NaN ends the process on a GPU
     _check_finite(prompt.logits)
     logits = repeat(prompt.logits[:scenes], 'b vocab -> b k vocab', k=samples)
     done = torch.zeros(scenes, samples, dtype=torch.bool, device=logits.device)
+    is_cut = done
     columns: list[Tensor] = []
     while len(columns) < options.max_tokens:
         token = sample_token(logits, ids, options, generator)
         token = torch.where(done, torch.full_like(token, ids.pad), token)
+        if options.reasoning == 'short' and len(columns) + 1 == options.max_tokens:
+            is_cut = ~done & (token != ids.future_start) & (token != ids.eos)
+            token = torch.where(is_cut, torch.full_like(token, ids.future_start), token)
         columns.append(token)
         done = done | (token == ids.future_start) | (token == ids.eos)
         is_finished = read_flag_later(done.all())
@@ -84,7 +100,7 @@ def generate_reasoning(
         _feed(decode_step, prompt, token)  # the pass without a route reads all tokens
     # a NaN or infinity of any step spreads through the cache to the last logits
     _check_finite(logits)
-    return summarise(torch.stack(columns, -1), ids, prompt.length, finished)
+    return summarise(torch.stack(columns, -1), ids, prompt.length, finished, is_cut)
 
 
 def generate_answer(
@@ -118,7 +134,8 @@ def feed_marker(decode_step: DecodeStep, prompt: Prompt, ids: TokenIds, samples:
     shape = (prompt.sampled_scenes, samples)
     token = torch.full(shape, ids.future_start, device=prompt.logits.device)
     _feed(decode_step, prompt, token)
-    return summarise(rearrange(token, 'b k -> b k 1'), ids, prompt.length, complete=True)
+    tokens = rearrange(token, 'b k -> b k 1')
+    return summarise(tokens, ids, prompt.length, complete=True, is_fed=token > -1)
 
 
 def _feed(decode_step: DecodeStep, prompt: Prompt, token: Tensor) -> Tensor:
@@ -203,11 +220,14 @@ def pad_behind(tokens: Tensor, marker: int, pad: int) -> tuple[Tensor, Tensor]:
     return tokens.masked_fill(behind, pad), first
 
 
-def summarise(tokens: Tensor, ids: TokenIds, prompt: int, complete: bool) -> Reasoning:
+def summarise(
+    tokens: Tensor, ids: TokenIds, prompt: int, complete: bool, is_fed: Tensor | None = None
+) -> Reasoning:
     """Reasoning from raw tokens (B, K, N). Pads overwrite the tokens behind each marker.
 
-    complete: every row ended before the budget did.
+    complete: every row ended before the budget did. is_fed: see Reasoning; None: in no row.
     """
     tokens, marker = pad_behind(tokens, ids.future_start, ids.pad)
     length = prompt + tokens.shape[-1] + (1 if complete else 0)
-    return Reasoning(tokens, marker, (tokens == ids.eos).any(-1), length)
+    is_fed = torch.zeros_like(marker, dtype=torch.bool) if is_fed is None else is_fed
+    return Reasoning(tokens, marker, (tokens == ids.eos).any(-1), is_fed, length)

@@ -182,10 +182,14 @@ def _write_notes(summary: Summary, run: Run) -> list[str]:
         notes.append(f'The card of the checkpoint: {run["engine"]["limits"]}')
     if 'camera_subset' in summary['checks']:
         absent = ', '.join(run['rig']['absent'])
-        notes.append(
-            f'camera_subset: the rig has no {absent}. The model was trained with all four cameras '
-            'and its prompt does not name them, so these metrics are not the metrics of the model.'
+        named = run['engine'].get('model_type') == 'alpamayo1_5'
+        text = (
+            'Alpamayo 1.5 was trained for that, but it sees less.'
+            if named
+            else 'The model was trained with all four cameras and its prompt does not name them, '
+            'so these metrics are not the metrics of the model.'
         )
+        notes.append(f'camera_subset: the rig has no {absent}. {text}')
     if summary['ok'] and summary['longest_horizon_s'] != HORIZONS_S[-1]:
         longest_s = summary['longest_horizon_s']
         reach = 'at no t0' if longest_s is None else f'at most {longest_s:g} s after t0'

@@ -20,7 +20,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from ..errors import BadInput
-from ..rig import CameraRig, load_rig
+from ..rig import CameraRig
 from ..runtime.start import start_engine
 from .diagnostics import t0_status
 from .diagnostics.status import ARRAY_TYPE, build_diagnostic_array
@@ -52,7 +52,7 @@ class AlpamayoNode(Node):
     def __init__(self, executor: Any) -> None:
         super().__init__(NAME)
         parameters = declare(self, make)
-        rig = load_rig(parameters.rig)
+        rig = parameters.load_rig()
         self.pipeline = Pipeline(
             parameters,
             rig,

@@ -47,7 +47,7 @@ def format_parameter_file() -> str:
     for row in fields(NodeParameters):
         facts = [row.metadata['description']]
         choices = ', '.join(
-            f'{x:g}' if row.type == 'float' else x for x in row.metadata['choices']
+            f'{x:g}' if row.type == 'float' else str(x) for x in row.metadata['choices']
         )
         facts += [f'One of: {choices}.'] if choices else []
         if row.metadata['low'] is not None:

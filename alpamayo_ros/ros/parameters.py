@@ -12,16 +12,19 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 import difflib
 from typing import Any
 
-from ..data_types import SamplingOptions
+from ..data_types import REASONING, SamplingOptions
 from ..errors import BadInput
 from ..limits import ContextLimits
-from ..rig import load_rig
+from ..profiles import DEFAULT, PROFILES, Profile, choose, split_names
+from ..rig import CameraRig, load_rig, select_cameras
 from ..runtime.start import ENGINES, EngineChoice
 from .messages import Make
 from .publishing.policy import EXPIRED_PATH, ON_INVALID, ON_UNHEALTHY, Policies
 from .publishing.stamped_prediction import FRAMES
 
 BITS = (1.58, 2.0, 4.0, 8.0, 16.0)
+MOST_PIXELS = 1 << 24
+WIDTHS = (0, 16, 8)  # of activations and of keys and values; 0: that of the profile
 
 
 def parameter_field(
@@ -69,6 +72,24 @@ class NodeParameters:
         '', 'Quantization recipe that the checkpoint must have; empty: any, or the default one.'
     )
     device: str = parameter_field('cuda', 'Device of the model: cuda, cuda:N or cpu.')
+    profile: str = parameter_field(
+        DEFAULT,
+        'Accuracy for time: what activations, kv_bits, reasoning, flow_steps, cameras and pixels '
+        'are where they are not set.',
+        choices=tuple(PROFILES),
+    )
+    activations: int = parameter_field(
+        0, "Bits of the activations in the products; 0: the profile's.", choices=WIDTHS
+    )
+    kv_bits: int = parameter_field(
+        0, "Bits of keys and values in the cache; 0: the profile's.", choices=WIDTHS
+    )
+    cameras: str = parameter_field(
+        '', "Names of the rig's cameras that are used, with commas between; empty: the profile's."
+    )
+    pixels: int = parameter_field(
+        0, "Most pixels of an image; 0: the profile's.", low=0, high=MOST_PIXELS
+    )
     output_frame: str = parameter_field('odometry', 'Frame of the published path.', choices=FRAMES)
     on_invalid: str = parameter_field(
         'stop',
@@ -119,11 +140,28 @@ class NodeParameters:
     max_tokens: int = parameter_field(
         256, 'Most tokens of the reasoning text per sample.', low=1, high=4096, live=True
     )
+    reasoning: str = parameter_field(
+        'profile',
+        'How much reasoning comes before a path: all, up to max_tokens (short), or none.',
+        choices=('profile', *REASONING),
+        live=True,
+    )
     flow_steps: int = parameter_field(
         0,
-        "Integration steps of the flow matching; 0: the checkpoint's own number.",
+        "Integration steps of the flow matching; 0: the profile's, or else the checkpoint's.",
         low=0,
         high=100,
+        live=True,
+    )
+    noise_temperature: float = parameter_field(
+        1.0, 'Factor of the noise that a path begins as.', low=0.01, high=5.0, live=True
+    )
+    guidance_weight: float = parameter_field(
+        1.0,
+        'Weight of the route text: 1 takes it as it is, more follows it more closely at twice the '
+        'cost. Alpamayo 1.5.',
+        low=0.0,
+        high=10.0,
         live=True,
     )
     inference_timeout_s: float = parameter_field(
@@ -159,8 +197,21 @@ class NodeParameters:
             top_p=self.top_p,
             greedy=self.greedy,
             max_tokens=self.max_tokens,
-            flow_steps=self.flow_steps or None,
+            flow_steps=self.chosen.flow_steps or None,
+            reasoning=self.chosen.reasoning,
+            guidance_weight=self.guidance_weight,
+            noise_temperature=self.noise_temperature,
         )
+
+    @property
+    def chosen(self) -> Profile:
+        """The profile with what is set beside it."""
+        own = {row.name: getattr(self, row.name) for row in fields(Profile)}
+        return choose(self.profile, Profile(**own))
+
+    def load_rig(self) -> CameraRig:
+        """Read the rig, with the cameras that are used."""
+        return select_cameras(load_rig(self.rig), split_names(self.chosen.cameras))
 
     @property
     def limits(self) -> ContextLimits:
@@ -183,8 +234,18 @@ class NodeParameters:
     @property
     def choice(self) -> EngineChoice:
         """The engine to start."""
+        chosen = self.chosen
         return EngineChoice(
-            self.engine, self.checkpoint, self.device, self.bits, self.recipe, self.sampling
+            self.engine,
+            self.checkpoint,
+            self.device,
+            self.bits,
+            self.recipe,
+            self.sampling,
+            chosen.activations,
+            chosen.kv_bits,
+            split_names(chosen.cameras),
+            chosen.pixels,
         )
 
     def with_changes(self, values: Mapping[str, Any]) -> NodeParameters:

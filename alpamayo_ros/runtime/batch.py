@@ -1,25 +1,37 @@
-"""Inference of many contexts in one batch, for evaluations.
+"""Inference of scenes in one batch: from prompts and image features to actions and predictions.
 
-Contexts of one rig and image size have prompts of equal length and so share a batch. Every scene
-has its own generator, so its samples do not depend on the other scenes. A batch uses no recorded
-steps and keeps no images. This module knows no ROS and no drives.
+Contexts with images of one size share a batch, also where their prompts differ in length. Every
+scene has its own generator, so its samples do not depend on the other scenes. `infer_batch` uses
+no recorded steps and keeps no images. This module knows no ROS and no drives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from ..data_types import Context, Prediction, SamplingOptions
 from ..errors import BadInput
-from ..model.reasoning import generate_reasoning
-from .engine import AlpamayoEngine
+from ..model.alpamayo import AlpamayoModel
+from ..model.flow_matching import guide_field
+from ..model.prompt.batching import PromptBatch
+from ..model.prompt.tokens import TokenIds
+from ..model.reasoning import Generators, Reasoning, feed_marker, generate_reasoning
+from ..model.text import KVCache
+from .graphs import StaticSteps
 from .load import select_device
 from .memory import guard, release_cached
 from .stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from .engine import AlpamayoEngine
+
+Grid = tuple[int, int]
+Steps = tuple[KVCache, AlpamayoModel | StaticSteps]  # an empty cache, and the steps over it
 
 
 def infer_batch(
@@ -30,15 +42,65 @@ def infer_batch(
 ) -> list[Prediction]:
     """Predict for contexts with images of one size, each with its own seed.
 
-    `timing_ms` is that of the whole batch. Raises BadInput when memory is too small for so many
-    contexts, and images.ImageError when a frame cannot be decoded.
+    `timing_ms` is that of the whole batch; with guidance, contexts without a route text are a
+    batch of their own. Raises BadInput when memory is too small for so many contexts, and
+    images.ImageError when a frame cannot be decoded.
     """
 
     def make_error(message: str) -> BadInput:
         release_cached()
         return BadInput(f'out of memory with batches of {len(contexts)} scenes ({message})')
 
-    return guard(lambda: _infer(engine, contexts, seeds, options), make_error)
+    found: dict[int, Prediction] = {}
+    seen = [engine.select_cameras(context) for context in contexts]
+    for is_guided in (False, True):
+        own = [i for i, x in enumerate(seen) if engine.is_guided(x, options) == is_guided]
+        if own:
+            scenes, drawn = [seen[i] for i in own], [seeds[i] for i in own]
+            made = guard(partial(_infer, engine, scenes, drawn, options), make_error)
+            found.update(zip(own, made, strict=True))
+    return [found[i] for i in range(len(contexts))]
+
+
+def draw_noise(generators: Sequence[torch.Generator], samples: int, waypoints: int) -> Tensor:
+    """Noise (S * K, T, 2) of scenes. It is drawn before any word, whose number may differ."""
+    shape = (samples, waypoints, 2)
+    return torch.cat([torch.randn(shape, generator=g, device=g.device) for g in generators])
+
+
+def roll_out(
+    model: AlpamayoModel,
+    ids: TokenIds,
+    prompts: PromptBatch,
+    vision: tuple[Tensor, list[Tensor]],
+    grids: Sequence[Grid],
+    options: SamplingOptions,
+    noise: Tensor,
+    generators: Generators,
+    prepare: Callable[[], Steps],
+    watch: Stopwatch,
+) -> tuple[Reasoning, Tensor]:
+    """Reasoning and normalised actions (S * K, T, 2) of scenes: prefill, reasoning, flow matching.
+
+    noise (S * K, T, 2); the other arguments are those of the model's methods.
+    """
+    with watch.stage('prefill'):
+        cache, steps = prepare()
+        prompt = model.prefill(
+            prompts.ids, vision, grids, cache,
+            steps=steps, lengths=prompts.lengths, is_guided=prompts.is_guided,
+        )  # fmt: skip
+    with watch.stage('reasoning'):
+        if options.reasoning == 'none':
+            reasoning = feed_marker(steps.decode_step, prompt, ids, options.num_samples)
+        else:
+            reasoning = generate_reasoning(steps.decode_step, prompt, ids, options, generators)
+    with watch.stage('action'):
+        field = steps.make_velocity_field(prompt, reasoning)
+        if prompts.is_guided:
+            field = guide_field(field, options.guidance_weight)
+        temperature = options.noise_temperature
+        return reasoning, model.flow.sample(noise, field, options.flow_steps, temperature)
 
 
 @torch.inference_mode()
@@ -50,63 +112,34 @@ def _infer(
 ) -> list[Prediction]:
     select_device(engine.device)
     watch, model = Stopwatch(engine.device), engine.model
-    samples, scenes, device = options.num_samples, len(contexts), engine.device
-    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-    shape = (samples, model.waypoints, 2)
-    noise = torch.cat([torch.randn(shape, generator=g, device=device) for g in generators])
-    history = [
-        torch.from_numpy(np.stack([getattr(context, name) for context in contexts])).to(device)
-        for name in ('history_xyz_m', 'history_rot')
-    ]
+    generators = [torch.Generator(engine.device).manual_seed(seed) for seed in seeds]
+    noise = draw_noise(generators, options.num_samples, model.waypoints)
     with watch.stage('images'):
-        ids, patches, grids = _inputs(engine, contexts)
+        frames = [
+            frame for context in contexts for row in context.frames.values() for frame in row
+        ]
+        parts = engine.pictures.read(frames)
+        grids = [grid for _, grid in parts]
+        patches = torch.cat([patches for patches, _ in parts])
+        count = len(grids) // len(contexts)
+        prompts = engine.write_prompts(contexts, grids[:count], options)
     with watch.stage('vision'):
         vision = model.encode_images(patches, grids)
-    with watch.stage('prefill'):
-        cache = model.allocate_cache(scenes, ids.shape[1], samples, options.max_tokens)
-        prompt = model.prefill(ids, vision, grids, cache)
-    with watch.stage('reasoning'):
-        reasoning = generate_reasoning(
-            model.decode_step, prompt, engine.processor.ids, options, generators
-        )
+
+    def prepare() -> Steps:
+        scenes, length = prompts.ids.shape
+        return model.allocate_cache(scenes, length, options.num_samples, options.max_tokens), model
+
+    ids = engine.processor.ids
+    reasoning, action = roll_out(
+        model, ids, prompts, vision, grids, options, noise, generators, prepare, watch
+    )
     with watch.stage('action'):
-        field = model.make_velocity_field(prompt, reasoning)
-        action = model.flow.sample(noise, field, options.flow_steps)
-        v0 = model.action_space.v0(*history)
-        xy, yaw, speed = model.action_space.integrate(action, v0.repeat_interleave(samples))
-        paths = torch.cat([xy, yaw.unsqueeze(-1), speed.unsqueeze(-1)], -1).cpu().numpy()
-        actions = model.action_space.denormalise(action).cpu().numpy()
-    predictions = []
-    for i, (context, seed) in enumerate(zip(contexts, seeds, strict=True)):
-        own = slice(i * samples, (i + 1) * samples)
-        scene_reasoning = replace(
-            reasoning,
-            tokens=reasoning.tokens[i : i + 1],
-            marker=reasoning.marker[i : i + 1],
-            eos=reasoning.eos[i : i + 1],
+        paths, actions, v0 = engine.integrate(contexts, action, options)
+    return [
+        engine.make_prediction(
+            context, seed, paths[i], actions[i], float(v0[i]), reasoning.select(i),
+            watch.milliseconds, options,
         )
-        parts = (paths[own], actions[own], float(v0[i]), scene_reasoning, watch.milliseconds)
-        predictions.append(engine.make_prediction(context, seed, *parts))
-    return predictions
-
-
-def _inputs(
-    engine: AlpamayoEngine, contexts: Sequence[Context]
-) -> tuple[torch.Tensor, torch.Tensor, list[tuple[int, int]]]:
-    """Return prompt ids (B, P) on the host, and patches and grids of all images, by scene."""
-    processor = engine.processor
-    frames = [frame for context in contexts for row in context.frames.values() for frame in row]
-    parts = engine.pictures.read(frames)
-    grids = [grid for _, grid in parts]
-    count = len(grids) // len(contexts)
-    ids = [
-        processor.build_input_ids(
-            grids[i * count : (i + 1) * count],
-            context.camera_indices,
-            torch.from_numpy(context.history_xyz_m),
-            torch.from_numpy(context.history_rot),
-        )
-        for i, context in enumerate(contexts)
-    ]
-    patches = torch.cat([patches for patches, _ in parts])
-    return torch.cat(ids), patches, grids
+        for i, (context, seed) in enumerate(zip(contexts, seeds, strict=True))
+    ]  # fmt: skip

@@ -6,7 +6,8 @@ seed and noise, so a result does not depend on earlier ones. One thread owns an 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,19 @@ from .. import images, validity
 from ..data_types import Context, Prediction, SamplingOptions
 from ..errors import BadInput
 from ..hub import resolve_checkpoint
-from ..model.alpamayo import AlpamayoModel
 from ..model.checkpoint import hash_checkpoint
 from ..model.config import read_card_limits
 from ..model.processor import Processor
+from ..model.prompt.batching import PromptBatch, batch_prompts
 from ..model.prompt.generated_text import (
     check_reasoning,
     extract_text,
     extract_unfinished_text,
     trim_tokens,
 )
-from ..model.reasoning import Reasoning, generate_reasoning
-from ..model.text import KVCache
+from ..model.reasoning import Reasoning
+from ..rig import CAMERA_INDEX
+from .batch import Steps, draw_noise, roll_out
 from .budget import estimate_inference_bytes, estimate_needed_bytes
 from .graphs import GraphRecorder, RecordedVision, StaticSteps
 from .load import check_device, load, plan_load, select_device
@@ -51,8 +53,11 @@ class AlpamayoEngine:
     """Alpamayo behind the interface that replay and the node use.
 
     checkpoint: see hub.resolve. bits, recipe and host_embedding: see load.plan_load. On a GPU that
-    shares the machine's memory the embedding always stays in its file. Raises BadInput for a
-    checkpoint that cannot be loaded, and before loading when memory is too small.
+    shares the machine's memory the embedding always stays in its file. activations and kv_bits:
+    width of the products' inputs and of keys and values, 16 or 8. cameras: names of those that are
+    used, empty for all of a context. pixels: most of an image, 0 for the checkpoint's own number.
+    Raises BadInput for a checkpoint that cannot be loaded, for a choice that it or the device has
+    not, and before loading when memory is too small.
     """
 
     name = 'alpamayo'
@@ -65,15 +70,24 @@ class AlpamayoEngine:
         bits: float | None = None,
         recipe: str | None = None,
         host_embedding: bool = False,
+        activations: int = 16,
+        kv_bits: int = 16,
+        cameras: Sequence[str] = (),
+        pixels: int = 0,
     ) -> None:
         self.checkpoint = resolve_checkpoint(checkpoint)
         check_device(device)
         host_embedding = host_embedding or is_unified(device)
         self.options = options or SamplingOptions()
+        self.activations, self.kv_bits = activations, kv_bits
+        self.cameras, self.pixels = tuple(cameras), pixels
         self.plan = plan_load(self.checkpoint, device, bits, recipe, host_embedding)
         require_memory(self.checkpoint, estimate_needed_bytes(self.plan, self.options), device)
         self.config, self.device = self.plan.model.config, torch.device(device)
-        self.processor = Processor(self.config, self.checkpoint)
+        self._require_choices()
+        most = pixels or self.config.max_pixels
+        sized = replace(self.config, min_pixels=min(self.config.min_pixels, most), max_pixels=most)
+        self.processor = Processor(sized, self.checkpoint)
         limit_allocator(device)
         self.model = guard(lambda: load(self.plan), self._make_load_error)
         encode = self.model.encode_images
@@ -98,6 +112,7 @@ class AlpamayoEngine:
             'threads': torch.get_num_threads(),
             'torch': torch.__version__,
             'untrained': self.config.untrained,
+            **self._list_choices(),
             **({'limits': limits} if limits else {}),
         }
 
@@ -112,59 +127,141 @@ class AlpamayoEngine:
 
     def _infer(self, context: Context, seed: int, noise: Tensor | None) -> Prediction:
         select_device(self.device)
-        watch, model = Stopwatch(self.device), self.model
+        watch, options = Stopwatch(self.device), self.options
+        context = self.select_cameras(context)
         generator = torch.Generator(self.device).manual_seed(seed)
-        samples = self.options.num_samples
-        if noise is None:  # before any word, so that it does not depend on how many there are
-            shape = (samples, model.waypoints, 2)
-            noise = torch.randn(shape, generator=generator, device=self.device)
+        if noise is None:
+            noise = draw_noise([generator], options.num_samples, self.model.waypoints)
         with watch.stage('images'):
             slots = self._vision.find_slots(context)
             grids = order_grids_by_camera(slots)
-            history = [torch.from_numpy(x) for x in (context.history_xyz_m, context.history_rot)]
-            input_ids = self.processor.build_input_ids(grids, context.camera_indices, *history)
+            prompts = self.write_prompts([context], grids, options)
         with watch.stage('vision'):
             vision = self._vision.encode_slots(slots)
-        with watch.stage('prefill'):
-            cache, steps = self._prepare_steps(input_ids.shape[1])
-            prompt = model.prefill(input_ids, vision, grids, cache, steps=steps)
-        with watch.stage('reasoning'):
-            reasoning = generate_reasoning(
-                steps.decode_step, prompt, self.processor.ids, self.options, generator
-            )
+        reasoning, action = roll_out(
+            self.model, self.processor.ids, prompts, vision, grids, options,
+            noise.to(self.device), generator, lambda: self._prepare_steps(prompts), watch,
+        )  # fmt: skip
         with watch.stage('action'):
-            field = steps.make_velocity_field(prompt, reasoning)
-            action = model.flow.sample(noise.to(self.device), field, self.options.flow_steps)
-            v0 = model.action_space.v0(*(x.to(self.device) for x in history))
-            xy, yaw, speed = model.action_space.integrate(action, v0.expand(samples))
-            path = torch.cat([xy, yaw.unsqueeze(-1), speed.unsqueeze(-1)], -1).cpu().numpy()
-            actions = model.action_space.denormalise(action).cpu().numpy()
+            paths, actions, v0 = self.integrate([context], action, options)
         return self.make_prediction(
-            context, seed, path, actions, float(v0), reasoning, watch.milliseconds
+            context, seed, paths[0], actions[0], float(v0[0]), reasoning, watch.milliseconds,
+            options,
+        )  # fmt: skip
+
+    def select_cameras(self, context: Context) -> Context:
+        """The context with the cameras that this engine uses, and the check that says so."""
+        if not self.cameras:
+            return context
+        if absent := [name for name in self.cameras if name not in context.frames]:
+            raise RuntimeError(f'the context has no camera {", ".join(absent)}')
+        kept = [
+            (index, name)
+            for index, name in zip(context.camera_indices, context.frames, strict=True)
+            if name in self.cameras
+        ]
+        return replace(
+            context,
+            camera_indices=tuple(index for index, _ in kept),
+            frames={name: context.frames[name] for _, name in kept},
         )
 
-    def _prepare_steps(self, length: int) -> tuple[KVCache, AlpamayoModel | StaticSteps]:
-        """Return an empty cache for a prompt of `length` tokens, and the steps that run over it.
+    def is_guided(self, context: Context, options: SamplingOptions) -> bool:
+        """Whether a context is inferred with and without its route text."""
+        return options.guidance_weight != 1 and self._find_route(context) is not None
 
-        On a GPU the engine keeps cache and recorded steps. It makes new ones for a longer prompt
-        and for another number of samples.
+    def write_prompts(
+        self,
+        contexts: Sequence[Context],
+        grids: Sequence[tuple[int, int]],
+        options: SamplingOptions,
+    ) -> PromptBatch:
+        """Prompts of contexts whose images have these grids; all are guided, or none."""
+        prompts = [
+            self.processor.build_input_ids(
+                grids,
+                context.camera_indices,
+                torch.from_numpy(context.history_xyz_m),
+                torch.from_numpy(context.history_rot),
+                route=self._find_route(context),
+                with_reasoning=options.reasoning != 'none',
+            )
+            for context in contexts
+        ]
+        return batch_prompts(prompts, self.processor.ids, self.is_guided(contexts[0], options))
+
+    def integrate(
+        self, contexts: Sequence[Context], action: Tensor, options: SamplingOptions
+    ) -> tuple[np.ndarray, np.ndarray, Tensor]:
+        """Paths (S, K, 64, 4), actions (S, K, 64, 2) and v0 (S) of normalised actions (S * K)."""
+        space, samples = self.model.action_space, options.num_samples
+        history = [
+            torch.from_numpy(np.stack([getattr(context, name) for context in contexts]))
+            for name in ('history_xyz_m', 'history_rot')
+        ]
+        v0 = space.v0(*(x.to(self.device) for x in history))
+        xy, yaw, speed = space.integrate(action, v0.repeat_interleave(samples))
+        paths = torch.cat([xy, yaw.unsqueeze(-1), speed.unsqueeze(-1)], -1)
+        paths, actions = (
+            x.unflatten(0, (-1, samples)).cpu().numpy() for x in (paths, space.denormalise(action))
+        )
+        return paths, actions, v0
+
+    def _find_route(self, context: Context) -> str | None:
+        navigation = context.navigation
+        return navigation.text if navigation and self.config.version.has_routes else None
+
+    def _prepare_steps(self, prompts: PromptBatch) -> Steps:
+        """Return an empty cache for a batch of prompts, and the steps that run over it.
+
+        On a GPU the engine keeps cache and recorded steps. It makes new ones for a longer prompt,
+        for another number of samples, and when guidance begins or ends.
         """
-        model, options = self.model, self.options
+        model, options, (scenes, length) = self.model, self.options, prompts.ids.shape
+        samples, tokens = options.num_samples, options.max_tokens
         if self._recorder is None:
-            return model.allocate_cache(1, length, options.num_samples, options.max_tokens), model
-        needed = model.cache_capacity(length, options.num_samples, options.max_tokens)
+            return model.allocate_cache(scenes, length, samples, tokens), model
+        needed = model.cache_capacity(length, samples, tokens)
         recorded = self._recorded
         if (
             recorded is None
-            or recorded.samples != options.num_samples
+            or (recorded.samples, recorded.is_guided) != (samples, prompts.is_guided)
             or recorded.cache.capacity < needed
         ):
             recorded = self._recorded = None  # frees the old cache before the new one is there
-            cache = model.allocate_cache(1, length, options.num_samples, options.max_tokens)
-            record = self._recorder.record
-            recorded = self._recorded = StaticSteps(model, cache, options.num_samples, record)
+            cache = model.allocate_cache(scenes, length, samples, tokens)
+            recorded = self._recorded = StaticSteps(
+                model, cache, samples, self._recorder.record, prompts.is_guided
+            )
         recorded.cache.clear()
         return recorded.cache, recorded
+
+    def _list_choices(self) -> dict[str, Any]:
+        """The choices of this engine that are not the checkpoint's own, for records."""
+        choices = {
+            'activations': self.activations % 16,
+            'kv_bits': self.kv_bits % 16,
+            'cameras': ','.join(self.cameras),
+            'pixels': self.pixels,
+        }
+        return {name: value for name, value in choices.items() if value}
+
+    def _require_choices(self) -> None:
+        """Raise BadInput for a choice that the checkpoint or the device has not."""
+        for name in ('activations', 'kv_bits'):
+            if (bits := getattr(self, name)) != 16:
+                raise BadInput(f'{name} {bits}: not there on {self.device}, expected 16')
+        if unknown := [name for name in self.cameras if name not in CAMERA_INDEX]:
+            raise BadInput(f'cameras {unknown[0]}: expected names of {", ".join(CAMERA_INDEX)}')
+        smallest = (self.config.vision.patch_size * self.config.vision.spatial_merge_size) ** 2
+        most = self.config.max_pixels
+        if self.pixels and not smallest <= self.pixels <= most:
+            raise BadInput(f'pixels {self.pixels}: expected {smallest} to {most}, or 0')
+        if not self.config.version.has_routes and self.options.guidance_weight != 1:
+            raise BadInput(
+                f'guidance_weight {self.options.guidance_weight:g}: the model is '
+                f'{self.config.model_type}, which knows no route texts'
+            )
 
     def _make_load_error(self, message: str) -> BadInput:
         """Free what a failed load had loaded, and return the error with both figures."""
@@ -203,18 +300,23 @@ class AlpamayoEngine:
         v0_mps: float,
         reasoning: Reasoning,
         timing_ms: Mapping[str, float],
+        options: SamplingOptions,
     ) -> Prediction:
         """Compose the prediction of one scene from samples (K, 64, 4) and actions (K, 64, 2)."""
         space = self.model.action_space
         chosen, spread_m = validity.find_medoid(samples)
+        (ends,) = reasoning.end
         rows = [trim_tokens(row, self.processor.ids) for row in reasoning.tokens[0].tolist()]
+        # a marker that the caller fed is no word of the model
+        rows = [
+            row[:-1] if end in ('cut', 'none') else row
+            for row, end in zip(rows, ends, strict=True)
+        ]
         decoded = [self.processor.decode(row) for row in rows]
-        # Alpamayo 1.5 was trained with any set of cameras
-        expected = {'camera_subset'} if self.config.version.any_cameras else set()
         checks = (
-            *(check for check in context.checks if check not in expected),
+            *self._check_context(context, options),
             *images.check_brightness(context),
-            *check_reasoning(rows[chosen], reasoning.end[0][chosen]),
+            *check_reasoning(rows[chosen], ends[chosen]),
             *validity.check_trajectory(
                 samples[chosen],
                 actions[chosen],
@@ -233,8 +335,24 @@ class AlpamayoEngine:
             v0_mps=v0_mps,
             texts=tuple(extract_text(text, 'cot') for text in decoded),
             partial_texts=tuple(extract_unfinished_text(text) for text in decoded),
-            end=tuple(reasoning.end[0]),
+            end=tuple(ends),
             tokens=tuple(len(row) for row in rows),
             checks=checks,
             timing_ms=timing_ms,
+            navigation=self._find_route(context) or '',
         )
+
+    def _check_context(self, context: Context, options: SamplingOptions) -> tuple[str, ...]:
+        """Names of what is unusual about the context for this model and these options."""
+        version = self.config.version
+        # a version that was trained with any cameras misses none that the vehicle does not have
+        known = {'camera_subset'} if version.any_cameras else set()
+        found = [name for name in context.checks if name not in known]
+        is_unused = context.navigation is not None and not version.has_routes
+        added = {
+            'camera_subset': bool(self.cameras),
+            'out_of_training': options.reasoning == 'none' and not version.has_routes,
+            'navigation_unused': is_unused,
+            'unguided': options.guidance_weight != 1 and not self.is_guided(context, options),
+        }
+        return tuple(dict.fromkeys([*found, *(name for name, is_so in added.items() if is_so)]))

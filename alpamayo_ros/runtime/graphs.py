@@ -38,7 +38,8 @@ class StaticSteps:
     """The model's steps over one cache, with inputs at fixed addresses, as CUDA graphs need them.
 
     record: turns a step into a recording. By default the steps run unrecorded on any device;
-    tests compare them with the plain steps on a CPU.
+    tests compare them with the plain steps on a CPU. is_guided: see Prompt. The prompts of several
+    scenes may differ in length.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class StaticSteps:
         cache: KVCache,
         samples: int,
         record: Record = lambda step: step,
+        is_guided: bool = False,
     ) -> None:
         self.model, self.cache, self.samples = model, cache, samples
         device = cache.keys.device
         scenes = cache.keys.shape[1]
+        self.is_guided = is_guided
         rows, points = scenes * samples, model.waypoints
         width = model.config.text.hidden_size
 
@@ -67,7 +70,10 @@ class StaticSteps:
             scenes, samples, width, dtype=cache.keys.dtype, pin_memory=pinned
         )
         self.rope_delta, self.prompt, self.used = zeros(scenes), zeros(), zeros()
-        self.marker, self.length = zeros(scenes, samples), zeros()  # of the reasoning
+        # of the prompts; a single one needs none
+        self.lengths = zeros(scenes) if scenes > 1 else None
+        # of the reasoning, which both halves of guided prompts share
+        self.marker, self.length = zeros(scenes // (2 if is_guided else 1), samples), zeros()
         self.x = torch.zeros(rows, points, 2, device=device)
         self.t = torch.zeros(rows, 1, 1, device=device)
         self.positions = zeros(3, scenes, samples * points)
@@ -82,8 +88,8 @@ class StaticSteps:
             )
             self.window = Window(slots, cache.capacity, self.visible)
         length = min(PREFILL_CHUNK, cache.capacity)
-        # embeddings of one prompt chunk
-        self.chunk = torch.zeros(scenes, length, width, dtype=cache.keys.dtype, device=device)
+        # embeddings of one prompt chunk: scenes lie behind each other, whatever their length
+        self.chunk = torch.zeros(scenes * length, width, dtype=cache.keys.dtype, device=device)
         self.chunk_positions = zeros(3, scenes, length)
         self._record = record
         self._run_chunk: dict[tuple[int, int], list[Callable[[], Tensor]]] = {}
@@ -99,7 +105,9 @@ class StaticSteps:
 
     def allocate_chunk(self, cache: KVCache, length: int) -> Tensor:
         """As AlpamayoModel.allocate_chunk: a part of the place that the recordings read."""
-        x, positions = self.chunk[:, :length], self.chunk_positions[:, :, :length]
+        scenes = cache.keys.shape[1]
+        x = self.chunk[: scenes * length].view(scenes, length, -1)
+        positions = self.chunk_positions[:, :, :length]
         key = cache.length, length
         if key not in self._run_chunk:
             if len(self._run_chunk) == MAX_CHUNKS:
@@ -120,9 +128,7 @@ class StaticSteps:
 
     def decode_step(self, prompt: Prompt, tokens: Tensor) -> Tensor:
         """As AlpamayoModel.decode_step; the next call overwrites the result."""
-        self.rope_delta.copy_(prompt.rope_delta)
-        self.prompt.fill_(prompt.length)
-        self.used.fill_(prompt.cache.length)
+        self._place_prompt(prompt)
         if self._embeds_inside:
             self.tokens.copy_(tokens)
         else:  # after the other copies, because the host waits for the tokens
@@ -137,9 +143,7 @@ class StaticSteps:
 
     def make_velocity_field(self, prompt: Prompt, reasoning: Reasoning) -> VelocityField:
         """As AlpamayoModel.make_velocity_field; the next call overwrites the result."""
-        self.rope_delta.copy_(prompt.rope_delta)
-        self.prompt.fill_(prompt.length)
-        self.used.fill_(prompt.cache.length)
+        self._place_prompt(prompt)
         self.marker.copy_(reasoning.marker)
         self.length.fill_(reasoning.length)
         self._run_places()
@@ -150,6 +154,15 @@ class StaticSteps:
             return self._run_velocity()
 
         return field
+
+    def _place_prompt(self, prompt: Prompt) -> None:
+        self.rope_delta.copy_(prompt.rope_delta)
+        self.prompt.fill_(prompt.length)
+        self.used.fill_(prompt.cache.length)
+        if self.lengths is not None and prompt.lengths is None:
+            self.lengths.fill_(prompt.length)
+        elif self.lengths is not None and prompt.lengths is not None:
+            self.lengths.copy_(prompt.lengths)
 
     def _record_parts(self, x: Tensor, positions: Tensor) -> list[Callable[[], Tensor]]:
         """Record a prompt chunk: each layer that deepstack features follow, then the others."""
@@ -174,7 +187,12 @@ class StaticSteps:
         else:
             x = self.embedded.to(self.tokens.device, non_blocking=True, copy=True)
         self._decode_places = self.model.prepare_decode(
-            self.rope_delta, self.prompt, self.used, self.samples, self.cache.capacity
+            self.rope_delta,
+            self.prompt,
+            self.used,
+            self.samples,
+            self.cache.capacity,
+            self.lengths,
         )
         parts = x, self._decode_places, self.cache
         self._hidden = self.model.decode_layers(*parts, 0, self._start)
@@ -194,6 +212,7 @@ class StaticSteps:
             self.used,
             self.length,
             self.cache.capacity,
+            self.lengths,
         )
         self.window.slots.copy_(window.slots)
         # the expert has a mask, or a number of visible slots in its place

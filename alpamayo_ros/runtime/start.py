@@ -27,7 +27,8 @@ WARM_UP_SIZE = (1080, 1920)  # of images whose camera has no calibration
 class EngineChoice:
     """Which engine, and the width of its weights; '' expects nothing of a quantized one's recipe.
 
-    A checkpoint in full precision is quantized to it while it is loaded.
+    A checkpoint in full precision is quantized to it while it is loaded. The last four: see
+    AlpamayoEngine.
     """
 
     engine: str
@@ -36,6 +37,10 @@ class EngineChoice:
     bits: float
     recipe: str
     options: SamplingOptions
+    activations: int = 16
+    kv_bits: int = 16
+    cameras: tuple[str, ...] = ()
+    pixels: int = 0
 
 
 def start_engine(choice: EngineChoice, rig: CameraRig) -> Engine:
@@ -47,8 +52,17 @@ def start_engine(choice: EngineChoice, rig: CameraRig) -> Engine:
         return ConstantVelocityEngine(choice.options)
     from .engine import AlpamayoEngine  # torch takes seconds to import
 
-    recipe = choice.recipe or None
-    engine = AlpamayoEngine(choice.checkpoint, choice.device, choice.options, choice.bits, recipe)
+    engine = AlpamayoEngine(
+        choice.checkpoint,
+        choice.device,
+        choice.options,
+        choice.bits,
+        choice.recipe or None,
+        activations=choice.activations,
+        kv_bits=choice.kv_bits,
+        cameras=choice.cameras,
+        pixels=choice.pixels,
+    )
     engine.infer(make_warm_up_context(rig), seed=0)
     return engine
 

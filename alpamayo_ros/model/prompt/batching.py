@@ -7,6 +7,7 @@ all with, then all without the route. Knows no model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from einops import rearrange
 import torch
@@ -15,6 +16,26 @@ import torch.nn.functional as F
 
 from ...errors import BadInput
 from .tokens import TokenIds
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts for a prefill: ids (S, P) on the host; lengths (S) and is_guided as in `Prompt`."""
+
+    ids: Tensor
+    lengths: Tensor | None = None
+    is_guided: bool = False
+
+
+def batch_prompts(prompts: Sequence[Tensor], ids: TokenIds, is_guided: bool) -> PromptBatch:
+    """Batch of prompts (1, P_i). With guidance each stands there twice, the second without route.
+
+    Raises BadInput for a guided prompt without a route.
+    """
+    rows, lengths = stack_prompts(prompts, ids.pad)
+    if not is_guided:
+        return PromptBatch(rows, lengths)
+    return PromptBatch(*build_guided_prompts(rows, ids, lengths), is_guided)
 
 
 def stack_prompts(prompts: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor | None]:

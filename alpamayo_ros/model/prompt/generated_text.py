@@ -37,9 +37,9 @@ def trim_tokens(tokens: Sequence[int], ids: TokenIds) -> list[int]:
 
 
 def check_reasoning(tokens: Sequence[int], end: str) -> tuple[str, ...]:
-    """Names of the faults of a reasoning. end: 'marker', 'eos' or 'budget'."""
+    """Names of the faults of a reasoning. end: see Prediction."""
     grams = Counter(tuple(tokens[i : i + NGRAM]) for i in range(len(tokens) - NGRAM + 1))
-    checks = [] if end == 'marker' else ['marker_missing']
+    checks = ['marker_missing'] if end in ('eos', 'budget') else []
     checks += ['budget'] if end == 'budget' else []
     checks += ['repetition'] if any(n >= NGRAM_TIMES for n in grams.values()) else []
     return tuple(checks)
