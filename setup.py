@@ -94,7 +94,7 @@ setup(
             NUMBA,
             'optimum-quanto==0.2.7',  # reads what alpamayo_quantize writes
             'pytest>=8,<9',
-            'pytest-xdist>=3.5',
+            'pytest-xdist>=3.7',
             'ruff',
             'setuptools>=64',
             TRITON,

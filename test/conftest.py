@@ -25,8 +25,14 @@ ROOT = Path(__file__).resolve().parents[1]
 WIRE = ('test_node', 'test_soak', 'test_demo', 'test_node_benchmark', 'test_launch_files')
 
 
+def pytest_configure():
+    """Give the first worker, which takes the tests over the wire, the right of way."""
+    if os.environ.get('PYTEST_XDIST_WORKER', 'gw0') != 'gw0':
+        os.nice(10)
+
+
 def pytest_collection_modifyitems(items):
-    """Keep the tests of a file in one process when `pytest -n 2` shares them out."""
+    """Keep the tests of a file in one process when `pytest -n` shares them out."""
     items.sort(key=lambda item: item.path.stem not in WIRE)
     for item in items:
         together = 'wire' if item.path.stem in WIRE else item.path.stem
