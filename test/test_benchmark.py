@@ -107,6 +107,26 @@ def test_the_sum_of_stages_is_an_inference(tmp_path, monkeypatch):
     assert found['sum_of_stages'] == 7 + 11 + 32 * 2 + 10 * 3
 
 
+def test_a_profile_and_guidance_are_cases_of_the_engine(capsys, monkeypatch):
+    monkeypatch.setattr(engine_benchmark, 'WARM_UP', 0)
+    monkeypatch.setattr(engine_benchmark, 'RUNS', 1)
+    more = ['--profile', 'drive', '--activations', '16', '--kv-bits', '16', '--samples', '1']
+    assert main(['engine', *more, '--guidance']) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = document['16 bits']['eager K=1']
+    assert [found[key] for key in ('frames', 'tokens', 'flow_steps')] == [8, 0, 3]
+    steps = found['token'] + 3 * found['flow_step']
+    assert found['sum_of_stages'] == pytest.approx(
+        found['vision'] + found['prefill'] + steps, abs=0.002
+    )
+    assert document['16 bits']['eager K=1 guided']['end_to_end'] > 0
+    assert document['ratios']['guided over not guided'] > 1
+    assert main(['engine', '--profile', 'fast']) == 2
+    assert capsys.readouterr().err == (
+        'alpamayo_benchmark: error: --activations 8: not there on cpu, expected 16\n'
+    )
+
+
 def test_work_of_the_release_is_that_of_its_shapes():
     """Operations by hand from the shapes: a prompt of 3,032 tokens, 16 images of 720 patches."""
     model = build_on_meta(parse_config(RELEASE))

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .engine import FLOW_STEPS, REASONING_TOKENS
-from .full_size import IMAGES
+from .full_size import FLOW_STEPS, IMAGES, REASONING_TOKENS
 
 # Bytes per second that kernels reach of the makers' figure: copies reach about 80 %.
 MEMORY_SHARE = 0.8
@@ -95,14 +94,16 @@ def estimate_boards(
 ) -> dict[str, dict[str, float]]:
     """Estimate every board from the figures of `engine.measure` on a slice and its work.
 
-    image_ms: of one frame on one core of the host.
+    image_ms: of one frame on one core of the host. `figures` may say how many frames, tokens and
+    flow steps an inference has; a prompt without reasoning has its marker.
     """
     stages = {
         name: StageWork(figures[name], work[name]['bytes'], name in ('vision', 'prefill'))
         for name in ('vision', 'prefill', 'token', 'flow_step')
     }
-    counts = {'token': REASONING_TOKENS, 'flow_step': FLOW_STEPS}
-    core_ms = IMAGES * image_ms
+    tokens = max(int(figures.get('tokens', REASONING_TOKENS)), 1)
+    counts = {'token': tokens, 'flow_step': int(figures.get('flow_steps', FLOW_STEPS))}
+    core_ms = figures.get('frames', IMAGES) * image_ms
     return {
         board.name: estimate_board(stages, core_ms, counts, measured, board) for board in BOARDS
     }

@@ -31,6 +31,9 @@ def conclude(
         for k in samples[1:]
         if (more := main.get(f'{kind} K={k}'))
     }
+    if guided := main.get(f'{kind} K={samples[0]} guided'):
+        ratio = guided['end_to_end'] / base['end_to_end']
+        ratios['guided over not guided'] = round(ratio, 3)
     for other in names[1:]:
         if eager := found[other].get(f'eager K={samples[0]}'):
             for key in ('end_to_end', 'sum_of_stages'):

@@ -1,7 +1,8 @@
 """Times and memory of a model, stage by stage, and of its linear layers alone.
 
 The scene is that of the release: 16 JPEG frames of 1920x1080, which become images of 320x576,
-and a prompt of 3,032 tokens; then 32 tokens and 10 flow steps. Knows no command line.
+and a prompt of 3,032 tokens; then 32 tokens and 10 flow steps. A profile has fewer of them. Knows
+no command line.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from torch import Tensor
 from ..data_types import SamplingOptions
 from ..errors import BadInput
 from ..model.alpamayo import AlpamayoModel
-from ..model.flow_matching import VelocityField
+from ..model.flow_matching import VelocityField, guide_field
 from ..model.prefill import Prompt
 from ..model.prompt.tokens import TokenIds
-from ..model.reasoning import Reasoning, generate_reasoning
-from ..model.text import KVCache, apply_joint
+from ..model.reasoning import Reasoning, feed_marker, generate_reasoning
+from ..model.text import apply_joint
 from ..runtime.graphs import GraphRecorder, RecordedVision, StaticSteps
 from ..runtime.memory import release_cached
-from .full_size import PROMPT_TOKENS, FullSizeInputs, device_bytes
+from .full_size import FullSizeInputs, device_bytes
 from .pictures import make_reader, read_patches
 
 try:
@@ -32,9 +33,8 @@ try:
 except ImportError:  # then nothing of it is compiled
     TritonError = RuntimeError
 
-REASONING_TOKENS = 32
-FLOW_STEPS = 10
-CAMERAS = 4
+ROUTE_TOKENS = 12  # of a text such as 'Turn left in 30m' with its two marks
+GUIDANCE_WEIGHT = 1.5
 WARM_UP, RUNS = 3, 10
 LONGEST_ERROR = 300  # characters
 
@@ -44,23 +44,28 @@ Features = tuple[Tensor, list[Tensor]]
 
 @torch.no_grad()  # not inference_mode, under which optimum-quanto's tensors cannot be used
 def measure(
-    model: AlpamayoModel, scene: FullSizeInputs, samples: int, graphs: bool, runs: int = RUNS
+    model: AlpamayoModel,
+    scene: FullSizeInputs,
+    samples: int,
+    graphs: bool,
+    runs: int = RUNS,
+    is_guided: bool = False,
 ) -> Figures:
     """Milliseconds per stage (median of runs), end to end, and GB of memory.
 
-    graphs: the stages behind the images are recorded, as in the engine. images: 16 frames to
-    patches on the device. end_to_end: patches to trajectory, which is vision, prefill, 32 tokens
-    and 10 flow steps; sum_of_stages: the same from the stages, as a check of both.
+    graphs: the stages behind the images are recorded, as in the engine. is_guided: with and
+    without a route text. images: the frames to patches on the device. end_to_end: patches to
+    trajectory, which is vision, prefill, the scene's tokens (without reasoning one, the marker)
+    and its flow steps; sum_of_stages: the same from the stages, as a check of both.
     frames_to_trajectory: images and end_to_end in one go. weights_gb: on the device, without a
     mapped embedding. largest_gb: the largest piece that the allocator took from a GPU. The last
     two and peak_gb are None on a CPU.
     """
     device = model.action_space.accel_mean.device
     release_cached()
-    cache = model.allocate_cache(1, PROMPT_TOKENS, samples, REASONING_TOKENS)
     weights_gb = device_bytes(model, device) / 1e9
     _reset_peak(device)
-    run = _Inference(model, scene, cache, samples, graphs)
+    run = _Inference(model, scene, samples, graphs, is_guided)
     stages = {
         'images': run.images,
         'vision': run.vision,
@@ -71,10 +76,13 @@ def measure(
         'frames_to_trajectory': run.whole_from_frames,
     }
     times = {name: median_ms(stage, device, runs) for name, stage in stages.items()}
-    steps = REASONING_TOKENS * times['token'] + FLOW_STEPS * times['flow_step']
+    steps = run.tokens_in_all * times['token'] + scene.flow_steps * times['flow_step']
     return {
         'samples': samples,
         'runs': runs,
+        'frames': len(scene.frames),
+        'tokens': scene.tokens,
+        'flow_steps': scene.flow_steps,
         **times,
         'sum_of_stages': round(times['vision'] + times['prefill'] + steps, 3),
         'weights_gb': round(weights_gb, 3),
@@ -134,18 +142,23 @@ class _Inference:
         self,
         model: AlpamayoModel,
         scene: FullSizeInputs,
-        cache: KVCache,
         samples: int,
         graphs: bool,
+        is_guided: bool,
     ) -> None:
-        self.model, self.scene, self.cache = model, scene, cache
-        device = model.action_space.accel_mean.device
-        self.tokens = torch.full((1, samples), 3, device=device)
+        self.model, self.scene, self.is_guided = model, scene, is_guided
+        device, copies = model.action_space.accel_mean.device, 2 if is_guided else 1
+        self.length = scene.input_ids.shape[1]
+        self.tokens_in_all = max(scene.tokens, 1)  # a prompt without reasoning has its marker
+        self.cache = model.allocate_cache(copies, self.length, samples, self.tokens_in_all)
+        self.tokens = torch.full((copies, samples), 3, device=device)
         self.reader = make_reader(model.config, device)
-        self.options = SamplingOptions(num_samples=samples, max_tokens=REASONING_TOKENS)
+        self.options = SamplingOptions(num_samples=samples, max_tokens=self.tokens_in_all)
         start = model.config.traj_token_start_idx
         # no marker and no eos among the ids: every run says all of its tokens
-        self.ids = TokenIds(0, 0, -1, -1, 0, start, start + model.config.traj_vocab_size, 0)
+        marker = -1 if scene.tokens else 3
+        stop = start + model.config.traj_vocab_size
+        self.ids = TokenIds(0, 0, marker, -1, 0, start, stop, 0)
         self.noise = torch.randn(samples, model.waypoints, 2, device=device)
         self.generator = torch.Generator(device).manual_seed(2)
         recorder = GraphRecorder() if graphs else None
@@ -154,7 +167,7 @@ class _Inference:
         self.vision()
         self.steps: AlpamayoModel | StaticSteps = model
         if recorder:
-            self.steps = StaticSteps(model, cache, samples, recorder.record)
+            self.steps = StaticSteps(model, self.cache, samples, recorder.record, is_guided)
         self.prompt = self.prefill()
         self.velocity = self.field()
 
@@ -163,17 +176,17 @@ class _Inference:
         return read_patches(self.reader, self.scene.frames)
 
     def vision(self) -> None:
-        """All images; recorded ones four at a time, as the engine encodes a grid time."""
+        """All images; recorded ones one grid time after the other, as the engine encodes them."""
         scene, self.features = self.scene, None  # frees the memory of the last ones
         if self.encode is None:
             patches = scene.patches.to(self.noise.device)
             self.features = self.model.encode_images(patches, scene.grids)
             return
-        slots = len(scene.grids) // CAMERAS
+        slots = len(scene.grids) // scene.cameras
         joined: list[Tensor] = []
         for at, patches in enumerate(scene.patches.chunk(slots)):
             there = patches.to(self.noise.device, non_blocking=True)
-            embeddings, levels = self.encode(there, scene.grids[:CAMERAS])
+            embeddings, levels = self.encode(there, scene.grids[: scene.cameras])
             found = [embeddings, *levels]
             joined = joined or [x.new_empty(slots, *x.shape) for x in found]
             for whole, part in zip(joined, found, strict=True):
@@ -181,33 +194,36 @@ class _Inference:
         self.features = joined[0].flatten(0, 1), [x.flatten(0, 1) for x in joined[1:]]
 
     def prefill(self) -> Prompt:
+        """The prompt; with guidance again without the tokens of a route, on the same features."""
         self.cache.length = 0
-        scene, features = self.scene, self.features
+        scene, features, lengths = self.scene, self.features, None
         assert features is not None
+        ids = scene.input_ids.repeat(len(self.tokens), 1)
+        if self.is_guided:
+            lengths = torch.tensor([self.length, self.length - ROUTE_TOKENS])
         return self.model.prefill(
-            scene.input_ids, features, scene.grids, self.cache, steps=self.steps
-        )
+            ids, features, scene.grids, self.cache,
+            steps=self.steps, lengths=lengths, is_guided=self.is_guided,
+        )  # fmt: skip
 
     def token(self) -> Tensor:
         """One token behind the prompt and half of the reasoning."""
         samples = self.options.num_samples
-        self.cache.length = PROMPT_TOKENS + samples * (REASONING_TOKENS // 2)
+        self.cache.length = self.length + samples * (self.tokens_in_all // 2)
         return self.steps.decode_step(self.prompt, self.tokens)
 
     def flow_step(self) -> Tensor:
-        """One of the ten; what is the same for all of them is made before."""
+        """One of them; what is the same for all is made before."""
         time = torch.zeros(len(self.noise), 1, 1, device=self.noise.device)
         return self.velocity(self.noise, time)
 
     def field(self) -> VelocityField:
-        samples = self.options.num_samples
-        self.cache.length = PROMPT_TOKENS + samples * REASONING_TOKENS
-        marker = torch.full((1, samples), REASONING_TOKENS - 1, device=self.noise.device)
-        tokens = torch.zeros(1, samples, REASONING_TOKENS, device=self.noise.device)
-        length = PROMPT_TOKENS + REASONING_TOKENS
+        samples, tokens = self.options.num_samples, self.tokens_in_all
+        self.cache.length = self.length + samples * tokens
+        marker = torch.full((1, samples), tokens - 1, device=self.noise.device)
+        words = torch.zeros(1, samples, tokens, device=self.noise.device)
         no = torch.zeros_like(marker, dtype=torch.bool)
-        reasoning = Reasoning(tokens, marker, no, no, length)
-        return self.steps.make_velocity_field(self.prompt, reasoning)
+        return self._make_field(Reasoning(words, marker, no, no, self.length + tokens))
 
     def whole_from_frames(self) -> Tensor:
         self.images()
@@ -215,12 +231,18 @@ class _Inference:
 
     def whole(self) -> Tensor:
         self.vision()
-        self.prompt = self.prefill()
-        reasoning = generate_reasoning(
-            self.steps.decode_step, self.prompt, self.ids, self.options, self.generator
-        )
+        prompt = self.prompt = self.prefill()
+        step, options = self.steps.decode_step, self.options
+        if self.scene.tokens:
+            reasoning = generate_reasoning(step, prompt, self.ids, options, self.generator)
+        else:
+            reasoning = feed_marker(step, prompt, self.ids, options.num_samples)
+        field = self._make_field(reasoning)
+        return self.model.flow.sample(self.noise, field, self.scene.flow_steps)
+
+    def _make_field(self, reasoning: Reasoning) -> VelocityField:
         field = self.steps.make_velocity_field(self.prompt, reasoning)
-        return self.model.flow.sample(self.noise, field, FLOW_STEPS)
+        return guide_field(field, GUIDANCE_WEIGHT) if self.is_guided else field
 
 
 def attempt(work: Callable[[], Any]) -> tuple[Any, str]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data_types import Frame
+from ..data_types import FRAMES_PER_CAMERA, Frame
 from ..kernels.packing import count_digits
 from ..model.alpamayo import AlpamayoModel
 from ..model.checkpoint import set_tensor
@@ -43,9 +43,13 @@ RELEASE: dict[str, Any] = {
         '_target_': 'alpamayo_r1.models.delta_tokenizer.DeltaTrajectoryTokenizer'
     },
 }
-IMAGES = 16
+CAMERAS = 4
+IMAGES = CAMERAS * FRAMES_PER_CAMERA
 GRID = (20, 36)  # 320x576 in patches of 16
 PROMPT_TOKENS = 3032
+TEXT_TOKENS = 120  # of them, beside the images
+REASONING_TOKENS = 32
+FLOW_STEPS = 10
 WEIGHT_STD = 0.02
 PARTS = {
     'vision': 'vlm.model.visual.',
@@ -60,13 +64,21 @@ PARTS = {
 class FullSizeInputs:
     """Inputs of the size that the release sees, random inside; they wait on the host.
 
-    frames: the images as a camera sends them, JPEG of 1920x1080.
+    frames: the images as a camera sends them, JPEG of 1920x1080. tokens: of the reasoning, 0 for
+    none. flow_steps: of flow matching.
     """
 
     frames: list[Frame]
     input_ids: Tensor
     patches: Tensor
     grids: list[tuple[int, int]]
+    tokens: int
+    flow_steps: int
+
+    @property
+    def cameras(self) -> int:
+        """How many cameras have sent the frames."""
+        return len(self.frames) // FRAMES_PER_CAMERA
 
 
 def module_bytes(model: nn.Module) -> dict[str, int]:
@@ -137,18 +149,27 @@ def draw_plain_tensor(
     return empty.normal_(std=WEIGHT_STD, generator=generator)
 
 
-def make_scene(config: AlpamayoConfig, device: str, dtype: torch.dtype) -> FullSizeInputs:
+def make_scene(
+    config: AlpamayoConfig,
+    device: str,
+    dtype: torch.dtype,
+    cameras: int = CAMERAS,
+    tokens: int = REASONING_TOKENS,
+    flow_steps: int = FLOW_STEPS,
+) -> FullSizeInputs:
     """Images behind each other, then text up to the length of a real prompt."""
-    tokens = GRID[0] * GRID[1] // config.vision.spatial_merge_size**2
+    per_image = GRID[0] * GRID[1] // config.vision.spatial_merge_size**2
+    count = cameras * FRAMES_PER_CAMERA
     ids: list[int] = []
-    for _ in range(IMAGES):
-        ids += [1, *[config.image_token_id] * tokens, 2]
-    ids += [3] * (PROMPT_TOKENS - len(ids))
-    shape = (IMAGES * GRID[0] * GRID[1], 3 * 2 * 16 * 16)
+    for _ in range(count):
+        ids += [1, *[config.image_token_id] * per_image, 2]
+    ids += [3] * TEXT_TOKENS
+    shape = (count * GRID[0] * GRID[1], 3 * 2 * 16 * 16)
     patches = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     if device != 'cpu':
         patches = patches.pin_memory()
-    return FullSizeInputs(make_frames(IMAGES), torch.tensor([ids]), patches, [GRID] * IMAGES)
+    prompt = torch.tensor([ids])
+    return FullSizeInputs(make_frames(count), prompt, patches, [GRID] * count, tokens, flow_steps)
 
 
 def _packed_weight(model: AlpamayoModel, name: str) -> PackedWeight | None:

@@ -25,19 +25,24 @@ class Peak:
 PEAKS = {'NVIDIA H200': Peak(4.8e12, 989e12)}
 
 
-def count_work(model: AlpamayoModel) -> dict[str, dict[str, float]]:
-    """Count the bytes and floating-point operations of each stage, one sample, from shapes."""
+def count_work(
+    model: AlpamayoModel, images: int = IMAGES, prompt: int = PROMPT_TOKENS
+) -> dict[str, dict[str, float]]:
+    """Count the bytes and floating-point operations of each stage, one sample, from shapes.
+
+    images and prompt: of the scene, the latter in tokens.
+    """
     text, vision, expert = model.config.text, model.config.vision, model.config.expert
     part = module_bytes(model)
     head_dim, kv_heads = text.head_dim, text.num_key_value_heads
     itemsize = model.action_space.accel_mean.element_size()
-    cache = 2 * text.num_hidden_layers * kv_heads * head_dim * PROMPT_TOKENS * itemsize
-    patches = IMAGES * GRID[0] * GRID[1]
+    cache = 2 * text.num_hidden_layers * kv_heads * head_dim * prompt * itemsize
+    patches = images * GRID[0] * GRID[1]
     query = text.num_attention_heads * head_dim
     per_layer = text.hidden_size * (2 * query + 2 * kv_heads * head_dim)
     per_layer += 3 * text.hidden_size * text.intermediate_size
-    prefill = 2 * PROMPT_TOKENS * text.num_hidden_layers * per_layer
-    prefill += 2 * PROMPT_TOKENS**2 * query * text.num_hidden_layers  # causal: half of it
+    prefill = 2 * prompt * text.num_hidden_layers * per_layer
+    prefill += 2 * prompt**2 * query * text.num_hidden_layers  # causal: half of it
     width = vision.hidden_size
     per_block = width * (4 * width + 2 * vision.intermediate_size)
     seeing = 2 * patches * vision.depth * per_block

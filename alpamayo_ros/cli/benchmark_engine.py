@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 import json
 from pathlib import Path
@@ -14,12 +15,29 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import BadInput
+from ..profiles import split_names
+from .engine_arguments import add_profile_arguments, resolve_profile
 
 STAGES = ('images', 'vision', 'prefill', 'token', 'flow_step', 'end_to_end')
 COLUMNS = (*STAGES, 'frames_to_trajectory', 'weights_gb', 'peak_gb', 'largest_gb')
 PLAIN, STOCK = '16 bits', 'optimum-quanto qint2'
 PLAIN_BITS = 16.0
 SLOW_RUNS = 3  # of what takes seconds
+
+
+@dataclass(frozen=True)
+class BenchmarkCase:
+    """One row of the table: samples, and whether steps are recorded and guided."""
+
+    samples: int
+    graphs: bool
+    is_guided: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name of the row."""
+        guided = ' guided' if self.is_guided else ''
+        return f'{"recorded" if self.graphs else "eager"} K={self.samples}{guided}'
 
 
 def add_engine(parts: Any) -> None:
@@ -36,6 +54,10 @@ def add_engine(parts: Any) -> None:
     part.add_argument(
         '--samples', type=int, nargs='+', default=[1, 6], metavar='K', help='default: 1 6'
     )
+    part.add_argument(
+        '--guidance', action='store_true', help='also with and without a route text, first K'
+    )
+    add_profile_arguments(part)
     part.add_argument(
         '--slice',
         type=int,
@@ -89,6 +111,13 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
         from ..benchmark.slice import enter_slice
 
         enter_slice(arguments.slice)
+    chosen = resolve_profile(arguments)
+    for choice in ('activations', 'kv_bits'):
+        if (width := getattr(chosen, choice)) != PLAIN_BITS:
+            option = choice.replace('_', '-')
+            raise BadInput(f'--{option} {width}: not there on {device}, expected 16')
+    if chosen.pixels:
+        raise BadInput(f'--pixels {chosen.pixels}: the scene has images of 320x576 only')
     host = arguments.host_embedding
     rules = make_rules(arguments.recipe, bits)  # looked up for 16 bits as well: it may be misspelt
     rules = rules if bits != PLAIN_BITS else ()
@@ -105,9 +134,10 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
 
     name = f'{bits:g} bits {arguments.recipe}' if rules else PLAIN
     first = arguments.samples[0]
-    main = [(samples, gpu) for samples in arguments.samples]
-    main += [(first, False)] * (gpu and arguments.slice is None)
-    ways: list[tuple[str, Callable[[], Any], list[tuple[int, bool]]]] = [
+    main = [BenchmarkCase(samples, gpu) for samples in arguments.samples]
+    main += [BenchmarkCase(first, gpu, is_guided=True)] * arguments.guidance
+    main += [BenchmarkCase(first, False)] * (gpu and arguments.slice is None)
+    ways: list[tuple[str, Callable[[], Any], list[BenchmarkCase]]] = [
         (name, lambda: full_size.random_model(config, device, dtype, rules, host), main)
     ]
     if arguments.compare:
@@ -115,25 +145,33 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
             (
                 PLAIN,
                 lambda: full_size.random_model(config, device, dtype),
-                [(first, graphs) for graphs in (True, False)[1 - gpu :]],
+                [BenchmarkCase(first, graphs) for graphs in (True, False)[1 - gpu :]],
             ),
-            (STOCK, lambda: stock_model(config, device, dtype), [(first, False)]),
+            (STOCK, lambda: stock_model(config, device, dtype), [BenchmarkCase(first, False)]),
         ]
     found: dict[str, Any] = {
         **arguments.card,
         'size': arguments.size,
         'device': torch.cuda.get_device_name(device) if gpu else 'cpu',
         'dtype': str(dtype).removeprefix('torch.'),
+        'profile': vars(chosen),
         'command': ' '.join(['alpamayo_benchmark', *sys.argv[1:]]),
     }
-    scene = full_size.make_scene(config, device, dtype)
+    scene = full_size.make_scene(
+        config,
+        device,
+        dtype,
+        len(split_names(chosen.cameras)) or full_size.CAMERAS,
+        0 if chosen.reasoning == 'none' else full_size.REASONING_TOKENS,
+        chosen.flow_steps or full_size.FLOW_STEPS,
+    )
     with tqdm(total=sum(len(way[2]) for way in ways), unit='case', dynamic_ncols=True) as bar:
         for name, make, cases in ways:
             bar.set_description(name)
             found[name] = {}
             runs = SLOW_RUNS if name == STOCK or arguments.slice is not None else None
             for section, figures, error in _measure_way(make, scene, cases, runs, name == STOCK):
-                bar.update(section in _titles(cases))
+                bar.update(section in [case.title for case in cases])
                 if error:
                     found.setdefault('failed', {})[f'{name}, {section}'] = error
                 else:
@@ -152,10 +190,6 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _titles(cases: Iterable[tuple[int, bool]]) -> list[str]:
-    return [f'{"recorded" if graphs else "eager"} K={samples}' for samples, graphs in cases]
-
-
 def _keep(found: Mapping[str, Any], out: Path | None) -> None:
     if out is not None:
         out.write_text(json.dumps(found, indent=1) + '\n', encoding='utf-8')
@@ -164,7 +198,7 @@ def _keep(found: Mapping[str, Any], out: Path | None) -> None:
 def _measure_way(
     make: Callable[[], Any],
     scene: Any,
-    cases: list[tuple[int, bool]],
+    cases: list[BenchmarkCase],
     runs: int | None,
     is_stock: bool,
 ) -> Iterator[tuple[str, Any, str]]:
@@ -178,11 +212,13 @@ def _measure_way(
         return
     yield 'bytes', full_size.module_bytes(model), ''
     runs = runs or engine_benchmark.RUNS
-    for title, (samples, graphs) in zip(_titles(cases), cases, strict=True):
-        measure = partial(engine_benchmark.measure, model, scene, samples, graphs, runs)
-        yield title, *engine_benchmark.attempt(measure)
+    for case in cases:
+        options = case.samples, case.graphs, runs, case.is_guided
+        measure = partial(engine_benchmark.measure, model, scene, *options)
+        yield case.title, *engine_benchmark.attempt(measure)
     if not is_stock:
-        yield 'work', roofline.count_work(model), ''
+        length = scene.input_ids.shape[1]
+        yield 'work', roofline.count_work(model, len(scene.frames), length), ''
         one_image = partial(engine_benchmark.time_one_image, model, scene)
         yield 'one_image', *engine_benchmark.attempt(one_image)
         linears = partial(engine_benchmark.linear_layers, model, graphs=scene.patches.is_pinned())

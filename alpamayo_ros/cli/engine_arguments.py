@@ -89,10 +89,10 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         default=SamplingOptions.guidance_weight,
         help='weight of the route text of Alpamayo 1.5 (default %(default)s: off)',
     )
-    _add_profile_arguments(parser)
+    add_profile_arguments(parser)
 
 
-def _add_profile_arguments(parser: argparse.ArgumentParser) -> None:
+def add_profile_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the profile, and an option for each of its fields: one that is given wins over it."""
     group = parser.add_argument_group('accuracy for time (default: those of the profile)')
     group.add_argument('--profile', choices=tuple(PROFILES), default=DEFAULT)
@@ -120,10 +120,15 @@ def _add_profile_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--pixels', type=int, default=0, metavar='N', help='of an image, at most')
 
 
+def resolve_profile(arguments: argparse.Namespace) -> Profile:
+    """The profile with the options that are given beside it."""
+    own = {row.name: getattr(arguments, row.name) for row in fields(Profile)}
+    return choose(arguments.profile, Profile(**own))
+
+
 def check_engine_arguments(arguments: argparse.Namespace) -> None:
     """Raise BadInput for a value that no engine can use; write the profile's choices in."""
-    own = {row.name: getattr(arguments, row.name) for row in fields(Profile)}
-    vars(arguments).update(vars(choose(arguments.profile, Profile(**own))))
+    vars(arguments).update(vars(resolve_profile(arguments)))
     steps, weight = arguments.flow_steps, arguments.guidance_weight
     noise = arguments.noise_temperature
     require(arguments.samples >= 1, '--samples', arguments.samples, '1 or more')
