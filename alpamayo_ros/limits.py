@@ -1,4 +1,4 @@
-"""How late, sparse or scattered the inputs of a context may be.
+"""Limits of the inputs of a context: how late, sparse or scattered they may be.
 
 Node parameters, options of the commands and keys of a rig file carry the names of these fields.
 Knows no ROS, no command line and no file format.

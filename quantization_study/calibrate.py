@@ -112,6 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     arguments = parser.parse_args(argv)
     refuse_existing(arguments.file)
+    arguments.file.parent.mkdir(parents=True, exist_ok=True)
     engine = AlpamayoEngine(arguments.checkpoint, arguments.device, None, 16)
     scenes = list(scenes_of(arguments.drives, picture_size(engine.config)))
     with tqdm(desc='calibrate', total=len(scenes), unit='scene', dynamic_ncols=True) as bar:

@@ -143,11 +143,6 @@ def test_gradient_of_rotated_heads_is_that_of_torch():
     assert torch.allclose(*found, atol=1e-6)
 
 
-@pytest.mark.parametrize('case', CASES)
-def test_op_on_a_cpu_is_the_plain_one(case):
-    assert compare(case, 'op', 'float32') == 0
-
-
 @pytest.mark.parametrize('dtype', ['float32', 'float16'])
 def test_kernels_in_the_interpreter_equal_the_plain_ones(interpreted, dtype):
     interpreted(f'import test_fused as t; t.check_interpreted({dtype!r})')

@@ -11,25 +11,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-import struct
 from typing import Any, NamedTuple
 
 import numpy as np
-from rosbags.serde import SerdeError
 
 from ..errors import BadInput
-from .compression import ERRORS, decompress_bytes, is_compressed
 from .folder import find_files, open_storages
 from .index import TopicIndex, build_index
-from .messages import TYPESTORE
+from .payloads import decode_payload, decompress_payload, find_fitting_types
 from .stamp_order import measure_clock_offset, merge_by_stamp
 from .storage import Channel
 
-# What rosbags raises on bytes that are not what the format promises.
-PAYLOAD_ERRORS = (
-    *(SerdeError, struct.error, ValueError, IndexError, AssertionError, OverflowError),
-    *(KeyError, MemoryError, *ERRORS),
-)
 GUESSED = 20  # messages that a topic without a schema is guessed from
 
 
@@ -202,11 +194,7 @@ class Bag:
 
     def decode(self, topic: str, payload: bytes) -> Any:
         """Message in a payload; ValueError when the bytes do not hold one."""
-        try:
-            return TYPESTORE.deserialize_cdr(payload, self.topics[topic])
-        except PAYLOAD_ERRORS as error:
-            name = self.topics[topic] or 'message of a known type'
-            raise ValueError(f'the payload is not a {name}') from error
+        return decode_payload(payload, self.topics[topic])
 
     def fingerprint(self) -> dict[str, int]:
         """Facts that tell this recording from another one, wherever the file lies."""
@@ -227,12 +215,7 @@ class Bag:
     def _read(self, topic: str, number: int) -> StampedMessage:
         index = self._indices[topic]
         storage, entry = index.entry(number)
-        payload = self._storages[storage].read(entry)
-        if is_compressed(payload):
-            try:
-                payload = decompress_bytes(payload)
-            except ERRORS:
-                payload = b''  # which is no message
+        payload = decompress_payload(self._storages[storage].read(entry))
         is_outlier, order_ns = bool(index.is_outlier[number]), int(index.ordering_ns[number])
         return StampedMessage(topic, entry.log_ns, payload, is_outlier, order_ns)
 
@@ -259,7 +242,7 @@ class Bag:
     def _guess_type(self, topic: str, types: Collection[str]) -> str:
         """The one of some types that the first messages can be read as, whole."""
         payloads = [self._read(topic, k).payload for k in range(min(self.count(topic), GUESSED))]
-        fitting = [name for name in types if all(_is_message(x, name) for x in payloads)]
+        fitting = find_fitting_types(payloads, types)
         if len(fitting) != 1:
             raise BadInput(
                 f'{self.path}: {topic} has no schema and its messages fit no single type, '
@@ -267,13 +250,3 @@ class Bag:
             )
         self._notes.append(f'{topic} has no schema: read as {fitting[0]}')
         return fitting[0]
-
-
-def _is_message(payload: bytes, type_name: str) -> bool:
-    """Whether bytes are a message of a type and nothing else."""
-    try:
-        message = TYPESTORE.deserialize_cdr(payload, type_name)
-        size = len(TYPESTORE.serialize_cdr(message, type_name))
-    except PAYLOAD_ERRORS:
-        return False
-    return abs(size - len(payload)) < 8

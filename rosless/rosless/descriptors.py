@@ -1,4 +1,4 @@
-"""What a parameter descriptor allows: type, ranges, read-only. Knows no node."""
+"""Checks a parameter against its descriptor: type, ranges, read-only. Knows no node."""
 
 import math
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from cyclonedds.core import DDSStatus
 
+from rosless.endpoints import Reader, Writer
 from rosless.logging import Logger
-from rosless.participant import Reader, Writer
 from rosless.qos import QoSPolicyKind
 
 # event name -> DDS status, and the method of the binding that reads it

@@ -14,9 +14,10 @@ from cyclonedds.builtin import (
 from cyclonedds.core import InstanceState, ReadCondition, SampleState, ViewState
 
 from rosless.callback_groups import ReentrantCallbackGroup
+from rosless.endpoints import delete
 from rosless.held_signals import hold_signals
 from rosless.messages import deserialize
-from rosless.participant import DISCOVERY_TYPE, Participant, delete
+from rosless.participant import DISCOVERY_TYPE, Participant
 from rosless.wire import to_ros_type_name
 
 ALIVE = SampleState.Any | ViewState.Any | InstanceState.Alive

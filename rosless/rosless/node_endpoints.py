@@ -13,6 +13,7 @@ from rosless.client import Client
 from rosless.clock import Clock, ROSClock
 from rosless.context import Context
 from rosless.duration import S_TO_NS
+from rosless.endpoints import DdsTopic
 from rosless.event_handler import (
     EventHandler,
     PublisherEventCallbacks,
@@ -21,7 +22,6 @@ from rosless.event_handler import (
 )
 from rosless.logging import Logger
 from rosless.names import RemapRule
-from rosless.participant import DdsTopic
 from rosless.publisher import Publisher
 from rosless.qos import QoSProfile, qos_profile_services_default
 from rosless.qos_overriding_options import QoSOverridingOptions, apply_overrides

@@ -7,8 +7,8 @@ from cyclonedds.internal import dds_infinity
 
 from rosless.context import Context
 from rosless.duration import Duration
+from rosless.endpoints import Writer
 from rosless.messages import serialize
-from rosless.participant import Writer
 from rosless.qos import QoSProfile
 from rosless.rcl_error import RCLError
 

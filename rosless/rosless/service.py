@@ -12,9 +12,9 @@ from typing import Any
 
 from rosbags.serde import SerdeError
 
+from rosless.endpoints import Reader, Writer
 from rosless.logging import Logger
 from rosless.messages import deserialize, serialize
-from rosless.participant import Reader, Writer
 from rosless.qos import QoSProfile
 from rosless.wire import SERVICE_HEADER_BYTES
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from rosbags.serde import SerdeError
 
+from rosless.endpoints import Reader
 from rosless.logging import Logger
 from rosless.messages import deserialize
-from rosless.participant import Reader
 from rosless.qos import QoSProfile
 
 
