@@ -17,15 +17,7 @@ import lz4.frame
 
 from ..errors import BadInput
 from .compression import ERRORS, decompress_bytes, is_compressed
-from .storage import (
-    HEADER_BYTES,
-    Channel,
-    Entry,
-    Storage,
-    normalize_topic,
-    normalize_type,
-    read_stamp,
-)
+from .storage import HEADER_BYTES, Entry, Storage, read_stamp
 
 MAGIC = b'\x89MCAP0\r\n'
 FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, STATISTICS = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0B
@@ -142,8 +134,7 @@ class McapStorage(Storage):
             number, schema = struct.unpack_from('<HH', content)
             topic, at = _read_string(content, 4)
             encoding, _ = _read_string(content, at)
-            name = normalize_type(self._schemas.get(schema, ''))
-            self.channels[number] = Channel(number, normalize_topic(topic), name, encoding)
+            self._add_channel(number, topic, self._schemas.get(schema, ''), encoding)
         else:
             first_ns, last_ns, size = struct.unpack_from('<QQI', content, 26)
             pairs = struct.iter_unpack('<HQ', content[46 : 46 + size])

@@ -15,15 +15,7 @@ import apsw
 
 from ..errors import BadInput
 from .compression import is_compressed
-from .storage import (
-    HEADER_BYTES,
-    Channel,
-    Entry,
-    Storage,
-    normalize_topic,
-    normalize_type,
-    read_stamp,
-)
+from .storage import HEADER_BYTES, Entry, Storage, read_stamp
 
 MAGIC = b'SQLite format 3\0'
 _SCAN = (
@@ -103,9 +95,7 @@ class SqliteStorage(Storage):
         for number, topic, name, form in self._database.execute(
             f'SELECT id, name, type, {encoding} FROM topics ORDER BY id'
         ):
-            self.channels[number] = Channel(
-                number, normalize_topic(topic), normalize_type(name or ''), form or 'cdr'
-            )
+            self._add_channel(number, topic, name or '', form or 'cdr')
         try:
             self.counts = dict(
                 self._database.execute('SELECT topic_id, count(*) FROM messages GROUP BY topic_id')

@@ -57,6 +57,11 @@ class Storage(ABC):
         self.counts: dict[int, int] | None = None
         self.span_ns: tuple[int, int] | None = None
 
+    def _add_channel(self, number: int, topic: str, type_name: str, encoding: str) -> None:
+        """Note a channel, with topic and type in the spelling of ROS 2."""
+        names = normalize_topic(topic), normalize_type(type_name)
+        self.channels[number] = Channel(number, *names, encoding)
+
     @property
     @abstractmethod
     def damage(self) -> str:
