@@ -15,3 +15,12 @@ def processes(pattern):
         if re.search(str(pattern), b' '.join(words).decode(errors='replace')):
             found.append(int(folder.name))
     return found
+
+
+def is_running(pid):
+    """Whether a process is there and no zombie."""
+    try:
+        stat = Path(f'/proc/{pid}/stat').read_text(encoding='utf-8')
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(') ')[2][0] not in 'ZX'

@@ -53,6 +53,7 @@ GROWTH_LIMIT_MB = 20.0
 CLOCK_NS = 20 * MS
 UNDECIDED_NS = SECOND // 2  # anchors that old have a fate: max_input_age_s
 LEAP_NS = 60 * SECOND
+HANG_LIMIT_S = 4.0
 POLICIES = (
     {'on_invalid': 'stop', 'expired_path': 'drop'},
     {'on_invalid': 'hold', 'expired_path': 'trim'},
@@ -165,7 +166,7 @@ class Soak:
         self.now_ns, self.told_ns = START_NS, 0
         self.calls = []  # (name, future, what to do when it is answered)
         self.counts = {}
-        self.steps = self.reopened = 0
+        self.steps = self.reopened = self.restarts = 0
 
     # What faults use
 
@@ -273,6 +274,8 @@ class Soak:
         paths = self.vehicle.paths
         while paths:
             self.rules.path(paths.pop(0), self.now_ns)
+        model = self.vehicle.statuses.get('model')
+        self.restarts = int(model[1]['restarts']) if model else self.restarts
         found = self.vehicle.statuses.pop('inference', None)
         if found:
             self.counts = found[1]
@@ -313,6 +316,7 @@ def soak(seconds, seed=0, engine='constant_velocity', tell=print):
         if engine == 'mixed':
             values |= {'checkpoint': small_checkpoint(Path(folder)), 'device': 'cpu', 'bits': 16}
         values |= {'use_sim_time': True, 'max_input_age_s': 0.5, **policies}
+        values |= {'inference_timeout_s': HANG_LIMIT_S}
         # threads that wait for each other in loops stall where other programs run
         environment = {'ROS_DOMAIN_ID': str(DOMAIN), 'OMP_NUM_THREADS': '1'}
         process = Process('soak_engine:serve', *arguments(**values), **environment)
@@ -406,6 +410,7 @@ def _soak(run, seconds, rng, engine, tell):
         'kinds_of_faults': len(faults),
         'paths': rules.paths,
         'anchors_sent': run.steps,
+        'restarts': run.restarts,
         **{key: int(run.counts.get(key, -1)) for key in ('seen', *FATES, 'pending')},
         'reasons': {key: int(n) for key, n in run.counts.items() if ': ' in key},
         'resident_mb': [round(mb, 1) for _, mb in memory[:: max(len(memory) // 10, 1)]],

@@ -1,23 +1,26 @@
 """The node of the soak test: `python -m rosless soak_engine:serve`.
 
-Its engine does what the live parameter max_tokens asks for. With a checkpoint every second load is
-that of the small model, the others are constant velocity. Paths that must not be published are
-moved far away, so that whoever hears one knows it.
+Its engine is in a process of its own, which imports this module too. It does what the live
+parameter max_tokens asks for. With a checkpoint every second load is that of the small model, the
+others are constant velocity. Paths that must not be published are moved far away, so that whoever
+hears one knows it.
 """
 
 from dataclasses import replace
+import os
+import signal
 import sys
 import time
 
 import numpy as np
 from soak_faults import ACTS, FAR_M
-from wire_engines import NVML
+from toy_engines import NVML
 
 from alpamayo_ros import images
-from alpamayo_ros.ros import node
+from alpamayo_ros.runtime import start
 from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
 
-SLOW_S, LATE_S = 0.3, 3.0
+SLOW_S, LATE_S, HANG_S = 0.3, 1.6, 60.0
 NAMES = {value: name for name, value in ACTS.items()}
 
 
@@ -44,8 +47,10 @@ class Acting:
             raise KeyError('weights')
         if act == 'out_of_memory':
             raise RuntimeError(NVML)
-        if act in ('slow', 'late'):
-            time.sleep(SLOW_S if act == 'slow' else LATE_S)
+        if act == 'die':
+            os.kill(os.getpid(), signal.SIGKILL)
+        if act in ('slow', 'late', 'hang'):
+            time.sleep({'slow': SLOW_S, 'late': LATE_S, 'hang': HANG_S}[act])
         if act == 'not_finite':
             return replace(found, samples=found.samples * np.nan, checks=('non_finite',))
         if act == 'backward':
@@ -63,17 +68,32 @@ class Acting:
         return found
 
 
+def start_simple(choice, rig):
+    """An engine without a model."""
+    return Acting(ConstantVelocityEngine(choice.options))
+
+
+def start_model(choice, rig):
+    """An engine with the small checkpoint."""
+    return Acting(start.start_engine(replace(choice, engine='alpamayo'), rig))
+
+
+class ByTurns:
+    """One of the functions above, by turns: which one is chosen when it is pickled for a load."""
+
+    loads = 0
+
+    def __reduce__(self):
+        self.loads += 1
+        return 'start_simple' if self.loads % 2 else 'start_model'
+
+
 def serve():
     """Run the node."""
-    original, loads = node.start_engine, iter(range(10**6))
+    from alpamayo_ros.ros import node  # the engine's process has no ROS
 
-    def start_engine(choice, rig):
-        real = choice.checkpoint and next(loads) % 2 == 1
-        if real:
-            return Acting(original(replace(choice, engine='alpamayo'), rig))
-        return Acting(ConstantVelocityEngine(choice.options))
-
-    node.start_engine = start_engine
+    has_model = any(word.startswith('checkpoint:=') for word in sys.argv)
+    node.start_engine = ByTurns() if has_model else start_simple
     return node.main()
 
 

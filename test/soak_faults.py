@@ -27,6 +27,8 @@ ACTS = {
     'not_finite': 1005,
     'slow': 1006,
     'late': 1007,
+    'hang': 1008,
+    'die': 1009,
 }
 CAMERA_DELAY_NS, ODOMETRY_DELAY_NS = 20 * MS, 3 * MS
 
@@ -344,7 +346,8 @@ def acting(act):
 
         def end(soak):
             soak.set_parameter('max_tokens', ACTS['good'])
-            soak.reopen('load' if act in ('raise', 'out_of_memory') else None)
+            fails = act in ('raise', 'out_of_memory', 'hang', 'die')
+            soak.reopen('load' if fails else None)
 
         return Span(items, rng, 0.5, 2.0).doing(begin, end)
 

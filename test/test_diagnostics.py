@@ -101,14 +101,16 @@ def test_an_input_that_never_came_says_so_and_what_is_there_in_its_place():
         ('active', '', OK, 'ready'),
         ('inactive', '', WARN, 'paused'),
         ('loading', '', WARN, 'loading'),
+        ('loading', 'SIGKILL; restart 3', WARN, 'loading: SIGKILL; restart 3'),
         ('unloaded', '', WARN, 'unloaded'),
         ('failed', 'no weights', ERROR, 'no weights'),
     ],
 )
 def test_every_state_of_the_model_has_its_level(state, error, level, message):
-    status = node_statuses.describe_model(state, error, 2.04, {'device': 'cpu'})
+    status = node_statuses.describe_model(state, error, 2.04, 77, 3, {'device': 'cpu'})
     assert (status.level, status.message) == (level, message)
     assert (status.values['load s'], status.values['device']) == (2.0, 'cpu')
+    assert (status.values['process'], status.values['restarts']) == (77, 3)
 
 
 def test_several_publishers_of_an_input_are_a_warning_that_names_them():

@@ -1,8 +1,10 @@
 """The node over the wire, in its own process; another process feeds and hears it."""
 
+import os
 import signal
 
 import numpy as np
+from process_table import is_running
 import pytest
 from small_bag import PICTURE, START_NS, compressed, drive, jpeg, make, odometry, write_rig
 import torch
@@ -55,6 +57,7 @@ def start(peer, rig_file):
 
     def begin(program=NODE, state='ready', environment=None, **parameters):
         values = {'rig': rig_file, 'engine': 'constant_velocity', 'use_sim_time': True}
+        values['engine_process'] = False  # programs change engines of their own process
         process = Process(program, *arguments(**{**values, **parameters}), **(environment or {}))
         started.append(process)
         peer.wait_for_node(state)
@@ -533,3 +536,20 @@ def check_refused(message, *words):
     errors = [line for line in process.lines if line.startswith('alpamayo_node: error: ')]
     assert len(errors) == 1 and message in errors[0]
     assert not any('Traceback' in line for line in process.lines)
+
+
+def test_an_engine_that_is_killed_comes_back_and_ends_with_the_node(peer, start):
+    process = start('wire_engines:slow_process', engine_process=True)
+    pid = int(peer.statuses['model'][2]['process'])
+    peer.play(drive(seconds=1.7))
+    os.kill(pid, signal.SIGKILL)  # in the middle of an inference
+    process.said("inference failed: the engine's process ended with SIGKILL")
+    peer.wait_for_node('ready')
+    values = peer.statuses['model'][2]
+    assert (values['restarts'], values['process'] != str(pid)) == ('1', True)
+    peer.heard['output/path'].clear()
+    peer.play_until(lambda c: c['inferred'] >= 2, drive(seconds=2.5), rate=1.0, seen=20)
+    assert peer.heard['output/path']
+    status, _ = process.end()
+    assert status == 0
+    assert not is_running(int(values['process']))

@@ -2,7 +2,9 @@
 
 from collections import Counter
 from dataclasses import replace
+import os
 import queue
+import signal
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from small_bag import (
     write_rig,
 )
 from test_policy import Listener
+import toy_engines
 
 from alpamayo_ros.bags.messages import TYPESTORE
 from alpamayo_ros.bags.reader import Bag
@@ -52,6 +55,8 @@ class Bench:
             return engine
 
         values = {'rig': 'small', 'engine': 'constant_velocity', 'max_rate_hz': 100.0}
+        values['engine_process'] = False  # the engines here are objects of this process
+        is_function = callable(engine)
         self.pipeline = Pipeline(
             NodeParameters(**{**values, **parameters}),
             rig,
@@ -59,7 +64,7 @@ class Bench:
             make,
             now_ns=lambda: self.now_ns,
             post=lambda *call: self.posted.put(call),
-            start_engine=start,
+            start_engine=engine if is_function else start,
             log=lambda severity, text: self.log.append((severity, text)),
             status=self.reports,
         )
@@ -448,6 +453,7 @@ def test_nothing_goes_out_after_a_pause_or_an_unload_a_held_path_neither(rig, st
     bench.feed([m for m in second if m[1] != image_topic('front_tele')], wait=False)
     bench.now_ns += 10**9
     bench.pipeline.tick()
+    assert bench.pipeline.results.publication.counts['nothing: stale_input'] == 0
     assert {output.topic: len(x.messages) for output, x in bench.listeners.items()} == before
 
 
@@ -581,3 +587,27 @@ def test_a_burst_at_five_times_the_rate_adds_up(bench):
     while bench.pipeline.worker.pending:
         bench.run_one()
     assert sum(bench.fates().values()) == 31
+
+
+def test_an_engine_that_is_killed_in_an_inference_is_loaded_again_and_paths_go_on(rig):
+    bench = Bench(rig, toy_engines.start_for_node, engine_process=True)
+    first, second = split(drive(seconds=4.0), 1.75)
+    bench.feed(first, wait=False)
+    worker = bench.pipeline.worker
+    assert worker.pending == 2 and worker.busy_s > 0
+    os.kill(worker.engine_pid, signal.SIGKILL)
+    bench.run_one()  # the loss
+    status = bench.status('model')
+    assert status.message == "loading: the engine's process ended with SIGKILL; restart 1"
+    assert bench.sent('output/path') == []
+    bench.run_one()  # the load
+    assert bench.status('model').values['process'] == worker.engine_pid
+    bench.feed(second[: len(second) // 3])
+    assert len(bench.sent('output/path')) >= 2
+    fates = bench.pipeline.anchors.fates
+    assert (fates['failed', 'engine_died'], fates['discarded', 'not_ready']) == (1, 1)
+    assert ('error', "inference failed: the engine's process ended with SIGKILL") in bench.log
+    bench.fates()
+    bench.pipeline.unload()
+    bench.run_one()
+    assert worker.engine_pid is None

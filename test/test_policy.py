@@ -55,6 +55,7 @@ def test_an_invalid_path_follows_on_invalid(check, on_invalid, action):
     [
         (Policies(), 'nothing'),
         (Policies(on_invalid='hold'), 'hold'),
+        (Policies(on_invalid='flag'), 'nothing'),
         (Policies(on_unhealthy_reasoning='keep'), 'publish'),
     ],
 )
@@ -247,7 +248,10 @@ def test_hold_repeats_the_last_valid_path_with_its_old_stamp_until_it_is_over():
     bench.publication.publish_missing('odometry_gap', T0_NS)  # nothing to repeat yet
     bench.publish(prediction())
     later = replace(flawed('non_finite'), t0_ns=T0_NS + 2 * SECOND)
+    stamps = [bench.publication.path_stamp_ns]
     bench.publish(later)
+    stamps.append(bench.publication.path_stamp_ns)
+    assert stamps == [T0_NS, T0_NS]
     bench.publication.publish_missing('frame_missing', T0_NS + 6 * SECOND)
     bench.publication.publish_missing('frame_missing', T0_NS + 6_400_000_000)
     assert [ns(path.header.stamp) for path in bench.sent('output/path')] == [T0_NS] * 3

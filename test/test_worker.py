@@ -13,7 +13,8 @@ from alpamayo_ros.images import ImageError
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.runtime import memory, start
 from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
-from alpamayo_ros.runtime.worker import InferenceJob, Worker
+from alpamayo_ros.runtime.serving.jobs import EngineHere, EngineLost, InferenceJob
+from alpamayo_ros.runtime.worker import Worker
 
 LIMIT_S = 10.0
 NVML = 'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":1131'
@@ -53,7 +54,7 @@ class Owner:
 
     def load(self, engine):
         """Load an engine and wait until it is there."""
-        self.worker.load(lambda: engine)
+        self.worker.load(lambda: EngineHere(lambda: engine))
         self.run_one()
 
 
@@ -163,7 +164,7 @@ def test_loading_and_inference_share_one_thread_that_is_not_the_owners(job):
         loaders.append(threading.get_ident())
         return engine
 
-    owner.worker.load(make)
+    owner.worker.load(lambda: EngineHere(make))
     owner.run_one()
     owner.worker.submit(job(1))
     engine.permits.put('go')
@@ -188,7 +189,7 @@ def test_what_waits_and_what_runs_is_discarded_when_the_model_is_unloaded(job):
 
 def test_a_load_that_was_overtaken_changes_nothing():
     owner, engine = Owner(), Gate()
-    owner.worker.load(lambda: engine)
+    owner.worker.load(lambda: EngineHere(lambda: engine))
     owner.worker.unload()
     owner.run_one()
     owner.run_one()
@@ -249,6 +250,80 @@ def test_a_job_that_is_too_old_when_its_turn_comes_is_not_begun(job):
 def test_a_load_during_a_load_is_the_same_load():
     owner, made = Owner(), []
     for _ in range(20):
-        owner.worker.load(lambda: made.append(1) or Gate())
+        owner.worker.load(lambda: made.append(1) or EngineHere(Gate))
     owner.run_one()
     assert (made, owner.worker.state, owner.posted.empty()) == ([1], 'ready', True)
+
+
+class Doomed(EngineHere):
+    """A host that is lost with the jobs and checks of some numbers."""
+
+    def __init__(self, lost):
+        super().__init__(ConstantVelocityEngine)
+        self.lost, self.is_lost, self.is_closed = lost, False, False
+
+    def run(self, job):
+        """Do a job, or be lost."""
+        self.is_lost = job.seed in self.lost
+        self.check()
+        return super().run(job)
+
+    def check(self):
+        """Raise when it is lost."""
+        if self.is_lost:
+            raise EngineLost('engine_died', 'ended with SIGKILL')
+
+    def close(self):
+        """Note it."""
+        self.is_closed = True
+
+
+def test_a_lost_engine_is_loaded_again_and_the_next_context_is_served(job):
+    owner, made = Owner(), []
+    owner.worker.load(lambda: made.append(Doomed(lost=(1,))) or made[-1])
+    owner.run_one()
+    owner.worker.submit(job(1))
+    owner.worker.submit(job(2))
+    owner.run_one()  # the loss
+    assert (owner.worker.state, owner.worker.restarts) == ('loading', 1)
+    assert owner.worker.error == 'ended with SIGKILL; restart 1'
+    owner.run_one()  # the load
+    assert (owner.worker.state, owner.worker.error) == ('ready', '')
+    assert (len(made), made[0].is_closed, owner.worker.failures_in_a_row) == (2, True, 1)
+    owner.worker.submit(job(3))
+    owner.run_one()
+    assert [(r.job.seed, r.reason, r.is_discarded) for r in owner.results] == [
+        (2, 'not_ready', True),
+        (1, 'engine_died', False),
+        (3, '', False),
+    ]
+    assert owner.worker.failures_in_a_row == 0
+
+
+def test_an_engine_that_is_lost_too_often_in_a_row_is_not_loaded_again(job):
+    owner = Owner(max_failures=2)
+    owner.worker.load(lambda: Doomed(lost=(1, 2)))
+    owner.run_one()
+    for number in (1, 2):
+        owner.worker.submit(job(number))
+        owner.run_one()
+        if number == 1:
+            owner.run_one()  # the load
+    assert (owner.worker.state, owner.worker.restarts) == ('failed', 1)
+    assert owner.worker.error == '2 failures in a row: ended with SIGKILL'
+    assert owner.posted.empty()
+
+
+def test_an_engine_that_is_lost_while_idle_is_noticed_by_a_check():
+    owner, made = Owner(), []
+    owner.worker.load(lambda: made.append(Doomed(lost=())) or made[-1])
+    owner.run_one()
+    owner.worker.check()
+    owner.run_one()
+    assert (owner.worker.state, owner.worker.restarts) == ('ready', 0)
+    made[0].is_lost = True
+    owner.worker.check()
+    owner.run_one()
+    assert (owner.worker.state, owner.worker.restarts) == ('loading', 1)
+    owner.run_one()
+    assert owner.worker.state == 'ready' and len(made) == 2

@@ -1,7 +1,8 @@
 """Measures what the node costs without a model, as a process fed in real time.
 
 Four cameras of JPEG images and odometry; the engine is constant_velocity, which looks at no
-image. Knows no command line, and rclpy only as the counterpart.
+image, in a process of its own, and both processes are measured. Knows no command line, and rclpy
+only as the counterpart.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ make = message_factory()
 
 @dataclass
 class NodeOutputs:
-    """What the node published: ages of its paths, and values of its last inference status."""
+    """What the node published: ages of its paths, last inference status, engine's process."""
 
     paths: int = 0
     ages_ms: list[float] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
+    engine_pid: int = 0
     states: dict[str, str] = field(default_factory=dict)
 
     def on_path(self, message: Any) -> None:
@@ -64,8 +66,11 @@ class NodeOutputs:
             node, _, name = status.name.partition(': ')
             if node == f'/{NAME}':
                 self.states[name] = status.message
+                values = {pair.key: pair.value for pair in status.values}
                 if name == 'inference':
-                    self.values = {pair.key: pair.value for pair in status.values}
+                    self.values = values
+                elif name == 'model' and values['process'].isdigit():
+                    self.engine_pid = int(values['process'])
 
 
 def measure(launcher: Sequence[str], folder: Path, seconds: Iterable[Any]) -> dict[str, Any]:
@@ -91,17 +96,24 @@ def measure(launcher: Sequence[str], folder: Path, seconds: Iterable[Any]) -> di
             counterpart.spin(WARM_UP_S)
             heard.paths = 0
             heard.ages_ms.clear()
-            start_s, start_cpu_s = time.monotonic(), cpu_s(node.pid)
+            pids = node.pid, heard.engine_pid
+            start_s, start_cpu_s = time.monotonic(), [cpu_s(pid) for pid in pids]
             for _ in seconds:
                 counterpart.spin(1.0)
-            elapsed_s, used_s = time.monotonic() - start_s, cpu_s(node.pid) - start_cpu_s
-            figures = _summarise(heard, elapsed_s, used_s, node.pid)
+            elapsed_s = time.monotonic() - start_s
+            used_s = [
+                cpu_s(pid) - before_s for pid, before_s in zip(pids, start_cpu_s, strict=True)
+            ]
+            figures = _summarise(heard, elapsed_s, used_s, pids)
             return {'started_by': ' '.join(launcher[1:]), **figures}
     finally:
         counterpart.close()
 
 
-def _summarise(heard: NodeOutputs, elapsed_s: float, used_s: float, pid: int) -> dict[str, Any]:
+def _summarise(
+    heard: NodeOutputs, elapsed_s: float, used_s: Sequence[float], pids: Sequence[int]
+) -> dict[str, Any]:
+    """Figures of a run; used_s and pids are those of the node and of its engine's process."""
     if not heard.ages_ms:
         raise BadInput(f'the node has published nothing: {heard.states}')
     p50, p95 = np.percentile(heard.ages_ms, [50, 95])
@@ -111,14 +123,16 @@ def _summarise(heard: NodeOutputs, elapsed_s: float, used_s: float, pid: int) ->
         'camera_hz': CAMERA_HZ,
         'image_bytes': len(encode_jpeg(SIZE)),
         'odometry_hz': ODOMETRY_HZ,
-        'cpu_percent_of_a_core': round(100 * used_s / elapsed_s, 2),
+        'cpu_percent_of_a_core': round(100 * sum(used_s) / elapsed_s, 2),
+        'engine_cpu_percent_of_a_core': round(100 * used_s[1] / elapsed_s, 2),
         'submit_p50_ms': float(heard.values['submit ms']),
         'submit_p95_ms': float(heard.values['submit p95 ms']),
         'stamp_to_path_p50_ms': round(float(p50), 3),
         'stamp_to_path_p95_ms': round(float(p95), 3),
         'paths_per_s': round(heard.paths / elapsed_s, 2),
         'anchors': {key: int(heard.values[key]) for key in ('seen', 'inferred', 'dropped')},
-        'resident_mb': round(resident_bytes(pid) / 1e6, 1),
+        'resident_mb': round(resident_bytes(pids[0]) / 1e6, 1),
+        'engine_resident_mb': round(resident_bytes(pids[1]) / 1e6, 1),
     }
     return figures | {'ok': all(figures[name] < limit for name, limit in TARGETS.items())}
 

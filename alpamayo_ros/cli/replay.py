@@ -21,7 +21,7 @@ from ..replay.record import ReplayRecord
 from ..replay.replay import Replay, Schedule, require_topics
 from ..replay.summary import describe_truth, find_commonest_refusals
 from ..rig import CameraRig, load_rig
-from ..runtime.worker import Engine
+from ..runtime.serving.jobs import Engine
 from .engine_arguments import (
     LIMITS,
     add_engine_arguments,

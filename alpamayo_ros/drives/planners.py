@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ..data_types import GRID_S, WAYPOINTS, Prediction, SamplingOptions, derive_seed
-from ..runtime.worker import Engine
+from ..runtime.serving.jobs import Engine
 from ..world.moments import State
 from ..world.reasons import choose_sentence
 from ..world.simulation import Simulation

@@ -21,7 +21,7 @@ from ..json_types import Line
 from ..metrics.displacement import corner_distance, measure_horizons
 from ..rig import CAMERA_INDEX, R1_CAMERAS, CameraRig, RigCamera
 from ..runtime.constant_velocity import make_straight_path
-from ..runtime.worker import Engine
+from ..runtime.serving.jobs import Engine
 from .record import Key, ok_line, reason_line
 
 T0_US = 5_100_000

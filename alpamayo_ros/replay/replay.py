@@ -19,7 +19,7 @@ from ..metrics.displacement import measure_horizons
 from ..rig import IMAGE_TYPES, CameraRig
 from ..ros.inputs import to_frame, to_pose
 from ..runtime.constant_velocity import make_straight_path
-from ..runtime.worker import Engine
+from ..runtime.serving.jobs import Engine
 from .driven_path import DrivenPath, DrivenTruth
 from .record import Key, line_key, ok_line, reason_line
 

@@ -166,9 +166,14 @@ class NodeParameters:
     )
     inference_timeout_s: float = parameter_field(
         60.0,
-        'Longest inference, s; a longer one is an error in the diagnostics.',
+        'Longest inference, s; a longer one is an error in the diagnostics, and the process of '
+        'the engine is ended and started again.',
         low=0.01,
         high=3600.0,
+    )
+    engine_process: bool = parameter_field(
+        True,
+        'Run the engine in a process of its own, which may hang or die; false: in a thread.',
     )
     max_failures: int = parameter_field(
         3, 'Failed inferences in a row after which inference stops.', low=1, high=1000

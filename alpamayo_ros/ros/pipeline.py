@@ -15,8 +15,10 @@ from typing import Any
 from ..data_types import NANOSECONDS, Context, EgoPose, Rejection, derive_seed
 from ..rig import CameraRig
 from ..runtime import memory
+from ..runtime.serving.engine_process import EngineProcess
+from ..runtime.serving.jobs import Engine, EngineHere, InferenceJob, Result
 from ..runtime.start import EngineChoice
-from ..runtime.worker import Engine, InferenceJob, Result, Worker
+from ..runtime.worker import Worker
 from .anchors import Anchors
 from .diagnostics import node_statuses
 from .diagnostics.input_monitor import InputMonitor, describe_input, describe_publishers
@@ -39,8 +41,8 @@ class Pipeline:
 
     now_ns: time of the node's clock, 0 while a simulated one has not begun. post(function,
     *arguments) calls a function soon on the owner's thread. start_engine is called on the engine's
-    thread. log(severity, text) writes 'error' or 'warning' to the log. status: publishes
-    ~/output/status.
+    thread, or in its process, which imports it by its name. log(severity, text) writes 'error' or
+    'warning' to the log. status: publishes ~/output/status.
     """
 
     def __init__(
@@ -85,7 +87,12 @@ class Pipeline:
     def load(self) -> None:
         """Start the engine that the parameters ask for; a present one is freed first."""
         self.results.reset(self._now_ns())
-        self.worker.load(partial(self._start_engine, self.parameters.choice, self.rig))
+        start = partial(self._start_engine, self.parameters.choice, self.rig)
+        if self.parameters.engine_process:
+            limit_s = self.parameters.inference_timeout_s
+            self.worker.load(partial(EngineProcess, start, limit_s))
+        else:
+            self.worker.load(partial(EngineHere, start))
 
     def unload(self) -> None:
         """Free the engine and its memory."""
@@ -131,7 +138,11 @@ class Pipeline:
             self._log.warn(f'{name}: publishers', f'{name}: {describe_publishers(monitor)}')
 
     def tick(self) -> None:
-        """Decide anchors for which no more input has come; follow the policy where none comes."""
+        """Decide anchors for which no more input has come; follow the policy where none comes.
+
+        Notice an engine whose process has ended.
+        """
+        self.worker.check()
         now_ns = self._now_ns()
         self._submit_newest(now_ns, time.perf_counter())
         name = self.rig.anchor
@@ -170,7 +181,12 @@ class Pipeline:
         )
         return [
             node_statuses.describe_model(
-                self.state, worker.error, worker.load_s, worker.provenance
+                self.state,
+                worker.error,
+                worker.load_s,
+                worker.engine_pid,
+                worker.restarts,
+                worker.provenance,
             ),
             *inputs,
             node_statuses.describe_context(
@@ -196,7 +212,8 @@ class Pipeline:
             node_statuses.describe_memory(
                 memory.read_available_bytes(),
                 *memory.read_resident_bytes(),
-                memory.read_gpu_peak_bytes(),
+                memory.read_resident_bytes(worker.engine_pid)[0] if worker.engine_pid else 0,
+                worker.gpu_peak_bytes,
             ),
         ]
 

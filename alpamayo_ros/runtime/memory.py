@@ -21,7 +21,7 @@ Result = TypeVar('Result')
 
 SYSTEM_BYTES = 300_000_000  # of unified memory, left to other processes
 MEMINFO = Path('/proc/meminfo')
-STATUS = Path('/proc/self/status')
+PROCESSES = Path('/proc')
 OUT_OF_MEMORY = (
     'out of memory',  # torch and the driver
     'CUBLAS_STATUS_ALLOC_FAILED',
@@ -60,9 +60,16 @@ def read_available_bytes(device: str = 'cpu') -> int:
     return machine if limit is None else min(machine, limit)
 
 
-def read_resident_bytes() -> tuple[int, int]:
-    """Read the resident memory of this process: now, and its peak."""
-    return _kilobytes(STATUS, 'VmRSS') * 1024, _kilobytes(STATUS, 'VmHWM') * 1024
+def read_resident_bytes(pid: int | None = None) -> tuple[int, int]:
+    """Read the resident memory of a process, by default this one: now, and its peak.
+
+    0 and 0 for a process that has ended.
+    """
+    status = PROCESSES / str(pid or 'self') / 'status'
+    try:
+        return _kilobytes(status, 'VmRSS') * 1024, _kilobytes(status, 'VmHWM') * 1024
+    except (OSError, BadInput):  # ended, or about to be: then it has no such lines
+        return 0, 0
 
 
 def read_gpu_peak_bytes() -> int:
@@ -73,6 +80,18 @@ def read_gpu_peak_bytes() -> int:
     if cuda is None or is_initialized is None or not is_initialized():
         return 0
     return int(cuda.max_memory_allocated())
+
+
+def is_gpu_lost() -> bool:
+    """Whether a CUDA error has stayed: every later call of this process fails with it."""
+    torch = sys.modules.get('torch')
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def compare_with_available(needed: Mapping[str, int], device: str) -> tuple[bool, str]:

@@ -17,7 +17,7 @@ from ..data_types import (
 )
 from ..rig import CameraRig
 from .constant_velocity import ConstantVelocityEngine
-from .worker import Engine
+from .serving.jobs import Engine
 
 ENGINES = ('alpamayo', 'constant_velocity')
 WARM_UP_SIZE = (1080, 1920)  # of images whose camera has no calibration

@@ -1,7 +1,8 @@
 """One thread owns the engine: loading, warm-up and every inference run on it, one at a time.
 
 The newest context wins: at most one waits, and a newer one replaces it. Errors are values: they
-come back as the result of a job, or as the reason of the state 'failed'. Knows no ROS.
+come back as the result of a job, or as the reason of the state 'failed'. The engine is in this
+process or in one of its own (serving/). Knows no ROS.
 
 All methods are for one thread, that of the owner, and never block. The engine's thread reports
 back through `post`, which calls on the owner's thread, so nothing here needs a lock.
@@ -11,55 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 import threading
 import time
-from typing import Any, Protocol
+from typing import Any
 
-from .. import images
-from ..data_types import Context, Prediction, SamplingOptions
-from .memory import is_out_of_memory, release_cached
+from ..data_types import Context, Prediction
+from .memory import release_cached
+from .serving.jobs import (
+    EngineHost,
+    EngineLost,
+    InferenceJob,
+    Result,
+    describe_error,
+    explain_error,
+)
 
 STATES = ('unloaded', 'loading', 'ready', 'failed')
-
-
-class Engine(Protocol):
-    """Anything that predicts from a context."""
-
-    name: str
-    options: SamplingOptions
-
-    def infer(self, context: Context, seed: int) -> Prediction:
-        """Predict; raises images.ImageError for a frame that cannot be decoded."""
-
-    def provenance(self) -> dict[str, Any]:
-        """What a result depends on besides the inputs."""
-
-
-@dataclass(frozen=True)
-class InferenceJob:
-    """One inference to do. is_requested: somebody asked for this one while inference is paused."""
-
-    context: Context
-    seed: int
-    options: SamplingOptions
-    is_requested: bool = False
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a job: a prediction, or why there is none.
-
-    reason: '' with a prediction, else 'bad_image', 'stale_input', 'out_of_memory' or
-    'engine_error'; with is_discarded the reason that `discard` was given.
-    """
-
-    job: InferenceJob
-    prediction: Prediction | None = None
-    reason: str = ''
-    detail: str = ''
-    is_discarded: bool = False
 
 
 class Worker:
@@ -68,8 +38,9 @@ class Worker:
     post(function, *arguments) calls a function soon on the owner's thread; it is called from the
     engine's. on_result gets the Result of every job that `submit` took and did not give back.
     find_staleness(context) is asked when a job begins: a sentence why the context is too old to be
-    inferred, '' when it is not. After `max_failures` failed inferences in a row the state becomes
-    'failed'.
+    inferred, '' when it is not. An engine that is lost, because its process hangs or has ended, is
+    loaded again; `restarts` counts that. After `max_failures` failed inferences in a row, lost
+    engines among them, the state becomes 'failed'.
     """
 
     def __init__(
@@ -82,12 +53,13 @@ class Worker:
         self.state, self.error = 'unloaded', ''
         self.provenance: dict[str, Any] = {}
         self.load_s = 0.0
-        self.failures_in_a_row = 0
+        self.failures_in_a_row = self.restarts = 0
         self._post, self._on_result, self._max_failures = post, on_result, max_failures
         self._find_staleness = find_staleness
         self._thread: threading.Thread | None = None
         self._pool = ThreadPoolExecutor(1, 'engine', initializer=self._begin_thread)
-        self._engine: Engine | None = None  # touched on the engine's thread only
+        self._host: EngineHost | None = None  # called on the engine's thread only
+        self._make_host: Callable[[], EngineHost] | None = None  # of the last load
         self._waiting: InferenceJob | None = None
         self._running: tuple[InferenceJob, float] | None = None
         self._discarded = ''  # why the result of the running job is worthless
@@ -104,15 +76,32 @@ class Worker:
         """How long the present inference has been running, 0 without one."""
         return time.monotonic() - self._running[1] if self._running else 0.0
 
-    def load(self, make_engine: Callable[[], Engine]) -> None:
+    @property
+    def engine_pid(self) -> int | None:
+        """Number of the process that holds the engine."""
+        host = self._host
+        return host.pid if host else None
+
+    @property
+    def gpu_peak_bytes(self) -> int:
+        """Peak of what that process had on its GPU, 0 without one."""
+        host = self._host
+        return host.read_gpu_peak_bytes() if host else 0
+
+    def load(self, make_host: Callable[[], EngineHost]) -> None:
         """Replace the engine by a new one, made and warmed up on the engine's thread.
 
         Does nothing while a load is under way.
         """
         if self.state == 'loading':
             return
-        self._begin('loading')
-        self._run(self._load, self._on_loaded, make_engine)
+        self.failures_in_a_row = 0
+        self._begin_load(make_host)
+
+    def check(self) -> None:
+        """Notice an engine that was lost while it had nothing to do."""
+        if self.state == 'ready' and self._running is None:
+            self._run(self._check, self._on_checked)
 
     def unload(self) -> None:
         """Let go of the engine and its memory."""
@@ -152,8 +141,13 @@ class Worker:
 
     def _begin(self, state: str) -> None:
         self._generation += 1
-        self.state, self.error, self.failures_in_a_row = state, '', 0
+        self.state, self.error = state, ''
         self.discard('not_ready')
+
+    def _begin_load(self, make_host: Callable[[], EngineHost]) -> None:
+        self._begin('loading')
+        self._make_host = make_host
+        self._run(self._load, self._on_loaded, make_host)
 
     def _run(self, work: Callable[..., Any], done: Callable[..., None], *arguments: Any) -> None:
         """Call work(*arguments) on the engine's thread, then done(generation, future) here."""
@@ -164,15 +158,22 @@ class Worker:
         if not self._stopped:
             self._post(done, generation, future)
 
-    def _load(self, make_engine: Callable[[], Engine]) -> tuple[dict[str, Any], float]:
+    def _load(self, make_host: Callable[[], EngineHost]) -> tuple[dict[str, Any], float]:
         self._unload()
         start = time.monotonic()
-        self._engine = make_engine()
-        return self._engine.provenance(), time.monotonic() - start
+        self._host = make_host()
+        return self._host.provenance(), time.monotonic() - start
 
     def _unload(self) -> None:
-        self._engine = None
+        host, self._host = self._host, None
+        if host is not None:
+            host.close()
+        del host
         release_cached()
+
+    def _check(self) -> None:
+        if self._host is not None:
+            self._host.check()
 
     def _on_loaded(self, generation: int, future: Future[Any]) -> None:
         if generation != self._generation:
@@ -181,13 +182,19 @@ class Worker:
         if error is not None:
             self.state, self.error = 'failed', describe_error(error)
         else:
-            self.state = 'ready'
+            self.state, self.error = 'ready', ''
             self.provenance, self.load_s = future.result()
             self._next()
 
     def _on_unloaded(self, generation: int, future: Future[Any]) -> None:
         if generation == self._generation:
             self.provenance = {}
+
+    def _on_checked(self, generation: int, future: Future[None]) -> None:
+        error = future.exception()
+        if generation == self._generation and isinstance(error, EngineLost):
+            self._count_failure(str(error))
+            self._restart(str(error))
 
     def _next(self) -> None:
         if self.state != 'ready' or self._running is not None or self._waiting is None:
@@ -201,15 +208,10 @@ class Worker:
         self._run(self._infer, self._on_inferred, job)
 
     def _infer(self, job: InferenceJob) -> Prediction:
-        engine = self._engine
-        if engine is None:  # the load that stood before this job in the queue has failed
+        if self._host is None:  # the load that stood before this job in the queue has failed
             raise RuntimeError('no engine is loaded')
         start = time.perf_counter()
-        engine.options = job.options
-        try:
-            prediction = engine.infer(job.context, job.seed)
-        except images.ImageError as error:
-            raise images.ImageError(images.find_broken_frame(job.context) or str(error)) from error
+        prediction = self._host.run(job)
         total_ms = (time.perf_counter() - start) * 1e3
         return replace(prediction, timing_ms={**prediction.timing_ms, 'total': total_ms})
 
@@ -217,37 +219,39 @@ class Worker:
         assert self._running is not None
         (job, _), self._running = self._running, None
         discarded, self._discarded = self._discarded, ''
-        result = _make_result(job, future)
+        error = future.exception()
+        if error is None:
+            result = Result(job, prediction=future.result())
+        else:
+            reason, detail = explain_error(error)
+            result = Result(job, reason=reason, detail=detail)
         if result.reason == 'out_of_memory':
             self._pool.submit(release_cached)
         if generation == self._generation:
             self._count(result)
+            if isinstance(error, EngineLost):
+                self._restart(result.detail)
         self._on_result(Result(job, reason=discarded, is_discarded=True) if discarded else result)
         self._next()
 
     def _count(self, result: Result) -> None:
-        """Stop inference after too many failures; an image that is broken is none of them."""
-        if result.reason == 'bad_image':
-            return
-        self.failures_in_a_row = self.failures_in_a_row + 1 if result.reason else 0
+        """Count failures in a row; an image that is broken is none of them."""
+        if result.prediction is not None:
+            self.failures_in_a_row = 0
+        elif result.reason != 'bad_image':
+            self._count_failure(result.detail)
+
+    def _count_failure(self, detail: str) -> None:
+        """Stop inference after too many failures."""
+        self.failures_in_a_row += 1
         if self.failures_in_a_row >= self._max_failures:
             self.state = 'failed'
-            self.error = f'{self.failures_in_a_row} failures in a row: {result.detail}'
+            self.error = f'{self.failures_in_a_row} failures in a row: {detail}'
             self.discard('not_ready')
 
-
-def describe_error(error: BaseException) -> str:
-    """One line of an error: its text, with the type where the text alone says little."""
-    text = ' '.join(str(error).split())
-    kind = type(error).__name__
-    return text if kind in ('BadInput', 'ImageError') else f'{kind}: {text}' if text else kind
-
-
-def _make_result(job: InferenceJob, future: Future[Any]) -> Result:
-    error = future.exception()
-    if error is None:
-        return Result(job, prediction=future.result())
-    if isinstance(error, images.ImageError):
-        return Result(job, reason='bad_image', detail=describe_error(error))
-    reason = 'out_of_memory' if is_out_of_memory(error) else 'engine_error'
-    return Result(job, reason=reason, detail=describe_error(error))
+    def _restart(self, detail: str) -> None:
+        """Load a lost engine again, unless there were too many failures."""
+        if self.state == 'ready' and self._make_host is not None:
+            self.restarts += 1
+            self._begin_load(self._make_host)
+            self.error = f'{detail}; restart {self.restarts}'

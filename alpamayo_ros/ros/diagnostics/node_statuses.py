@@ -36,12 +36,29 @@ class Served:
     inference_ms: float = 0.0
 
 
-def describe_model(state: str, error: str, load_s: float, about: Mapping[str, Any]) -> Status:
-    """Status of the model: the node's state, and what the model was loaded from."""
-    values = {'state': state, 'load s': round(load_s, 1), **about}
+def describe_model(
+    state: str,
+    error: str,
+    load_s: float,
+    pid: int | None,
+    restarts: int,
+    about: Mapping[str, Any],
+) -> Status:
+    """Status of the model: the node's state, its process, and what the model was loaded from.
+
+    restarts: how often a lost engine was loaded again; `error` says why while it loads.
+    """
+    values = {
+        'state': state,
+        'load s': round(load_s, 1),
+        'restarts': restarts,
+        'process': pid,
+        **about,
+    }
     if state == 'failed':
         return Status(ERROR, 'model', error, values)
     message = {'active': 'ready', 'inactive': 'paused'}.get(state, state)
+    message += f': {error}' if error else ''
     return Status(OK if state == 'active' else WARN, 'model', message, values)
 
 
@@ -158,13 +175,18 @@ def describe_reasoning(served: Served | None) -> Status:
 
 
 def describe_memory(
-    available_bytes: int, resident_bytes: int, peak_bytes: int, gpu_peak_bytes: int = 0
+    available_bytes: int,
+    resident_bytes: int,
+    peak_bytes: int,
+    engine_bytes: int,
+    gpu_peak_bytes: int = 0,
 ) -> Status:
-    """Memory of the machine and of this process; the last on a GPU, 0 without one."""
+    """Memory of the machine, of this process and of the engine's; the last on a GPU, 0 without."""
     values = {
         'available MB': round(available_bytes / 1e6),
         'resident MB': round(resident_bytes / 1e6, 1),
         'peak MB': round(peak_bytes / 1e6, 1),
+        'engine MB': round(engine_bytes / 1e6, 1),
     }
     if gpu_peak_bytes:
         values['GPU peak MB'] = round(gpu_peak_bytes / 1e6, 1)

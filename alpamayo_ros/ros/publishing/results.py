@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...data_types import EgoPose, Rejection
-from ...runtime.worker import InferenceJob, Result
+from ...runtime.serving.jobs import InferenceJob, Result
 from ..anchors import Anchors
 from ..diagnostics.node_statuses import Served
 from ..diagnostics.t0_status import T0Report, T0StatusPublisher

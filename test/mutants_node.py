@@ -1,0 +1,142 @@
+"""Breaks the node's logic in 40 places, one after the other, and tells which tests notice.
+
+Run: python test/mutants_node.py [FIRST LAST], numbers of mutants. Each mutant is made in a
+temporary copy of the package. The last line is JSON; the exit status is 1 if more than two
+survive, or if a mutant's text is no longer in its file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = Path(__file__).parents[1]
+MOST_SURVIVORS = 2
+PIPELINE, WORKER, ANCHORS = 'test_pipeline.py', 'test_worker.py', 'test_anchors.py'
+POLICY, OUTPUTS, DIAGNOSTICS = 'test_policy.py', 'test_outputs.py', 'test_diagnostics.py'
+CONTEXT, VALIDITY, INPUTS = 'test_context.py', 'test_validity.py', 'test_inputs.py'
+JUMPS, LOG, RETIMING = 'test_odometry_checks.py', 'test_log_throttle.py', 'test_retiming.py'
+
+# File below alpamayo_ros/, text, its replacement, tests of which one should fail.
+MUTANTS = (
+    # what may go out, and when
+    ('ros/publishing/policy.py', "return state == 'active' or", 'return True or', POLICY),
+    ('ros/publishing/policy.py', "(state == 'inactive' and is_requested)", 'is_requested', POLICY),
+    ('ros/publishing/policy.py', "or 'non_finite' in wrong)", ')', POLICY),
+    ('ros/publishing/policy.py', 'return left_ns <= 0 or', 'return left_ns < 0 or', POLICY),
+    ('ros/publishing/policy.py', 'max((now_ns - t0_ns) // GRID_NS, 0)',
+     'max((now_ns - t0_ns) // GRID_NS - 1, 0)', POLICY),
+    ('ros/publishing/policy.py', "flagged = refused and policies.on_invalid == 'flag'",
+     "flagged = policies.on_invalid == 'flag'", POLICY),
+    ('ros/publishing/publication.py',
+     'held is None or now_ns >= held.prediction.t0_ns + HORIZON_NS', 'held is None', POLICY),
+    ('ros/publishing/publication.py', 'held, self._held, self.decision = self._held, None, None',
+     'held, self.decision = self._held, None', POLICY),
+    ('ros/publishing/publication.py', 'self._held, self.path_stamp_ns = plan, prediction.t0_ns',
+     'self._held, self.path_stamp_ns = plan, now_ns', POLICY),
+    ('ros/publishing/publication.py', 'self.path_stamp_ns = held.prediction.t0_ns', 'pass',
+     POLICY),
+    # the pipeline: pauses, epochs, requests
+    ('ros/pipeline.py', "self.worker.discard('paused')", 'pass', PIPELINE),
+    ('ros/pipeline.py', "self.worker.discard('reset')", 'pass', PIPELINE),
+    ('ros/pipeline.py',
+     'is_requested, self._infers_next = self._infers_next and not self._is_enabled, False',
+     'is_requested = self._infers_next and not self._is_enabled', PIPELINE),
+    ('ros/pipeline.py', 'seed = derive_seed(self.parameters.seed, context.t0_ns)',
+     'seed = self.parameters.seed', PIPELINE),
+    ('ros/pipeline.py', "self.state == 'active' and age_s >", 'age_s >', PIPELINE),
+    ('ros/pipeline.py', 'newest is None or pose.stamp_ns > newest.stamp_ns', 'newest is None',
+     PIPELINE),
+    ('ros/publishing/results.py', "self._anchors.settle('failed', reason)", 'pass', PIPELINE),
+    ('ros/publishing/results.py', "        self.failure = ''\n        self.served = self.pub",
+     '        self.served = self.pub', PIPELINE),
+    ('ros/publishing/results.py', 'self._log.report_error(reason', 'self._log.warn(reason',
+     PIPELINE),
+    # anchors: what becomes of each t0
+    ('ros/anchors.py', "self._decide_fate(stamp, 'dropped', 'overtaken')",
+     "self._decide_fate(stamp, 'dropped', 'rate_limit')", ANCHORS),
+    ('ros/anchors.py', 'self._due_ns - self._period_ns // 4', 'self._due_ns', ANCHORS),
+    ('ros/anchors.py', 'abs(age_ns) > self._age_ns', 'age_ns > self._age_ns', PIPELINE),
+    ('ros/anchors.py', 'self._epoch, self._due_ns = self.buffer.epoch, 0',
+     'self._epoch = self.buffer.epoch', ANCHORS),
+    # the log and the statuses
+    ('ros/log_throttle.py', 'self._written_s.get(reason, -PERIOD_S)',
+     'max(self._written_s.values(), default=-PERIOD_S)', LOG),
+    ('ros/log_throttle.py', '>= PERIOD_S:', '>= 0:', LOG),
+    ('ros/diagnostics/t0_status.py', 'self._is_silent = self._is_silent and not report.t0_ns',
+     'self._is_silent = self._is_silent', DIAGNOSTICS),
+    ('ros/diagnostics/node_statuses.py', 'if busy_s > limit_s:', 'if busy_s < limit_s:',
+     DIAGNOSTICS),
+    # the worker
+    ('runtime/worker.py', 'self.failures_in_a_row + 1 if result.reason else 0',
+     'self.failures_in_a_row + 1 if result.reason else self.failures_in_a_row', WORKER),
+    ('runtime/worker.py', "if result.reason == 'bad_image':", 'if False:', WORKER),
+    ('runtime/worker.py', "discarded, self._discarded = self._discarded, ''",
+     'discarded = self._discarded', WORKER),
+    ('runtime/worker.py', "if self.state == 'loading':", 'if False:', WORKER),
+    ('runtime/worker.py', 'if staleness:', 'if False:', WORKER),
+    # validity of a path
+    ('validity.py', "'lateral_acceleration': lateral.max() >= LATERAL_LIMIT_MPS2",
+     "'lateral_acceleration': False", VALIDITY),
+    ('validity.py', 'np.maximum(speed[:-1] ** 2, speed[1:] ** 2)', 'speed[1:] ** 2', VALIDITY),
+    ('validity.py', 'abs(across) > JUMP_ACROSS_M', 'across > JUMP_ACROSS_M', VALIDITY),
+    # the inputs and their history
+    ('context/buffer.py', 'is_behind = step_ns < -LATE_NS and not is_copy',
+     'is_behind = step_ns < -COPY_NS and not is_copy', CONTEXT),
+    ('context/ego_history.py', 'if after - before > max_gap_ns:',
+     'if after - before > 2 * max_gap_ns:', CONTEXT),
+    ('context/frame_selection.py', 'if spreads[-1] > max_skew_ns:', 'if False:', CONTEXT),
+    ('context/odometry_checks.py', 'JUMP_M, JUMP_ACCELERATION_MPS2, STAMP_JITTER_S = 0.25,',
+     'JUMP_M, JUMP_ACCELERATION_MPS2, STAMP_JITTER_S = 0.6,', JUMPS),
+    ('ros/publishing/retiming.py', 'speeds = np.maximum(plan[later, 3] + gap_mps * decay, 0.0)',
+     'speeds = plan[later, 3] + gap_mps * decay', RETIMING),
+)  # fmt: skip
+
+
+def main() -> int:
+    """Make every mutant, run its tests, and print which are caught."""
+    first, last = map(int, sys.argv[1:3]) if len(sys.argv) > 1 else (1, len(MUTANTS))
+    survivors = []
+    with tempfile.TemporaryDirectory() as name:
+        copy = Path(name)
+        for folder in ('alpamayo_ros', 'test', 'config'):
+            ignored = shutil.ignore_patterns('__pycache__', '.pytest_cache', 'golden*')
+            shutil.copytree(ROOT / folder, copy / folder, ignore=ignored)
+        shutil.copy(ROOT / 'setup.cfg', copy)
+        for number, (file, text, other, tests) in enumerate(MUTANTS, start=1):
+            path = copy / 'alpamayo_ros' / file
+            source = path.read_text(encoding='utf-8')
+            if source.count(text) != 1:
+                print(f'{file}: expected once: {text}', file=sys.stderr)
+                return 1
+            if not first <= number <= last:
+                continue
+            path.write_text(source.replace(text, other), encoding='utf-8')
+            is_caught = _run(copy, tests) == 1
+            path.write_text(source, encoding='utf-8')
+            print(f'{number:2} {"caught  " if is_caught else "SURVIVED"} {file}: {other.strip()}',
+                  flush=True)  # fmt: skip
+            if not is_caught:
+                survivors.append(number)
+    count = last - first + 1
+    print(json.dumps({'mutants': count, 'caught': count - len(survivors), 'survivors': survivors}))
+    return int(len(survivors) > MOST_SURVIVORS)
+
+
+def _run(copy: Path, tests: str) -> int:
+    """Exit status of pytest on one file of tests: 1 if a test failed."""
+    options = ['-q', '-x', '--noconftest', '-p', 'no:cacheprovider']
+    command = [sys.executable, '-m', 'pytest', *options, f'test/{tests}']
+    environment = {**os.environ, 'PYTHONPATH': str(copy), 'PYTHONDONTWRITEBYTECODE': '1'}
+    return subprocess.run(
+        command, cwd=copy, env=environment, capture_output=True, check=False
+    ).returncode
+
+
+if __name__ == '__main__':
+    sys.exit(main())
