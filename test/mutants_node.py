@@ -1,4 +1,4 @@
-"""Breaks the node's logic in 40 places, one after the other, and tells which tests notice.
+"""Breaks the node's logic in 42 places, one after the other, and tells which tests notice.
 
 Run: python test/mutants_node.py [FIRST LAST], numbers of mutants. Each mutant is made in a
 temporary copy of the package. The last line is JSON; the exit status is 1 if more than two
@@ -73,9 +73,13 @@ MUTANTS = (
     ('ros/diagnostics/node_statuses.py', 'if busy_s > limit_s:', 'if busy_s < limit_s:',
      DIAGNOSTICS),
     # the worker
-    ('runtime/worker.py', 'self.failures_in_a_row + 1 if result.reason else 0',
-     'self.failures_in_a_row + 1 if result.reason else self.failures_in_a_row', WORKER),
-    ('runtime/worker.py', "if result.reason == 'bad_image':", 'if False:', WORKER),
+    ('runtime/worker.py', '            self.failures_in_a_row = 0\n        elif',
+     '            pass\n        elif', WORKER),
+    ('runtime/worker.py', "elif result.reason != 'bad_image':", 'else:', WORKER),
+    ('runtime/worker.py', "if self.state == 'ready' and self._make_host is not None:",
+     'if self._make_host is not None:', WORKER),
+    ('runtime/serving/shared_frames.py', '        self._resting = [self', '        self._free += [self',
+     'test_engine_process.py'),
     ('runtime/worker.py', "discarded, self._discarded = self._discarded, ''",
      'discarded = self._discarded', WORKER),
     ('runtime/worker.py', "if self.state == 'loading':", 'if False:', WORKER),

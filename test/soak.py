@@ -53,7 +53,7 @@ GROWTH_LIMIT_MB = 20.0
 CLOCK_NS = 20 * MS
 UNDECIDED_NS = SECOND // 2  # anchors that old have a fate: max_input_age_s
 LEAP_NS = 60 * SECOND
-HANG_LIMIT_S = 4.0
+HANG_LIMIT_S = 3.0
 POLICIES = (
     {'on_invalid': 'stop', 'expired_path': 'drop'},
     {'on_invalid': 'hold', 'expired_path': 'trim'},

@@ -346,8 +346,7 @@ def acting(act):
 
         def end(soak):
             soak.set_parameter('max_tokens', ACTS['good'])
-            fails = act in ('raise', 'out_of_memory', 'hang', 'die')
-            soak.reopen('load' if fails else None)
+            soak.reopen('load' if act in ('raise', 'out_of_memory') else None)
 
         return Span(items, rng, 0.5, 2.0).doing(begin, end)
 
