@@ -216,11 +216,14 @@ def test_running_sums_on_the_gpu_are_those_of_torch(rows):
 
 
 @torch.inference_mode()
-def test_logits_that_are_no_numbers_end_the_reasoning(model, inputs):
+def test_a_step_whose_logits_are_no_numbers_ends_the_reasoning(model, inputs):
     prompt = prefilled(model, inputs, 1)
-    prompt.logits.fill_(torch.nan)
+
+    def decode_step(prompt, tokens):
+        return torch.full((*tokens.shape, prompt.logits.shape[-1]), torch.nan)
+
     with pytest.raises(RuntimeError, match='not finite'):
-        generate_reasoning(model.decode_step, prompt, IDS, SamplingOptions(max_tokens=1))
+        generate_reasoning(decode_step, prompt, IDS, SamplingOptions(greedy=True, max_tokens=2))
 
 
 @torch.inference_mode()

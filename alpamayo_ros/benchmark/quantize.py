@@ -38,10 +38,10 @@ gpu = device != 'cpu'
 print('begin', flush=True)
 sys.stdin.readline()
 model = load(plan)
-own = [t for t in model.state_dict().values()]
+tensors = list(model.state_dict().values())
 print(json.dumps({
-    'weights': sum(t.nbytes for t in own),
-    'weights_on_host': sum(t.nbytes for t in own if t.device.type == 'cpu'),
+    'weights': sum(t.nbytes for t in tensors),
+    'weights_on_host': sum(t.nbytes for t in tensors if t.device.type == 'cpu'),
     'device_now': torch.cuda.memory_allocated() if gpu else 0,
     'device_peak': torch.cuda.max_memory_allocated() if gpu else 0,
 }), flush=True)

@@ -39,7 +39,7 @@ def make_configuration(environment: dict[str, str]) -> str:
     if wanted == 'LOCALHOST':
         general = '<AllowMulticast>false</AllowMulticast>'
         # What nodes of Jazzy send to localhost arrives on the loopback interface, and Cyclone DDS
-        # 11 hears on its own ones only. Naming one twice is an error.
+        # 11 hears on its interfaces only. Naming one twice is an error.
         if not peers and not environment.get(URI):
             general += LOOPBACK
         general = f'<General>{general}</General>'
@@ -59,12 +59,12 @@ def _build_domain(settings: str) -> str:
 @contextmanager
 def apply_configuration() -> Iterator[None]:
     """Let a participant that is created meanwhile see the configuration."""
-    own = os.environ.get(URI)
-    os.environ[URI] = ','.join(filter(None, (make_configuration(dict(os.environ)), own)))
+    user_settings = os.environ.get(URI)
+    os.environ[URI] = ','.join(filter(None, (make_configuration(dict(os.environ)), user_settings)))
     try:
         yield
     finally:
-        if own is None:
+        if user_settings is None:
             del os.environ[URI]
         else:
-            os.environ[URI] = own
+            os.environ[URI] = user_settings
