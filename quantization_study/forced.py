@@ -40,12 +40,6 @@ class Lesson:
     logits: Tensor
     velocity: Tensor
 
-    @property
-    def spoken(self) -> Tensor:
-        """Which tokens (B, N) are said: those up to the marker."""
-        index = torch.arange(self.logits.shape[1], device=self.logits.device)
-        return index <= self.batch.marker.unsqueeze(-1)
-
 
 def settings_for(
     model: AlpamayoModel, batch: int, steps: int, passes: int, per_drive: int, drives: int
@@ -96,8 +90,8 @@ def _lesson(teacher: AlpamayoModel, batch: Batch, random: torch.Generator) -> Le
 def compare_answers(model: AlpamayoModel, lesson: Lesson) -> tuple[Tensor, Tensor]:
     """Divergence of each spoken token (tokens,) in nats, and the error of the velocity, like x."""
     logits, prefix = run_language_model(model, lesson.batch)
-    spoken = lesson.spoken
-    own, wanted = (part[spoken].log_softmax(-1) for part in (logits, lesson.logits))
+    written = lesson.batch.written
+    own, wanted = (part[written].log_softmax(-1) for part in (logits, lesson.logits))
     divergence = (wanted.exp() * (wanted - own)).sum(-1)
     return divergence, predict_velocities(model, prefix, lesson.x, lesson.t) - lesson.velocity
 

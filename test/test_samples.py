@@ -8,6 +8,7 @@ from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace
 from alpamayo_ros.world import reasons, samples
 from alpamayo_ros.world.bodies import has_collision, is_off_lane
 from alpamayo_ros.world.samples import (
+    HORIZON_S,
     choose_times,
     displace_sample,
     list_frame_moments,
@@ -88,7 +89,8 @@ def test_a_displaced_sample_has_the_same_history_and_shows_how_to_find_back(driv
     """Only pictures tell where: up to t0 the ego did the same in its own frame, but for a pace."""
     rng, road, aside, ahead = np.random.default_rng(0), drive.route.road, [], []
     for t0 in list_sample_times(drive.expert, 0.5):
-        moved = displace_sample(drive.expert_simulation, t0, rng)
+        moved = displace_sample(drive.expert_simulation.branch(t0), rng)
+        moved.run(t0 + HORIZON_S + 0.1)
         there, here = (
             make_sample(trace, t0, np.random.default_rng(0))
             for trace in (moved.trace, drive.expert)

@@ -7,9 +7,10 @@ from alpamayo_ros.world import reasons
 from alpamayo_ros.world.bodies import has_collision, is_off_lane
 from alpamayo_ros.world.moments import CAR_FRONT_M, CAR_REAR_M, SIMULATION_STEP_S, State
 from alpamayo_ros.world.road import LEFT_EDGE_M, RIGHT_EDGE_M
-from alpamayo_ros.world.scenario import SPLITS, make_rng, make_scenario
+from alpamayo_ros.world.scenario import make_rng, make_scenario
 from alpamayo_ros.world.shapes import do_overlap, make_rectangle
 from alpamayo_ros.world.simulation import MARGIN_S
+from alpamayo_ros.world.towns import SPLITS
 
 SEEDS = range(24)
 TIMES = np.arange(0.0, 60.0, 0.1)

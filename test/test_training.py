@@ -47,7 +47,10 @@ TINY = {
     },
     'image': {'height': HEIGHT, 'width': WIDTH, 'min_pixels': 1024, 'max_pixels': 4096},
     'data': {'seconds': 12.0, 'first_drive': 0, 'samples_per_drive': 3, 'drives_per_chunk': 2,
-             'kept_chunks': 2, 'passes': 2},
+             'kept_chunks': 2, 'passes': 2, 'route_share': 0.5, 'other_way_share': 0.4,
+             'silent_share': 0.3, 'textured_share': 0.5,
+             'changed_shares': {'lights': 0.5, 'pedestrians': 0.5, 'vehicles': 0.25,
+                                'history': 0.3}},
     'batch': 3, 'steps': 8, 'warmup': 2, 'learning_rate': 0.003, 'log_every': 2,
 }  # fmt: skip
 
@@ -92,15 +95,15 @@ def rollout(model, batch, x, t):
         torch.cat([embeds for embeds, _ in vision]),
         [torch.cat(level) for level in zip(*(levels for _, levels in vision), strict=True)],
     )
-    tokens = batch.reasoning.shape[1]
+    tokens = batch.rest.shape[1]
     cache = model.allocate_cache(count, batch.prompt.shape[1], 1, tokens)
     prompt = model.prefill(batch.prompt, features, grids, cache)
     logits = [prompt.logits]
     for i in range(tokens):
-        logits.append(model.decode_step(prompt, batch.reasoning[:, i : i + 1])[:, 0])
+        logits.append(model.decode_step(prompt, batch.rest[:, i : i + 1])[:, 0])
     no = torch.zeros(count, 1, dtype=torch.bool)
     reasoning = Reasoning(
-        batch.reasoning.unsqueeze(1), batch.marker.unsqueeze(1),
+        batch.rest.unsqueeze(1), batch.marker.unsqueeze(1),
         no, no, batch.prompt.shape[1] + tokens,
     )  # fmt: skip
     field = model.make_velocity_field(prompt, reasoning)
@@ -129,6 +132,7 @@ def test_the_training_forward_equals_the_inference_path(parts, cameras):
         ours = predict_velocities(model, prefix, x, t)
     their_logits, theirs = rollout(model, batch, x, t)
     valid = torch.arange(logits.shape[1]) <= batch.marker.unsqueeze(-1)
+    assert (batch.first > 5).all()
     assert theirs.std() > 0.02 and their_logits.std() > 0.02
     assert (ours - theirs).abs().max() < 1e-4
     assert (logits - their_logits)[valid].abs().max() < 1e-4
@@ -138,20 +142,28 @@ def test_prompts_and_pictures_are_those_of_the_inference_path(parts):
     settings, model, words, drives = parts
     batch = next(batches(parts, cameras=({'indices': [1, 6], 'share': 1.0},)).iterate_from(0))
     assert batch.images.shape == (3, 8, 3, HEIGHT, WIDTH)
-    everything = [drives[number] for number in range(2)]
-    history = torch.cat([drive.history_xyz for drive in everything])
-    turned = torch.cat([drive.history_rot for drive in everything])
-    ids = [
-        words.processor(list(batch.images[0]), (1, 6), xyz, rot)
-        for xyz, rot in zip(history, turned, strict=True)
-    ]
-    assert any(torch.equal(found.input_ids[0], batch.prompt[0]) for found in ids)
-    assert torch.equal(ids[0].patches, patches_of(model, batch.images[0])[0])
+    samples = [sample for number in range(2) for sample in _list_samples(drives[number])]
+    grids = [(HEIGHT // 16, WIDTH // 16)] * 8
+    expected = {}
+    for xyz, rot, route, text in samples:
+        ids = words.processor.build_input_ids(
+            grids, (1, 6), xyz, rot, route=route, with_reasoning=text is not None
+        )
+        expected[tuple(ids[0].tolist())] = text
+    for i, (first, marker) in enumerate(zip(batch.first, batch.marker, strict=True)):
+        asked = torch.cat([batch.prompt[i], batch.rest[i, : min(first, marker)]])
+        text = expected[tuple(asked.tolist())]
+        written = words.processor.decode(batch.rest[i][batch.written[i]].tolist())
+        end = '<|cot_end|><|traj_future_start|>'
+        assert written == (text + end if text else '')
+        assert batch.rest[i, marker] == words.processor.ids.future_start
     # the second half is the telephoto camera, which sees less of the sky than of the road
     assert not torch.equal(batch.images[:, 3], batch.images[:, 7])
-    said = batch.reasoning[0, : batch.marker[0] + 1].tolist()
-    texts = {text for drive in everything for text in drive.texts}
-    assert words.processor.decode(said).removesuffix('<|cot_end|><|traj_future_start|>') in texts
+
+
+def _list_samples(drive):
+    """History, route and reasoning of each sample of a drive."""
+    return zip(drive.history_xyz, drive.history_rot, drive.routes, drive.texts, strict=True)
 
 
 def test_actions_of_a_batch_drive_the_future(parts):

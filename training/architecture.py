@@ -8,18 +8,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from alpamayo_ros.errors import BadInput
 from alpamayo_ros.files import create_folder
 from alpamayo_ros.model.alpamayo import AlpamayoModel
+from alpamayo_ros.model.checkpoint import SINGLE
 from alpamayo_ros.model.config import load_config
-from alpamayo_ros.model.prompt.wording import INSTRUCTION, SYSTEM
+from alpamayo_ros.model.processor import Processor
+from alpamayo_ros.model.prompt.wording import (
+    CAMERA_NAMES,
+    INSTRUCTION,
+    SYSTEM,
+    TRAJECTORY_INSTRUCTION,
+)
 from alpamayo_ros.model.small.untrained import make_config_json
 from alpamayo_ros.model.small.vlm_files import write_json, write_vlm
+from alpamayo_ros.model.versions import VERSIONS
 from alpamayo_ros.world.reasons import REASONS
 
+from .routes import ROUTE_WORDS
 from .settings import TrainingSettings
 
 _KNOTS = 32  # random embeddings; those of the history levels are interpolated between them
@@ -49,6 +60,9 @@ def _write_files(folder: Path, settings: TrainingSettings) -> None:
     folder.mkdir()
     wordings = '\n'.join(wording for reason in REASONS.values() for wording in reason.wordings)
     words = f'{wordings}\n{SYSTEM}\n{INSTRUCTION}\nsystem\nuser\nassistant'
+    if VERSIONS[settings.model_type].has_routes:
+        labels = '\n'.join(f'{name}: frame 0 frame' for name in CAMERA_NAMES)
+        words += f'\n{TRAJECTORY_INSTRUCTION}\n{labels}\n{ROUTE_WORDS}'
     vocabulary = write_vlm(folder / 'vlm', words, _describe_vlm(settings))
     write_json(folder / 'config.json', _build_config(settings, vocabulary))
 
@@ -78,6 +92,8 @@ def _build_config(settings: TrainingSettings, vocabulary: int) -> dict[str, Any]
     model, image = settings.model, settings.image
     future, history = model['future_bins'], model['history_bins']
     raw = make_config_json(vocabulary, future + history)
+    raw['model_type'] = settings.model_type
+    raw['architectures'] = [VERSIONS[settings.model_type].architecture]
     raw['min_pixels'], raw['max_pixels'] = image['min_pixels'], image['max_pixels']
     raw['expert_cfg'] |= model['expert'] | {'head_dim': model['text']['head_dim']}
     raw['action_in_proj_cfg'] |= model['action_in_proj']
@@ -103,6 +119,35 @@ def make_model(folder: Path, seed: int) -> AlpamayoModel:
         for buffer in model.buffers():
             buffer.copy_(buffer.to(torch.bfloat16))
     return model
+
+
+def load_weights(model: AlpamayoModel, folder: Path, checkpoint: Path) -> None:
+    """Copy the weights of a checkpoint into the model of `folder`, which may know more tokens.
+
+    Embeddings and output rows are matched by the written tokens; new tokens stay as they are.
+    Raises BadInput for a checkpoint of another size.
+    """
+    own, other = (
+        Processor(load_config(place), place).tokenizer.get_vocab()
+        for place in (folder, checkpoint)
+    )
+    shared = sorted(own.keys() & other.keys())
+    rows, sources = ([ids[token] for token in shared] for ids in (own, other))
+    given = load_file(checkpoint / SINGLE)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            is_table = name.endswith(('embed_tokens.weight', 'lm_head.weight'))
+            found = given[name][sources] if is_table else given[name]
+            target = parameter[rows] if is_table else parameter
+            if found.shape != target.shape:
+                raise BadInput(
+                    f'{checkpoint}: {name} has the shape {tuple(found.shape)}, expected '
+                    f'{tuple(target.shape)} as the settings say'
+                )
+            if is_table:
+                parameter[rows] = found.to(parameter.dtype)
+            else:
+                parameter.copy_(found)
 
 
 def _initialise(name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:

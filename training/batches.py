@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from alpamayo_ros.data_types import FRAMES_PER_CAMERA
@@ -26,11 +25,10 @@ from alpamayo_ros.model.prompt.tokens import format_special
 from alpamayo_ros.model.teacher_forcing import Batch, Grid, Layout, make_layout
 from alpamayo_ros.world.camera import CAMERAS
 from alpamayo_ros.world.reasons import REASONS
-from alpamayo_ros.world.rendering.paint_triton import compute_cover, paint_faces
-from alpamayo_ros.world.rendering.raster import RasterScene, render
-from alpamayo_ros.world.rendering.raster_compiled import render_on_cpu
 
 from .drives import Drives, TrainingDrive
+from .pictures import lay_textures, paint_pictures
+from .routes import LONGEST_ROUTE
 from .settings import TrainingSettings
 
 _PAINT, _SHUFFLE, _CAMERAS = range(3)  # keys of the random generators
@@ -46,24 +44,31 @@ def make_generator(device: str | torch.device, *key: int) -> torch.Generator:
 class TokenSequences:
     """Token ids of prompts and reasonings for the checkpoint in `folder`.
 
-    cameras: the sets of model indices to make prompts for. Reasonings are padded to one length.
+    cameras: the sets of model indices to make prompts for. A prompt ends with the history here;
+    route, instruction and reasoning, which differ between samples, are padded to one length.
     """
 
     def __init__(
         self, folder: Path, settings: TrainingSettings, cameras: Iterable[tuple[int, ...]]
     ) -> None:
         self.processor = Processor(load_config(folder), folder)
+        self.has_routes = self.processor.config.version.has_routes
         texts = [wording for reason in REASONS.values() for wording in reason.wordings]
-        encoded = {text: self._encode(text) for text in texts}
-        length = 1 + max(map(len, encoded.values()))  # the last token's logits are not used
-        pad = self.processor.ids.pad
-        self._reasonings = {t: (ids + [pad] * length)[:length] for t, ids in encoded.items()}
-        self._markers = {text: len(ids) - 1 for text, ids in encoded.items()}
+        written = {text: self._encode(text + format_special('cot_end')) for text in texts}
+        self._reasonings: dict[str | None, list[int]] = {None: []}
+        self._reasonings.update(written)
+        self._marker = self._encode(format_special('traj_future_start'))
+        self._instructions = {x: self._encode_instruction(x) for x in self._list_forms()}
+        self._routes: dict[str | None, list[int]] = {None: []}
+        longest = self._encode_route(LONGEST_ROUTE) if self.has_routes else []
+        parts = self._instructions.values(), written.values()
+        # and the marker; the last token's logits are not used
+        self._length = len(longest) + sum(max(map(len, part)) for part in parts) + 1
         patch = self.processor.config.vision.patch_size
         grid = settings.image['height'] // patch, settings.image['width'] // patch
         self._templates = {chosen: self._make_template(chosen, grid) for chosen in cameras}
         self.layouts = {
-            chosen: make_layout(self.processor.config, template, grid, length)
+            chosen: make_layout(self.processor.config, template, grid, self._length)
             for chosen, template in self._templates.items()
         }
 
@@ -72,31 +77,61 @@ class TokenSequences:
         ids = self._templates[cameras].expand(len(xyz), -1)
         return self.processor.write_history(ids, xyz, rot)
 
-    def encode_reasonings(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return ids (B, N) up to the trajectory marker, padded, and the marker's index (B)."""
-        ids = torch.tensor([self._reasonings[text] for text in texts])
-        return ids, torch.tensor([self._markers[text] for text in texts])
+    def encode_rests(
+        self, routes: Sequence[str | None], texts: Sequence[str | None]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ids (B, N) behind the history, padded; first (B) and marker (B) as in Batch.
+
+        texts: reasonings, None for a prompt that asks for none. A version without routes is
+        always asked for a reasoning, and gets no route.
+        """
+        pad, rows, first, marker = self.processor.ids.pad, [], [], []
+        for route, text in zip(routes, texts, strict=True):
+            asked = self._encode_route(route) + self._instructions[text is not None]
+            ids = asked + self._reasonings[text] + self._marker
+            rows.append((ids + [pad] * self._length)[: self._length])
+            marker.append(len(ids) - 1)
+            # a marker that is given is not learned
+            first.append(len(asked) if text is not None else len(ids))
+        return torch.tensor(rows), torch.tensor(first), torch.tensor(marker)
+
+    def _list_forms(self) -> tuple[bool, ...]:
+        """Whether prompts ask for a reasoning, for each form that the version knows."""
+        return (True, False) if self.has_routes else (True,)
 
     def _encode(self, text: str) -> list[int]:
-        ended = text + format_special('cot_end') + format_special('traj_future_start')
-        return list(self.processor.tokenizer(ended, add_special_tokens=False)['input_ids'])
+        return list(self.processor.tokenizer(text, add_special_tokens=False)['input_ids'])
+
+    def _encode_route(self, route: str | None) -> list[int]:
+        if route not in self._routes:
+            start, end = format_special('route_start'), format_special('route_end')
+            self._routes[route] = self._encode(f'{start}{route}{end}')
+        return self._routes[route]
+
+    def _encode_instruction(self, with_reasoning: bool) -> list[int]:
+        text = self.processor.prompt_text((1,), FRAMES_PER_CAMERA, with_reasoning=with_reasoning)
+        return self._encode(text.partition(format_special('traj_history_end'))[2])
 
     def _make_template(self, cameras: tuple[int, ...], grid: Grid) -> Tensor:
         text = self.processor.prompt_text(cameras, FRAMES_PER_CAMERA)
-        return self.processor.tokenize_prompt(text, [grid] * len(cameras) * FRAMES_PER_CAMERA)[0]
+        head, end, _ = text.partition(format_special('traj_history_end'))
+        return self.processor.tokenize_prompt(
+            head + end, [grid] * len(cameras) * FRAMES_PER_CAMERA
+        )[0]
 
 
 @dataclass(frozen=True)
 class TrainingSamples:
     """S samples on a device: pictures (S, C, F, 3, H, W) uint8, actions (S, T, 2).
 
-    prompts: ids (S, P) for each set of cameras. reasoning (S, N) and marker (S): as in Batch.
+    prompts: ids (S, P) for each set of cameras. rest (S, N), first and marker (S): as in Batch.
     """
 
     pictures: Tensor
     actions: Tensor
     prompts: Mapping[tuple[int, ...], Tensor]
-    reasoning: Tensor
+    rest: Tensor
+    first: Tensor
     marker: Tensor
 
     def map(self, change: Callable[[Tensor], Tensor]) -> TrainingSamples:
@@ -105,13 +140,15 @@ class TrainingSamples:
             change(self.pictures),
             change(self.actions),
             {cameras: change(ids) for cameras, ids in self.prompts.items()},
-            change(self.reasoning),
+            change(self.rest),
+            change(self.first),
             change(self.marker),
         )
 
     def list_tensors(self) -> list[Tensor]:
         """Return all tensors in a fixed order."""
-        return [self.pictures, self.actions, *self.prompts.values(), self.reasoning, self.marker]
+        tokens = [*self.prompts.values(), self.rest, self.first, self.marker]
+        return [self.pictures, self.actions, *tokens]
 
 
 class Batches:
@@ -175,8 +212,9 @@ class Batches:
             torch.cat([getattr(drive, name) for drive in drives])
             for name in ('history_xyz', 'history_rot')
         ]
-        reasoning = self._words.encode_reasonings(
-            [text for drive in drives for text in drive.texts]
+        rests = self._words.encode_rests(
+            [route for drive in drives for route in drive.routes],
+            [text for drive in drives for text in drive.texts],
         )
         stream: AbstractContextManager[object] = nullcontext()
         if self._paint_stream is not None:
@@ -186,11 +224,13 @@ class Batches:
                 paint_pictures(drives[start : start + _PAINTED_DRIVES], self._device, random)
                 for start in range(0, len(drives), _PAINTED_DRIVES)
             ]
+            share = self._settings.data['textured_share']
+            pictures = [lay_textures(part, share, random) for part in pictures]
             samples = TrainingSamples(
                 torch.cat(pictures),
                 torch.cat([drive.actions for drive in drives]),
                 {x: self._words.write_prompts(x, *history) for x in self._layouts},
-                *reasoning,
+                *rests,
             ).map(lambda tensor: tensor.to(self._device))
             if self._paint_stream is not None:
                 self._paint_stream.synchronize()
@@ -212,7 +252,8 @@ class Batches:
             layout=self._layouts[cameras],
             images=pictures.flatten(1, 2),  # (B, C, F, 3, H, W) -> (B, C * F, 3, H, W)
             prompt=samples.prompts[cameras][rows],
-            reasoning=samples.reasoning[rows],
+            rest=samples.rest[rows],
+            first=samples.first[rows],
             marker=samples.marker[rows],
             actions=samples.actions[rows],
         )
@@ -243,29 +284,3 @@ def _put_chunk(
         if tensor.is_cuda:  # made on the paint stream, which must not reuse its memory yet
             tensor.record_stream(torch.cuda.current_stream())
     return kept
-
-
-def paint_pictures(
-    drives: Sequence[TrainingDrive], device: str, random: torch.Generator
-) -> Tensor:
-    """Return pictures (B, C, F, 3, H, W) uint8 of drives; kernels paint them on a GPU."""
-    scenes = join_scenes([drive.scenes for drive in drives])
-    shape = (*scenes.to_optical.shape[:3], scenes.rows.shape[1], scenes.columns.shape[1])
-    noise = torch.randn(shape, generator=random, device=device)
-    if torch.device(device).type == 'cpu':
-        return torch.from_numpy(render_on_cpu(scenes.map(Tensor.numpy), noise.numpy()))
-    on_device = scenes.map(lambda array: array.to(device, non_blocking=True))
-    return render(torch, on_device, noise, compute_cover, paint_faces)
-
-
-def join_scenes(scenes: Sequence[RasterScene]) -> RasterScene:
-    """Concatenate scenes along their first axis; padding quadrilaterals are zero and invisible."""
-    parts = []
-    for field in fields(RasterScene):
-        arrays = [getattr(scene, field.name) for scene in scenes]
-        if field.name in ('faces', 'colours', 'verge', 'asphalt', 'white', 'dark'):
-            most = max(array.shape[2] for array in arrays)
-            behind = (0, 0) * (arrays[0].dim() - 3)
-            arrays = [F.pad(array, (*behind, 0, most - array.shape[2])) for array in arrays]
-        parts.append(torch.cat(arrays))
-    return RasterScene(*parts)

@@ -26,7 +26,7 @@ from alpamayo_ros.model.small.vlm_files import write_json
 from .architecture import create_checkpoint_folder, make_model
 from .card import Run, draw_losses, make_card
 from .optimizer import Optimizer
-from .settings import EARLIER, load_settings
+from .settings import EARLIER, INITIAL, load_settings
 from .state import has_state, load_state
 
 
@@ -45,6 +45,8 @@ def export(run: Path, folder: Path) -> None:
         (place / SINGLE).write_bytes(save(tensors))
         count = sum(parameter.numel() for parameter in model.parameters())
         facts = make_card(runs, count) | {'sha256': hash_checkpoint(place)}
+        if (run / INITIAL).is_dir():
+            facts['began_with_sha256'] = hash_checkpoint(run / INITIAL)
         write_json(place / CARD, facts)
         draw_losses(runs, place / 'losses.png')
 

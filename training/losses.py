@@ -73,8 +73,7 @@ def compute_losses(
 
 
 def compute_language_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Return the mean cross-entropy of the tokens up to the marker; logits (B, N, vocab)."""
-    index = torch.arange(logits.shape[1], device=logits.device)
-    ignored = index > batch.marker.unsqueeze(-1)
-    wanted = batch.reasoning.masked_fill(ignored, -100)
-    return F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
+    """Return the mean cross-entropy of the tokens that the model writes; logits (B, N, vocab)."""
+    wanted = batch.rest.masked_fill(~batch.written, -100).flatten()
+    total = F.cross_entropy(logits.flatten(0, 1), wanted, reduction='sum')
+    return total / batch.written.sum().clamp(min=1)  # a batch may be without reasoning

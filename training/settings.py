@@ -13,7 +13,8 @@ import yaml
 
 from alpamayo_ros.errors import BadInput
 
-EARLIER = 'earlier'  # folder in a run: copy of the run whose weights it began with
+# Folders in a run: copies of the run, or of the checkpoint, whose weights it began with.
+EARLIER, INITIAL = 'earlier', 'initial'
 
 
 class ImageSettings(TypedDict):
@@ -34,6 +35,11 @@ class DataSettings(TypedDict):
     drives_per_chunk: int
     kept_chunks: int
     passes: int
+    changed_shares: Mapping[str, float]
+    route_share: float
+    other_way_share: float
+    silent_share: float
+    textured_share: float
 
 
 class CameraSet(TypedDict):
@@ -48,6 +54,7 @@ class TrainingSettings:
     """The keys of the file; training/small.yaml explains them."""
 
     seed: int
+    model_type: str
     model: Mapping[str, Any]
     image: ImageSettings
     actions: Mapping[str, float]

@@ -22,7 +22,7 @@ from .losses import compute_losses
 from .settings import TrainingSettings
 
 _WARM_UP_RUNS = 3  # these compile kernels and allocate workspaces before a graph is recorded
-_INPUTS = ('images', 'prompt', 'reasoning', 'marker', 'actions')
+_INPUTS = ('images', 'prompt', 'rest', 'first', 'marker', 'actions')
 Step = Callable[[Batch, Tensor, Tensor], Tensor]
 
 

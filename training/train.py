@@ -21,14 +21,15 @@ from tqdm import tqdm
 from alpamayo_ros.cli.entry import command
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.files import create_folder
+from alpamayo_ros.model.config import load_config
 
-from .architecture import create_checkpoint_folder, make_model
+from .architecture import create_checkpoint_folder, load_weights, make_model
 from .batches import Batches, TokenSequences, list_camera_sets, make_generator
 from .compiled import make_compiled_step
 from .drives import Drives
 from .losses import draw_noise
 from .optimizer import Optimizer
-from .settings import EARLIER, TrainingSettings, change_settings, load_settings
+from .settings import EARLIER, INITIAL, TrainingSettings, change_settings, load_settings
 from .state import has_state, load_state, save_state
 from .step import choose_by_cameras, make_plain_step, record_step
 
@@ -39,11 +40,16 @@ DEFAULT = Path(__file__).with_name('small.yaml')
 
 
 def create_run(
-    run: Path, config: Path, changes: Sequence[str] = (), earlier: Path | None = None
+    run: Path,
+    config: Path,
+    changes: Sequence[str] = (),
+    earlier: Path | None = None,
+    initial: Path | None = None,
 ) -> None:
     """Create the folder of a run. Raises BadInput for a wrong setting.
 
-    changes: KEY=VALUE, with dots for nested keys. earlier: the run whose weights it begins with.
+    changes: KEY=VALUE, with dots for nested keys. earlier: the run whose weights it begins with;
+    initial: the checkpoint whose weights it begins with.
     """
     with create_folder(run) as place:
         place.mkdir()
@@ -56,6 +62,9 @@ def create_run(
                 raise BadInput(f'{earlier}: no state yet, expected a run of training.train')
             _copy_history(earlier, place / EARLIER)
             shutil.copytree(earlier / 'state', place / EARLIER / 'state')
+        if initial is not None:
+            load_config(initial)
+            shutil.copytree(initial, place / INITIAL)
 
 
 def _copy_history(earlier: Path, place: Path) -> None:
@@ -85,6 +94,8 @@ class Trainer:
         self.run, self.settings, self.device = run, settings, device
         checkpoint = create_checkpoint_folder(run, settings)
         self.model = make_model(checkpoint, settings.seed)
+        if (run / INITIAL).is_dir():
+            load_weights(self.model, checkpoint, run / INITIAL)
         drives = Drives('train', settings, self.model.action_space)
         words = TokenSequences(checkpoint, settings, list_camera_sets(settings))
         self._batches = Batches(words, drives, settings, device, workers)
@@ -184,6 +195,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         '--earlier', type=Path, metavar='RUN', help='begin with the weights of that run'
     )
+    parser.add_argument(
+        '--initial', type=Path, metavar='CHECKPOINT', help='begin with the weights of that folder'
+    )
     parser.add_argument('--seconds', type=float, default=float('inf'), help='stop after this time')
     parser.add_argument(
         '--finish', action='store_true', help='end the learning rate with --seconds'
@@ -202,7 +216,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--workers', type=int, default=0, help='processes that make drives')
     arguments = parser.parse_args(argv)
     if not arguments.run.is_dir():
-        create_run(arguments.run, arguments.config, arguments.set, arguments.earlier)
+        begin = arguments.earlier, arguments.initial
+        create_run(arguments.run, arguments.config, arguments.set, *begin)
     settings = load_settings(arguments.run / 'settings.yaml')
     if arguments.steps:
         settings = replace(settings, steps=arguments.steps)

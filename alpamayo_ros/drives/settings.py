@@ -8,7 +8,7 @@ from ..errors import BadInput
 from ..ros.publishing.policy import EXPIRED_PATH, ON_INVALID
 from ..world.moments import SIMULATION_STEP_S
 from ..world.samples import HORIZON_S
-from ..world.scenario import SPLITS
+from ..world.towns import SPLITS
 from .closed_loop import LONGEST_LATENCY_S
 
 

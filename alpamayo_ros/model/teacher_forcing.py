@@ -46,16 +46,24 @@ class Batch:
     """B scenes with the same cameras.
 
     images (B, I, 3, H, W) uint8, in the model's size: cameras by ascending index, oldest frame
-    first. prompt (B, P): ids, the history included. reasoning (B, N): ids up to the trajectory
-    marker, then padding. marker (B): index of the marker. actions (B, T, 2): normalized.
+    first. prompt (B, P): ids up to the end of the history. rest (B, N): ids from there up to the
+    trajectory marker, then padding. first (B): index in `rest` of the first token that the model
+    writes itself. marker (B): index of the marker. actions (B, T, 2): normalized.
     """
 
     layout: Layout
     images: Tensor
     prompt: Tensor
-    reasoning: Tensor
+    rest: Tensor
+    first: Tensor
     marker: Tensor
     actions: Tensor
+
+    @property
+    def written(self) -> Tensor:
+        """Which tokens (B, N) of `rest` the model writes: those of the reasoning."""
+        index = torch.arange(self.rest.shape[1], device=self.rest.device)
+        return (index >= self.first.unsqueeze(-1)) & (index <= self.marker.unsqueeze(-1))
 
 
 @dataclass(frozen=True)
@@ -109,12 +117,12 @@ def make_layout(config: AlpamayoConfig, prompt: Tensor, grid: Grid, tokens: int)
 def run_language_model(
     model: AlpamayoModel, batch: Batch, passes: Passes | None = None
 ) -> tuple[Tensor, Prefix]:
-    """Return logits (B, N, vocab) float32 of the reasoning's tokens, and the prefix."""
+    """Return logits (B, N, vocab) float32 of the tokens of `rest`, and the prefix."""
     run = passes or _PLAIN
     embeds, levels = run.encode(model, batch.images)
     language, layout = model.vlm.model.language_model, batch.layout
     where, length = layout.image_columns, batch.prompt.shape[1]
-    x = language.embed_tokens(torch.cat([batch.prompt, batch.reasoning], 1))
+    x = language.embed_tokens(torch.cat([batch.prompt, batch.rest], 1))
     x = x.index_copy(1, where, _split_by_scene(embeds, x))
     deepstack = (where, [_split_by_scene(level, x) for level in levels])
     x, keys, values = run.decode(language, x, layout.positions, None, deepstack)

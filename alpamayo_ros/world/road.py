@@ -87,7 +87,11 @@ def make_road(knots_s: list[float], knots_curvature: list[float], length_m: floa
     """Road to s = length_m with the given curvature 1/m at knots, half cosines between them."""
     count = round((length_m + BEHIND_M) / STEP_M)
     s: Array = -BEHIND_M + STEP_M * np.arange(count, dtype=float)
-    curvature = _smooth_interp(s, knots_s, knots_curvature)
+    return integrate_road(s, _smooth_interp(s, knots_s, knots_curvature))
+
+
+def integrate_road(s: Array, curvature: Array) -> Road:
+    """Road of a curvature 1/m at every s; it passes the origin along x at s = 0."""
     yaw = np.concatenate([[0.0], np.cumsum((curvature[1:] + curvature[:-1]) / 2 * STEP_M)])
     yaw -= np.interp(0.0, s, yaw)
     middle = (yaw[1:] + yaw[:-1]) / 2

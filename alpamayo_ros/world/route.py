@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from .road import RIGHT_EDGE_M, Road, make_road
+from .towns import HOME, Town
 
 VIEW_M = 450.0  # the road goes on this far behind the end of the drive
 AMBER_S, RED_AMBER_S = 3.0, 2.0
@@ -19,14 +20,13 @@ PARKED_M = RIGHT_EDGE_M  # offset of parked cars: half on the lane
 JUNCTION_HALF_M = 5.5  # from the middle of a crossing road to where its asphalt ends
 TURN_RADIUS_M = {1: 12.5, -1: 10.0}  # by side; +1 is left
 _SHARES = {30: 0.35, 50: 0.45, 70: 0.2}
-_MAX_DRIFT_RAD = 0.42  # largest angle between the heading and the axis between two turns
 
-# Speed limits in km/h: weights of the pieces, radius of bends in m, length of their ramps in m.
+# Speed limits in km/h: weights of the pieces, length in m of the ramps of bends.
 PIECES = ('straight', 'bend', 's_bend', 'turn', 'junction', 'zebra', 'row')
 _STYLE = {
-    30: ((0.10, 0.17, 0.08, 0.16, 0.16, 0.20, 0.15), (32.0, 70.0), 16.0),
-    50: ((0.10, 0.20, 0.11, 0.12, 0.16, 0.17, 0.14), (50.0, 120.0), 28.0),
-    70: ((0.35, 0.40, 0.25, 0.0, 0.0, 0.0, 0.0), (110.0, 240.0), 40.0),
+    30: ((0.10, 0.17, 0.08, 0.16, 0.16, 0.20, 0.15), 16.0),
+    50: ((0.10, 0.20, 0.11, 0.12, 0.16, 0.17, 0.14), 28.0),
+    70: ((0.35, 0.40, 0.25, 0.0, 0.0, 0.0, 0.0), 40.0),
 }
 
 
@@ -115,9 +115,9 @@ class Route:
         return next(zone for zone in reversed(self.zones) if zone.start_m <= s_m).limit_kmh
 
 
-def make_route(rng: np.random.Generator, length_m: float) -> Route:
-    """Route to s = length_m + VIEW_M."""
-    layer = _Layer(rng)
+def make_route(rng: np.random.Generator, length_m: float, town: Town = HOME) -> Route:
+    """Route through a town to s = length_m + VIEW_M."""
+    layer = _Layer(rng, town)
     while layer.s < length_m + VIEW_M:
         layer.lay()
     end = length_m + VIEW_M
@@ -136,6 +136,7 @@ class _Layer:
     """A route in the making: the knots and features laid so far, and the end of the road."""
 
     rng: np.random.Generator
+    town: Town
     s: float = 0.0
     drift: float = 0.0  # heading against the axis between two turns
     turned: bool = False
@@ -192,11 +193,11 @@ class _Layer:
         self.drift += curvature * (hold + ramp_m)
 
     def bend(self, gap_m: float = 10.0) -> None:
-        _, radii, ramp = _STYLE[self.limit]
+        radii, ramp = self.town.radii_m[self.limit], _STYLE[self.limit][1]
         side = int(self.rng.choice([-1, 1]))
-        if abs(self.drift) > _MAX_DRIFT_RAD / 4:
+        if abs(self.drift) > self.town.max_drift_rad / 4:
             side = -int(np.sign(self.drift))
-        room = _MAX_DRIFT_RAD - side * self.drift
+        room = self.town.max_drift_rad - side * self.drift
         radius = self.rng.uniform(*radii)
         self.arc(side, radius, self.rng.uniform(0.55, 1.0) * room, ramp)
         self.straight(gap_m * self.rng.uniform(0.8, 3.0))

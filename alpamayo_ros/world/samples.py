@@ -30,6 +30,7 @@ _STARTS, _START_MPS2 = 0.4, 2.0  # share of pieces that push a standing ego, and
 _SHARPEST = 0.02  # largest curvature 1/m of a push, at low speed
 _ASIDE_M = 0.7  # a push ends at this offset: the lane leaves a car 0.8 m
 _DISPLACED = 0.6  # share of displaced samples
+_BENDS = 1.5  # weight of a time in a bend
 _TRIES = 4  # draws of a displacement until one stays in the lane
 # Standard deviations of a displacement; of the Laplace-distributed turn its scale.
 _BESIDE_M, _AHEAD_M, _TURNED_RAD, _FASTER = 0.35, 1.0, 0.04, 0.06
@@ -94,13 +95,13 @@ def _push(simulation: Simulation, rng: np.random.Generator) -> None:
                 simulation.step(push=(along, bend))
 
 
-def displace_sample(simulation: Simulation, t0_s: float, rng: np.random.Generator) -> Simulation:
-    """Copy a simulation with a displaced history up to t0; it ends after the future of t0.
+def displace_sample(simulation: Simulation, rng: np.random.Generator) -> Simulation:
+    """Copy a simulation at t0 with a displaced history; it ends at t0.
 
     The motion up to t0 is moved, turned and made faster or slower as a whole, about the pose at
-    t0, which stays within the lane; from there on the expert drives. Some samples stay unchanged.
+    t0, which stays within the lane. Some samples stay unchanged.
     """
-    following = simulation.branch(t0_s)
+    t0_s = simulation.time_s
     if rng.random() < _DISPLACED:
         for _ in range(_TRIES):
             displacement = Displacement(
@@ -112,11 +113,9 @@ def displace_sample(simulation: Simulation, t0_s: float, rng: np.random.Generato
             moved = simulation.branch(t0_s)
             moved.displace(displacement, _BACK_S + SIMULATION_STEP_S)
             ego = moved.trace.steps[-1].ego
-            if not is_off_lane(moved, ego) and not has_collision(moved, ego, moved.time_s):
-                following = moved
-                break
-    following.run(t0_s + HORIZON_S + 2 * SIMULATION_STEP_S)
-    return following
+            if not is_off_lane(moved, ego) and not has_collision(moved, ego, t0_s):
+                return moved
+    return simulation.branch(t0_s)
 
 
 def list_sample_times(trace: Trace, every_s: float) -> tuple[float, ...]:
@@ -131,9 +130,12 @@ def list_sample_times(trace: Trace, every_s: float) -> tuple[float, ...]:
 def choose_times(
     trace: Trace, times: Sequence[float], count: int, rng: np.random.Generator
 ) -> tuple[float, ...]:
-    """Choose `count` times, or all if there are fewer; rare causes are over-represented."""
+    """Choose `count` times, or all if there are fewer; rare causes and bends come more often."""
     causes = [trace.cause(t_s) for t_s in times]
-    weights = np.array([1 / causes.count(cause) ** 0.5 for cause in causes])
+    weights = np.array([
+        (_BENDS if cause.startswith(('curve', 'turn')) else 1.0) / causes.count(cause) ** 0.5
+        for cause in causes
+    ])  # fmt: skip
     number = min(count, len(times))
     picked = rng.choice(len(times), number, replace=False, p=weights / weights.sum())
     return tuple(times[i] for i in sorted(picked.tolist()))

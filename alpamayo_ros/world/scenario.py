@@ -15,10 +15,10 @@ from .driver import DrivingPlan, make_plan
 from .moments import Moment, State, Trace
 from .route import Route, make_route
 from .simulation import MARGIN_S, Simulation
+from .towns import SPLITS, Town
 from .traffic import OncomingMotion, Traffic
 from .weather import Weather, make_weather
 
-SPLITS = ('train', 'validation', 'test')
 _ONCOMING_MPS = 9.0
 _LONGEST_MPS = 19.5  # no vehicle is faster
 
@@ -30,6 +30,7 @@ class Scenario:
     split: str
     seed: int
     seconds: float
+    town: Town
     route: Route
     plan: DrivingPlan
     traffic: Traffic
@@ -67,17 +68,18 @@ class Scenario:
 
 def make_rng(split: str, seed: int, *purpose: int) -> np.random.Generator:
     """Random numbers of a drive for one purpose, independent of every other split and seed."""
-    return np.random.default_rng([SPLITS.index(split), seed, *purpose])
+    return np.random.default_rng([list(SPLITS).index(split), seed, *purpose])
 
 
 def make_scenario(split: str, seed: int, seconds: float = 60.0) -> Scenario:
-    """Make the drive of a split ('train', 'validation' or 'test') and a seed."""
-    route = make_route(make_rng(split, seed, 0), _LONGEST_MPS * (seconds + 2 * MARGIN_S))
+    """Make the drive of a split, one of SPLITS, and a seed."""
+    town, length_m = SPLITS[split], _LONGEST_MPS * (seconds + 2 * MARGIN_S)
+    route = make_route(make_rng(split, seed, 0), length_m, town)
     plan = make_plan(route)
     traffic = _make_traffic(make_rng(split, seed, 1), seconds)
-    weather = make_weather(make_rng(split, seed, 2))
+    weather = make_weather(make_rng(split, seed, 2), town.weather)
     return Scenario(
-        split, seed, seconds, route, plan, traffic, _make_oncoming(route, plan), weather
+        split, seed, seconds, town, route, plan, traffic, _make_oncoming(route, plan), weather
     )
 
 

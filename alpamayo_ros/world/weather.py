@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,12 @@ MEADOW, ZENITH = np.array([60.0, 122.0, 98.0]), np.array([212.0, 158.0, 104.0])
 ASPHALT, VERGE = np.array([104.0, 101.0, 99.0]), np.array([112.0, 132.0, 136.0])
 WHITE = np.array([236.0, 238.0, 238.0])  # of the markings
 LAMPS_BELOW = 0.8  # daylight below which cars have their lights on
-SUN_SHARE = {'day': 1.0, 'dusk': 0.5, 'rain': 0.2, 'night': 0.0, 'wet_night': 0.0}
+SUN_SHARE = {'day': 1.0, 'dusk': 0.5, 'rain': 0.2, 'night': 0.0, 'wet_night': 0.0,
+             'fog': 0.0, 'twilight': 0.3}  # fmt: skip
 Array = NDArray[np.float64]
-KINDS = ('day', 'dusk', 'rain', 'night', 'wet_night')
-_SHARES = (0.45, 0.15, 0.2, 0.15, 0.05)
-_AMBIENT = {'day': 1.0, 'dusk': 0.55, 'rain': 0.75, 'night': 0.14, 'wet_night': 0.12}
+_AMBIENT = {'day': 1.0, 'dusk': 0.55, 'rain': 0.75, 'night': 0.14, 'wet_night': 0.12,
+            'fog': 0.85, 'twilight': 0.32}  # fmt: skip
+_HAZE_M = {'rain': (110.0, 200.0), 'wet_night': (110.0, 200.0), 'fog': (70.0, 100.0)}
 
 
 @dataclass(frozen=True)
@@ -42,15 +44,15 @@ class Weather:
 CLEAR = Weather('day', 1.0, 330.0, 0.0, 0.0, 1.0, (0.0, 0.0, 0.0), 0.0)
 
 
-def make_weather(rng: np.random.Generator) -> Weather:
-    """Draw the weather of a drive; about half of the drives are on a clear day."""
-    kind = str(rng.choice(KINDS, p=_SHARES))
+def make_weather(rng: np.random.Generator, shares: Mapping[str, float]) -> Weather:
+    """Draw the weather of a drive; shares: of its kinds."""
+    kind = str(rng.choice(list(shares), p=list(shares.values())))
     wet = kind in ('rain', 'wet_night')
     mount = tuple(rng.normal(0.0, 0.003, 3).tolist())
     return Weather(
         kind,
         _AMBIENT[kind] * float(rng.uniform(0.9, 1.1)),
-        float(rng.uniform(110.0, 200.0) if wet else rng.uniform(260.0, 400.0)),
+        float(rng.uniform(*_HAZE_M.get(kind, (260.0, 400.0)))),
         float(rng.uniform(0.5, 1.0)) if wet else 0.0,
         float(rng.uniform(1.0, 5.0) if _AMBIENT[kind] > 0.3 else rng.uniform(4.0, 9.0)),
         float(rng.uniform(0.9, 1.1)),

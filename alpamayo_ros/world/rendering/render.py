@@ -43,7 +43,9 @@ class World:
 def make_world(scenario: Scenario) -> World:
     """Make the world of a drive; a longer drive has the same world and more of it."""
     rng = scenario.rng(3)
-    scenery = make_scenery(scenario.rng(4), scenario.route)
+    scenery = make_scenery(
+        scenario.rng(4), scenario.route, first_variant=scenario.town.first_variant
+    )
     return World(
         scenario,
         scenery,

@@ -63,12 +63,15 @@ def collect(objects: list[tuple[Mesh, Array]]) -> Scenery:
     )
 
 
-def make_scenery(rng: np.random.Generator, route: Route, shapes: ModuleType = things) -> Scenery:
+def make_scenery(
+    rng: np.random.Generator, route: Route, shapes: ModuleType = things, first_variant: int = 0
+) -> Scenery:
     """Place signs, houses, lamps, posts, trees and bushes along the route.
 
     shapes: module of the meshes, things or coarse; positions are the same with both.
+    first_variant: of plants and houses, see Town.
     """
-    place = _Placer(route)
+    place = _Placer(route, first_variant)
     seeds = rng.integers(
         2**32, size=3
     ).tolist()  # separate streams: a longer route keeps its first part
@@ -96,8 +99,9 @@ def make_scenery(rng: np.random.Generator, route: Route, shapes: ModuleType = th
 class _Placer:
     """Places meshes beside the road, off every road and out of houses."""
 
-    def __init__(self, route: Route):
+    def __init__(self, route: Route, first_variant: int):
         self.objects: list[tuple[Mesh, Array]] = []
+        self._first_variant = first_variant
         self._road = route.road
         middle = route.road.points(route.road.s_m[::20], (RIGHT_EDGE_M + LEFT_EDGE_M) / 2)
         crossing = [
@@ -113,6 +117,10 @@ class _Placer:
         points = [middle, np.array(crossing).reshape(-1, 2), np.array(along).reshape(-1, 2)]
         self._middle = np.concatenate(points)
         self._houses: list[Array] = []
+
+    def draw_variant(self, rng: np.random.Generator) -> int:
+        """Draw a variant of a plant or house."""
+        return self._first_variant + int(rng.integers(_VARIANTS))
 
     def __call__(
         self, mesh: Mesh, s_m: float, offset_m: float, yaw_rad: float, clearance_m: float,
@@ -147,7 +155,7 @@ def _line_zone(
         if limit_kmh == 30:
             for s in np.arange(start + 10.0, end, 24.0):
                 draws = rng.uniform(-3.0, 3.0), rng.uniform(9.0, 13.0), rng.normal(0.0, 0.08)
-                mesh = shapes.house(int(rng.integers(_VARIANTS)))
+                mesh = shapes.house(place.draw_variant(rng))
                 place.house(mesh, s + draws[0], edge + side * draws[1], draws[2])
         if limit_kmh == 70:
             for s in np.arange(start, end, _DELINEATOR_M):
@@ -163,7 +171,7 @@ def _plant(
     side: float,
 ) -> None:  # fmt: skip
     kind, turn, away = rng.random(), rng.uniform(-np.pi, np.pi), rng.random()
-    variant, scale = int(rng.integers(_VARIANTS)), rng.uniform(0.85, 1.15)
+    variant, scale = place.draw_variant(rng), rng.uniform(0.85, 1.15)
     if kind < 0.22:
         place(shapes.bush(variant), s_m, edge_m + side * (2.6 + 6.4 * away), turn, 1.3, scale)
     elif kind < 0.72:

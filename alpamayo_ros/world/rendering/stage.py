@@ -48,7 +48,9 @@ class Stage:
         cameras: Sequence[PinholeCamera] = CAMERAS,
     ):
         self._scenario, self._cameras = scenario, tuple(cameras)
-        self._scenery = make_scenery(scenario.rng(4), scenario.route, coarse)
+        self._scenery = make_scenery(
+            scenario.rng(4), scenario.route, coarse, scenario.town.first_variant
+        )
         scale = np.array([(width / c.width, height / c.height) for c in self._cameras])
         centres = np.array([c.centre_px for c in self._cameras])
         self._focal = np.array([c.focal_px for c in self._cameras])[:, None] * scale
