@@ -52,6 +52,7 @@ def settings_for(
     height, width = picture_size(model.config)
     return replace(
         shipped,
+        model_type=model.config.model_type,
         image={**shipped.image, 'height': height, 'width': width},
         data={
             **shipped.data,

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from tiny_training import HEIGHT, WIDTH, write_settings
 import torch
 from torch import nn
 import torch.nn.functional as F
@@ -33,35 +34,11 @@ from training.state import FILE_BYTES, TOTAL_BYTES, load_state, save_state
 from training.step import choose_by_cameras, make_plain_step, record_step
 from training.train import DEFAULT, Trainer, create_run, main
 
-HEIGHT, WIDTH = 32, 64
-TINY = {
-    'model': {
-        'text': {'hidden_size': 64, 'intermediate_size': 96, 'num_hidden_layers': 2,
-                 'num_attention_heads': 4, 'num_key_value_heads': 2, 'head_dim': 16,
-                 'mrope_section': [4, 2, 2]},
-        'vision': {'hidden_size': 32, 'intermediate_size': 48, 'depth': 2, 'num_heads': 2,
-                   'num_position_embeddings': 36, 'deepstack_visual_indexes': [0]},
-        'expert': {'hidden_size': 64, 'intermediate_size': 96, 'num_attention_heads': 4},
-        'action_in_proj': {'hidden_size': 32, 'max_freq': 0.1},
-        'future_bins': 16, 'history_bins': 1000, 'flow_steps': 4,
-    },
-    'image': {'height': HEIGHT, 'width': WIDTH, 'min_pixels': 1024, 'max_pixels': 4096},
-    'data': {'seconds': 12.0, 'first_drive': 0, 'samples_per_drive': 3, 'drives_per_chunk': 2,
-             'kept_chunks': 2, 'passes': 2, 'route_share': 0.5, 'other_way_share': 0.4,
-             'silent_share': 0.3, 'textured_share': 0.5,
-             'changed_shares': {'lights': 0.5, 'pedestrians': 0.5, 'vehicles': 0.25,
-                                'history': 0.3}},
-    'batch': 3, 'steps': 8, 'warmup': 2, 'learning_rate': 0.003, 'log_every': 2,
-}  # fmt: skip
-
 
 @pytest.fixture(scope='module')
 def config(tmp_path_factory):
     """Return a settings file of a tiny model: the shipped one with other sizes."""
-    file = tmp_path_factory.mktemp('settings') / 'tiny.yaml'
-    shipped = yaml.safe_load(DEFAULT.read_text(encoding='utf-8'))
-    file.write_text(yaml.safe_dump(shipped | TINY), encoding='utf-8')
-    return file
+    return write_settings(tmp_path_factory.mktemp('settings') / 'tiny.yaml')
 
 
 @pytest.fixture

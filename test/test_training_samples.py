@@ -1,0 +1,211 @@
+"""Training samples: changed worlds and histories, routes, textures; weights to begin with."""
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+from tiny_training import write_settings
+import torch
+
+from alpamayo_ros.errors import BadInput
+from alpamayo_ros.model.processor import Processor
+from alpamayo_ros.world.moments import CAR_FRONT_M
+from alpamayo_ros.world.samples import express_motion, list_frame_moments
+from alpamayo_ros.world.scenario import make_scenario
+from training import edits
+from training.architecture import create_checkpoint_folder, load_weights, make_model
+from training.pictures import lay_textures
+from training.routes import find_turn, take_other_way, write_route
+from training.settings import load_settings
+from training.train import DEFAULT
+
+
+@pytest.fixture(scope='module')
+def drive():
+    return make_scenario('train', 2, 60.0).expert_simulation
+
+
+@pytest.fixture(scope='module')
+def lit_drive():
+    """A drive that soon comes to a light, and to a turn without an arm."""
+    return make_scenario('train', 84, 60.0).expert_simulation
+
+
+def start_before(simulation, s_m, gap_m):
+    """A copy whose ego's front is so far before s."""
+    for t_s in np.arange(0.0, 55.0, 0.1):
+        if simulation.trace.ego(t_s).s_m + CAR_FRONT_M > s_m - gap_m:
+            return simulation.branch(round(float(t_s), 2))
+    raise AssertionError(f'nobody comes to {s_m} m')
+
+
+def drive_on(simulation):
+    """Way m of the expert in 6.4 s from the end of a simulation, and its cause at the start."""
+    start, now = simulation.trace.steps[-1].ego.s_m, simulation.time_s
+    simulation.run(now + 6.5)
+    return simulation.trace.ego(now + 6.4).s_m - start, simulation.trace.cause(now)
+
+
+def test_lights_change_in_every_picture_and_the_expert_obeys_them(lit_drive):
+    light = lit_drive.route.lights[0]
+    start = start_before(lit_drive, light.stop_m, 30.0)
+    ways = {'green': [], 'red': []}
+    for seed in range(12):
+        changed = edits.change_lights(start, np.random.default_rng(seed))
+        phases = {x.lights[0][0] for x in list_frame_moments(changed, changed.time_s)}
+        way, cause = drive_on(changed)
+        if phases in ({'green'}, {'red'}):
+            ways[phases.pop()].append((way, cause == 'red_light'))
+    assert len(ways['green']) > 2 and len(ways['red']) > 2
+    assert all(stops for _, stops in ways['red'])
+    assert np.mean([stops for _, stops in ways['green']]) < 0.5  # a green one may soon be amber
+    # a red one may soon be green
+    assert min(way for way, _ in ways['red']) < 31.0 < min(way for way, _ in ways['green'])
+
+
+def test_far_lights_and_crossings_are_left_alone(lit_drive):
+    start = start_before(lit_drive, lit_drive.route.lights[0].stop_m, 100.0)
+    assert edits.change_lights(start, np.random.default_rng(0)) is None
+
+
+def test_pedestrians_come_and_go(drive):
+    crossing = drive.route.crossings[0]
+    start = start_before(drive, crossing.stop_m, 35.0)
+    found = set()
+    for seed in range(12):
+        changed = edits.change_pedestrians(start, np.random.default_rng(seed))
+        new, walked = changed.route.crossings[0], changed.trace.steps[-1].walked_m[0]
+        seen = [len(x.walkers) for x in list_frame_moments(changed, changed.time_s)]
+        others = sum(x.side != 0 for x in changed.route.crossings[1:])
+        assert set(seen) == {(new.side != 0) + others} or others
+        _, cause = drive_on(changed)
+        if walked == 0.0:
+            found.add((new.side != 0, cause == 'pedestrian'))
+    assert found == {(True, True), (False, False)}
+
+
+def test_a_vehicle_ahead_comes_or_goes_and_the_expert_follows_it(drive):
+    start = start_before(drive, 120.0, 0.0)
+    assert start.trace.steps[-1].lead is None
+    free, _ = drive_on(start.branch(start.time_s))
+    for seed in range(6):
+        changed = edits.change_vehicles(start, np.random.default_rng(seed))
+        gaps = [changed.trace.lead(x.t_s).s_m - x.ego.s_m
+                for x in list_frame_moments(changed, changed.time_s)]  # fmt: skip
+        assert min(gaps) > 8.0
+        way, cause = drive_on(changed)
+        assert way < free or not cause.startswith('lead')
+
+
+def test_another_history_ends_in_the_same_place_and_tells_nothing_of_the_cause(drive):
+    start = start_before(drive, 120.0, 0.0)
+    now, accelerations = start.trace.steps[-1].ego, []
+    for seed in range(20):
+        changed = edits.change_history(start, np.random.default_rng(seed))
+        ego = changed.trace.steps[-1].ego
+        assert (ego.x_m, ego.y_m) == pytest.approx((now.x_m, now.y_m), abs=1e-6)
+        xyz, _ = express_motion(changed.trace, changed.time_s, np.arange(-15, 1))
+        speeds = np.diff(xyz[:, 0]) / 0.1
+        accelerations.append((speeds[-1] - speeds[0]) / 1.4)
+        assert speeds[-1] == pytest.approx(ego.speed_mps, abs=0.3)
+    assert min(accelerations) < -1.0 and max(accelerations) > 0.6
+
+
+def test_a_change_that_comes_too_late_is_no_sample(drive):
+    start = start_before(drive, 120.0, 0.0)
+    now = start.time_s
+    late, early = start.branch(now), start.branch(now)
+    speed = start.trace.steps[-1].ego.speed_mps
+    edits._place_lead(late, (start.trace.steps[-1].ego.s_m + 5.0 + 0.15 * speed**2, 0.0))
+    edits._place_lead(early, (start.trace.steps[-1].ego.s_m + 5.0 + 0.4 * speed**2, 0.0))
+    for simulation in (late, early):
+        simulation.run(now + 6.5)
+    assert speed > 8.0
+    assert not edits.is_drivable(late, now) and edits.is_drivable(early, now)
+
+
+@pytest.fixture(scope='module')
+def junction(drive):
+    """A simulation 15 m before a turn whose crossing road has an arm."""
+    turn = next(x for x in drive.route.turns if x.has_arm and x.start_m > 50.0)
+    return start_before(drive, turn.start_m + CAR_FRONT_M, 15.0), turn
+
+
+def test_the_other_way_at_a_junction_turns_to_the_other_side(junction):
+    start, turn = junction
+    other, same = take_other_way(start), start.branch(start.time_s)
+    assert other.moment(start.time_s).ego == start.moment(start.time_s).ego
+    ends = []
+    for simulation in (same, other):
+        simulation.run(start.time_s + 6.5)
+        xyz, rot = express_motion(simulation.trace, start.time_s, np.array([64]))
+        ends.append((xyz[0, 1] * turn.side, np.arctan2(rot[0, 1, 0], rot[0, 0, 0]) * turn.side))
+    assert ends[0][0] > 3.0 and ends[0][1] > 0.6
+    assert ends[1][0] < -3.0 and ends[1][1] < -0.6
+
+
+def test_no_other_way_far_off_or_without_an_arm(drive, lit_drive, junction):
+    assert take_other_way(start_before(drive, junction[1].start_m, 100.0)) is None
+    turn = lit_drive.route.turns[0]
+    assert not turn.has_arm
+    assert take_other_way(start_before(lit_drive, turn.start_m + CAR_FRONT_M, 15.0)) is None
+
+
+def test_a_route_text_tells_the_side_and_about_how_far(junction):
+    start, turn = junction
+    _, way = find_turn(start)
+    told = [write_route(start, np.random.default_rng(seed)).split() for seed in range(30)]
+    side = {1: 'left', -1: 'right'}[turn.side]
+    assert {tuple(x[:3]) for x in told} == {('Turn', side, 'in')}
+    metres = [int(x[3].removesuffix('m')) for x in told]
+    assert np.mean(metres) == pytest.approx(way, abs=1.5) and 0.5 < np.std(metres) < 4.0
+    assert write_route(take_other_way(start), np.random.default_rng(0)).split()[1] != side
+
+
+def test_textures_lie_over_whole_samples_and_stay_in_place():
+    pictures = torch.full((6, 2, 4, 3, 16, 40), 100, dtype=torch.uint8)
+    random = torch.Generator().manual_seed(0)
+    assert torch.equal(lay_textures(pictures, 0.0, random), pictures)
+    changed = lay_textures(pictures, 1.0, random)
+    assert (changed != 100).flatten(1).float().mean(1).min() > 0.3
+    assert torch.equal(changed[:, :, :1].expand_as(changed), changed)
+    some = lay_textures(pictures, 0.5, random)
+    assert 0 < sum(torch.equal(own, pictures[0]) for own in some) < 6
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Return a function that makes a folder for a tiny model of a version, and the model."""
+
+    def make(model_type, seed):
+        run = tmp_path / model_type
+        run.mkdir()
+        file = write_settings(run / 'settings.yaml', model_type=model_type)
+        folder = create_checkpoint_folder(run, load_settings(file))
+        return folder, make_model(folder, seed)
+
+    return make
+
+
+def test_weights_of_a_checkpoint_are_found_by_the_words(tiny):
+    """The newer model knows more words, and the same words by other numbers."""
+    (older, given), (newer, model) = tiny('alpamayo_r1', 1), tiny('alpamayo1_5', 2)
+    save_file(given.state_dict(), older / 'model.safetensors')
+    before = model.vlm.lm_head.weight.detach().clone()
+    load_weights(model, newer, older)
+    names = 'expert.layers.0.mlp.up_proj.weight', 'vlm.model.visual.patch_embed.proj.weight'
+    for name in names:
+        assert torch.equal(model.get_parameter(name), given.get_parameter(name))
+    others, own = (Processor(x.config, folder).tokenizer.get_vocab()
+                   for x, folder in ((given, older), (model, newer)))  # fmt: skip
+    for table in ('vlm.lm_head.weight', 'vlm.model.language_model.embed_tokens.weight'):
+        for token in ('<i7>', '<|cot_end|>', 'Stop'):
+            found = model.get_parameter(table)[own[token]]
+            assert torch.equal(found, given.get_parameter(table)[others[token]])
+    assert own['<i7>'] != others['<i7>'] and 'Front' not in others
+    assert torch.equal(model.vlm.lm_head.weight[own['Front']], before[own['Front']])
+
+
+def test_weights_of_another_size_are_refused(tiny):
+    folder, model = tiny('alpamayo1_5', 0)
+    with pytest.raises(BadInput, match=r'small: .* has the shape .*, expected'):
+        load_weights(model, folder, DEFAULT.parents[1] / 'checkpoints' / 'small')
