@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-cluster
 DEMO := out/demo
 DRIVE := $(DEMO)/drive/metadata.yaml
 
@@ -25,7 +26,7 @@ help:
 	@echo 'make setup   the virtual environment $(VENV), which both of them set up when needed'
 	@echo 'make clean   remove what demo, replay and tests made; the environment and the rest of out stay'
 
-setup: $(STAMP)
+setup: $(TEST_STAMP)
 
 $(STAMP): setup.py package.xml constraints.txt rosless/pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
@@ -33,6 +34,11 @@ $(STAMP): setup.py package.xml constraints.txt rosless/pyproject.toml
 	    echo 'make: no virtual environment: on Debian and Ubuntu, apt install python3-venv' >&2; \
 	    exit 1; }
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]' --editable ./rosless
+	@touch $@
+
+# Ray is for tests alone: the demo and the node do without it.
+$(TEST_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,cluster]'
 	@touch $@
 
 # A drive that no training has seen: behind a slower car, right at a junction, a stop behind the car,
@@ -61,7 +67,7 @@ replay: $(STAMP) $(DRIVE)
 
 # Where ROS 2 is sourced the first runs on it; the tests of its stand-in never do. Three workers on
 # two cores: the first takes the tests over the wire, which mostly wait.
-test: $(STAMP)
+test: $(TEST_STAMP)
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 	cd rosless && env -u PYTHONPATH -u LD_LIBRARY_PATH ../$(BIN)/python -m pytest
 

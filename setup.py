@@ -14,7 +14,8 @@ SHARE = f'share/{NAME}'
 
 NUMBA = 'numba>=0.60,<1'
 TRITON = "triton>=3.1; platform_system == 'Linux'"
-CLIPS = ['av>=12', 'pyarrow>=14']
+PYARROW = 'pyarrow>=14'
+CLIPS = ['av>=12', PYARROW]
 COMMANDS = ('node', 'live', 'replay', 'drive', 'verify', 'quantize', 'benchmark', 'evaluate')
 
 
@@ -84,6 +85,8 @@ setup(
     extras_require={
         # alpamayo_replay --clips: tables and videos of the makers' data set
         'clips': CLIPS,
+        # --cluster: work on many machines; many recordings as one table
+        'cluster': [PYARROW, 'ray[client]>=2.40,<3'],
         # the fast path of world/: small pictures on a CPU
         'numba': [NUMBA],
         # the fast paths of kernels/; a CUDA build of torch brings its own

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Processes that talk to each other in real time: never two of these tests at once, and first, as
 # they mostly wait.
 WIRE = ('test_node', 'test_soak', 'test_demo', 'test_node_benchmark', 'test_launch_files')
+RAY = ('test_cluster', 'test_evaluate', 'test_dataset')  # they share one local Ray
 
 
 def pytest_configure():
@@ -34,18 +35,20 @@ def pytest_configure():
 def pytest_collection_modifyitems(items):
     """Keep the tests of a file in one process when `pytest -n` shares them out."""
     items.sort(key=lambda item: item.path.stem not in WIRE)
+    shared = dict.fromkeys(WIRE, 'wire') | dict.fromkeys(RAY, 'ray')
     for item in items:
-        together = 'wire' if item.path.stem in WIRE else item.path.stem
+        together = shared.get(item.path.stem, item.path.stem)
         item.add_marker(pytest.mark.xdist_group(together))
 
 
 def pytest_report_header():
     """Say what these tests run on, as some need more than every machine has."""
-    ros, numba = find_spec('rclpy'), find_spec('numba')
+    ros, numba, ray = find_spec('rclpy'), find_spec('numba'), find_spec('ray')
     return [
         f'ROS 2: {ros.origin if ros else "not sourced, tests over the wire run on rosless"}',
         f'GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else "none, skipped"}',
         f'Numba: {numba.origin if numba else "none, skipped"}',
+        f'Ray: {ray.origin if ray else "none, skipped"}',
     ]
 
 
@@ -53,6 +56,20 @@ def pytest_report_header():
 def root():
     """Return the folder of package.xml."""
     return ROOT
+
+
+@pytest.fixture(scope='session')
+def local_ray(root):
+    """Start a Ray of two workers, on loopback, that all tests of this process share."""
+    ray = pytest.importorskip('ray', reason='Ray is not installed')
+    os.environ.update(RAY_USAGE_STATS_ENABLED='0', RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO='0')
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level='ERROR',
+        object_store_memory=128 << 20, _node_ip_address='127.0.0.1',
+        runtime_env={'env_vars': {'PYTHONPATH': str(root / 'test')}},
+    )  # fmt: skip
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from alpamayo_ros.cli import evaluate
 from alpamayo_ros.cli.evaluate import main
 from alpamayo_ros.drives import open_loop, parts
 from alpamayo_ros.drives.rows import make_rows
@@ -120,7 +121,7 @@ def test_the_page_stands_alone_and_escapes(out, table):
     assert '&lt;b&gt;from a file' in render(table, {}) and '<b>from' not in render(table, {})
 
 
-def test_the_same_seeds_give_the_same_figures_in_two_workers_too(job, out, tmp_path):
+def test_the_same_seeds_give_the_same_figures_in_two_workers_too(job, out, tmp_path, local_ray):
     again = tmp_path / 'again'
     assert main(job(again, *TWO_BITS, 'workers=2')) == 0
     for name in ('evaluation.json', 'evaluation.csv'):
@@ -164,6 +165,18 @@ def test_widths_one_after_the_other_share_a_table(job, tmp_path, capsys):
     assert packed < plain
 
 
+def test_hydra_runs_the_jobs_of_a_named_launcher(job, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(evaluate, '_evaluate', lambda settings, rows: found.append(settings))
+    monkeypatch.chdir(tmp_path)
+    sweep = ('bits=16,4', 'hydra/launcher=basic', f'hydra.sweep.dir={tmp_path / "jobs"}')
+    assert main(['--multirun', *job(tmp_path / 'out', *sweep)]) == 0
+    assert [(x.bits, x.drives, x.out) for x in found] == [
+        (16, 2, str(tmp_path / 'out')), (4, 2, str(tmp_path / 'out'))
+    ]  # fmt: skip
+    assert {x.name for x in (tmp_path / 'jobs').iterdir()} >= {'0', '1'}
+
+
 def test_sixteen_bits_with_a_packed_head_are_no_reference(checkpoint):
     settings = EvaluationSettings(str(checkpoint), bits=16, recipe='mixed', ablations=False)
     kinds = {row.name: row.kind for row in make_rows(settings)}
@@ -190,7 +203,11 @@ def test_a_folder_of_other_drives_is_refused(job, out, capsys, change, message):
         (['bits=2,4'], 'multirun'),
         (['+foo=5'], "'+foo=5': expected KEY=VALUE, settings are checkpoint, bits"),
         (['~drives'], "'~drives': expected KEY=VALUE"),
-        (['hydra.run.dir=x'], "'hydra.run.dir=x': expected KEY=VALUE"),
+        (['hydra/launcher=nowhere'], "Could not find 'hydra/launcher/nowhere'"),
+        (['hydra.nothing=1'], "hydra.nothing: Key 'nothing' not in 'HydraConf'"),
+        (['hydra/launcher=basic', 'drives=0'], 'drives=0: expected 1 or more'),
+        (['cluster=slurm'], 'cluster slurm: expected local or ray://HOST'),
+        (['workers=0'], 'workers=0: expected 1 or more'),
         (['drives=${foo}'], "drives: Interpolation key 'foo' not found"),
         (['split=a=b'], 'split=a=b: '),
         (['bits=3'], 'bits=3 is not one of'),
@@ -206,7 +223,8 @@ def test_a_folder_of_other_drives_is_refused(job, out, capsys, change, message):
         (['device=tpu'], "device 'tpu'"),
     ],
 )
-def test_bad_input_is_one_line(job, tmp_path, capsys, change, message):
+def test_bad_input_is_one_line(job, tmp_path, capsys, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)  # hydra keeps its own files there
     assert message in refused(job(tmp_path / 'out', *change), capsys)
     assert not (tmp_path / 'out').exists()
 

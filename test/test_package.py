@@ -41,6 +41,7 @@ OPTIONAL = {
     'numba',
     'optimum',
     'pyarrow',
+    'ray',
     'triton',
 }  # imported where they are there; extras install them
 COMMANDS = sorted(e.name for e in entry_points(group='console_scripts') if 'alpamayo' in e.name)

@@ -12,22 +12,24 @@ from dataclasses import fields
 import functools
 from itertools import product
 import json
+import os
 from pathlib import Path
 import sys
 from typing import Any
 
+import hydra
 from hydra import compose, initialize
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from ..drives import evaluation as study
 from ..drives import parts
 from ..drives.rebuild import rebuild_results
-from ..drives.rows import make_rows
+from ..drives.rows import EvaluationRow, make_rows
 from ..drives.settings import EvaluationSettings, check_settings
 from ..errors import BadInput
 from ..json_types import Figure, Table
@@ -35,6 +37,7 @@ from ..metrics.evaluation import LONGEST_HORIZON
 from .entry import command
 
 _CONFIG = 'evaluate'
+_OF_HYDRA, _SWEEPER = ('hydra/', 'hydra.'), 'hydra/sweeper'
 # Lines of hydra's errors that are left out.
 _BESIDES = ('full_key:', 'object_type=', 'reference_type=', 'See https:')
 
@@ -43,24 +46,62 @@ _BESIDES = ('full_key:', 'object_type=', 'reference_type=', 'See https:')
 def main(argv: list[str] | None = None) -> int:
     """Evaluate a checkpoint: 0 done, 2 bad input. Parts that `out` already has are kept."""
     arguments = _parse_arguments(argv)
-    _require_settings(arguments.override)
-    jobs = [_compose_settings(job) for job in _list_jobs(arguments.override, arguments.multirun)]
+    of_hydra = [text for text in arguments.override if text.startswith(_OF_HYDRA)]
+    own = [text for text in arguments.override if text not in of_hydra]
+    _require_settings(own)
+    jobs: list[EvaluationSettings] = []
+    if not any(text.startswith(_SWEEPER) for text in of_hydra):  # it may take values of its own
+        jobs = [_compose_settings(job) for job in _list_jobs(own, arguments.multirun)]
+    if of_hydra:
+        _run_with_hydra(arguments)
+        return 0
     planned = [(settings, make_rows(settings)) for settings in jobs]
     for settings in jobs:  # a folder that cannot be made ends the command before hours of work
         (Path(settings.out) / parts.FOLDER).mkdir(parents=True, exist_ok=True)
     table: Table | None = None
     for settings, rows in planned:
-        try:
-            with ExitStack() as bars:  # closes the bars before the next line is printed
-                study.measure_rows(settings, rows, functools.partial(_begin_bar, bars))
-        except KeyboardInterrupt:
-            print(f'{settings.out}: stopped; the same command goes on', file=sys.stderr)
-            raise
-        table = rebuild_results(Path(settings.out), settings.rounds, settings.seed)
-        _print_table(table, Path(settings.out))
+        table = _evaluate(settings, rows)
     if arguments.json:
         print(json.dumps(table))
     return 0
+
+
+def _evaluate(settings: EvaluationSettings, rows: list[EvaluationRow]) -> Table:
+    try:
+        with ExitStack() as bars:  # closes the bars before the next line is printed
+            study.measure_rows(settings, rows, functools.partial(_begin_bar, bars))
+    except KeyboardInterrupt:
+        print(f'{settings.out}: stopped; the same command goes on', file=sys.stderr)
+        raise
+    table = rebuild_results(Path(settings.out), settings.rounds, settings.seed)
+    _print_table(table, Path(settings.out))
+    return table
+
+
+def _run_with_hydra(arguments: argparse.Namespace) -> None:
+    """Let hydra itself run the jobs, since its settings may name a launcher or a sweeper."""
+    if arguments.json:
+        raise BadInput('--json: jobs that hydra launches print no table here; out has it')
+    ConfigStore.instance().store(name=_CONFIG, node=EvaluationSettings)
+    run = hydra.main(version_base='1.3', config_path=None, config_name=_CONFIG)(_run_job)
+    own = sys.argv
+    sys.argv = [own[0], *['--multirun'][: arguments.multirun], *arguments.override]  # all it reads
+    os.environ.setdefault('HYDRA_FULL_ERROR', '1')  # errors come back to be one line
+    try:
+        run()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BadInput(_join_error_lines(error)) from None
+    finally:
+        sys.argv = own
+
+
+def _run_job(config: DictConfig) -> None:
+    """One job, in this process or wherever a launcher of hydra has sent it."""
+    settings = OmegaConf.to_object(config)
+    assert isinstance(settings, EvaluationSettings)
+    check_settings(settings)
+    (Path(settings.out) / parts.FOLDER).mkdir(parents=True, exist_ok=True)
+    _evaluate(settings, make_rows(settings))
 
 
 def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -83,7 +124,7 @@ def _parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _require_settings(overrides: Sequence[str]) -> None:
-    """Raise BadInput for arguments of hydra that are no settings: +KEY=VALUE, ~KEY, hydra.KEY."""
+    """Raise BadInput for arguments that are no settings: +KEY=VALUE, ~KEY."""
     known = [x.name for x in fields(EvaluationSettings)]
     for text in overrides:
         name, sign, _ = text.partition('=')

@@ -1,4 +1,4 @@
-"""Running an evaluation: measures every row in every loop, in one process or shared by workers.
+"""Measures every row of an evaluation in every loop, in this process or on a cluster.
 
 Several evaluations may share a folder: its table then has the rows of all.
 """
@@ -6,17 +6,16 @@ Several evaluations may share a folder: its table then has the rows of all.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 import functools
 import hashlib
-import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
 
+from ..cluster.workers import Workers, start_workers
+from ..errors import BadInput
 from ..ros.publishing.policy import Policies
 from . import closed_loop, counterfactual, open_loop, parts
 from .closed_loop import ClosedLoop
@@ -24,14 +23,24 @@ from .counterfactual import Counterfactuals
 from .open_loop import OpenLoop
 from .parts import Record
 from .rows import EvaluationRow, make_rows
-from .settings import EvaluationSettings
+from .settings import EvaluationSettings, make_cluster
 
-Progress = Callable[[str, float, float], Callable[[float], object]]
+Advance = Callable[[float], object]
+Progress = Callable[[str, float, float], Advance]
 Loop = OpenLoop | ClosedLoop | Counterfactuals
 _PACKAGE = Path(__file__).parents[1]
 # Code that figures depend on beside the world: planners, loops, metrics, and the node's policies.
 _MEASURING = ('drives', 'metrics', 'ros/publishing', 'runtime')
 _MEASURING_FILES = ('validity.py', 'geometry.py', 'data_types.py')
+
+
+@dataclass(frozen=True)
+class Group:
+    """A work item: drives that a row plans together in a loop."""
+
+    row: str
+    loop: Loop
+    drives: range
 
 
 def measure_rows(
@@ -41,21 +50,26 @@ def measure_rows(
 
     progress: called with the name of a part, its amount of work and how much of it is done; it
     returns a function that is called with the work done since. Raises BadInput if `out` has parts
-    of other settings.
+    of other settings, and if workers are lost again and again.
     """
     folder, wanted = Path(settings.out), list(_list_parts(settings, rows))
     parts.require_same_settings(folder, [made_from for _, _, made_from in wanted])
-    with _start_workers(settings) as pool:
+    cluster = make_cluster(settings)
+    advance: Advance = _ignore
+    if cluster.address:
+        begin = functools.partial(_begin_on_cluster, settings)
+    else:  # progress within a group is known
+        begin = functools.partial(_begin, rows, lambda amount: advance(amount))
+    with start_workers(begin, cluster) as workers:
         for row, loop, made_from in wanted:
-            name, group, each = _describe_work(settings, row, loop)
+            name, size, each = _describe_work(settings, row, loop)
             known = parts.count_known_drives(folder, made_from)
             advance = progress(name, each * loop.drives, each * known)
-            measure = (
-                _measure if pool is None else functools.partial(_measure_with_workers, pool, each)
+            finish = functools.partial(_advance_by_group, advance, each)
+            measure = functools.partial(
+                _measure_in_order, workers, row.name, loop, finish if cluster.address else _ignore
             )
-            parts.complete_part(
-                folder, made_from, group, functools.partial(measure, row, loop, advance)
-            )
+            parts.complete_part(folder, made_from, size, measure)
 
 
 def _describe_work(
@@ -70,64 +84,57 @@ def _describe_work(
     return f'{row.name}, {loop.latency_s:g} s late', settings.batch, loop.seconds
 
 
-def _measure(
-    row: EvaluationRow,
-    loop: Loop,
-    advance: Callable[[float], object],
-    groups: Iterable[Sequence[int]],
-) -> Iterator[list[Record]]:
-    for drives in groups:
+def _begin(rows: Iterable[EvaluationRow], advance: Advance) -> Callable[[Group], list[Record]]:
+    """Function that measures a group of drives; rows load their checkpoints at the first plan."""
+    by_name = {row.name: row for row in rows}
+
+    def measure(group: Group) -> list[Record]:
+        row, loop = by_name[group.row], group.loop
         if isinstance(loop, OpenLoop):
-            yield open_loop.measure(row.planner, loop, drives, row.size, advance)
-        elif isinstance(loop, Counterfactuals):
-            yield counterfactual.measure(row.planner, loop, drives, row.size, advance)
-        else:
-            assert row.closed is not None
-            yield closed_loop.measure(row.closed, loop, drives, row.size, advance)
+            return open_loop.measure(row.planner, loop, group.drives, row.size, advance)
+        if isinstance(loop, Counterfactuals):
+            return counterfactual.measure(row.planner, loop, group.drives, row.size, advance)
+        assert row.closed is not None
+        return closed_loop.measure(row.closed, loop, group.drives, row.size, advance)
+
+    return measure
 
 
-def _start_workers(
-    settings: EvaluationSettings,
-) -> AbstractContextManager[ProcessPoolExecutor | None]:
-    """Processes that measure groups of drives, or None for this process alone."""
-    if settings.workers == 1:
-        return nullcontext()
-    # torch's threads do not survive a fork
-    context = multiprocessing.get_context('spawn')
-    return ProcessPoolExecutor(settings.workers, context, _begin_worker, (settings,))
-
-
-_rows_of_worker: dict[str, EvaluationRow] = {}
-
-
-def _begin_worker(settings: EvaluationSettings) -> None:
+def _begin_on_cluster(settings: EvaluationSettings) -> Callable[[Group], list[Record]]:
     import torch
 
-    torch.set_num_threads(max((os.cpu_count() or 1) // settings.workers, 1))
-    _rows_of_worker.update({row.name: row for row in make_rows(settings)})
+    torch.set_num_threads(max((os.cpu_count() or 1) // (settings.workers or 1), 1))
+    return _begin(make_rows(settings), _ignore)
 
 
-def _measure_group(name: str, loop: Loop, drives: Sequence[int]) -> list[Record]:
-    return next(_measure(_rows_of_worker[name], loop, lambda amount: None, [drives]))
-
-
-def _measure_with_workers(
-    pool: ProcessPoolExecutor,
-    each: float,
-    row: EvaluationRow,
+def _measure_in_order(
+    workers: Workers[Group, list[Record]],
+    row: str,
     loop: Loop,
-    advance: Callable[[float], object],
+    finish: Callable[[range], object],
     groups: list[range],
 ) -> Iterator[list[Record]]:
-    """As _measure, shared by workers; each: the work of a drive."""
-    coming = [pool.submit(_measure_group, row.name, loop, drives) for drives in groups]
-    try:
-        for drives, found in zip(groups, coming, strict=True):
-            yield found.result()
-            advance(each * len(drives))
-    finally:
-        for future in coming:
-            future.cancel()
+    """Records of groups of drives in their order, though workers finish in any."""
+    found: dict[range, list[Record]] = {}
+    waiting = iter(groups)
+    wanted = next(waiting, None)
+    for outcome in workers.run([Group(row, loop, drives) for drives in groups]):
+        drives = outcome.item.drives
+        if outcome.result is None:
+            raise BadInput(f'{row}, drives {drives.start} to {drives.stop - 1}: {outcome.lost}')
+        found[drives] = outcome.result
+        finish(drives)
+        while wanted in found:
+            yield found.pop(wanted)
+            wanted = next(waiting, None)
+
+
+def _advance_by_group(advance: Advance, each: float, drives: range) -> None:
+    advance(each * len(drives))
+
+
+def _ignore(_: object) -> None:
+    pass
 
 
 def _list_parts(

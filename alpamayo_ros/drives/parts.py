@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import BadInput
-from ..files import write_atomically
+from ..files import hold_lock, write_atomically
 
 FOLDER = 'parts'
 Record = dict[str, Any]
@@ -45,20 +46,22 @@ def complete_part(
 ) -> None:
     """Measure the missing drives of a part and append them, `group` drives at a time.
 
-    measure: takes groups of drives and yields their records, in this order.
+    Several evaluations may complete the parts of one folder at the same time. measure: takes
+    groups of drives and yields their records, in this order.
     """
     path, drives = _locate_part(folder, made_from), int(made_from['loop']['drives'])
-    done = count_known_drives(folder, made_from)
-    if done == drives:
+    if count_known_drives(folder, made_from) == drives:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not done:
-        write_atomically(path, _to_line(made_from))
-    groups = [range(start, min(start + group, drives)) for start in range(done, drives, group)]
-    with path.open('a', encoding='utf-8') as file:
-        for drives_of_group, records in zip(groups, measure(groups), strict=True):
-            file.write(_to_line({'measured': drives_of_group.stop, 'records': records}))
-            file.flush()
+    with hold_lock(path.with_suffix('.lock')):
+        done = count_known_drives(folder, made_from)
+        if not done:
+            write_atomically(path, _to_line(made_from))
+        groups = [range(start, min(start + group, drives)) for start in range(done, drives, group)]
+        with _open_behind_complete_lines(path) as file:
+            for drives_of_group, records in zip(groups, measure(groups), strict=True):
+                file.write(_to_line({'measured': drives_of_group.stop, 'records': records}))
+                file.flush()
 
 
 def read_parts(folder: Path) -> Iterator[Part]:
@@ -101,17 +104,22 @@ def require_same_settings(folder: Path, wanted: Sequence[Mapping[str, Any]]) -> 
 
 
 def _read_part(path: Path) -> Part:
-    """Read a part; an interrupted last line is cut off the file."""
+    """Read the complete lines of a part; another process may be writing the last one."""
     text = path.read_text(encoding='utf-8')
-    if not text.endswith('\n'):
-        text = text[: text.rfind('\n') + 1]
-        write_atomically(path, text)
     try:
-        made_from, *groups = map(json.loads, text.splitlines())
+        made_from, *groups = map(json.loads, text[: text.rfind('\n') + 1].splitlines())
         records = [dict(record) for group in groups for record in group['records']]
         return Part(dict(made_from), records, groups[-1]['measured'] if groups else 0)
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f'{path}: not a part of an evaluation: {error}') from None
+
+
+def _open_behind_complete_lines(path: Path) -> TextIO:
+    """Open a part to append to it; a last line that an interruption has torn is cut off."""
+    file = path.open('r+', encoding='utf-8')
+    file.truncate(path.read_bytes().rfind(b'\n') + 1)
+    file.seek(0, os.SEEK_END)
+    return file
 
 
 def _describe_difference(first: Any, other: Any) -> str:

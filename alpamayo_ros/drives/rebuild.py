@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..files import write_atomically
+from ..files import hold_lock, write_atomically
 from ..json_types import Table
 from ..report import evaluation_plots as study_plots
 from ..report.evaluation_page import render
@@ -15,10 +15,11 @@ from .table import tabulate, to_csv
 
 def rebuild_results(folder: Path, rounds: int, seed: int) -> Table:
     """Write all results of an evaluation beside its parts and return the table."""
-    table = tabulate(read_parts(folder), rounds, seed)
-    write_atomically(folder / 'evaluation.json', json.dumps(table, indent=1))
-    write_atomically(folder / 'evaluation.csv', to_csv(table))
-    write_atomically(folder / 'evaluation.html', render(table, _draw_plots(table)))
+    with hold_lock(folder / 'evaluation.lock'):
+        table = tabulate(read_parts(folder), rounds, seed)
+        write_atomically(folder / 'evaluation.json', json.dumps(table, indent=1))
+        write_atomically(folder / 'evaluation.csv', to_csv(table))
+        write_atomically(folder / 'evaluation.html', render(table, _draw_plots(table)))
     return table
 
 

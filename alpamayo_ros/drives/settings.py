@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..cluster.workers import LOCAL, Cluster
 from ..errors import BadInput
 from ..ros.publishing.policy import EXPIRED_PATH, ON_INVALID
 from ..world.moments import SIMULATION_STEP_S
@@ -19,8 +20,9 @@ class EvaluationSettings:
     reference: the checkpoint of the 16-bit row; by default the evaluated one, if that is not
     packed. moments: t0s per drive in the open loop. closed_drives: None for all. latencies_s: []
     for no closed loop. counterfactuals: whether pictures are edited and planned again. retime: as
-    the node's parameter. batch: scenes per forward pass. workers: processes that share the drives.
-    rounds: of the bootstrap.
+    the node's parameter. batch: scenes per forward pass. cluster: empty for this process, local
+    for Ray on this machine, or ray://HOST. workers: processes that share the drives; 2 or more
+    without a cluster are a local one. rounds: of the bootstrap.
     """
 
     checkpoint: str = 'small'
@@ -44,7 +46,8 @@ class EvaluationSettings:
     on_invalid: str = 'stop'
     retime: bool = False
     batch: int = 16
-    workers: int = 1
+    cluster: str = ''
+    workers: int | None = None
     rounds: int = 2000
 
 
@@ -53,8 +56,11 @@ def check_settings(settings: EvaluationSettings) -> None:
     _require(
         bool(settings.checkpoint), 'checkpoint', settings.checkpoint, 'a folder, small or a hub id'
     )
-    for name in ('drives', 'moments', 'samples', 'closed_samples', 'batch', 'workers', 'rounds'):
+    for name in ('drives', 'moments', 'samples', 'closed_samples', 'batch', 'rounds'):
         _require(getattr(settings, name) >= 1, name, getattr(settings, name), '1 or more')
+    workers = settings.workers
+    _require(workers is None or workers >= 1, 'workers', workers, '1 or more')
+    make_cluster(settings)
     _require(settings.seed >= 0, 'seed', settings.seed, '0 or more')
     shortest = HORIZON_S + 2.0
     _require(
@@ -73,6 +79,12 @@ def check_settings(settings: EvaluationSettings) -> None:
     _require(
         closed is None or 1 <= closed <= settings.drives, 'closed_drives', closed, '1 to drives'
     )
+
+
+def make_cluster(settings: EvaluationSettings) -> Cluster:
+    """Where the drives are measured; raises BadInput for a cluster that there cannot be."""
+    address = settings.cluster or (LOCAL if (settings.workers or 1) > 1 else '')
+    return Cluster(address, settings.workers, settings.device.startswith('cuda'))
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:
