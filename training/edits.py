@@ -1,4 +1,4 @@
-"""Changed worlds for training samples: what is seen no longer follows from what was driven.
+"""Changes the worlds of training samples: what is seen no longer follows from what was driven.
 
 A model that learns undisturbed drives copies its history: who brakes goes on braking, whatever the
 pictures show. Here lights, pedestrians and vehicles change in all pictures of a sample, or its

@@ -1,1 +1,1 @@
-"""Where the engine of a live node runs: in a thread of the node, or in a process of its own."""
+"""Runs the engine of a live node: in a thread of the node, or in a process of its own."""

@@ -1,4 +1,4 @@
-"""What a worker gives an engine to do, what became of it, and the place where the engine runs.
+"""Jobs for an engine, their results, and the interface of the place where the engine runs.
 
 Knows no thread and no process: engine_process.py has the host in a process of its own.
 """

@@ -1,4 +1,4 @@
-"""Jobs to another process: the frames in shared memory, the rest over a pipe.
+"""Passes jobs to another process: the frames in shared memory, the rest over a pipe.
 
 A frame is written once, into a memory file of its own, when the first context needs it. The other
 process has mapped the file and decodes from there: no copy is made in Python. Files are used
