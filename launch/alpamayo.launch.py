@@ -18,7 +18,8 @@ NAME = 'alpamayo'
 CONFIG = PathJoinSubstitution([FindPackageShare('alpamayo_ros'), 'config'])
 # Arguments that become parameters of the node when they are given: texts, and what is YAML.
 TEXTS = ('rig', 'engine', 'checkpoint', 'recipe', 'device')
-VALUES = ('bits', 'use_sim_time')
+VALUES = ('bits', 'autostart', 'use_sim_time')
+RESPAWN_DELAY_S = 2.0
 # Topics of the RViz file that move with the namespace of the node.
 RVIZ_TOPICS = ('output/path', 'output/markers', 'debug/path')
 
@@ -63,6 +64,18 @@ def generate_launch_description():
                 'device',
                 default_value='',
                 description='Device of the model: cuda, cuda:N or cpu.',
+            ),
+            DeclareLaunchArgument(
+                'autostart',
+                default_value='',
+                description='Load the engine at the start; false: wait for the service ~/load.',
+                choices=['', 'true', 'false'],
+            ),
+            DeclareLaunchArgument(
+                'respawn',
+                default_value='false',
+                description='Start the node again when it has ended by itself.',
+                choices=['true', 'false'],
             ),
             DeclareLaunchArgument(
                 'use_sim_time',
@@ -125,6 +138,8 @@ def _nodes(context):
             namespace=namespace,
             parameters=[_params_file(context), overrides],
             ros_arguments=['--log-level', LaunchConfiguration('log_level')],
+            respawn=LaunchConfiguration('respawn').perform(context) == 'true',
+            respawn_delay=RESPAWN_DELAY_S,
             output='screen',
         ),
     ]

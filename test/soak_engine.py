@@ -82,6 +82,7 @@ class ByTurns:
     """One of the functions above, by turns: which one is chosen when it is pickled for a load."""
 
     loads = 0
+    __call__ = staticmethod(start_simple)  # in a thread, where nothing is pickled
 
     def __reduce__(self):
         self.loads += 1

@@ -107,6 +107,7 @@ def test_launch_arguments_that_become_parameters_are_empty_and_say_what_the_para
     for name in names:
         facts, argument = FIELDS[name].metadata, NODE_ARGUMENTS[name]
         shown = [f'{c:g}' if isinstance(c, float) else c for c in facts['choices']]
+        shown += ['true', 'false'] if FIELDS[name].type == 'bool' else []
         assert argument['default_value'] == ''
         assert argument['description'] == facts['description']
         assert argument.get('choices', ['']) == ['', *shown]

@@ -1,7 +1,9 @@
 """The node over the wire, in its own process; another process feeds and hears it."""
 
+from contextlib import suppress
 import os
 import signal
+import socket
 
 import numpy as np
 from process_table import is_running
@@ -347,8 +349,10 @@ def test_a_failed_load_is_told_and_the_node_goes_on_serving(peer, start):
     assert len(paths) >= 4
 
 
-def test_services_pause_ask_for_one_reset_and_unload(peer, start):
-    start()
+def test_services_load_pause_ask_for_one_reset_and_unload(peer, start):
+    start(state='unloaded', autostart=False)
+    assert peer.call('std_srvs/srv/SetBool', 'load', data=True).message == 'loading'
+    peer.wait_for_node('ready')
     assert peer.call('std_srvs/srv/SetBool', 'enable', data=False).message == 'paused'
     peer.play(drive(seconds=2.0))
     assert peer.heard['output/path'] == []
@@ -408,10 +412,19 @@ def test_every_t0_has_one_status_to_which_path_and_samples_are_joined_by_stamp(p
     assert 'frame_missing' in reasons
 
 
-def test_without_input_a_heartbeat_comes_every_second(peer, start):
-    start()
-    peer.forget()
-    peer.spin(3.5)
+def test_without_input_a_heartbeat_comes_every_second_for_systemd_too(peer, start, tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(tmp_path / 'notify'))
+        supervisor.setblocking(False)
+        start(environment={'NOTIFY_SOCKET': str(tmp_path / 'notify')})
+        peer.forget()
+        peer.spin(3.5)
+        notes = []
+        with suppress(BlockingIOError):
+            while True:
+                notes.append(supervisor.recv(100).decode())
+    assert notes.count('READY=1') == 1
+    assert 'STATUS=model ready' in notes and notes.count('WATCHDOG=1') >= 3
     beats = peer.heard['output/status']
     assert 2 <= len(beats) <= 5
     assert {stamp_ns(beat) for beat in beats} == {0}

@@ -100,3 +100,15 @@ def test_a_stopped_vehicle_never_drives_backward():
 )
 def test_what_cannot_be_retimed_stays(found, here):
     assert retime(found, POSE, here) is found
+
+
+def test_a_vehicle_slower_than_a_plan_that_stops_never_drives_backward():
+    braking = prediction(samples=1).samples.copy()
+    speeds = np.maximum(10.0 - 6.0 * TIMES_S[1:], 0.0)
+    braking[0, :, 3] = speeds
+    braking[0, :, 0] = np.cumsum(speeds) * 0.1
+    stops = replace(prediction(samples=1), samples=braking, chosen=0)
+    slow = replace(vehicle(LATE_S), speed_mps=0.5)
+    found = retime(stops, POSE, slow).samples[0, LATER]
+    assert found[:, 3].min() == 0.0
+    assert np.diff(found[:, 0]).min() >= 0.0

@@ -32,6 +32,7 @@ from .pipeline import Pipeline
 from .polled import OnDemand, take_messages
 from .publishing.outputs import AUTOWARE, OUTPUTS, Output
 from .session import blame_inputs_while_starting, session
+from .systemd import ALIVE, READY, notify
 
 NAME = 'alpamayo'
 DIAGNOSTICS_PERIOD_S = 1.0
@@ -135,6 +136,7 @@ class AlpamayoNode(Node):
             logger.info(text)
 
     def _on_timer(self) -> None:
+        notify(ALIVE)
         self.pipeline.tick()
         self._log_state()
         self._count_publishers()
@@ -154,6 +156,7 @@ class AlpamayoNode(Node):
             return
         self._logged_state = state
         self._log('error' if worker.state == 'failed' else 'info', f'model {state}')
+        notify(f'STATUS=model {state}')
         if limits := worker.provenance.get('limits'):
             self._log('warning', limits)
 
@@ -213,7 +216,9 @@ def _serve(args: list[str] | None) -> bool:
             with blame_inputs_while_starting():
                 node = AlpamayoNode(executor)
             executor.add_node(node)
-            node.pipeline.load()
+            if node.pipeline.parameters.autostart:
+                node.pipeline.load()
+            notify(READY)
             executor.spin()
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would end the clean-up

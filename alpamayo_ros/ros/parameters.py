@@ -171,6 +171,9 @@ class NodeParameters:
         low=0.01,
         high=3600.0,
     )
+    autostart: bool = parameter_field(
+        True, 'Load the engine at the start; false: wait for the service ~/load.'
+    )
     engine_process: bool = parameter_field(
         True,
         'Run the engine in a process of its own, which may hang or die; false: in a thread.',
