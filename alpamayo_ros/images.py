@@ -58,13 +58,15 @@ class ImageError(ValueError):
 def decode(frame: Frame) -> NDArray[np.uint8]:
     """Pixels of a frame, uint8 (3, H, W) in RGB order; grey images get three equal channels.
 
-    Channels of 16 bits are scaled to 8: from the frame's bit_depth where it states one. Raises
-    ImageError for an unknown encoding, a truncated or unreadable file and a wrong number of bytes
-    (bit errors inside the scan of a JPEG cannot be seen). The orientation that a JPEG may ask for
-    is not applied, because a camera on a vehicle does not turn.
+    The result is a view: in memory the three channels of a pixel lie side by side. Channels of 16
+    bits are scaled to 8: from the frame's bit_depth where it states one. Raises ImageError for an
+    unknown encoding, a truncated or unreadable file and a wrong number of bytes (bit errors inside
+    the scan of a JPEG cannot be seen). The orientation that a JPEG may ask for is not applied,
+    because a camera on a vehicle does not turn.
     """
     pixels = _decompress(frame) if frame.encoding in COMPRESSED else _convert(frame)
-    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
+    pixels = np.require(pixels, requirements='W')  # torch takes no array that it may not write
+    planes: NDArray[np.uint8] = pixels.transpose(2, 0, 1)  # (H, W, 3) -> (3, H, W)
     _remember_brightness(frame, planes)
     return planes
 

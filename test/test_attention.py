@@ -6,13 +6,7 @@ import pytest
 import torch
 
 from alpamayo_ros.kernels import gpu as gpu_module
-from alpamayo_ros.kernels.attention import (
-    AttentionTile,
-    attend,
-    attend_causal,
-    attend_plain,
-    choose_tile,
-)
+from alpamayo_ros.kernels.attention.ops import attend, attend_causal, attend_plain
 from alpamayo_ros.kernels.gpu import ORIN_NANO, Gpu
 
 # (batch, heads, kv heads, queries, keys, head_dim, mask dimensions)
@@ -96,6 +90,8 @@ def test_a_number_of_visible_keys_hides_the_others(case):
 
 
 def test_few_multiprocessors_take_blocks_of_128_rows_and_split_no_keys():
+    split = pytest.importorskip('alpamayo_ros.kernels.attention.split')
+    choose_tile, AttentionTile = split.choose_tile, split.AttentionTile
     flow = {'rows': 128, 'kv_heads': 8, 'keys': 3136}  # two query heads of 64 waypoints
     assert choose_tile(**flow, gpu=ORIN_NANO) == AttentionTile(128, 32, 1, 8)
     assert choose_tile(**flow, gpu=Gpu((9, 0), 132)).splits == 16
@@ -111,8 +107,30 @@ def test_split_kernel_in_the_interpreter_equals_the_softmax(interpreted, dtype):
     interpreted(f'import test_attention as t; t.check_interpreted({dtype!r})')
 
 
+def quantized(q, k, v, *others):
+    """The inputs with int8 keys and values; the keys and values that these stand for."""
+    stored, scales = [], []
+    for x in (k, v):
+        scale = (x.abs().amax(-1) / 127).to(x.dtype)
+        stored.append((x / scale.unsqueeze(-1)).round().clamp(-127, 127).to(torch.int8))
+        scales.append(scale)
+    exact = [x.double() * s.double().unsqueeze(-1) for x, s in zip(stored, scales, strict=True)]
+    return (q, *stored, *others, *[None] * (2 - len(others)), *scales), exact
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_int8_keys_and_values_are_those_times_their_scales(case):
+    q, k, v, mask = inputs(case, torch.float32)
+    arguments, exact = quantized(q, k, v, mask)
+    assert (attend(*arguments) - reference(q, *exact, mask)).abs().max() < 1e-5
+    causal = attend_causal(q, *arguments[1:3], *arguments[5:])
+    token = torch.arange(k.shape[2])
+    ahead = token <= token[k.shape[2] - q.shape[2] :].unsqueeze(-1)
+    assert (causal - reference(q, *exact, ahead)).abs().max() < 1e-5
+
+
 def check_interpreted(dtype):
-    from alpamayo_ros.kernels.attention import attend_split
+    from alpamayo_ros.kernels.attention.split import AttentionTile, attend_split
 
     limit = {'float32': 1e-5, 'float16': 4e-3}[dtype]
     tiles = itertools.cycle([AttentionTile(16, 64, 1, 4), AttentionTile(64, 32, 4, 4), None])
@@ -125,6 +143,18 @@ def check_interpreted(dtype):
         result = attend_split(*arguments, tile=tile).double()
         error = (result - first_keys(*arguments)).abs().max()
         assert error < limit, (case, tile, float(error))
+        arguments, exact = quantized(*arguments)
+        result = attend_split(*arguments, tile=tile).double()
+        error = (result - first_keys(arguments[0], *exact, *arguments[3:5])).abs().max()
+        assert error < limit, (case, tile, float(error))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('case', [(1, 32, 8, 1, 3136, 128, 0), (1, 16, 8, 64, 3136, 128, 0)])
+def test_int8_keys_and_values_on_the_gpu(case):
+    arguments, exact = quantized(*counted(case, torch.bfloat16, 'cuda'))
+    error = (attend(*arguments) - first_keys(arguments[0], *exact, *arguments[3:5])).abs().max()
+    assert error < 2e-2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')

@@ -3,25 +3,29 @@
 The packed products are compiled by `alpamayo_benchmark kernels`; see test_benchmark.
 """
 
+from importlib import import_module
+
 import pytest
 
-from alpamayo_ros.kernels import attention, fused, norm, rotary
 from alpamayo_ros.kernels.packing import count_digits
 
 ORIN, H200 = 87, 90  # numbers behind sm_; the second one's kernels overlap
 BF16, FP32, INT64, UINT8 = '*bf16', '*fp32', '*i64', '*u8'
 VISION_HEADS = {'X_HEAD': 72, 'DIM': 72, 'HEADS': 32, 'COLUMNS': 64}
 ROTATED = {'cos_ptr': FP32, 'sin_ptr': FP32}
+NO_SCALES = {'key_scales_ptr': None, 'value_scales_ptr': None}
+INT8_CACHE = {'keys_ptr': '*i8', 'values_ptr': '*i8'}
 PARTIAL = {'partial_ptr': FP32, 'peak_ptr': FP32, 'total_ptr': FP32}
 # kernel, constants, types of pointers that are not bf16
 CASES = [
-    (norm, '_rms_norm_kernel', {'BLOCK': 4096, 'SPLITS': 0}, {}),
-    (norm, '_rms_norm_kernel', {'BLOCK': 4096, 'SPLITS': 4}, {'terms_ptr': FP32}),
-    (fused, '_swiglu_kernel', {'BLOCK': fused.SWIGLU_BLOCK}, {}),
-    (fused, '_rotate_kernel', {'HEADS': 8, 'DIM': 128}, {'slots_ptr': INT64}),
-    (rotary, '_rotate_heads_kernel', VISION_HEADS, ROTATED),
-    (norm, '_add_layer_norm_kernel', {'BLOCK': 2048}, {}),
-    (attention, '_merge_kernel', {'SPLITS': 32, 'DIM': 128}, PARTIAL),
+    ('norm', '_rms_norm_kernel', {'BLOCK': 4096, 'SPLITS': 0}, {}),
+    ('norm', '_rms_norm_kernel', {'BLOCK': 4096, 'SPLITS': 4}, {'terms_ptr': FP32}),
+    ('fused', '_swiglu_kernel', {'BLOCK': 1024}, {}),
+    ('fused', '_rotate_kernel', NO_SCALES | {'HEADS': 8, 'DIM': 128}, {'slots_ptr': INT64}),
+    ('fused', '_rotate_kernel', {'HEADS': 8, 'DIM': 128}, {'slots_ptr': INT64} | INT8_CACHE),
+    ('rotary', '_rotate_heads_kernel', VISION_HEADS, ROTATED),
+    ('norm', '_add_layer_norm_kernel', {'BLOCK': 2048}, {}),
+    ('attention.split', '_merge_kernel', {'SPLITS': 32, 'DIM': 128}, PARTIAL),
 ]
 
 
@@ -35,7 +39,7 @@ def machine_code(kernel, constants, types, capability):
         constants = constants | {'OVERLAP': 2 * (capability == H200)}
     kinds = {n: types.get(n, BF16 if n.endswith('_ptr') else 'i32') for n in kernel.arg_names}
     kinds |= dict.fromkeys(constants, 'constexpr')
-    kinds |= {name: 'fp32' for name in ('eps', 'scale') if name in kinds}
+    kinds |= {name: 'fp32' for name in ('eps', 'least', 'scale') if name in kinds}
     source = ASTSource(kernel, kinds, constants)
     return triton.compile(source, target=GPUTarget('cuda', capability, 32)).asm['cubin']
 
@@ -47,7 +51,8 @@ def machine_code(kernel, constants, types, capability):
 def test_kernel_compiles(case, capability):
     pytest.importorskip('triton', reason='triton is not installed')
     module, name, constants, types = case
-    assert len(machine_code(getattr(module, name), constants, types, capability)) > 1000
+    kernel = getattr(import_module(f'alpamayo_ros.kernels.{module}'), name)
+    assert len(machine_code(kernel, constants, types, capability)) > 1000
 
 
 # query rows of a kv head, keys, mask: a token, a flow step, and those of six samples

@@ -47,6 +47,14 @@ def rotate_case(generator):
     return *names, arguments, [8, 9]
 
 
+def rotate_int8_case(generator):
+    *names, arguments, _ = rotate_case(generator)
+    keys, values = (torch.zeros(2, 2, 11, 16, dtype=torch.int8) for _ in range(2))
+    scales = [torch.zeros(2, 2, 11) for _ in range(2)]
+    arguments[8:10] = keys, values
+    return *names, [*arguments, *scales], [8, 9, 11, 12]
+
+
 def heads_case(generator):
     qkv = draw(generator, 2, 5, 3 * 3, 12)  # heads of query, key and value of 2 images
     angle = draw(generator, 5, 6).repeat(1, 2)
@@ -72,6 +80,7 @@ CASES = [
     add_terms_case,
     swiglu_case,
     rotate_case,
+    rotate_int8_case,
     heads_case,
     add_layer_norm_case,
 ]
@@ -123,6 +132,27 @@ def test_keys_and_values_land_in_their_slots_and_nowhere_else():
         assert (cache[:, :, ~used] == 0).all()
     want = arguments[2][1, 1].view(2, 16)  # scene 1, token 1 goes to slot 9, not turned
     assert torch.equal(values[1, :, 9], want)
+
+
+def test_int8_keys_and_values_are_those_of_the_cache_without():
+    *_, arguments, written = rotate_case(torch.Generator().manual_seed(0))
+    _, *wanted = run(fused.rotate_into_cache, arguments, written, torch.float32)
+    *_, arguments, written = rotate_int8_case(torch.Generator().manual_seed(0))
+    arguments[2][1, 1, :16] = 0  # a value of zeros in slot 9
+    wanted[1][1, 0, 9] = 0
+    _, keys, values, *scales = run(fused.rotate_into_cache, arguments, written, torch.float32)
+    for want, levels, scale in zip(wanted, (keys, values), scales, strict=True):
+        assert set(levels.abs().amax(-1).unique().tolist()) == {0, 127}
+        error = (levels * scale.unsqueeze(-1) - want).abs()
+        assert (error <= 0.5001 * scale.unsqueeze(-1)).all()
+
+
+def test_a_nan_reaches_the_scale_of_an_int8_value():
+    *_, arguments, written = rotate_int8_case(torch.Generator().manual_seed(0))
+    arguments[2][1, 1, 3] = torch.nan
+    *_, key_scales, value_scales = run(fused.rotate_into_cache, arguments, written, torch.float32)
+    assert value_scales.isnan().nonzero().tolist() == [[1, 0, 9]]
+    assert not key_scales.isnan().any()
 
 
 def test_rotation_keeps_the_length_of_a_head():

@@ -90,7 +90,7 @@ def test_product_is_the_same_in_pieces(scheme, monkeypatch):
 )
 def test_pieces_are_whole_blocks_of_128_rows_where_they_can_be(count, limit, sizes):
     # cuBLAS took twice as long for pieces of 4101 rows
-    size = packed_ops._even_chunk(count, limit)
+    size = packing.even_chunk(count, limit)
     assert [min(size, count - at) for at in range(0, count, size)] == sizes
 
 

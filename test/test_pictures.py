@@ -43,11 +43,12 @@ def processor():
     return Processor(load_config(MODEL), MODEL)
 
 
-def jpegs(count):
+def jpegs(count, width=320, height=180):
     random = np.random.default_rng(0)
     for i in range(count):
-        pixels = cv2.resize(random.integers(0, 256, (9, 16, 3), np.uint8), (320, 180))
-        yield Frame(T0_NS + i, 'jpeg', cv2.imencode('.jpg', pixels)[1].reshape(-1), 180, 320)
+        pixels = cv2.resize(random.integers(0, 256, (9, 16, 3), np.uint8), (width, height))
+        data = cv2.imencode('.jpg', pixels)[1].reshape(-1)
+        yield Frame(T0_NS + i, 'jpeg', data, height, width)
 
 
 def test_threads_give_the_patches_of_one_frame_after_the_other_in_order(processor):
@@ -97,3 +98,20 @@ def test_quantizing_uses_no_float64(bits):
         quantize_matrix(weight, Rule('*', bits))
         quantize_with_feedback(weight, Rule('*', bits), torch.eye(256))
     assert torch.float64 not in recorder.seen, recorder.seen.get(torch.float64)
+
+
+def test_pictures_of_several_sizes_keep_their_order(processor):
+    (small,), (large,) = jpegs(1), jpegs(1, 400, 100)
+    found = PictureReader(processor, torch.device('cpu')).read([small, small, large, small])
+    assert [grid for _, grid in found] == [found[0][1]] * 2 + [found[2][1], found[0][1]]
+    assert found[2][1] != found[0][1]
+    want = processor.extract_patches(torch.from_numpy(images.decode(large)))[0]
+    assert torch.equal(found[2][0], want)
+
+
+def test_raw_pixels_that_may_not_be_written_are_read(processor):
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 160, 3), np.uint8)
+    data = pixels.reshape(-1)
+    data.flags.writeable = False
+    decoded = images.decode(Frame(T0_NS, 'rgb8', data, 96, 160, 480))
+    assert decoded.flags.writeable and np.array_equal(decoded, pixels.transpose(2, 0, 1))

@@ -35,6 +35,9 @@ def conclude(
         ratio = guided['end_to_end'] / base['end_to_end']
         ratios['guided over not guided'] = round(ratio, 3)
     for other in names[1:]:
+        if recorded := found[other].get(f'recorded K={samples[0]}'):
+            before = [case['vision'] + case['prefill'] for case in (base, recorded)]
+            ratios[f'vision and prefill over {other} recorded'] = round(before[0] / before[1], 3)
         if eager := found[other].get(f'eager K={samples[0]}'):
             for key in ('end_to_end', 'sum_of_stages'):
                 ratios[f'{other} eager over it, {key}'] = round(eager[key] / base[key], 2)

@@ -43,22 +43,23 @@ def measure(
     graphs: bool,
     runs: int = RUNS,
     is_guided: bool = False,
+    kv_bits: int = 16,
 ) -> Figures:
     """Milliseconds per stage (median of runs), end to end, and GB of memory.
 
     graphs: the stages behind the images are recorded, as in the engine. is_guided: with and
-    without a route text. images: the frames to patches on the device. end_to_end: patches to
-    trajectory, which is vision, prefill, the scene's tokens (without reasoning one, the marker)
-    and its flow steps; sum_of_stages: the same from the stages, as a check of both.
-    frames_to_trajectory: images and end_to_end in one go. weights_gb: on the device, without a
-    mapped embedding. largest_gb: the largest piece that the allocator took from a GPU. The last
-    two and peak_gb are None on a CPU.
+    without a route text. kv_bits: of the cache. images: the frames to patches on the device.
+    end_to_end: patches to trajectory, which is vision, prefill, the scene's tokens (without
+    reasoning one, the marker) and its flow steps; sum_of_stages: the same from the stages, as a
+    check of both. frames_to_trajectory: images and end_to_end in one go. weights_gb: on the
+    device, without a mapped embedding. largest_gb: the largest piece that the allocator took from
+    a GPU. The last two and peak_gb are None on a CPU.
     """
     device = model.action_space.accel_mean.device
     release_cached()
     weights_gb = device_bytes(model, device) / 1e9
     _reset_peak(device)
-    run = InferenceStages(model, scene, samples, graphs, is_guided)
+    run = InferenceStages(model, scene, samples, graphs, is_guided, kv_bits)
     stages = {
         'images': run.images,
         'vision': run.vision,

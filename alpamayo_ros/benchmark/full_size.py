@@ -19,7 +19,12 @@ from ..model.checkpoint import set_tensor
 from ..model.config import AlpamayoConfig
 from ..quantization.linear import PackedWeight, replace_linears
 from ..quantization.scheme import Rules
-from ..runtime.load import build_on_meta, join_products, split_large_head
+from ..runtime.load import (
+    build_on_meta,
+    join_products,
+    split_large_head,
+    use_int8_activations,
+)
 from .pictures import make_frames
 
 # Sizes of the release (docs/model.md); the classes have defaults for what is absent.
@@ -109,10 +114,12 @@ def random_model(
     dtype: torch.dtype,
     rules: Rules = (),
     host_embedding: bool = False,
+    activations: int = 16,
 ) -> AlpamayoModel:
     """The model with weights of 0.02, norms of one and the config's buffers, packed by rules.
 
     host_embedding: a packed embedding lies in the memory of the host, as one mapped from its file.
+    activations: bits of the inputs of products, see `load`.
     """
     model = build_on_meta(config)
     replace_linears(model, rules)
@@ -130,6 +137,8 @@ def random_model(
             value = draw_plain_tensor(model, name, dtype, generator)
         set_tensor(model, name, value)
     join_products(model)
+    if activations == 8:
+        use_int8_activations(model)
     return model.eval()
 
 

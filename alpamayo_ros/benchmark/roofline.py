@@ -26,16 +26,19 @@ PEAKS = {'NVIDIA H200': Peak(4.8e12, 989e12)}
 
 
 def count_work(
-    model: AlpamayoModel, images: int = IMAGES, prompt: int = PROMPT_TOKENS
+    model: AlpamayoModel,
+    images: int = IMAGES,
+    prompt: int = PROMPT_TOKENS,
+    kv_bits: int = 16,
 ) -> dict[str, dict[str, float]]:
     """Count the bytes and floating-point operations of each stage, one sample, from shapes.
 
-    images and prompt: of the scene, the latter in tokens.
+    images and prompt: of the scene, the latter in tokens. kv_bits: of the cache.
     """
     text, vision, expert = model.config.text, model.config.vision, model.config.expert
     part = module_bytes(model)
     head_dim, kv_heads = text.head_dim, text.num_key_value_heads
-    itemsize = model.action_space.accel_mean.element_size()
+    itemsize = 1 if kv_bits == 8 else model.action_space.accel_mean.element_size()
     cache = 2 * text.num_hidden_layers * kv_heads * head_dim * prompt * itemsize
     patches = images * GRID[0] * GRID[1]
     query = text.num_attention_heads * head_dim

@@ -23,7 +23,7 @@ Features = tuple[Tensor, list[Tensor]]
 class InferenceStages:
     """The stages over one cache, each callable again and again.
 
-    is_guided: the prompt runs with and without the tokens of a route.
+    is_guided: the prompt runs with and without the tokens of a route. kv_bits: of the cache.
     """
 
     def __init__(
@@ -33,12 +33,14 @@ class InferenceStages:
         samples: int,
         graphs: bool,
         is_guided: bool,
+        kv_bits: int,
     ) -> None:
         self.model, self.scene, self.is_guided = model, scene, is_guided
         device, copies = model.action_space.accel_mean.device, 2 if is_guided else 1
         self.length = scene.input_ids.shape[1]
         self.tokens_in_all = max(scene.tokens, 1)  # a prompt without reasoning has its marker
-        self.cache = model.allocate_cache(copies, self.length, samples, self.tokens_in_all)
+        sizes = copies, self.length, samples, self.tokens_in_all
+        self.cache = model.allocate_cache(*sizes, kv_bits)
         self.tokens = torch.full((copies, samples), 3, device=device)
         self.reader = make_reader(model.config, device)
         self.options = SamplingOptions(num_samples=samples, max_tokens=self.tokens_in_all)

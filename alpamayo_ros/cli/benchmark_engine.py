@@ -27,11 +27,12 @@ SLOW_RUNS = 3  # of what takes seconds
 
 @dataclass(frozen=True)
 class BenchmarkCase:
-    """One row of the table: samples, and whether steps are recorded and guided."""
+    """One row of the table: samples, whether steps are recorded and guided, bits of the cache."""
 
     samples: int
     graphs: bool
     is_guided: bool = False
+    kv_bits: int = 16
 
     @property
     def title(self) -> str:
@@ -112,10 +113,6 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
 
         enter_slice(arguments.slice)
     chosen = resolve_profile(arguments)
-    for choice in ('activations', 'kv_bits'):
-        if (width := getattr(chosen, choice)) != PLAIN_BITS:
-            option = choice.replace('_', '-')
-            raise BadInput(f'--{option} {width}: not there on {device}, expected 16')
     if chosen.pixels:
         raise BadInput(f'--pixels {chosen.pixels}: the scene has images of 320x576 only')
     host = arguments.host_embedding
@@ -134,11 +131,16 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
 
     name = f'{bits:g} bits {arguments.recipe}' if rules else PLAIN
     first = arguments.samples[0]
-    main = [BenchmarkCase(samples, gpu) for samples in arguments.samples]
-    main += [BenchmarkCase(first, gpu, is_guided=True)] * arguments.guidance
-    main += [BenchmarkCase(first, False)] * (gpu and arguments.slice is None)
+    own = chosen.kv_bits
+    main = [BenchmarkCase(samples, gpu, kv_bits=own) for samples in arguments.samples]
+    main += [BenchmarkCase(first, gpu, is_guided=True, kv_bits=own)] * arguments.guidance
+    main += [BenchmarkCase(first, False, kv_bits=own)] * (gpu and arguments.compare)
     ways: list[tuple[str, Callable[[], Any], list[BenchmarkCase]]] = [
-        (name, lambda: full_size.random_model(config, device, dtype, rules, host), main)
+        (
+            name,
+            lambda: full_size.random_model(config, device, dtype, rules, host, chosen.activations),
+            main,
+        )
     ]
     if arguments.compare:
         ways += [
@@ -213,12 +215,12 @@ def _measure_way(
     yield 'bytes', full_size.module_bytes(model), ''
     runs = runs or engine_benchmark.RUNS
     for case in cases:
-        options = case.samples, case.graphs, runs, case.is_guided
+        options = case.samples, case.graphs, runs, case.is_guided, case.kv_bits
         measure = partial(engine_benchmark.measure, model, scene, *options)
         yield case.title, *engine_benchmark.attempt(measure)
     if not is_stock:
         length = scene.input_ids.shape[1]
-        yield 'work', roofline.count_work(model, len(scene.frames), length), ''
+        yield 'work', roofline.count_work(model, len(scene.frames), length, cases[0].kv_bits), ''
         one_image = partial(engine_benchmark.time_one_image, model, scene)
         yield 'one_image', *engine_benchmark.attempt(one_image)
         linears = partial(engine_benchmark.linear_layers, model, graphs=scene.patches.is_pinned())

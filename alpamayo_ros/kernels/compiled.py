@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .attention import AttentionTile, choose_tile, split_kernel
+from .attention.split import AttentionTile, choose_tile, split_kernel
 from .gpu import Gpu
 from .hopper import overlap_level
 from .packed_products import ProductSizes, Tile, plan_launch
@@ -139,7 +139,13 @@ class AttentionCounts(NamedTuple):
 
 
 def count_attention(
-    rows: int, kv_heads: int, keys: int, has_mask: bool, gpu: Gpu, dim: int = 128
+    rows: int,
+    kv_heads: int,
+    keys: int,
+    has_mask: bool,
+    gpu: Gpu,
+    dim: int = 128,
+    kv_bits: int = 16,
 ) -> AttentionCounts:
     """Compile attention in bfloat16 as `attention.attend_split` launches it.
 
@@ -152,6 +158,10 @@ def count_attention(
     types |= dict.fromkeys(['partial_ptr', 'peak_ptr', 'total_ptr'], '*fp32')
     types |= {'mask_ptr': '*u8', 'count_ptr': '*i64'}
     absent = ['count_ptr' if has_mask else 'mask_ptr']
+    if kv_bits == 8:
+        types |= {'k_ptr': '*i8', 'v_ptr': '*i8', 'k_scale_ptr': '*bf16', 'v_scale_ptr': '*bf16'}
+    else:
+        absent += ['k_scale_ptr', 'v_scale_ptr']
     absent += ['partial_ptr', 'peak_ptr', 'total_ptr'] if tile.splits == 1 else []
     constants = dict.fromkeys(absent) | {
         'EXACT': False,

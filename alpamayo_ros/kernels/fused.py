@@ -52,24 +52,28 @@ def rotate_into_cache_plain(
     keys: Tensor,
     values: Tensor,
     slots: Tensor,
+    key_scales: Tensor | None = None,
+    value_scales: Tensor | None = None,
 ) -> Tensor:
-    """Normalise q and k per head, turn both by their position, write k and v into the cache.
+    """Normalise q and k per head, turn both by their position, write k and v into a cache.
 
     q (B, L, heads * d), k and v (B, L, kv heads * d); weights (d); cos and sin (B, 1, L, d);
-    keys and values (B, kv heads, capacity, d), written at slots (L). Returns q (B, heads, L, d),
+    keys and values (B, kv heads, capacity, d) at slots (L): of the dtype of q, or int8 with
+    key_scales and value_scales (B, kv heads, capacity) of that dtype. Returns q (B, heads, L, d),
     token by token in memory: attention then leaves its result as the next product reads it.
     """
     dim = q_weight.shape[0]
     # (B, L, heads * d) -> (B, heads, L, d)
     q, k, v = (x.unflatten(-1, (-1, dim)).transpose(1, 2) for x in (q, k, v))
     q, k = rms_norm_plain(q, q_weight, eps), rms_norm_plain(k, k_weight, eps)
-    keys.index_copy_(2, slots, _rotate(k, cos, sin))
-    values.index_copy_(2, slots, v)
+    _write(keys, key_scales, slots, _rotate(k, cos, sin))
+    _write(values, value_scales, slots, v)
     return _rotate(q, cos, sin).transpose(1, 2).contiguous().transpose(1, 2)
 
 
 rotate_into_cache = torch.library.custom_op(
-    'alpamayo_ros::rotate_into_cache', mutates_args=('keys', 'values')
+    'alpamayo_ros::rotate_into_cache',
+    mutates_args=('keys', 'values', 'key_scales', 'value_scales'),
 )(rotate_into_cache_plain)
 
 
@@ -83,6 +87,18 @@ def _(q: Tensor, k: Tensor, v: Tensor, q_weight: Tensor, *others: Any) -> Tensor
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, -1)
     return x * cos + torch.cat([-second, first], -1) * sin
+
+
+def _write(cache: Tensor, scales: Tensor | None, slots: Tensor, x: Tensor) -> None:
+    """Write x (B, kv heads, L, d) to slots (L) of a cache; its largest number becomes 127."""
+    if scales is None:
+        cache.index_copy_(2, slots, x)
+        return
+    least = torch.finfo(x.dtype).tiny
+    scale = (x.abs().amax(-1).to(torch.float32) / 127).to(x.dtype).clamp(min=least)
+    levels = (x.to(torch.float32) / scale.to(torch.float32).unsqueeze(-1) + 0.5).floor()
+    cache.index_copy_(2, slots, levels.clamp(-127, 127).to(torch.int8))
+    scales.index_copy_(2, slots, scale)
 
 
 def swiglu_triton(gate: Tensor, up: Tensor, out: Tensor | None = None) -> Tensor:
@@ -121,6 +137,8 @@ def rotate_into_cache_triton(
     keys: Tensor,
     values: Tensor,
     slots: Tensor,
+    key_scales: Tensor | None = None,
+    value_scales: Tensor | None = None,
 ) -> Tensor:
     """The op in Triton: one block takes a few heads of a token. keys and values share strides."""
     batch, length, width = q.shape
@@ -140,6 +158,8 @@ def rotate_into_cache_triton(
         keys,
         values,
         slots,
+        key_scales,
+        value_scales,
         out,
         length,
         heads,
@@ -150,7 +170,9 @@ def rotate_into_cache_triton(
         keys.stride(0),
         keys.stride(1),
         keys.stride(2),
+        *((0, 0) if key_scales is None else key_scales.stride()[:2]),
         eps,
+        torch.finfo(q.dtype).tiny,
         HEADS=group,
         DIM=dim,
         num_warps=max(1, group // 2),
@@ -202,6 +224,17 @@ if triton is not None:
         return normed * tl.load(cos_ptr + at)[None, :] + other * tl.load(sin_ptr + at)[None, :]
 
     @triton.jit
+    def _round_heads(x, least):
+        """Heads x (HEADS, DIM) as int8, and their scales (HEADS) in the dtype of x."""
+        wide = x.to(tl.float32)
+        # a sum notices a NaN, a maximum does not
+        peak = tl.max(tl.abs(wide), 1) + 0 * tl.sum(wide, 1)
+        scale = (peak / 127).to(x.dtype)
+        scale = tl.where(scale < least, least, scale.to(tl.float32)).to(x.dtype)
+        level = tl.floor(wide / scale.to(tl.float32)[:, None] + 0.5)
+        return tl.minimum(tl.maximum(level, -127.0), 127.0).to(tl.int8), scale
+
+    @triton.jit
     def _rotate_kernel(
         q_ptr,
         k_ptr,
@@ -213,6 +246,8 @@ if triton is not None:
         keys_ptr,
         values_ptr,
         slots_ptr,
+        key_scales_ptr,
+        value_scales_ptr,
         out_ptr,
         length,
         heads,
@@ -223,7 +258,10 @@ if triton is not None:
         cache_batch,
         cache_head,
         cache_slot,
+        scale_batch,
+        scale_head,
         eps,
+        least,
         HEADS: tl.constexpr,
         DIM: tl.constexpr,
         OVERLAP: tl.constexpr,
@@ -242,13 +280,21 @@ if triton is not None:
         else:
             kv_head = (head - heads) % kv_heads
             target = batch * cache_batch + (kv_head + some) * cache_head
-            target += tl.load(slots_ptr + i) * cache_slot
+            slot = tl.load(slots_ptr + i)
+            target += slot * cache_slot
+            own = batch * scale_batch + (kv_head + tl.arange(0, HEADS)) * scale_head + slot
             if head < heads + kv_heads:
                 source = k_ptr + token * k_row + kv_head * DIM
                 k = _normalise_and_rotate(source, k_weight_ptr, cos_ptr, sin_ptr, eps, HEADS, DIM)
+                if key_scales_ptr is not None:
+                    k, scale = _round_heads(k, least)
+                    tl.store(key_scales_ptr + own, scale)
                 tl.store(keys_ptr + target + at, k)
             else:
                 v = tl.load(v_ptr + token * v_row + (kv_head + some) * DIM + at)
+                if value_scales_ptr is not None:
+                    v, scale = _round_heads(v, least)
+                    tl.store(value_scales_ptr + own, scale)
                 tl.store(values_ptr + target + at, v)
 
     swiglu.register_kernel('cuda')(swiglu_triton)

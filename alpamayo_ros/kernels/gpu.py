@@ -23,7 +23,7 @@ _assumed: Gpu | None = None
 
 def gpu_of(device: torch.device) -> Gpu:
     """Return the GPU behind a device, or the one that `assume` set."""
-    return _assumed or _query(device)
+    return _assumed or query_gpu(device)
 
 
 def assume(gpu: Gpu | None) -> None:
@@ -36,7 +36,8 @@ def assume(gpu: Gpu | None) -> None:
 
 
 @cache
-def _query(device: torch.device) -> Gpu:
+def query_gpu(device: torch.device) -> Gpu:
+    """Return the GPU behind a device, whatever is assumed."""
     if device.type != 'cuda':
         return INTERPRETER
     count = torch.cuda.get_device_properties(device).multi_processor_count

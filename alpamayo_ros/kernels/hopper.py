@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .gpu import Gpu, gpu_of
+from .gpu import Gpu, gpu_of, query_gpu
 
 LARGE_PRODUCT = 16384  # byte rows times steps along K: from here on, blocks take 128 byte rows
 
@@ -36,6 +36,17 @@ def launch_options(device: torch.device, release: bool = False) -> dict[str, Any
     """Launch options of a kernel that takes OVERLAP; `release` as for `overlap_level`."""
     level = overlap_level(gpu_of(device), release)
     return {'OVERLAP': level, 'launch_pdl': True} if level else {'OVERLAP': 0}
+
+
+def library_options(device: torch.device) -> dict[str, Any]:
+    """Launch options of a kernel in place of a product of the library.
+
+    Where another GPU is assumed, it is still made for the GPU at hand, as the library's are.
+    """
+    options, own = launch_options(device), query_gpu(device)
+    return (
+        options if gpu_of(device) == own else options | {'arch': 'sm{}{}'.format(*own.capability)}
+    )
 
 
 @triton.jit

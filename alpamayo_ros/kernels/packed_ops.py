@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .fused import swiglu_plain
-from .packing import SCRATCH_BYTES, PackedMatrix, count_digits, unpack_rows
+from .packing import SCRATCH_BYTES, PackedMatrix, count_digits, even_chunk, unpack_rows
 
 try:
     from . import unpack
@@ -201,7 +201,7 @@ def packed_swiglu_cuda(
     height, columns = rows[0], x.shape[-1]
     out = x.new_empty(len(flat), height)
     gate_and_up = list(matrix.split(rows))
-    chunk = _even_chunk(height, max(1, SCRATCH_BYTES // (2 * columns * x.element_size())))
+    chunk = even_chunk(height, max(1, SCRATCH_BYTES // (2 * columns * x.element_size())))
     for start in range(0, height, chunk):
         size = min(chunk, height - start)
         weight = unpack.get_scratch(scale, 2 * size, columns)
@@ -242,7 +242,7 @@ def _multiply_unpacked(
     out = x.new_empty(len(flat), sum(rows))
     at, limit = 0, max(1, SCRATCH_BYTES // (columns * x.element_size()))
     for count, part in zip(rows, matrix.split(rows), strict=True):
-        chunk = _even_chunk(count, limit)
+        chunk = even_chunk(count, limit)
         for start in range(0, count, chunk):
             stop = min(start + chunk, count)
             weight = unpack_range(part, columns, start, stop).to(x.dtype).t()
@@ -257,13 +257,6 @@ def _multiply_unpacked(
 
 def _unpack_range_plain(matrix: PackedMatrix, columns: int, start: int, stop: int) -> Tensor:
     return unpack_rows(matrix, columns, torch.arange(start, stop, device=matrix.data.device))
-
-
-def _even_chunk(count: int, limit: int) -> int:
-    """Size of equal pieces of `count` rows, whole blocks of 128: cuBLAS is slow with odd sizes."""
-    limit = max(limit // 128 * 128, min(limit, 128))
-    size = -(-count // -(-count // limit))
-    return min(limit, -(-size // 128) * 128)
 
 
 if unpack is not None:

@@ -112,3 +112,10 @@ def unpack_rows(matrix: PackedMatrix, columns: int, rows: Tensor | int) -> Tenso
     if shift is not None:
         wide -= shift.view(-1, groups, 1)[rows]
     return wide.to(scale.dtype).view(-1, columns)
+
+
+def even_chunk(count: int, limit: int) -> int:
+    """Size of equal pieces of `count` rows, whole blocks of 128: cuBLAS is slow with odd sizes."""
+    limit = max(limit // 128 * 128, min(limit, 128))
+    size = -(-count // -(-count // limit))
+    return min(limit, -(-size // 128) * 128)

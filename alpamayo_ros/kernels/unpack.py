@@ -65,6 +65,7 @@ def _launch_unpack(matrix: PackedMatrix, rows: Tensor | None, start: int, out: T
         GROUP=group,
         STEP=step,
         STEPS_PER_GROUP=steps_per_group,
+        WHOLE=rows is None and has_whole_digits(matrix, columns, ROWS),
         ROWS=ROWS,
         **launch_options(out.device),
     )
@@ -100,6 +101,53 @@ def locate_rows(first, byte_rows, bound0, bound1, ROWS: tl.constexpr, DIGITS: tl
 
 
 @triton.jit
+def locate_digits(row, first, groups, group, byte_rows, WHOLE: tl.constexpr):
+    """Group row, byte row and digit of one group of matrix rows.
+
+    row: an ascending block of them that begins at `first`. byte_rows: of groups. WHOLE: a digit
+    holds whole rows, at least as many as the block: comparisons replace slow divisions.
+    """
+    group_row = row * groups + group
+    if WHOLE:
+        height = byte_rows // groups
+        lowest = first // height
+        digit = lowest + (row >= (lowest + 1) * height).to(tl.int32)
+    else:
+        digit = group_row // byte_rows
+    return group_row, group_row - digit * byte_rows, digit
+
+
+def has_whole_digits(matrix: PackedMatrix, columns: int, rows: int) -> bool:
+    """Whether a digit of all bytes holds whole rows, at least so many."""
+    groups = columns // matrix.group
+    return matrix.group_rows % groups == 0 and matrix.group_rows // groups >= rows
+
+
+@triton.jit
+def decode_weights(code, digit, scale, shift, LEVELS: tl.constexpr, DIGITS: tl.constexpr):
+    """Weights scale * code - shift, float32, of one digit of bytes (R, C).
+
+    digit, scale and shift: (R, 1) or (R, C). The bits of a code become the lowest ones of a number
+    whose last place is one, as conversions are slow.
+    """
+    code = code.to(tl.int32)
+    if LEVELS**DIGITS < 256:
+        power = tl.full(digit.shape, 1, tl.int32)
+        for i in tl.static_range(1, DIGITS):
+            power = tl.where(digit == i, LEVELS**i, power)
+        code = code // power % LEVELS
+    else:
+        if LEVELS == 256:  # signed
+            code = code ^ 128
+            shift += 128 * scale
+        low = digit * (8 // DIGITS)
+        code &= (LEVELS - 1) << low
+        scale *= ((127 - low) << 23).to(tl.float32, bitcast=True)  # 2**-low
+    wide = (code | 0x4B000000).to(tl.float32, bitcast=True) - 8388608.0
+    return wide * scale - shift
+
+
+@triton.jit
 def _unpack_kernel(
     data_ptr,
     scale_ptr,
@@ -115,6 +163,7 @@ def _unpack_kernel(
     GROUP: tl.constexpr,
     STEP: tl.constexpr,
     STEPS_PER_GROUP: tl.constexpr,
+    WHOLE: tl.constexpr,
     ROWS: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
@@ -126,32 +175,17 @@ def _unpack_kernel(
     if rows_ptr is not None:
         wait_for_previous_kernel(OVERLAP)
         row = tl.load(rows_ptr + place, mask=inside, other=0).to(tl.int32)
-    group_row = row * (columns // GROUP) + group
-    at = (group_row % byte_rows).to(tl.int64) * GROUP
+    groups = columns // GROUP
+    first = start + tl.program_id(0) * ROWS
+    group_row, byte_row, digit = locate_digits(row, first, groups, group, byte_rows, WHOLE)
+    at = byte_row.to(tl.int64) * GROUP
     mask = inside[:, None] & (within < GROUP)[None, :]
     code = tl.load(data_ptr + at[:, None] + within[None, :], mask=mask, other=0)
     scale = tl.load(scale_ptr + group_row, mask=inside, other=0.0).to(tl.float32)
     shift = tl.zeros((ROWS,), tl.float32)
     if shift_ptr is not None:
         shift = tl.load(shift_ptr + group_row, mask=inside, other=0.0).to(tl.float32)
-    # the code becomes the upper mantissa of a number in [1, 2), as conversions are slow
-    digit = group_row // byte_rows
-    code = code.to(tl.int32)
-    bits: tl.constexpr = (7 + DIGITS) // DIGITS
-    if LEVELS**DIGITS < 256:
-        power = tl.full((ROWS,), 1, tl.int32)
-        for i in tl.static_range(1, DIGITS):
-            power = tl.where(digit == i, LEVELS**i, power)
-        code = code // power[:, None] % LEVELS << (23 - bits)
-    else:
-        if LEVELS == 256:  # signed
-            code = code ^ 128
-            shift += 128 * scale
-        mask_bits: tl.constexpr = (LEVELS - 1) << (23 - bits)
-        code = (code << (23 - bits - bits * digit)[:, None]) & mask_bits
-    scale *= 2**bits
-    wide = (code | 0x3F800000).to(tl.float32, bitcast=True)
-    wide = wide * scale[:, None] - (scale + shift)[:, None]
+    wide = decode_weights(code, digit[:, None], scale[:, None], shift[:, None], LEVELS, DIGITS)
     at = place.to(tl.int64)[:, None] * columns + group * GROUP + within[None, :]
     if rows_ptr is None:
         wait_for_previous_kernel(OVERLAP)  # the product before may still read the scratch

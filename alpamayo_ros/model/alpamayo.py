@@ -84,11 +84,16 @@ class AlpamayoModel(nn.Module):
         """Waypoints of a trajectory."""
         return int(self.action_space.n_waypoints)
 
-    def allocate_cache(self, scenes: int, prompt: int, samples: int, max_tokens: int) -> KVCache:
-        """An empty cache for prompts of `prompt` tokens, their reasoning and one flow step."""
+    def allocate_cache(
+        self, scenes: int, prompt: int, samples: int, max_tokens: int, bits: int = 16
+    ) -> KVCache:
+        """An empty cache for prompts of `prompt` tokens, their reasoning and one flow step.
+
+        bits: of keys and values, 16 for those of the model's dtype, or 8.
+        """
         capacity = self.cache_capacity(prompt, samples, max_tokens)
         norm = self.expert.norm.weight  # never quantized: it has the model's dtype and device
-        return KVCache(self.config.text, scenes, capacity, norm.dtype, norm.device)
+        return KVCache(self.config.text, scenes, capacity, norm.dtype, norm.device, bits)
 
     def cache_capacity(self, prompt: int, samples: int, max_tokens: int) -> int:
         """Slots for a prompt, its samples' reasoning and one flow step.
@@ -157,7 +162,8 @@ class AlpamayoModel(nn.Module):
 
     def allocate_chunk(self, cache: KVCache, length: int) -> Tensor:
         """Memory (S, length, H) for the next prompt embeddings, which `run_chunk` takes."""
-        return cache.keys.new_empty(cache.keys.shape[1], length, self.config.text.hidden_size)
+        size = cache.keys.shape[1], length, self.config.text.hidden_size
+        return cache.keys.new_empty(size, dtype=cache.dtype)
 
     def run_chunk(
         self, x: Tensor, positions: Tensor, deepstack: Iterable[Tensor], cache: KVCache

@@ -165,14 +165,21 @@ class Processor:
         vision, limits = self.config.vision, (self.config.min_pixels, self.config.max_pixels)
         unit = vision.patch_size * vision.spatial_merge_size
         size = smart_resize(image.shape[1], image.shape[2], *limits, unit)
-        return resize_bicubic(image.unsqueeze(0), *size)[0]
+        # a batch of one of pixels whose channels lie side by side: torch resizes it as it is
+        batch = image.movedim(0, -1).unsqueeze(0).movedim(-1, 1)
+        return resize_bicubic(batch, *size)[0]
 
     def extract_patches(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Patches of one uint8 image (3, H, W) on its device, and its grid (h, w)."""
-        vision, resized = self.config.vision, self.resize_image(image)
+        return self.cut_patches(self.resize_image(image).unsqueeze(0))[0]
+
+    def cut_patches(self, pictures: Tensor) -> list[tuple[Tensor, tuple[int, int]]]:
+        """Patches and grid of each of some resized images (N, 3, h, w)."""
+        vision, (height, width) = self.config.vision, pictures.shape[2:]
         patch, merge = vision.patch_size, vision.spatial_merge_size
-        patches = to_patches(resized.unsqueeze(0), patch, vision.temporal_patch_size, merge)
-        return patches, (resized.shape[1] // patch, resized.shape[2] // patch)
+        patches = to_patches(pictures, patch, vision.temporal_patch_size, merge)
+        grid = height // patch, width // patch
+        return [(part, grid) for part in patches.chunk(len(pictures))]
 
     def __call__(
         self,

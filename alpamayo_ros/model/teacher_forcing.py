@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from ..kernels.attention import attend_causal, attend_plain
+from ..kernels.attention.ops import attend_causal, attend_plain
 from .action_expert import PerWaypointActionInProjV2, compute_expert_positions
 from .alpamayo import AlpamayoModel
 from .config import AlpamayoConfig

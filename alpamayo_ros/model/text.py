@@ -16,7 +16,7 @@ from einops import rearrange
 import torch
 from torch import Tensor, nn
 
-from ..kernels.attention import attend, attend_causal
+from ..kernels.attention.ops import attend, attend_causal
 from ..kernels.fused import rotate_into_cache, swiglu
 from ..kernels.norm import add_rms_norm, add_terms, rms_norm
 from .config import TextConfig
@@ -58,8 +58,10 @@ class Window:
 class KVCache:
     """Keys (post-rotary) and values of all layers, allocated once.
 
-    keys, values: (layers, scenes, kv heads, capacity, head_dim). The first `length` slots are in
-    use. The caller advances `length`; a flow step does not, so every step overwrites the keys of
+    keys, values: (layers, scenes, kv heads, capacity, head_dim). With `bits` 8 they are int8 and
+    have key_scales and value_scales (layers, scenes, kv heads, capacity), else None: one for each
+    token and head. dtype: of the numbers that they stand for. The first `length` slots are in use.
+    The caller advances `length`; a flow step does not, so every step overwrites the keys of
     the step before. The prompts take the first slots, and a prompt that is shorter than the
     longest leaves unused slots behind it. After the prompts, decode step i of K samples takes K
     slots, the r-th for sample r: slot s belongs to sample (s - prompt) % K.
@@ -72,6 +74,7 @@ class KVCache:
         capacity: int,
         dtype: torch.dtype,
         device: torch.device | str,
+        bits: int = 16,
     ) -> None:
         shape = (
             config.num_hidden_layers,
@@ -80,15 +83,32 @@ class KVCache:
             capacity,
             config.head_dim,
         )
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.capacity = capacity
-        self.length = 0
+        self.dtype, self.capacity, self.length = dtype, capacity, 0
+        stored = torch.int8 if bits == 8 else dtype
+        self.keys = torch.zeros(shape, dtype=stored, device=device)
+        self.values = torch.zeros(shape, dtype=stored, device=device)
+        self.key_scales = self.value_scales = None
+        if bits == 8:
+            self.key_scales = torch.zeros(shape[:-1], dtype=dtype, device=device)
+            self.value_scales = torch.zeros(shape[:-1], dtype=dtype, device=device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values, with their scales."""
+        parts = self.keys, self.values, self.key_scales, self.value_scales
+        return sum(part.nbytes for part in parts if part is not None)
+
+    def layer_scales(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
+        """Scales of keys and values (scenes, kv heads, capacity) of a layer, if there are any."""
+        if self.key_scales is None or self.value_scales is None:
+            return None, None
+        return self.key_scales[layer], self.value_scales[layer]
 
     def clear(self) -> None:
         """Empty the cache. Zeros, because a NaN spreads even from a masked slot."""
-        self.keys.zero_()
-        self.values.zero_()
+        for part in (self.keys, self.values, self.key_scales, self.value_scales):
+            if part is not None:
+                part.zero_()
         self.length = 0
 
 
@@ -158,7 +178,7 @@ class Attention(nn.Module):
 
         last_only: only the output of the last token, (S, B, 1, hidden). It sees the whole window.
         """
-        keys, values = cache.keys[layer], cache.values[layer]
+        keys, values, scales = cache.keys[layer], cache.values[layer], cache.layer_scales(layer)
         q = rotate_into_cache(
             *apply_joint(x, self.q_proj, self.k_proj, self.v_proj),
             self.q_norm.weight,
@@ -169,14 +189,16 @@ class Attention(nn.Module):
             keys,
             values,
             window.slots,
+            *scales,
         )
         keys, values = keys[:, :, : window.span], values[:, :, : window.span]
+        seen = [None if x is None else x[:, :, : window.span] for x in scales]
         if last_only:
-            out = attend(q[:, :, -1:], keys, values, None)
+            out = attend(q[:, :, -1:], keys, values, None, None, *seen)
         elif window.causal:
-            out = attend_causal(q, keys, values)
+            out = attend_causal(q, keys, values, *seen)
         else:
-            out = attend(q, keys, values, window.mask, window.count)
+            out = attend(q, keys, values, window.mask, window.count, *seen)
         return compute_terms(self.o_proj, rearrange(out, 'b heads l d -> b l (heads d)'))
 
 

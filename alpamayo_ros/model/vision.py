@@ -57,6 +57,13 @@ class VisionAttention(nn.Module):
         return self.proj(rearrange(out, 'images heads p d -> images p (heads d)'))
 
 
+def multiply_gelu(layer: nn.Module, x: Tensor, approximate: str) -> Tensor:
+    """Output of a layer for gelu(x), in the layer's own way where it has one."""
+    own = getattr(layer, 'multiply_gelu', None)
+    y: Tensor = own(x, approximate) if own else layer(F.gelu(x, approximate=approximate))
+    return y
+
+
 class VisionMLP(nn.Module):
     """Two linear layers with tanh-GELU."""
 
@@ -67,7 +74,7 @@ class VisionMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(images, patches, hidden) to the same."""
-        return self.linear_fc2(F.gelu(self.linear_fc1(x), approximate='tanh'))
+        return multiply_gelu(self.linear_fc2, self.linear_fc1(x), 'tanh')
 
 
 class VisionBlock(nn.Module):
@@ -124,7 +131,7 @@ class PatchMerger(nn.Module):
         x = rearrange(x, 'images (tokens four) v -> images tokens (four v)', four=self.rows)
         if self.after_concatenation:
             x = self.norm(x)
-        return self.linear_fc2(F.gelu(self.linear_fc1(x)))
+        return multiply_gelu(self.linear_fc2, self.linear_fc1(x), 'none')
 
 
 class VisionTower(nn.Module):

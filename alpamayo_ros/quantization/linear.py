@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..kernels.int8.ops import packed_int8
+from ..kernels.int8.rows import quantize_rows
 from ..kernels.packed_ops import (
+    MAX_BLOCK_ROWS,
     packed_embedding,
     packed_embedding_plain,
     packed_linear,
@@ -86,10 +89,12 @@ class QuantLinear(nn.Module):
     """nn.Linear over a packed weight; rows beyond out_features are padding.
 
     joint: `join` sets it on the first of several layers that read the same input. It computes all
-    of their outputs in one pass. Moving or casting the layer removes it.
+    of their outputs in one pass. row_scale (rows): `int8.use_int8` sets it; with it, many rows
+    are multiplied as int8. Moving or casting the layer removes both.
     """
 
     joint: JointProduct | None = None
+    row_scale: Tensor | None = None
 
     def __init__(self, like: nn.Linear, rule: Rule) -> None:
         super().__init__()
@@ -98,24 +103,37 @@ class QuantLinear(nn.Module):
         self.weight = PackedWeight(rows, like.in_features, rule.scheme, like.weight.dtype)
         self.bias = like.bias
 
+    @property
+    def stored(self) -> PackedMatrix:
+        """The weight as the ops of kernels/ take it."""
+        return self.weight.stored
+
+    @property
+    def rows(self) -> list[int]:
+        """Height of the weight, padding included, as the ops take it."""
+        return [self.weight.rows]
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        padded = self.weight.rows > self.out_features
-        bias = None if padded else self.bias
-        y = packed_linear(x, *self.weight.stored, [self.weight.rows], bias)
+        is_int8 = _is_int8(x, self.row_scale)
+        separate = is_int8 or self.weight.rows > self.out_features
+        if is_int8:
+            y = _multiply_int8(x, self.stored, self.rows, self.row_scale)
+        else:
+            y = packed_linear(x, *self.stored, self.rows, None if separate else self.bias)
         y = y[..., : self.out_features]
-        return y + self.bias if padded and self.bias is not None else y
+        return y + self.bias if separate and self.bias is not None else y
 
     def terms(self, x: Tensor) -> Tensor:
         """Terms (S, ..., out_features) that add up to the output."""
-        if self.bias is not None:
+        if self.bias is not None or _is_int8(x, self.row_scale):
             return self(x).unsqueeze(0)
-        terms: Tensor = packed_terms(x, *self.weight.stored, [self.weight.rows])
+        terms: Tensor = packed_terms(x, *self.stored, self.rows)
         return terms[..., : self.out_features]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantLinear:
         """Move or cast the layer: its new tensors are no longer those of the joint product."""
-        self.joint = None
+        self.joint = self.row_scale = None
         return super()._apply(fn, recurse)
 
 
@@ -171,7 +189,12 @@ class RowParts(nn.ModuleList):
 
 
 class JointProduct:
-    """Several layers of one input as one product; their weights become views of one tensor."""
+    """Several layers of one input as one product; their weights become views of one tensor.
+
+    row_scale: as that of QuantLinear.
+    """
+
+    row_scale: Tensor | None = None
 
     def __init__(self, layers: Sequence[QuantLinear]) -> None:
         weights = [layer.weight for layer in layers]
@@ -196,12 +219,34 @@ class JointProduct:
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         """Outputs (..., out_features) of each layer for x (..., in_features)."""
-        outputs = packed_linear(x, *self.stored, self.rows).split(self.rows, -1)
+        if _is_int8(x, self.row_scale):
+            joined = _multiply_int8(x, self.stored, self.rows, self.row_scale)
+        else:
+            joined = packed_linear(x, *self.stored, self.rows)
+        outputs = joined.split(self.rows, -1)
         return [y[..., :size] for y, size in zip(outputs, self.out_features, strict=True)]
 
     def swiglu(self, x: Tensor) -> Tensor:
         """silu(gate) * up, (..., out_features), where the two layers are these."""
-        return packed_swiglu(x, *self.stored, self.rows)[..., : self.out_features[0]]
+        if _is_int8(x, self.row_scale):
+            y = _multiply_int8(x, self.stored, self.rows, self.row_scale, gated=True)
+        else:
+            y = packed_swiglu(x, *self.stored, self.rows)
+        return y[..., : self.out_features[0]]
+
+
+def _is_int8(x: Tensor, row_scale: Tensor | None) -> bool:
+    """Whether a product with x is one of int8 rows: so many that weights are unpacked for it."""
+    return row_scale is not None and x.numel() // x.shape[-1] > MAX_BLOCK_ROWS
+
+
+def _multiply_int8(
+    x: Tensor, matrix: PackedMatrix, rows: list[int], row_scale: Tensor | None, gated: bool = False
+) -> Tensor:
+    """Product of x (..., K), quantized first, with packed matrices: see `packed_int8`."""
+    assert row_scale is not None
+    y: Tensor = packed_int8(*quantize_rows(x), *matrix, rows, row_scale, gated)
+    return y.view(*x.shape[:-1], -1)
 
 
 def join(layers: Sequence[nn.Module]) -> bool:

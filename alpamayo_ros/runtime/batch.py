@@ -127,8 +127,8 @@ def _infer(
         vision = model.encode_images(patches, grids)
 
     def prepare() -> Steps:
-        scenes, length = prompts.ids.shape
-        return model.allocate_cache(scenes, length, options.num_samples, options.max_tokens), model
+        sizes = *prompts.ids.shape, options.num_samples, options.max_tokens
+        return model.allocate_cache(*sizes, engine.kv_bits), model
 
     ids = engine.processor.ids
     reasoning, action = roll_out(

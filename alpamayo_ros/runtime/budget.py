@@ -25,7 +25,11 @@ RESERVE_BYTES = 400_000_000
 
 
 def estimate_inference_bytes(
-    model: AlpamayoModel, dtype: torch.dtype, options: SamplingOptions, device: str = 'cpu'
+    model: AlpamayoModel,
+    dtype: torch.dtype,
+    options: SamplingOptions,
+    device: str = 'cpu',
+    kv_bits: int = 16,
 ) -> dict[str, int]:
     """Estimate the memory of an inference on a device beside the weights, by purpose."""
     config, vision = model.config, model.config.vision
@@ -33,13 +37,13 @@ def estimate_inference_bytes(
     image_tokens = CAMERAS * FRAMES_PER_CAMERA * (config.max_pixels // pixels)
     prompt = image_tokens + TEXT_TOKENS
     capacity = model.cache_capacity(prompt, options.num_samples, options.max_tokens)
-    keys = KVCache(config.text, 1, capacity, dtype, 'meta').keys
+    cache = KVCache(config.text, 1, capacity, dtype, 'meta', kv_bits)
     levels = 1 + len(vision.deepstack_visual_indexes)
     features = image_tokens * levels * config.text.hidden_size * dtype.itemsize
     return {
         'images': _estimate_picture_bytes(config, device),
         'image features': 2 * features,  # the engine keeps those of the last context
-        'keys and values': 2 * keys.nbytes,
+        'keys and values': cache.nbytes,
         # what each waypoint sees: a new one is written into that of the recorded steps
         'masks': 2 * options.num_samples * model.waypoints * capacity,
         'activations and workspace': RESERVE_BYTES,
@@ -57,7 +61,9 @@ def _estimate_picture_bytes(config: AlpamayoConfig, device: str) -> int:
     return decoded + resized + patches
 
 
-def estimate_needed_bytes(plan: LoadPlan, options: SamplingOptions) -> dict[str, int]:
+def estimate_needed_bytes(
+    plan: LoadPlan, options: SamplingOptions, kv_bits: int = 16
+) -> dict[str, int]:
     """Estimate the memory of the weights that a plan will load, and of an inference with them."""
-    inference = estimate_inference_bytes(plan.model, plan.dtype, options, plan.device)
+    inference = estimate_inference_bytes(plan.model, plan.dtype, options, plan.device, kv_bits)
     return {'weights': plan.weight_bytes} | inference

@@ -82,14 +82,15 @@ class AlpamayoEngine:
         self.activations, self.kv_bits = activations, kv_bits
         self.cameras, self.pixels = tuple(cameras), pixels
         self.plan = plan_load(self.checkpoint, device, bits, recipe, host_embedding)
-        require_memory(self.checkpoint, estimate_needed_bytes(self.plan, self.options), device)
+        needed = estimate_needed_bytes(self.plan, self.options, kv_bits)
+        require_memory(self.checkpoint, needed, device)
         self.config, self.device = self.plan.model.config, torch.device(device)
         self._require_choices()
         most = pixels or self.config.max_pixels
         sized = replace(self.config, min_pixels=min(self.config.min_pixels, most), max_pixels=most)
         self.processor = Processor(sized, self.checkpoint)
         limit_allocator(device)
-        self.model = guard(lambda: load(self.plan), self._make_load_error)
+        self.model = guard(lambda: load(self.plan, activations), self._make_load_error)
         encode = self.model.encode_images
         self._recorder = GraphRecorder() if self.device.type == 'cuda' else None
         self._encode = RecordedVision(encode, self._recorder) if self._recorder else encode
@@ -220,7 +221,7 @@ class AlpamayoEngine:
         model, options, (scenes, length) = self.model, self.options, prompts.ids.shape
         samples, tokens = options.num_samples, options.max_tokens
         if self._recorder is None:
-            return model.allocate_cache(scenes, length, samples, tokens), model
+            return model.allocate_cache(scenes, length, samples, tokens, self.kv_bits), model
         needed = model.cache_capacity(length, samples, tokens)
         recorded = self._recorded
         if (
@@ -229,7 +230,7 @@ class AlpamayoEngine:
             or recorded.cache.capacity < needed
         ):
             recorded = self._recorded = None  # frees the old cache before the new one is there
-            cache = model.allocate_cache(scenes, length, samples, tokens)
+            cache = model.allocate_cache(scenes, length, samples, tokens, self.kv_bits)
             recorded = self._recorded = StaticSteps(
                 model, cache, samples, self._recorder.record, prompts.is_guided
             )
@@ -249,8 +250,8 @@ class AlpamayoEngine:
     def _require_choices(self) -> None:
         """Raise BadInput for a choice that the checkpoint or the device has not."""
         for name in ('activations', 'kv_bits'):
-            if (bits := getattr(self, name)) != 16:
-                raise BadInput(f'{name} {bits}: not there on {self.device}, expected 16')
+            if (bits := getattr(self, name)) not in (16, 8):
+                raise BadInput(f'{name} {bits}: expected 16 or 8')
         if unknown := [name for name in self.cameras if name not in CAMERA_INDEX]:
             raise BadInput(f'cameras {unknown[0]}: expected names of {", ".join(CAMERA_INDEX)}')
         smallest = (self.config.vision.patch_size * self.config.vision.spatial_merge_size) ** 2
@@ -268,7 +269,7 @@ class AlpamayoEngine:
         self.plan.model.to('meta')
         release_cached()
         _, text = compare_with_available(
-            estimate_needed_bytes(self.plan, self.options), str(self.device)
+            estimate_needed_bytes(self.plan, self.options, self.kv_bits), str(self.device)
         )
         return BadInput(f'{self.checkpoint}: out of memory while loading: {text} ({message})')
 
@@ -280,7 +281,7 @@ class AlpamayoEngine:
             self._encode.clear()
         release_cached()
         needed = estimate_inference_bytes(
-            self.model, self.plan.dtype, self.options, str(self.device)
+            self.model, self.plan.dtype, self.options, str(self.device), self.kv_bits
         )
         samples, (_, text) = (
             self.options.num_samples,

@@ -66,9 +66,7 @@ class StaticSteps:
         self._embeds_inside = self._embed.weight.device == device
         pinned = device.type == 'cuda'  # host pages that the device can copy from by itself
         self._host_tokens = torch.zeros(scenes, samples, dtype=torch.int64, pin_memory=pinned)
-        self.embedded = torch.zeros(
-            scenes, samples, width, dtype=cache.keys.dtype, pin_memory=pinned
-        )
+        self.embedded = torch.zeros(scenes, samples, width, dtype=cache.dtype, pin_memory=pinned)
         self.rope_delta, self.prompt, self.used = zeros(scenes), zeros(), zeros()
         # of the prompts; a single one needs none
         self.lengths = zeros(scenes) if scenes > 1 else None
@@ -89,7 +87,7 @@ class StaticSteps:
             self.window = Window(slots, cache.capacity, self.visible)
         length = min(PREFILL_CHUNK, cache.capacity)
         # embeddings of one prompt chunk: scenes lie behind each other, whatever their length
-        self.chunk = torch.zeros(scenes * length, width, dtype=cache.keys.dtype, device=device)
+        self.chunk = torch.zeros(scenes * length, width, dtype=cache.dtype, device=device)
         self.chunk_positions = zeros(3, scenes, length)
         self._record = record
         self._run_chunk: dict[tuple[int, int], list[Callable[[], Tensor]]] = {}

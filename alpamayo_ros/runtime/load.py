@@ -28,6 +28,7 @@ from ..model.checkpoint import (
     read_tensor_shapes,
 )
 from ..model.config import AlpamayoConfig, load_config
+from ..quantization.int8 import use_int8
 from ..quantization.linear import HostEmbedding, RowParts, join, replace_linears
 from ..quantization.matrix import quantize_matrix
 from ..quantization.record import (
@@ -148,8 +149,11 @@ def plan_load(
     )
 
 
-def load(plan: LoadPlan) -> AlpamayoModel:
-    """Fill the plan's model, strictly. Raises BadInput for a file whose hash differs."""
+def load(plan: LoadPlan, activations: int = 16) -> AlpamayoModel:
+    """Fill the plan's model, strictly. Raises BadInput for a file whose hash differs.
+
+    activations: bits of the inputs of products, see `use_int8_activations`.
+    """
     select_device(torch.device(plan.device))
     check_hashes(plan.folder)
     convert = _make_converter(plan)
@@ -157,6 +161,8 @@ def load(plan: LoadPlan) -> AlpamayoModel:
     if plan.device != 'cpu':
         drop_pages(plan.folder)
     join_products(plan.model)
+    if activations == 8:
+        use_int8_activations(plan.model)
     return plan.model.eval()
 
 
@@ -247,6 +253,17 @@ def join_products(model: AlpamayoModel) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         join([attention.q_proj, attention.k_proj, attention.v_proj])
         join([mlp.gate_proj, mlp.up_proj])
+
+
+def use_int8_activations(model: AlpamayoModel) -> None:
+    """Let vision tower, prompt and flow steps multiply int8. Call it after `join_products`.
+
+    The tower's layers get int8 weights. So do plain layers of language model and expert, for
+    tokens as well; packed ones keep their bytes.
+    """
+    use_int8(model.vlm.model.visual, keep_packed=False)
+    for part in (model.vlm.model.language_model.layers, model.expert.layers):
+        use_int8(part, keep_packed=True)
 
 
 def _keep_on_host(model: AlpamayoModel) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 import os
 
 import torch
@@ -33,7 +34,11 @@ class PictureReader:
         Raises images.ImageError for the first frame that cannot be decoded.
         """
         pictures = list(self._pool.map(self._load_picture, frames))
-        return [self._processor.extract_patches(picture.to(self._device)) for picture in pictures]
+        found: list[tuple[Tensor, tuple[int, int]]] = []
+        # pictures of one size travel together
+        for _, same in groupby(pictures, key=lambda picture: picture.shape):
+            found += self._processor.cut_patches(torch.stack(list(same)).to(self._device))
+        return found
 
     def _load_picture(self, frame: Frame) -> Tensor:
         """Decode a frame and resize it to the vision tower's size, uint8 (3, h, w)."""

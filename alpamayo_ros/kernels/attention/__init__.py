@@ -1,0 +1,1 @@
+"""Attention of few queries over a long cache, and of prompts."""
