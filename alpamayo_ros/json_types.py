@@ -48,6 +48,7 @@ class Line(LineStatus, total=False):
     text: str
     partial_text: str
     tokens: int | None
+    navigation: str
     v0_mps: float
     twist_mps: float
     skew_ms: float | None

@@ -101,6 +101,23 @@ def test_a_text_holds_until_it_is_too_old(context):
     assert source.apply(context, seconds(102.5)).navigation.text == 'Continue straight'
 
 
+def test_a_text_from_before_a_simulated_clock_ages_from_the_first_t0_on(context):
+    source = NavigationInput(max_age_s=2.0)
+    source.add_text('Turn left in 30m', 0)
+    assert source.apply(context, seconds(100)).navigation.age_s == 0
+    assert source.apply(context, seconds(101)).navigation.age_s == 1
+
+
+def test_after_a_jump_of_the_clock_a_text_is_gone_and_a_route_stays(context):
+    source = NavigationInput(on_missing='reject')
+    source.add_text('Turn left in 30m', seconds(100))
+    source.forget_text()
+    assert source.apply(context, 0).detail == 'the route text is from before a jump of the clock'
+    source.add_route(LEFT, 'odom')
+    source.forget_text()
+    assert source.apply(context, 0).navigation.text == 'Turn left in 100m'
+
+
 def test_without_any_text_a_context_stays_as_it_is(context):
     assert NavigationInput().apply(context, 5) == replace(context)
 

@@ -13,6 +13,7 @@ import torch
 from wire import (
     ATTEMPTS,
     BEST_EFFORT,
+    LATCHED,
     LIMIT_S,
     NODE,
     TOPICS,
@@ -457,6 +458,26 @@ def test_whole_numbers_are_taken_and_a_misspelt_parameter_is_named(peer, start):
         'on_invald: the node has no such parameter, its value is ignored; did you mean on_invalid?'
     )
     assert peer.set_parameter('temperature', 2).successful
+
+
+@pytest.mark.parametrize('is_latched', [True, False])
+def test_route_texts_of_latched_and_of_other_publishers_are_heard(peer, start, is_latched):
+    kind, topic = import_interface('std_msgs/msg/String'), '/alpamayo/input/navigation'
+    publisher = peer.node.create_publisher(kind, topic, LATCHED if is_latched else BEST_EFFORT)
+    try:
+        if is_latched:
+            publisher.publish(kind(data='Turn left in 30m'))
+        start(on_missing_navigation='reject', navigation_max_age_s=3600.0)
+        if not is_latched:
+            peer.until(lambda: publisher.get_subscription_count() == 1, 'a subscription')
+            publisher.publish(kind(data='Turn left in 30m'))
+
+        def enough(counts):
+            return counts['inferred'] >= 2
+
+        assert enough(peer.play_until(enough, drive(seconds=3.0), rate=2.0))
+    finally:
+        peer.node.destroy_publisher(publisher)
 
 
 def test_sampling_can_be_changed_live_and_what_defines_the_model_cannot(peer, start):

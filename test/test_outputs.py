@@ -35,6 +35,7 @@ def prediction(samples=2, speed=10.0):
         partial_texts=('',) * samples,
         end=('marker',) * samples,
         tokens=(5,) * samples,
+        navigation='Turn left in 30m',
     )
 
 
@@ -137,7 +138,7 @@ def test_markers_are_never_frame_locked_and_end_with_the_path():
 def test_markers_show_path_samples_footprint_and_text():
     shown = markers.build_markers(plan(), make).markers
     assert {marker.ns for marker in shown} == {'path', 'samples', 'footprint', 'text'}
-    assert 'Keep the lane.' in [marker.text for marker in shown]
+    assert 'Turn left in 30m\nKeep the lane.' in [marker.text for marker in shown]
     line = next(marker for marker in shown if marker.ns == 'path')
     assert len(line.points) == len(line.colors) == 64
 

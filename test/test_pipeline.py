@@ -12,8 +12,10 @@ from small_bag import (
     CAMERAS,
     ODOMETRY,
     PICTURE,
+    START_NS,
     compressed,
     drive,
+    header,
     image_topic,
     jpeg,
     make,
@@ -171,6 +173,78 @@ def test_a_drive_gives_a_path_for_every_anchor_with_a_whole_history(bench, curva
     at = np.array([[np.cos(0.6), -np.sin(0.6)], [np.sin(0.6), np.cos(0.6)]]) @ offset
     ahead = at + 10.0 * np.array([np.cos(heading), np.sin(heading)])
     assert (last.x - 4.5e5, last.y - 5.4e6) == pytest.approx(tuple(ahead), abs=0.01)
+
+
+def text_message(text):
+    return make('std_msgs/msg/String', data=text)
+
+
+def route_message(points, frame_id='odom'):
+    poses = [
+        make(
+            'geometry_msgs/msg/PoseStamped',
+            pose=make(
+                'geometry_msgs/msg/Pose', position=make('geometry_msgs/msg/Point', x=x, y=y)
+            ),
+        )
+        for x, y in points
+    ]
+    return make('nav_msgs/msg/Path', header=header(0, frame_id), poses=poses)
+
+
+class SeesRoutes(ConstantVelocityEngine):
+    """Keeps the route text of every context."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def infer(self, context, seed):
+        """Predict."""
+        self.seen.append(context.navigation)
+        return super().infer(context, seed)
+
+
+def test_route_texts_reach_the_engine_until_they_are_old_and_bad_ones_are_named(rig):
+    engine = SeesRoutes()
+    bench = Bench(rig, engine, navigation_max_age_s=0.45)
+    messages = drive(seconds=3.0)
+    begin = START_NS + 2 * 10**9
+    bench.feed([m for m in messages if m[0] <= begin])
+    assert set(engine.seen) == {None}
+    engine.seen.clear()
+    bench.pipeline.receive_navigation(text_message('Turn left in 30m'))
+    bench.pipeline.receive_navigation(text_message('<|route_end|>'))
+    assert 'navigation: route text' in bench.log[-1][1]
+    bench.feed([m for m in messages if m[0] > begin])
+    found = [(x.text, round(x.age_s, 1)) if x else None for x in engine.seen]
+    text = 'Turn left in 30m'
+    assert found[:4] == [(text, 0.0), (text, 0.1), (text, 0.2), (text, 0.3)]
+    assert set(found[5:]) == {None}
+    assert 'navigation_missing' in bench.reports.all[-1].served.prediction.checks
+    assert 'no route text that is new enough' in bench.status('context').message
+
+
+def test_a_route_gives_each_t0_its_text_and_reject_holds_back_what_has_none(rig):
+    engine = SeesRoutes()
+    bench = Bench(rig, engine, on_missing_navigation='reject')
+    messages = drive(seconds=3.0)
+    begin = START_NS + 2 * 10**9
+    bench.feed([m for m in messages if m[0] <= begin])
+    assert bench.fates() == {'rejected': 20}
+    assert bench.pipeline.anchors.rejections['no_navigation'] == 5
+    x, y = 4.5e5, 5.4e6
+    ahead = np.array([np.cos(0.6), np.sin(0.6)])
+    corner = (x, y) + 60 * ahead
+    points = [(x, y), tuple(corner), (corner[0] - 50 * ahead[1], corner[1] + 50 * ahead[0])]
+    bench.pipeline.receive_navigation(route_message(points))
+    bench.feed([m for m in messages if m[0] > begin])
+    ways = [int(x.text.removeprefix('Turn left in ').removesuffix('m')) for x in engine.seen]
+    assert ways == [round(60 - 10 * t) for t in np.arange(2.0, 3.01, 0.1)]
+    bench.pipeline.receive_navigation(route_message(points, 'map'))
+    bench.feed([(m[0] + 1, *m[1:]) for m in drive(seconds=3.3) if m[0] > messages[-1][0]])
+    reports = [report for report in bench.reports.all if report.reason == 'no_navigation']
+    assert reports[-1].detail == "the route is in 'map', the odometry in 'odom'"
 
 
 def test_live_and_offline_publish_the_same_poses_for_the_same_t0(bench, rig, tmp_path):

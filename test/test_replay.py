@@ -408,3 +408,54 @@ def test_the_commonest_refusal_of_a_topic_is_on_the_terminal(rig, tmp_path, caps
     assert f'refused  {ODOMETRY}: bad_message 151, for example: quaternion has norm 0' in text
     assert 'truth    0 of 151 recorded poses make the driven path' in text
     assert f'{ODOMETRY}: bad_message' in (tmp_path / 'out/report.html').read_text()
+
+
+def navigate(folder, rig, *more, messages=()):
+    """Lines of a drive of 4 s with more messages, every anchor."""
+    bag = small_bag.write(folder / 'bag', [*small_bag.drive(4), *messages])
+    assert replay(bag, rig, folder / 'out', '--period', '0', *more) == 0
+    return lines(folder / 'out')
+
+
+def test_route_texts_of_a_topic_hold_from_their_log_time_until_they_are_old(rig, tmp_path):
+    texts = [
+        (START_NS + round(at_s * 1e9), '/guide', small_bag.make('std_msgs/msg/String', data=text))
+        for at_s, text in ((2.05, 'Turn left in 30m'), (2.5, '<i7>'), (3.8, ''))
+    ]
+    more = ('--navigation-topic', '/guide', '--on-missing-navigation', 'reject')
+    found = navigate(
+        tmp_path, rig, *more, '--navigation-max-age-s', '1', messages=sorted(texts, key=str)
+    )
+    (refused,) = [line for line in found if line.get('topic')]
+    assert (refused['topic'], refused['reason']) == ('/guide', 'bad_message')
+    by_t0 = {(x['t0_ns'] - START_NS) / 1e9: x for x in found if 'topic' not in x}
+    served = [t0_s for t0_s, line in by_t0.items() if line['status'] == 'ok']
+    assert served == [round(2.1 + 0.1 * k, 1) for k in range(10)]  # log times are 0.02 s later
+    assert by_t0[2.0]['detail'] == 'no route text and no route has come'
+    assert by_t0[3.5]['detail'] == 'the route text is 1.5 s old, limit 1 s'
+    assert by_t0[3.9]['detail'] == 'the route text is empty'
+
+
+def test_route_texts_of_a_file_are_in_the_run_and_bad_files_are_refused(rig, tmp_path, capsys):
+    texts = tmp_path / 'texts.txt'
+    texts.write_text('# SECONDS TEXT\n\n2.5 Turn left in 30m\n3.5 Continue straight\n')
+    more = ('--navigation-file', str(texts), '--on-missing-navigation', 'reject')
+    found = navigate(tmp_path, rig, *more)
+    assert [(x['t0_ns'] - START_NS) / 1e8 for x in found if x['status'] == 'ok'] == [
+        *range(25, 41)
+    ]
+    run = json.loads((tmp_path / 'out/run.json').read_text())['parameters']
+    assert run['navigation_file'] == str(texts)
+    assert run['on_missing_navigation'] == 'reject'
+    for text, line in (('left', 1), ('1 go\nx go', 2), ('2 go\n1 go', 2), ('1 <i7>', 1)):
+        texts.write_text(text)
+        assert replay(tmp_path / 'bag', rig, tmp_path / 'other', *more) == 2
+        assert f'{texts}: line {line}: ' in capsys.readouterr().err
+
+
+def test_a_topic_of_another_type_is_no_route(straight, rig, tmp_path, capsys):
+    more = ('--navigation-topic', ODOMETRY)
+    assert replay(straight, rig, tmp_path / 'out', *more) == 2
+    assert 'std_msgs/msg/String or nav_msgs/msg/Path' in capsys.readouterr().err
+    assert replay(straight, rig, tmp_path / 'out2', '--navigation-topic', '/nothing') == 2
+    assert 'no topic /nothing' in capsys.readouterr().err

@@ -30,7 +30,7 @@ install()
 import rclpy  # noqa: E402 - importable from here on
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
-from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
 from rclpy.signals import SignalHandlerOptions  # noqa: E402
 
 from alpamayo_ros.ros.diagnostics import t0_status  # noqa: E402
@@ -45,6 +45,7 @@ FOLDER = Path(__file__).parent
 NODE = 'alpamayo_ros.ros.node'
 TYPES = {output.topic: output.type_name for output in OUTPUTS} | {t0_status.TOPIC: ARRAY_TYPE}
 BEST_EFFORT = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def arguments(**parameters):

@@ -7,10 +7,12 @@ from dataclasses import asdict
 import json
 from pathlib import Path
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
 from ..bags.reader import Bag
+from ..context.navigation import NavigationInput
 from ..data_types import NANOSECONDS
 from ..errors import BadInput
 from ..json_types import Summary
@@ -18,9 +20,11 @@ from ..metrics.displacement import HORIZONS_S
 from ..replay.provenance import describe_run
 from ..replay.rebuild import rebuild
 from ..replay.record import ReplayRecord
+from ..replay.recorded_navigation import RecordedNavigation
 from ..replay.replay import Replay, Schedule, require_topics
 from ..replay.summary import describe_truth, find_commonest_refusals
 from ..rig import CameraRig, load_rig
+from ..ros.parameters import NodeParameters
 from ..runtime.serving.jobs import Engine
 from .engine_arguments import (
     LIMITS,
@@ -29,6 +33,7 @@ from .engine_arguments import (
     apply_limits,
     check_engine_arguments,
     make_engine,
+    read_node_parameters,
     require,
 )
 from .entry import command
@@ -36,9 +41,19 @@ from .entry import command
 PARAMETERS = (  # arguments that a result depends on
     *('engine', 'device', 'samples', 'seed', 'greedy', 'temperature', 'top_p'),
     *('max_tokens', 'noise_temperature', 'guidance_weight', 'profile', 'activations', 'kv_bits'),
-    *('reasoning', 'flow_steps', 'cameras', 'pixels', 'period', 't0'),
+    *(
+        'navigation_topic',
+        'navigation_file',
+        'reasoning',
+        'flow_steps',
+        'cameras',
+        'pixels',
+        'period',
+        't0',
+    ),
 )
 CLIP_SAMPLES, CLIP_SEED = 6, 42  # of the makers' evaluation
+NAVIGATION = ('navigation_max_age_s', 'on_missing_navigation')
 SPLITS = ('train', 'val', 'test')
 THRESHOLDS = ('max_ade_m', 'max_fde_m', 'max_p90_ms', 'min_valid')
 
@@ -57,9 +72,10 @@ def main(argv: list[str] | None = None) -> int:
     rig = apply_limits(load_rig(arguments.rig), arguments)
     with Bag(arguments.bag) as bag:
         require_topics(bag, rig)
+        navigation = _read_navigation(arguments, bag)
         record.claim(arguments.resume)
         engine = make_engine(arguments)
-        summary = _replay(arguments, bag, rig, engine, record)
+        summary = _replay(arguments, bag, rig, engine, record, navigation)
     print_summary(summary, arguments.out)
     if arguments.json:
         print(json.dumps(summary))
@@ -83,6 +99,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         '--period', type=float, default=1.0, metavar='S', help='one t0 per S seconds; 0: all'
     )
     when.add_argument('--t0', type=int, metavar='NS', help='one t0: stamp of its anchor frame')
+    where = parser.add_argument_group('where to go, for Alpamayo 1.5')
+    texts = where.add_mutually_exclusive_group()
+    texts.add_argument(
+        '--navigation-topic',
+        metavar='TOPIC',
+        help='route texts (std_msgs/String) or routes (nav_msgs/Path) of the bag',
+    )
+    texts.add_argument(
+        '--navigation-file',
+        type=Path,
+        metavar='FILE',
+        help="lines 'SECONDS TEXT', seconds since the start of the bag",
+    )
+    add_node_parameters(parser, 'of navigation', NAVIGATION)
     add_node_parameters(parser, 'limits of the inputs (default: those of the rig)', LIMITS)
     limits = parser.add_argument_group('thresholds: exit status 1 when one is missed')
     limits.add_argument('--max-ade-m', type=float, metavar='M')
@@ -121,13 +151,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _replay(
-    arguments: argparse.Namespace, bag: Bag, rig: CameraRig, engine: Engine, record: ReplayRecord
+    arguments: argparse.Namespace,
+    bag: Bag,
+    rig: CameraRig,
+    engine: Engine,
+    record: ReplayRecord,
+    navigation: RecordedNavigation | None,
 ) -> Summary:
-    parameters = {name: getattr(arguments, name) for name in PARAMETERS} | asdict(rig.limits)
+    names = (*PARAMETERS, *NAVIGATION)
+    parameters = {name: _to_fact(getattr(arguments, name)) for name in names}
+    parameters |= asdict(rig.limits)
     run = describe_run(bag, rig, engine, parameters)
     done = record.resume(run) if arguments.resume else record.begin(run)
     schedule = Schedule(round(arguments.period * NANOSECONDS), arguments.t0)
-    replay = Replay(bag, rig, engine, schedule, arguments.seed)
+    replay = Replay(bag, rig, engine, schedule, arguments.seed, navigation)
     thresholds = {name: getattr(arguments, name) for name in THRESHOLDS}
     bar = tqdm(
         desc=engine.name,
@@ -146,6 +183,21 @@ def _replay(
         print(f'{arguments.out}: stopped; continue with --resume', file=sys.stderr)
         raise
     return rebuild(record, bag, rig, replay.driven, thresholds)
+
+
+def _read_navigation(arguments: argparse.Namespace, bag: Bag) -> RecordedNavigation | None:
+    """Read the route texts that the arguments name; None where they name none."""
+    values = read_node_parameters(arguments, NAVIGATION)
+    own = NodeParameters(rig='r1', engine='constant_velocity', **values)  # checks their ranges
+    if not (arguments.navigation_topic or arguments.navigation_file or values):
+        return None
+    limits = own.navigation_max_age_s, own.on_missing_navigation
+    navigation = RecordedNavigation(NavigationInput(*limits))
+    if arguments.navigation_topic:
+        navigation.read_topic(bag, arguments.navigation_topic)
+    if arguments.navigation_file:
+        navigation.read_file(arguments.navigation_file, bag.start_ns)
+    return navigation
 
 
 def _replay_clips(arguments: argparse.Namespace, record: ReplayRecord) -> Summary:
@@ -192,6 +244,10 @@ def _write_clip_bags(arguments: argparse.Namespace) -> int:
             print(f'{clip_id}: no bag: {error}', file=sys.stderr)
     print(f'{arguments.out}: {len(clip_ids) - failures} of {len(clip_ids)} clips, for --rig r1')
     return 1 if failures else 0
+
+
+def _to_fact(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def _read_list(path: Path | None) -> list[str] | None:

@@ -35,7 +35,10 @@ class NavigationInput:
         self._missing = ''  # why there is neither
 
     def add_text(self, text: str, now_ns: int) -> None:
-        """Take a text; ValueError for one that cannot stand in a prompt."""
+        """Take a text; ValueError for one that cannot stand in a prompt.
+
+        now_ns is 0 while a simulated clock has not begun: its age counts from the first t0 on.
+        """
         self._text = Navigation(text) if text else None
         self._came_ns, self._route = now_ns, None
         self._missing = 'the route text is empty'
@@ -45,6 +48,11 @@ class NavigationInput:
         points = np.asarray(points_m, np.float64).reshape(-1, 2)
         self._route, self._frame_id = (points if len(points) else None), frame_id.lstrip('/')
         self._text, self._missing = None, 'the route is empty'
+
+    def forget_text(self) -> None:
+        """Forget a text, after a jump of the clock that its age is measured on."""
+        if self._text is not None:
+            self._text, self._missing = None, 'the route text is from before a jump of the clock'
 
     def apply(self, context: Context, now_ns: int) -> Context | Rejection:
         """The context with its text; a Rejection where there is none and there must be one."""
@@ -64,6 +72,7 @@ class NavigationInput:
             return found.text, 0.0, found.reason
         if self._text is None:
             return '', 0.0, self._missing
+        self._came_ns = self._came_ns or now_ns
         age_s = max(now_ns - self._came_ns, 0) / NANOSECONDS
         if age_s > self.max_age_s:
             return '', 0.0, f'the route text is {age_s:.1f} s old, limit {self.max_age_s:g} s'

@@ -124,6 +124,7 @@ def _read_prediction(message: Any, values: Mapping[str, str], t0_ns: int) -> Pre
         end=(values['end'],) * count,
         tokens=(int(values['tokens']),) * count,
         checks=checks,
+        navigation=values.get('navigation', ''),
     )
 
 

@@ -6,6 +6,7 @@ file at once. Knows no bag and no engine.
 docs/ros-contract.md section 5 lists the fields of a line. Those that need a word more:
 
 - `text`, `tokens`, `end` are those of the chosen sample.
+- `navigation` is the route text in the prompt, '' without one.
 - `topic` is set when the line is about a refused message; `t0_ns` then is its log time.
 - `log_ns` is the log time of the anchor frame in the input bag; the report finds its image there.
 - `odom_from_t0` is the pose of the vehicle at t0; it places the path in the odometry frame.
@@ -59,6 +60,7 @@ def ok_line(
         'text': prediction.texts[k],
         'partial_text': prediction.partial_texts[k],
         'tokens': prediction.tokens[k],
+        'navigation': prediction.navigation,
         'v0_mps': round(float(prediction.v0_mps), MICRO),
         'twist_mps': round(float(odom.speed_mps), MICRO),
         'skew_ms': round(context.skew_s * 1e3, 3),

@@ -22,6 +22,7 @@ from ..runtime.constant_velocity import make_straight_path
 from ..runtime.serving.jobs import Engine
 from .driven_path import DrivenPath, DrivenTruth
 from .record import Key, line_key, ok_line, reason_line
+from .recorded_navigation import RecordedNavigation
 
 ODOMETRY_TYPES = ('nav_msgs/msg/Odometry',)
 WARM_UP_NS = 1_600_000_000  # the history, and one grid step for the frames around it
@@ -60,8 +61,10 @@ class Replay:
         engine: Engine,
         schedule: Schedule | None = None,
         seed: int = 0,
+        navigation: RecordedNavigation | None = None,
     ) -> None:
         self.bag, self.rig, self.engine = bag, rig, engine
+        self._navigation = navigation
         self.schedule, self.seed = schedule or Schedule(), seed
         self.driven = DrivenPath(bag, rig)
         self._buffer = ContextBuffer(rig)
@@ -96,6 +99,8 @@ class Replay:
                 yield line
 
     def _all(self, seen: Collection[Key]) -> Iterator[Line]:
+        if self._navigation is not None:
+            yield from self._navigation.refused
         for message in self.bag.messages_by_stamp(list_topics(self.rig)):
             if refused := self._feed(message):
                 yield refused
@@ -157,6 +162,8 @@ class Replay:
                 return
             log_ns = self._waiting.pop(t0_ns)
             self._looked_at = True
+            if isinstance(result, Context) and self._navigation is not None:
+                result = self._navigation.apply(result, log_ns)
             if ('', t0_ns) not in seen:
                 yield {**self._line(result, context_ms), 'log_ns': log_ns}
 

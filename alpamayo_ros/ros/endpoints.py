@@ -10,7 +10,7 @@ from typing import Any
 
 from rclpy.duration import Duration
 from rclpy.node import Node
-from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 try:
@@ -65,12 +65,39 @@ def create_input(
     **options: Any,
 ) -> Any:
     """Best-effort subscription, which fits every publisher; options are those of rclpy."""
+    profile = QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
+    overriding = QoSOverridingOptions(OVERRIDABLE)
+    options |= {'qos_overriding_options': overriding}
+    return _subscribe(node, topic, type_name, receive, profile, **options)
+
+
+def create_latched_input(
+    node: Node, topic: str, type_name: str, receive: Callable[[Any], Any]
+) -> None:
+    """Two subscriptions of a topic below the node's name, for latched and for other publishers.
+
+    A transient local one gets what a latched publisher has sent before, but nothing from others; a
+    best-effort one hears every publisher. A latched message may come twice.
+    """
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    _subscribe(node, f'~/{topic}', type_name, receive, latched)
+    every = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    _subscribe(node, f'~/{topic}', type_name, receive, every)
+
+
+def _subscribe(
+    node: Node,
+    topic: str,
+    type_name: str,
+    receive: Callable[[Any], Any],
+    profile: QoSProfile,
+    **options: Any,
+) -> Any:
     return node.create_subscription(
         import_interface(type_name),
         topic,
         receive,
-        QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT),
+        profile,
         event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
-        qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
         **options,
     )

@@ -7,6 +7,9 @@ from ..rig import CameraRig
 ODOMETRY = 'odometry'  # name of the input that is no camera
 ODOMETRY_TYPE = 'nav_msgs/msg/Odometry'
 
+NAVIGATION, NAVIGATION_TYPE = 'input/navigation', 'std_msgs/msg/String'  # below the node's name
+ROUTE, ROUTE_TYPE = 'input/route', 'nav_msgs/msg/Path'
+
 
 def list_input_topics(rig: CameraRig) -> dict[str, tuple[str, str]]:
     """Inputs by name: topic and message type."""

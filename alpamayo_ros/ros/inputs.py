@@ -69,6 +69,14 @@ def to_pose(message: Any) -> EgoPose:
     )
 
 
+def to_route(message: Any) -> tuple[list[tuple[float, float]], str]:
+    """nav_msgs/Path to points x, y in m and the name of their frame; ValueError without one."""
+    if not message.header.frame_id:
+        raise ValueError('route without a frame_id')
+    places = (stamped.pose.position for stamped in message.poses)
+    return [(place.x, place.y) for place in places], message.header.frame_id
+
+
 def read_pose(data: bytes) -> EgoPose:
     """As to_pose, from the CDR bytes of an Odometry; other bytes raise ValueError too."""
     return _make_pose(read_odometry(data))

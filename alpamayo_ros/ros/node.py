@@ -24,8 +24,15 @@ from ..rig import CameraRig
 from ..runtime.start import start_engine
 from .diagnostics import t0_status
 from .diagnostics.status import ARRAY_TYPE, build_diagnostic_array
-from .endpoints import create_input, create_output
-from .input_topics import ODOMETRY, list_input_topics
+from .endpoints import create_input, create_latched_input, create_output
+from .input_topics import (
+    NAVIGATION,
+    NAVIGATION_TYPE,
+    ODOMETRY,
+    ROUTE,
+    ROUTE_TYPE,
+    list_input_topics,
+)
 from .messages import import_interface, make
 from .parameters import declare, find_unknown
 from .pipeline import Pipeline
@@ -103,6 +110,8 @@ class AlpamayoNode(Node):
         )
         for name, topic in topics.items():
             create_input(self, *topic, partial(self._on_frame, name), CAMERA_DEPTH)
+        for own, type_name in ((NAVIGATION, NAVIGATION_TYPE), (ROUTE, ROUTE_TYPE)):
+            create_latched_input(self, own, type_name, self.pipeline.receive_navigation)
         for monitor in self.pipeline.monitors.values():
             monitor.topic = self.resolve_topic_name(monitor.topic)
 

@@ -12,6 +12,7 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 import difflib
 from typing import Any
 
+from ..context.navigation import MAX_AGE_S, ON_MISSING_NAVIGATION
 from ..data_types import REASONING, SamplingOptions
 from ..errors import BadInput
 from ..limits import ContextLimits
@@ -117,6 +118,18 @@ class NodeParameters:
     )
     max_rate_hz: float = parameter_field(
         10.0, 'Upper limit of inferences per second, by header stamps.', low=0.01, high=100.0
+    )
+    navigation_max_age_s: float = parameter_field(
+        MAX_AGE_S,
+        'Oldest route text of ~/input/navigation that stands in a prompt, s.',
+        low=0.1,
+        high=3600.0,
+    )
+    on_missing_navigation: str = parameter_field(
+        'ignore',
+        'What happens without a route text that is new enough: a plan without one, with a check '
+        '(ignore), or none (reject).',
+        choices=ON_MISSING_NAVIGATION,
     )
     max_input_age_s: float = limit_field('max_input_age_s')
     odometry_max_gap_s: float = limit_field('odometry_max_gap_s')

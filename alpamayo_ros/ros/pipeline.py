@@ -12,6 +12,7 @@ from functools import partial
 import time
 from typing import Any
 
+from ..context.navigation import NavigationInput
 from ..data_types import NANOSECONDS, Context, EgoPose, Rejection, derive_seed
 from ..rig import CameraRig
 from ..runtime import memory
@@ -25,7 +26,7 @@ from .diagnostics.input_monitor import InputMonitor, describe_input, describe_pu
 from .diagnostics.status import Status
 from .diagnostics.t0_status import T0StatusPublisher
 from .input_topics import ODOMETRY, list_input_topics
-from .inputs import read_pose, to_frame
+from .inputs import read_pose, to_frame, to_route
 from .log_throttle import LogThrottle
 from .messages import Make
 from .parameters import NodeParameters
@@ -66,6 +67,9 @@ class Pipeline:
             publishers, make, parameters.output_frame, parameters.policies, lambda: self.state
         )
         self.results = Results(self.anchors, publication, status, self._log, now_ns)
+        self._navigation = NavigationInput(
+            parameters.navigation_max_age_s, parameters.on_missing_navigation
+        )
         self._is_enabled, self._infers_next = True, False
         self._epoch = self.anchors.epoch
         self._vehicle: EgoPose | None = None  # the newest pose of the odometry
@@ -129,6 +133,16 @@ class Pipeline:
                 self._log.warn(f'{name}: {reason}', refusal)
         self._follow_epoch(now_ns)
         self._submit_newest(now_ns, start)
+
+    def receive_navigation(self, message: Any) -> None:
+        """Take a route text (std_msgs/String) or a route (nav_msgs/Path)."""
+        try:
+            if hasattr(message, 'data'):
+                self._navigation.add_text(message.data, self._now_ns())
+            else:
+                self._navigation.add_route(*to_route(message))
+        except ValueError as error:
+            self._log.warn('navigation: bad_message', f'navigation: {error}')
 
     def note_publishers(self, name: str, publishers: Sequence[str]) -> None:
         """Note the nodes that publish an input: several mix two vehicles or two clocks."""
@@ -234,6 +248,10 @@ class Pipeline:
         if self.worker.state != 'ready':
             refusal = 'not_ready'
         found = self.anchors.take(now_ns, refusal)
+        if isinstance(found, Context):
+            found = self._navigation.apply(found, now_ns)
+            if isinstance(found, Rejection):
+                self.anchors.reject(found)
         if isinstance(found, Rejection):
             done = self.results.report_missing(found, now_ns)
             self.results.report_decided(now_ns, found.t0_ns, done)
@@ -257,6 +275,7 @@ class Pipeline:
         if self._epoch == self.anchors.epoch:
             return
         self._epoch, self._context, self._vehicle = self.anchors.epoch, None, None
+        self._navigation.forget_text()
         self.worker.discard('reset')
         self.results.reset(now_ns)
 

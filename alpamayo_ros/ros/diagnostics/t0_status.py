@@ -134,10 +134,20 @@ KEYS = (
     ),
     StatusKey(
         'end',
-        'how the reasoning ended: marker, eos or budget',
+        'how the reasoning ended: marker, eos, budget, cut (by reasoning: short) or none',
         _of_prediction(lambda x: x.end[x.chosen]),
     ),
     StatusKey('tokens', 'tokens of the reasoning', _of_prediction(lambda x: x.tokens[x.chosen])),
+    StatusKey(
+        'navigation',
+        'route text in the prompt, where there is one',
+        _of_prediction(lambda x: x.navigation or None),
+    ),
+    StatusKey(
+        'navigation age s',
+        'age of the route text at t0',
+        _of_served(lambda x: x.context.navigation and round(x.context.navigation.age_s, 3)),
+    ),
     StatusKey('text', 'reasoning of the path', _of_prediction(lambda x: x.texts[x.chosen])),
     StatusKey(
         'partial text',

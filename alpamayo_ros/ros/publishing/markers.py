@@ -23,7 +23,7 @@ LINE_STRIP, TEXT_VIEW_FACING, ADD, DELETEALL = 4, 9, 0, 3
 
 
 def build_markers(plan: StampedPrediction, make: Make) -> Any:
-    """MarkerArray: path coloured by speed, other samples faint, footprint at t0 and the text.
+    """MarkerArray: path coloured by speed, other samples faint, footprint at t0 and the texts.
 
     Frame and stamp are those of the path, so an old path does not ride along with the vehicle.
     The markers disappear when the path ends.
@@ -40,8 +40,8 @@ def build_markers(plan: StampedPrediction, make: Make) -> Any:
     markers.append(_make_line(plan, make, 'path', 0, line, colors, 0.35))
     outline = plan.place_points(np.array(FOOTPRINT_M))
     markers.append(_make_line(plan, make, 'footprint', 0, outline, [FOOTPRINT_COLOR], 0.08))
-    text = prediction.texts[prediction.chosen]
-    if text:
+    texts = (prediction.navigation, prediction.texts[prediction.chosen])
+    if text := '\n'.join(filter(None, texts)):
         markers.append(_make_text(plan, make, text))
     return make('visualization_msgs/msg/MarkerArray', markers=markers)
 
