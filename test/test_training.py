@@ -160,7 +160,8 @@ def test_times_of_the_flow_follow_the_released_distribution():
 
 
 def test_the_losses_fall_on_a_few_samples(run, config):
-    settings = replace(load_settings(config), steps=120, warmup=5)
+    steps, one_camera = 60, ({'indices': [1], 'share': 1.0},)
+    settings = replace(load_settings(config), steps=steps, warmup=5, cameras=one_camera)
     trainer = Trainer(run, settings, 'cpu', workers=0)
     batch = next(trainer._batches.iterate_from(0))
 
@@ -172,7 +173,7 @@ def test_the_losses_fall_on_a_few_samples(run, config):
         return float(found.language), float(found.flow), float(found.path)
 
     before = cost()
-    for step in range(120):
+    for step in range(steps):
         found = compute_losses(
             trainer.model, batch, *draw_noise(batch, 2, make_generator('cpu', step))
         )
@@ -261,7 +262,7 @@ def test_the_compiled_step_equals_the_plain_one(parts, monkeypatch, traced):
         return graph.forward
 
     settings, model, _, _ = parts
-    sets = [(0, 1, 2, 6), (1,), (0, 1, 2, 6)]
+    sets = [(1, 6), (1,), (1, 6)]
     monkeypatch.setattr(torch.compiler.config, 'recompile_limit', 8)
     monkeypatch.setattr(compiled, 'COMPILE', compiled.COMPILE | {'options': {}, 'backend': kept})
     ours = make_compiled_step(model, settings, compiled=traced)
@@ -304,11 +305,10 @@ def test_rare_sets_of_cameras_have_a_step_of_their_own(parts):
     cameras = tuple({'indices': own, 'share': share} for own, share in sets)
     settings = replace(parts[0], cameras=cameras)
     step = choose_by_cameras(settings, lambda *_: 'common', lambda *_: 'rare', 0.5)
-    found = []
-    for chosen in cameras:
-        only = ({'indices': chosen['indices'], 'share': 1.0},)
-        batch = next(batches(parts, cameras=only).iterate_from(0))
-        found.append(step(batch, *draw_noise(batch, 1, make_generator('cpu', 0))))
+    batch, found = next(batches(parts, cameras=cameras[:1]).iterate_from(0)), []
+    for chosen, _ in sets:
+        seen = replace(batch, images=batch.images[:, : 4 * len(chosen)])
+        found.append(step(seen, *draw_noise(seen, 1, make_generator('cpu', 0))))
     assert found == ['common', 'rare', 'rare']
 
 

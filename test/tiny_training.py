@@ -24,6 +24,7 @@ TINY = {
              'silent_share': 0.3, 'textured_share': 0.5,
              'changed_shares': {'lights': 0.5, 'pedestrians': 0.5, 'vehicles': 0.25,
                                 'history': 0.3}},
+    'cameras': [{'indices': [1, 6], 'share': 0.6}, {'indices': [1], 'share': 0.4}],
     'batch': 3, 'steps': 8, 'warmup': 2, 'learning_rate': 0.003, 'log_every': 2,
 }  # fmt: skip
 
