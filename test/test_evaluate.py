@@ -248,3 +248,38 @@ def test_a_folder_with_something_else_in_it_is_refused(job, tmp_path, capsys):
     (tmp_path / parts.FOLDER / 'expert-open.jsonl').write_text('nothing\n', encoding='utf-8')
     line = refused(job(tmp_path, 'latencies_s=[]'), capsys)
     assert 'expert-open.jsonl: not a part of an evaluation' in line
+
+
+@pytest.fixture(scope='module')
+def checkpoint15(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('evaluate15') / 'checkpoint'
+    write_small_checkpoint(folder, 0, 'alpamayo1_5')
+    return folder
+
+
+DRIVE = ('profile=drive', 'activations=16', 'kv_bits=16')
+OPEN = ('ablations=false', 'counterfactuals=false', 'latencies_s=[]', 'drives=1', 'moments=1')
+
+
+def test_a_profile_with_routes_and_guidance_is_a_row_beside_exact(checkpoint15, tmp_path):
+    more = ('navigation=route', 'guidance_weight=1.5', 'seconds=10', 'samples=2', 'rounds=50')
+    out = tmp_path / 'out'
+    assert main([f'checkpoint={checkpoint15}', f'out={out}', *OPEN, *DRIVE, *more]) == 0
+    rows = {row['name']: row for row in json.loads((out / 'evaluation.json').read_text())['rows']}
+    name = '16 bits, reasoning none, flow_steps 3, cameras front_wide,front_tele'
+    about, exact = rows[name]['planner'], rows['16 bits']['planner']
+    assert {key: about[key] for key in set(about) - set(exact)} == {
+        'reasoning': 'none', 'flow_steps': 3, 'cameras': 'front_wide,front_tele',
+    }  # fmt: skip
+    assert (exact['navigation'], exact['guidance_weight']) == ('route', 1.5)
+    assert rows[name]['open']['ratio'] is not None
+    said = {row: rows[row]['open']['all']['marker'] for row in (name, '16 bits')}
+    assert said[name] is None and said['16 bits'] is not None  # nothing was said
+
+
+def test_choices_that_a_checkpoint_has_not_are_refused(checkpoint, tmp_path, capsys):
+    base = [f'checkpoint={checkpoint}', f'out={tmp_path / "out"}']
+    assert 'alpamayo_r1 knows no route texts' in refused([*base, 'navigation=route'], capsys)
+    assert 'one of full, short, none' in refused([*base, 'reasoning=some'], capsys)
+    assert "profile: 'quick' is not one of" in refused([*base, 'profile=quick'], capsys)
+    assert '8 or 16' in refused([*base, 'activations=4'], capsys)

@@ -459,3 +459,70 @@ def test_a_topic_of_another_type_is_no_route(straight, rig, tmp_path, capsys):
     assert 'std_msgs/msg/String or nav_msgs/msg/Path' in capsys.readouterr().err
     assert replay(straight, rig, tmp_path / 'out2', '--navigation-topic', '/nothing') == 2
     assert 'no topic /nothing' in capsys.readouterr().err
+
+
+SEVEN = (*small_bag.CAMERAS[:3], 'rear_left', 'rear_tele', 'rear_right', 'front_tele')
+
+
+@pytest.fixture(scope='module')
+def seven(tmp_path_factory):
+    """A drive of 1.5's seven cameras, its rig and an untrained 1.5."""
+    from alpamayo_ros.model.small.untrained import write_small_checkpoint
+
+    folder = tmp_path_factory.mktemp('seven')
+    messages = small_bag.drive(2)
+    messages += [
+        (log_ns, image_topic(name), message)
+        for log_ns, topic, message in messages
+        for name in SEVEN[3:6]
+        if topic == image_topic('front_wide')
+    ]
+    added = '\n'.join(
+        f'  - name: {name}\n    index: {index}\n    topic: {image_topic(name)}'
+        for index, name in enumerate(SEVEN)
+        if name in SEVEN[3:6]
+    )
+    (folder / 'seven.yaml').write_text(f'{small_bag.RIG}\n{added}\n')
+    write_small_checkpoint(folder / 'checkpoint', 0, 'alpamayo1_5')
+    small_bag.write(folder / 'bag', sorted(messages, key=lambda message: message[0]))
+    return folder
+
+
+def replay15(folder, out, *more):
+    """The line of one t0 of the drive of seven cameras."""
+    options = ('--rig', str(folder / 'seven.yaml'), '--checkpoint', str(folder / 'checkpoint'))
+    t0 = ('--t0', str(START_NS + 18 * 10**8), '--max-tokens', '12')
+    assert main([str(folder / 'bag'), '--out', str(out), *options, *t0, *more]) == 0
+    (line,) = lines(out)
+    return line
+
+
+def test_seven_cameras_and_all_choices_of_alpamayo_15_are_reached(seven, tmp_path):
+    line = replay15(seven, tmp_path / 'seven')
+    assert 'camera_subset' not in line['checks'] and line['navigation'] == ''
+    texts = tmp_path / 'texts.txt'
+    texts.write_text('0 Turn left in 30m')
+    more = ('--navigation-file', str(texts), '--navigation-max-age-s', '60')
+    drive = ('--profile', 'drive', '--activations', '16', '--kv-bits', '16')
+    guided = (*more, *drive, '--guidance-weight', '1.5', '--noise-temperature', '0.6')
+    found = replay15(seven, tmp_path / 'drive', *guided)
+    assert (found['end'], found['tokens'], found['text']) == ('none', 0, '')
+    assert found['navigation'] == 'Turn left in 30m'
+    assert 'camera_subset' in found['checks']
+    assert not {'out_of_training', 'unguided'} & set(found['checks'])
+    page = (tmp_path / 'drive/report.html').read_text()
+    assert 'Route text: Turn left in 30m' in page
+    assert 'camera_subset: the rig has no cross_left' in page
+    facts = json.loads((tmp_path / 'drive/run.json').read_text())
+    assert facts['parameters']['guidance_weight'] == 1.5
+    assert facts['engine']['cameras'] == 'front_wide,front_tele'
+    short = replay15(seven, tmp_path / 'short', '--reasoning', 'short', '--max-tokens', '4')
+    assert (short['end'], short['tokens']) == ('cut', 3)
+
+
+def test_a_profile_reaches_the_engine(seven, tmp_path):
+    replay15(seven, tmp_path / 'out', '--profile', 'fast', '--flow-steps', '2')
+    run = json.loads((tmp_path / 'out/run.json').read_text())
+    chosen = {key: run['parameters'][key] for key in ('activations', 'kv_bits', 'flow_steps')}
+    assert chosen == {'activations': 8, 'kv_bits': 8, 'flow_steps': 2}
+    assert (run['engine']['activations'], run['engine']['kv_bits']) == (8, 8)

@@ -31,7 +31,7 @@ Loop = OpenLoop | ClosedLoop | Counterfactuals
 _PACKAGE = Path(__file__).parents[1]
 # Code that figures depend on beside the world: planners, loops, metrics, and the node's policies.
 _MEASURING = ('drives', 'metrics', 'ros/publishing', 'runtime')
-_MEASURING_FILES = ('validity.py', 'geometry.py', 'data_types.py')
+_MEASURING_FILES = ('validity.py', 'geometry.py', 'data_types.py', 'context/route_text.py')
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import functools
 from typing import TYPE_CHECKING, Protocol
 
@@ -55,6 +55,7 @@ class CheckpointPlanner:
 
     load: loads the engine, at the first plan. change: changes the pictures of a scene. donor:
     finds the scene whose pictures are shown; history and pose stay those of the scene itself.
+    has_routes: whether the prompt has the route text of the scene.
     """
 
     load: Callable[[], AlpamayoEngine]
@@ -62,6 +63,7 @@ class CheckpointPlanner:
     batch: int
     change: PictureChange = keep_pictures
     donor: Callable[[Scene], Scene] | None = None
+    has_routes: bool = False
 
     def plan(self, scenes: Sequence[Scene], seed: int) -> list[Prediction]:
         """See Planner."""
@@ -74,6 +76,11 @@ class CheckpointPlanner:
             rngs = [np.random.default_rng(scene_seed) for scene_seed in seeds]
             shown = part if self.donor is None else [self.donor(scene) for scene in part]
             contexts = make_contexts(part, self.change, rngs, engine.device.type, shown)
+            if self.has_routes:
+                texts = [scene.navigation() for scene in part]
+                contexts = [
+                    replace(x, navigation=text) for x, text in zip(contexts, texts, strict=True)
+                ]
             found += infer_batch(engine, contexts, seeds, self.options)
         return found
 

@@ -11,6 +11,8 @@ import functools
 from typing import Any
 
 from ..data_types import SamplingOptions
+from ..errors import BadInput
+from ..profiles import DEFAULT, PROFILES, Profile, split_names
 from ..runtime.constant_turn_rate import ConstantTurnRateEngine
 from ..runtime.constant_velocity import ConstantVelocityEngine
 from ..world.camera import CAMERAS
@@ -24,9 +26,10 @@ from .planners import (
     find_other_drive,
 )
 from .scene import blacken, shuffle_cameras
-from .settings import EvaluationSettings
+from .settings import EvaluationSettings, choose_profile, make_options
 
 REFERENCE_BITS = 16
+EXACT = PROFILES[DEFAULT]
 PICTURE_CHANGES = {'cameras shuffled': shuffle_cameras, 'black images': blacken}
 OTHER_PICTURES = "another drive's pictures"
 _RULE_BREAKERS = {'ignores pedestrians': EDITS[0], 'ignores lights': EDITS[2]}
@@ -56,16 +59,17 @@ def make_rows(settings: EvaluationSettings) -> list[EvaluationRow]:
     Raises BadInput for a checkpoint that cannot be used as the settings ask.
     """
     rows = _make_baselines()
-    evaluated = _Checkpoint(settings.checkpoint, settings, settings.bits, settings.recipe)
-    if settings.reference is not None:
-        reference = _Checkpoint(settings.reference, settings, REFERENCE_BITS, None)
-    elif evaluated.packed:
-        reference = None
-    else:
-        reference = _Checkpoint(settings.checkpoint, settings, REFERENCE_BITS, None)
+    evaluated = _Checkpoint(
+        settings.checkpoint, settings, settings.bits, settings.recipe, choose_profile(settings)
+    )
+    compared = settings.reference or (None if evaluated.packed else settings.checkpoint)
+    reference = None
+    if compared is not None:
+        reference = _Checkpoint(compared, settings, REFERENCE_BITS, None, EXACT)
     if reference is not None and (reference.about != evaluated.about):
         rows.append(reference.make_row('reference'))
-    is_reference = evaluated.plan.bits == REFERENCE_BITS and not evaluated.plan.rules
+    is_exact = evaluated.chosen == EXACT
+    is_reference = evaluated.plan.bits == REFERENCE_BITS and not evaluated.plan.rules and is_exact
     rows.append(evaluated.make_row('reference' if is_reference else 'model'))
     if settings.ablations:
         rows += [evaluated.make_ablation(name) for name in PICTURE_CHANGES]
@@ -96,7 +100,12 @@ class _Checkpoint:
     """A checkpoint at some width, as rows; its weights are loaded once, when they are needed."""
 
     def __init__(
-        self, checkpoint: str, settings: EvaluationSettings, bits: float | None, recipe: str | None
+        self,
+        checkpoint: str,
+        settings: EvaluationSettings,
+        bits: float | None,
+        recipe: str | None,
+        chosen: Profile,
     ) -> None:
         from ..hub import resolve_checkpoint
         from ..model.checkpoint import hash_checkpoint  # torch takes seconds to import
@@ -105,7 +114,7 @@ class _Checkpoint:
         from ..runtime.load import plan_load
 
         folder = resolve_checkpoint(checkpoint)
-        self.settings = settings
+        self.settings, self.chosen = settings, chosen
         self.plan = plan_load(folder, settings.device, bits, recipe)
         self.packed = bool(self.plan.rules) and not self.plan.on_the_fly
         config, camera = self.plan.model.config, CAMERAS[0]
@@ -114,7 +123,20 @@ class _Checkpoint:
             camera.height, camera.width, config.min_pixels, config.max_pixels,
             vision.patch_size * vision.spatial_merge_size,
         )  # fmt: skip
-        self.name = f'{self.plan.bits:g} bits {self.plan.recipe}'.strip()
+        if settings.navigation != 'none' and not config.version.has_routes:
+            raise BadInput(
+                f'navigation={settings.navigation}: {config.model_type} knows no route texts'
+            )
+        changed = {
+            name: value for name, value in vars(chosen).items() if value != getattr(EXACT, name)
+        }
+        width = f'{self.plan.bits:g} bits {self.plan.recipe}'.strip()
+        self.name = ', '.join([width, *(f'{name} {value}' for name, value in changed.items())])
+        also = {
+            name: value
+            for name in ('navigation', 'guidance_weight', 'noise_temperature')
+            if (value := getattr(settings, name)) != getattr(EvaluationSettings, name)
+        }
         self.about = {
             'engine': AlpamayoEngine.name,
             'checkpoint_sha256': hash_checkpoint(folder),
@@ -125,9 +147,21 @@ class _Checkpoint:
             'untrained': config.untrained,
             'batch': settings.batch,
             'picture': list(self.size),
+            **changed,
+            **also,
         }
         self._load = functools.cache(
-            lambda: AlpamayoEngine(folder, settings.device, None, bits, recipe)
+            lambda: AlpamayoEngine(
+                folder,
+                settings.device,
+                make_options(settings, chosen, settings.samples),
+                bits,
+                recipe,
+                activations=chosen.activations,
+                kv_bits=chosen.kv_bits,
+                cameras=split_names(chosen.cameras),
+                pixels=chosen.pixels,
+            )
         )
 
     def make_row(self, kind: str) -> EvaluationRow:
@@ -155,5 +189,7 @@ class _Checkpoint:
         return EvaluationRow(f'{self.name}, {name}', 'ablation', planner, closed, about, self.size)
 
     def _plan_with(self, samples: int, **changes: Any) -> CheckpointPlanner:
-        options = SamplingOptions(num_samples=samples)
+        options = make_options(self.settings, self.chosen, samples)
+        if self.settings.navigation == 'route':
+            changes['has_routes'] = True
         return CheckpointPlanner(self._load, options, self.settings.batch, **changes)

@@ -13,7 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import geometry
-from ..data_types import GRID_NS, HISTORY_POSES, NANOSECONDS, WAYPOINTS, Context, EgoPose, Frame
+from ..context.route_text import describe_route
+from ..data_types import (
+    GRID_NS,
+    HISTORY_POSES,
+    NANOSECONDS,
+    WAYPOINTS,
+    Context,
+    EgoPose,
+    Frame,
+    Navigation,
+)
 from ..world.camera import CAMERAS
 from ..world.moments import Moment
 from ..world.rendering.raster import render, stack
@@ -91,6 +101,13 @@ class Scene:
             v0_mps=float(geometry.fit_speeds(xyz[:, :2], np.unwrap(geometry.yaw(rot)))[-1]),
             skew_s=0.0,
         )
+
+    def navigation(self) -> Navigation | None:
+        """Where the route of the drive goes, in words; None where it is not on the route."""
+        road, ego = self.simulation.route.road, self.simulation.trace.ego(self.t0_s)
+        points = np.column_stack([road.x_m, road.y_m])
+        text = describe_route(points, (ego.x_m, ego.y_m), ego.yaw_rad).text
+        return Navigation(text) if text else None
 
     def pose(self) -> EgoPose:
         """Pose at t0 in the frame of the world."""

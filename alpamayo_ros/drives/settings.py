@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from ..cluster.workers import LOCAL, Cluster
+from ..data_types import REASONING, SamplingOptions
 from ..errors import BadInput
+from ..profiles import DEFAULT, Profile, choose
 from ..ros.publishing.policy import EXPIRED_PATH, ON_INVALID
 from ..world.moments import SIMULATION_STEP_S
 from ..world.samples import HORIZON_S
 from ..world.towns import SPLITS
 from .closed_loop import LONGEST_LATENCY_S
+
+NAVIGATION = ('none', 'route')
 
 
 @dataclass
@@ -18,9 +22,12 @@ class EvaluationSettings:
     """Settings that the command takes as key=value.
 
     reference: the checkpoint of the 16-bit row; by default the evaluated one, if that is not
-    packed. moments: t0s per drive in the open loop. closed_drives: None for all. latencies_s: []
-    for no closed loop. counterfactuals: whether pictures are edited and planned again. retime: as
-    the node's parameter. batch: scenes per forward pass. cluster: empty for this process, local
+    packed; its row is of the profile exact. profile, and the six settings behind it: those of the
+    node, 0, '' and 'profile' mean the profile's. navigation: 'route' puts the next turn of the
+    drive into the prompt, for Alpamayo 1.5. moments: t0s per drive in the open loop.
+    closed_drives: None for all. latencies_s: [] for no closed loop. counterfactuals: whether
+    pictures are edited and planned again. retime: as the node's parameter. batch: scenes per
+    forward pass. cluster: empty for this process, local
     for Ray on this machine, or ray://HOST. workers: processes that share the drives; 2 or more
     without a cluster are a local one. rounds: of the bootstrap.
     """
@@ -30,6 +37,16 @@ class EvaluationSettings:
     recipe: str | None = None
     reference: str | None = None
     device: str = 'cpu'
+    profile: str = DEFAULT
+    activations: int = 0
+    kv_bits: int = 0
+    reasoning: str = 'profile'
+    flow_steps: int = 0
+    cameras: str = ''
+    pixels: int = 0
+    navigation: str = 'none'
+    guidance_weight: float = 1.0
+    noise_temperature: float = 1.0
     out: str = 'out/evaluation'
     split: str = 'test'
     drives: int = 200
@@ -58,6 +75,16 @@ def check_settings(settings: EvaluationSettings) -> None:
     )
     for name in ('drives', 'moments', 'samples', 'closed_samples', 'batch', 'rounds'):
         _require(getattr(settings, name) >= 1, name, getattr(settings, name), '1 or more')
+    chosen = choose_profile(settings)
+    for name, widths in (('activations', (8, 16)), ('kv_bits', (8, 16))):
+        _require(getattr(chosen, name) in widths, name, getattr(chosen, name), '8 or 16')
+    words = ', '.join(REASONING)
+    _require(chosen.reasoning in REASONING, 'reasoning', chosen.reasoning, f'one of {words}')
+    _require(settings.navigation in NAVIGATION, 'navigation', settings.navigation, 'none or route')
+    for name in ('flow_steps', 'pixels', 'guidance_weight'):
+        _require(getattr(settings, name) >= 0, name, getattr(settings, name), '0 or more')
+    noise = settings.noise_temperature
+    _require(noise > 0, 'noise_temperature', noise, 'more than 0')
     workers = settings.workers
     _require(workers is None or workers >= 1, 'workers', workers, '1 or more')
     make_cluster(settings)
@@ -78,6 +105,23 @@ def check_settings(settings: EvaluationSettings) -> None:
     closed = settings.closed_drives
     _require(
         closed is None or 1 <= closed <= settings.drives, 'closed_drives', closed, '1 to drives'
+    )
+
+
+def choose_profile(settings: EvaluationSettings) -> Profile:
+    """The profile with what is set beside it; raises BadInput for an unknown one."""
+    own = {row.name: getattr(settings, row.name) for row in fields(Profile)}
+    return choose(settings.profile, Profile(**own))
+
+
+def make_options(settings: EvaluationSettings, chosen: Profile, samples: int) -> SamplingOptions:
+    """How so many samples are drawn."""
+    return SamplingOptions(
+        num_samples=samples,
+        reasoning=chosen.reasoning,
+        flow_steps=chosen.flow_steps or None,
+        guidance_weight=settings.guidance_weight,
+        noise_temperature=settings.noise_temperature,
     )
 
 

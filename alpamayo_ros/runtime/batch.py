@@ -127,7 +127,8 @@ def _infer(
         vision = model.encode_images(patches, grids)
 
     def prepare() -> Steps:
-        sizes = *prompts.ids.shape, options.num_samples, options.max_tokens
+        scenes, length = prompts.ids.shape
+        sizes = scenes, length, options.num_samples, options.max_tokens
         return model.allocate_cache(*sizes, engine.kv_bits), model
 
     ids = engine.processor.ids

@@ -21,6 +21,7 @@ from ..config import load_config
 from ..processor import Processor
 from ..prompt.tokens import IMAGE_PAD, SPECIAL_NAMES, format_special
 from ..prompt.wording import INSTRUCTION, SYSTEM
+from ..versions import VERSIONS
 from .vlm_files import write_json, write_vlm
 
 SENTENCE = 'Untrained demo weights: this path means nothing.'
@@ -72,11 +73,15 @@ _GAINS = {
 _LOGIT = 22.0  # logit of the next word of the sentence; all others are near zero
 
 
-def write_small_checkpoint(folder: Path, seed: int) -> None:
-    """Make `folder` with config.json, model.safetensors and vlm/. Equal seeds give equal files."""
+def write_small_checkpoint(folder: Path, seed: int, model_type: str = 'alpamayo_r1') -> None:
+    """Make `folder` with config.json, model.safetensors and vlm/. Equal seeds give equal files.
+
+    model_type: one of versions.VERSIONS; the files differ in their config.json alone.
+    """
     folder.mkdir()
     size = write_vlm(folder / 'vlm', _WORDS, _GEOMETRY)
-    write_json(folder / 'config.json', make_config_json(size) | {'untrained': True})
+    named = {'model_type': model_type, 'architectures': [VERSIONS[model_type].architecture]}
+    write_json(folder / 'config.json', make_config_json(size) | named | {'untrained': True})
     config = load_config(folder)
     model = AlpamayoModel(config)
     _initialise(model, torch.Generator().manual_seed(seed))
