@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 from tiny_training import write_settings
 import torch
 
+from alpamayo_ros.context.route_text import describe_route
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.world.moments import CAR_FRONT_M
@@ -150,15 +151,20 @@ def test_no_other_way_far_off_or_without_an_arm(drive, lit_drive, junction):
     assert take_other_way(start_before(lit_drive, turn.start_m + CAR_FRONT_M, 15.0)) is None
 
 
-def test_a_route_text_tells_the_side_and_about_how_far(junction):
+def test_a_route_text_is_that_of_the_road_but_for_the_errors_of_a_map(junction):
     start, turn = junction
-    _, way = find_turn(start)
-    told = [write_route(start, np.random.default_rng(seed)).split() for seed in range(30)]
-    side = {1: 'left', -1: 'right'}[turn.side]
-    assert {tuple(x[:3]) for x in told} == {('Turn', side, 'in')}
-    metres = [int(x[3].removesuffix('m')) for x in told]
-    assert np.mean(metres) == pytest.approx(way, abs=1.5) and 0.5 < np.std(metres) < 4.0
-    assert write_route(take_other_way(start), np.random.default_rng(0)).split()[1] != side
+    road, ego = start.route.road, start.trace.steps[-1].ego
+    places = ego.s_m + np.arange(-5.0, 120.0)
+    exact = describe_route(road.points(places), (ego.x_m, ego.y_m), ego.yaw_rad).text
+    told = [write_route(start, np.random.default_rng(seed)) for seed in range(30)]
+    assert {x.rpartition(' ')[0] for x in told} == {exact.rpartition(' ')[0]}
+    metres, true = ([int(x.split()[-1].removesuffix('m')) for x in texts]
+                    for texts in (told, [exact]))  # fmt: skip
+    assert np.mean(metres) == pytest.approx(true[0], abs=2.0) and 0.5 < np.std(metres) < 4.0
+    assert find_turn(start)[0] == turn
+    sides = {1: 'left', -1: 'right'}
+    other = write_route(take_other_way(start), np.random.default_rng(0))
+    assert (told[0].split()[1], other.split()[1]) == (sides[turn.side], sides[-turn.side])
 
 
 def test_textures_lie_over_whole_samples_and_stay_in_place():

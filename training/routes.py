@@ -11,26 +11,25 @@ import math
 
 import numpy as np
 
+from alpamayo_ros.context.route_text import FARTHEST_M, STRAIGHT
 from alpamayo_ros.world.driver import make_plan
 from alpamayo_ros.world.road import Road, integrate_road
 from alpamayo_ros.world.route import TURN_RADIUS_M, Turn
 from alpamayo_ros.world.simulation import Simulation
 
-ROUTE_WORDS = 'Turn left in\nTurn right in\nContinue straight'
-LONGEST_ROUTE = 'Turn right in 594m'
-_STRAIGHT = 'Continue straight'
-_FARTHEST_M = 594.0
+ROUTE_WORDS = f'Turn left in\nTurn right in\n{STRAIGHT}'
+LONGEST_ROUTE = f'Turn right in {FARTHEST_M:.0f}m'
 _RAMP_M = 6.0
 _OTHER_WAY_M = 80.0  # the junction is so near when the other way is taken
 _SIDES = {1: 'left', -1: 'right'}
 
 
 def find_turn(simulation: Simulation) -> tuple[Turn, float] | None:
-    """Return the next turn of the route and the way m to where half of it is done."""
+    """Return the next turn of the route and the way m to where half a right angle is done."""
     s = simulation.trace.steps[-1].ego.s_m
     for turn in simulation.route.turns:
-        way = (turn.start_m + turn.end_m) / 2 - s
-        if 0.0 < way <= _FARTHEST_M:
+        way = turn.start_m + _measure_arc(turn.side) / 2 - s
+        if 0.0 < way <= FARTHEST_M:
             return turn, way
     return None
 
@@ -39,9 +38,9 @@ def write_route(simulation: Simulation, rng: np.random.Generator) -> str:
     """Return the text for a simulation at t0; its distance is as wrong as that of a map."""
     found = find_turn(simulation)
     if found is None:
-        return _STRAIGHT
+        return STRAIGHT
     turn, way = found
-    told = min(max(way * rng.normal(1.0, 0.04) + rng.normal(0.0, 1.5), 1.0), _FARTHEST_M)
+    told = min(max(way * rng.normal(1.0, 0.04) + rng.normal(0.0, 1.5), 1.0), FARTHEST_M)
     return f'Turn {_SIDES[turn.side]} in {round(told)}m'
 
 
