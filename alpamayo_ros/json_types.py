@@ -146,7 +146,65 @@ class _ClipPart(TypedDict, total=False):
     clips: ClipMetrics
 
 
-class Summary(_Pass, _ClipPart):
+class ItemCounts(TypedDict):
+    """How many work items a dataset has; failed: those whose bag could not be replayed."""
+
+    items: int
+    replayed: int
+    failed: int
+
+
+class Change(TypedDict):
+    """Mean change of the ADE of the items against an earlier run, with its interval.
+
+    pairs: items that both have, over the same horizon; worse: how many of them grew.
+    """
+
+    folder: str
+    pairs: int
+    worse: int
+    mean_change_m: float
+    low_m: float | None
+    high_m: float | None
+
+
+class _DatasetPart(TypedDict, total=False):
+    items: ItemCounts
+    against: Change
+
+
+class ItemRow(TypedDict):
+    """One line of items.jsonl: a bag or a span of one, and where its lines are in results.jsonl.
+
+    detail: why the bag could not be replayed; '' when it was. horizon_s: the longest that truth
+    reaches; the means are over it. worst_ade_m, worst_t0_ns: of the t0 with the largest ADE.
+    """
+
+    name: str
+    path: str
+    start_ns: int | None
+    stop_ns: int | None
+    detail: str
+    bag: Facts
+    notes: list[str]
+    anchors: int
+    ok: int
+    reasons: dict[str, int]
+    checks: dict[str, int]
+    horizon_s: float | None
+    ade_m: float | None
+    fde_m: float | None
+    min_ade_m: float | None
+    baseline_ade_m: float | None
+    worst_ade_m: float | None
+    worst_t0_ns: int | None
+    p90_ms: float | None
+    seconds: float
+    begin_byte: int
+    end_byte: int
+
+
+class Summary(_Pass, _ClipPart, _DatasetPart):
     """summary.json: counts, distributions, thresholds and provenance of a replay."""
 
     anchors: int

@@ -19,7 +19,7 @@ from ..errors import BadInput
 from .folder import find_files, open_storages
 from .index import TopicIndex, build_index
 from .payloads import decode_payload, decompress_payload, find_fitting_types
-from .stamp_order import measure_clock_offset, merge_by_stamp
+from .stamp_order import measure_clock_offset, merge_by_stamp, number_passes
 from .storage import Channel
 
 GUESSED = 20  # messages that a topic without a schema is guessed from
@@ -152,16 +152,19 @@ class Bag:
         for k in chosen[np.argsort(logs[chosen], kind='stable')]:
             yield self._read(names[source[k]], int(place[k]))[:3]
 
-    def messages_by_stamp(self, topics: Collection[str]) -> Iterator[StampedMessage]:
+    def messages_by_stamp(
+        self, topics: Collection[str], since_ns: int | None = None
+    ) -> Iterator[StampedMessage]:
         """Messages in the order of their stamps, as a vehicle would have sent them.
 
         A message whose stamp is an outlier keeps its place in the log. Topics must be of types
-        that begin with a Header.
+        that begin with a Header. since_ns: messages with an `order_ns` before it are left out.
         """
         indices = self._index(topics)
         logs = {topic: x.log_ns for topic, x in indices.items()}
         for topic, number in merge_by_stamp(logs, {t: x.ordering_ns for t, x in indices.items()}):
-            yield self._read(topic, number)
+            if since_ns is None or indices[topic].ordering_ns[number] >= since_ns:
+                yield self._read(topic, number)
 
     def messages_to_play(self, topics: Collection[str]) -> Iterator[tuple[str, int, bytes]]:
         """Topic, time ns and payload, for a player with a clock.
@@ -185,6 +188,18 @@ class Bag:
         return measure_clock_offset(
             np.concatenate([x.log_ns for x in indices]),
             np.concatenate([x.ordering_ns for x in indices]),
+        )
+
+    def has_one_clock(self, topics: Collection[str], longest_ns: int) -> bool:
+        """Whether the stamps of topics rise from one end of the bag to the other.
+
+        No stamp is an outlier, none starts a second pass, and no gap is longer than `longest_ns`.
+        """
+        found = self._index(topics).values()
+        merged = np.sort(np.concatenate([x.ordering_ns for x in found]))
+        return (
+            not any(x.is_outlier.any() or number_passes(x.ordering_ns).any() for x in found)
+            and int(np.diff(merged).max(initial=0)) <= longest_ns
         )
 
     def stamps(self, topic: str) -> tuple[np.ndarray, np.ndarray]:

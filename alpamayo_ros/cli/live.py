@@ -34,7 +34,7 @@ from .engine_arguments import LIMITS, add_node_parameters, read_node_parameters,
 from .entry import command
 from .launcher import ChildProcess
 from .play import require_node_types
-from .replay import print_summary
+from .recordings.printing import print_summary
 
 NODE = '/alpamayo'
 RECORDING = 'recording'

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+import logging
 import os
 from typing import Any
 
@@ -103,7 +104,7 @@ class RayWorkers:
             ray.shutdown()
 
     def _start(self) -> None:
-        actor = ray.remote(_Worker).options(**self._resources).remote()
+        actor: Any = ray.remote(_Worker).options(**self._resources).remote()
         self._busy[actor.begin.remote(self._begin)] = actor, None
 
     def _replace(self, actor: Any, job: _Job | None, why: str) -> Outcome[Any, Any] | None:
@@ -133,11 +134,11 @@ def _connect(cluster: Cluster) -> bool:
                 num_cpus=cluster.workers,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level='ERROR',
+                logging_level=logging.ERROR,
                 object_store_memory=STORE_BYTES,
             )
         else:
-            ray.init(cluster.address, log_to_driver=False, logging_level='ERROR')
+            ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise BadInput(f'cluster {cluster.address}: {_shorten(error)}') from error
     return True

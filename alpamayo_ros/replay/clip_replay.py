@@ -6,8 +6,9 @@ buffer, so that figures can stand beside theirs. Writes no file.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 import time
 
 import numpy as np
@@ -17,12 +18,12 @@ from .. import geometry, images
 from ..clips.clip import NS_PER_US, read_egomotion, read_frames
 from ..clips.dataset import ClipError, ClipFolder
 from ..data_types import GRID_NS, HISTORY_POSES, WAYPOINTS, Context, EgoPose, Frame
-from ..json_types import Line
+from ..json_types import Facts, Line
 from ..metrics.displacement import corner_distance, measure_horizons
 from ..rig import CAMERA_INDEX, R1_CAMERAS, CameraRig, RigCamera
 from ..runtime.constant_velocity import make_straight_path
 from ..runtime.serving.jobs import Engine
-from .record import Key, ok_line, reason_line
+from .record import ok_line, reason_line
 
 T0_US = 5_100_000
 GRID_US = GRID_NS // NS_PER_US
@@ -80,23 +81,27 @@ def read_context(
     return context, Truth(path[: now + 1], path[now + 1 :], xyz[now + 1 :], rotations[now + 1 :])
 
 
-def replay_clips(
-    folder: ClipFolder,
-    clip_ids: Sequence[str],
-    engine: Engine,
-    seed: int,
-    t0_us: int = T0_US,
-    done: Collection[Key] = (),
-) -> Iterator[Line]:
-    """One line of the record for each clip that is not in `done`, in the given order.
+def begin_clips(
+    make_engine: Callable[[], Engine], path: Path, seed: int, t0_us: int = T0_US
+) -> Callable[[str], tuple[Facts, Line]]:
+    """Load the engine; returns the function from a clip id to facts of the engine and a line.
 
     Every clip gets the same seed, as in the makers' evaluation.
     """
-    rig = make_clip_rig()
-    for clip_id in clip_ids:
-        if (clip_id, t0_us * NS_PER_US) not in done:
-            line = _replay_clip(folder, clip_id, rig, engine, seed, t0_us)
-            yield {**line, 'clip': clip_id}
+    engine, folder, rig = make_engine(), ClipFolder(path), make_clip_rig()
+    facts = engine.provenance()
+
+    def replay(clip_id: str) -> tuple[Facts, Line]:
+        line = _replay_clip(folder, clip_id, rig, engine, seed, t0_us)
+        return facts, {**line, 'clip': clip_id}
+
+    return replay
+
+
+def make_lost_line(clip_id: str, t0_us: int, detail: str) -> Line:
+    """Line of a clip that no worker has lived to replay."""
+    line = reason_line(t0_us * NS_PER_US, 'failed', 'worker_lost', detail)
+    return {**line, 'clip': clip_id}
 
 
 def _replay_clip(

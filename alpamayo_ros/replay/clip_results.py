@@ -25,7 +25,8 @@ from ..report.replay_page import CaseView, render
 from ..runtime.constant_velocity import make_straight_path
 from .clip_replay import make_clip_rig, read_context
 from .record import ReplayRecord, read_run, to_stamped_prediction
-from .summary import describe, summarise, to_csv
+from .summary import summarise, to_csv
+from .tally import describe
 
 MAX_CASES = 12
 FRAME_RULE = 'the last frame at or before each grid time (the rule of the makers)'

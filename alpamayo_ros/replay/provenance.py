@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 import hashlib
 from importlib import metadata
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ..json_types import Facts, Run
 from ..rig import CameraRig
+from .record import Key, ReplayRecord, read_run
 
 PACKAGES = ('alpamayo_ros', 'torch', 'transformers', 'numpy', 'rosbags', 'opencv-python-headless')
 
@@ -61,3 +62,40 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None  # constant velocity needs no torch
+
+
+class EngineFacts:
+    """An engine that a worker has described."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+
+    def provenance(self) -> Facts:
+        """What the worker described."""
+        return self._facts
+
+
+class EngineGuard:
+    """Begins a record with the engine of the first result, and refuses results of another one."""
+
+    def __init__(self, record: ReplayRecord, describe: Callable[[EngineFacts], Run]) -> None:
+        """describe: the run of an engine, with all else that a resumed run must repeat."""
+        self._record, self._describe = record, describe
+        self._facts: Facts | None = None
+
+    def resume(self) -> set[Key]:
+        """Continue the record with the engine that it was made with; as `ReplayRecord.resume`."""
+        self._facts = read_run(self._record.folder)['engine']
+        return self._record.resume(self._describe(EngineFacts(self._facts)))
+
+    def take(self, facts: Facts) -> None:
+        """Take the engine of a result; raises BadInput for another one than before."""
+        if self._facts is None:
+            self._record.begin(self._describe(EngineFacts(facts)))
+            self._facts = facts
+        elif facts != self._facts:
+            self._record.require_same(self._describe(EngineFacts(facts)))
+
+    def has_run(self) -> bool:
+        """Whether a result has come, so that there is something to rebuild."""
+        return self._facts is not None

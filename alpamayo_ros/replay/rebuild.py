@@ -28,6 +28,7 @@ from ..runtime.constant_velocity import make_straight_path
 from .driven_path import DrivenPath
 from .record import ReplayRecord, read_run, to_pose, to_stamped_prediction
 from .summary import summarise, to_csv
+from .tally import measure_error
 
 MAX_CASES = 12  # about 250 kB each
 MIN_DISTANCE_NS = NANOSECONDS  # cases that are nearer look alike
@@ -52,10 +53,7 @@ def rebuild(
     start_ns = int(driven.stamps_ns[0]) if len(driven.stamps_ns) else 0
     worst = _find_worst(lines)
     full = {x['t0_ns']: x for x in record.lines() if 'topic' not in x and x['t0_ns'] in worst}
-    anchor = next(camera for camera in rig.cameras if camera.name == rig.anchor)
-    cases = [
-        _draw_case(full[t0_ns], start_ns, bag, anchor, rig.ground_z_m, driven) for t0_ns in worst
-    ]
+    cases = [draw_case(full[t0_ns], bag, rig, driven) for t0_ns in worst]
     overview = _draw_overview(lines, start_ns, record, driven, summary)
     page = render(summary, overview, cases, _find_details(lines))
     write_atomically(record.folder / 'report.html', page)
@@ -88,24 +86,20 @@ def _find_details(lines: Sequence[Line]) -> dict[str, str]:
 
 def _find_worst(lines: Sequence[Line]) -> list[int]:
     """t0 of the cases to show: largest ADE first, over the longest horizon that truth reaches."""
-
-    def error(line: Line) -> float:
-        reached = [values for values in line['horizons'].values() if values]
-        return reached[-1]['ade_m'] if reached else -1.0
-
     worst: list[int] = []
     valid = [line for line in lines if line['status'] == 'ok']
-    for line in sorted(valid, key=error, reverse=True):
+    for line in sorted(valid, key=measure_error, reverse=True):
         t0_ns = line['t0_ns']
         if len(worst) < MAX_CASES and all(abs(t0_ns - x) >= MIN_DISTANCE_NS for x in worst):
             worst.append(t0_ns)
     return worst
 
 
-def _draw_case(
-    line: Line, start_ns: int, bag: Bag, camera: RigCamera, ground_z_m: float, driven: DrivenPath
-) -> CaseView:
+def draw_case(line: Line, bag: Bag, rig: CameraRig, driven: DrivenPath) -> CaseView:
+    """Draw the front image and the plots of a line that has a prediction."""
     odom = to_pose(line)
+    start_ns = int(driven.stamps_ns[0])
+    anchor = next(camera for camera in rig.cameras if camera.name == rig.anchor)
     future = driven.truth(odom).path
     case = plots.PlotCase(
         samples=np.array(line['samples']),
@@ -116,7 +110,7 @@ def _draw_case(
         driven=future,
         driven_speeds=driven.speeds(odom, np.arange(1, len(future) + 1)),
     )
-    jpeg, note = _draw_front_image(line, case, bag, camera, ground_z_m)
+    jpeg, note = _draw_front_image(line, case, bag, anchor, rig.ground_z_m)
     return CaseView(
         line=line,
         seconds=(line['t0_ns'] - start_ns) / NANOSECONDS,

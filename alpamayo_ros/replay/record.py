@@ -123,6 +123,13 @@ class ReplayRecord:
         Drops a line that the interruption has torn. Raises BadInput when other parameters or
         another checkpoint, rig or bag have made the record.
         """
+        self.require_same(run)
+        self.path.touch()
+        cut_torn_line(self.path)
+        return {line_key(line) for line in self.lines()}
+
+    def require_same(self, run: Run) -> None:
+        """Raise BadInput when other parameters, another checkpoint, rig or bag made the record."""
         before = read_run(self.folder)
         for part in COMPARED:
             old_facts, new_facts = _facts(before, part), _facts(run, part)
@@ -133,17 +140,13 @@ class ReplayRecord:
                         f'{self.folder}: cannot resume, the record was made with '
                         f'{part} {key}={old!r}, not {new!r}'
                     )
-        self.path.touch()
-        with self.path.open('r+b') as file:
-            file.truncate(file.read().rfind(b'\n') + 1)
-        return {line_key(line) for line in self.lines()}
 
-    def append(self, line: Line) -> None:
-        """Write one line through to the file."""
+    def append(self, *lines: Line) -> None:
+        """Write lines through to the file."""
         try:
             with self.path.open('a', encoding='utf-8') as file:
-                file.write(json.dumps(line, allow_nan=False, separators=(',', ':')) + '\n')
-                file.flush()
+                for line in lines:
+                    file.write(json.dumps(line, allow_nan=False, separators=(',', ':')) + '\n')
         except OSError as error:
             raise BadInput(
                 f'{self.path}: {error.strerror}; the results so far stay, continue with --resume'
@@ -162,6 +165,12 @@ class ReplayRecord:
                     where = f'{self.path}: line {number}'
                     raise BadInput(f'{where} is not a line of a replay: {error}') from error
                 yield line
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut off a last line that an interruption has torn."""
+    with path.open('r+b') as file:
+        file.truncate(file.read().rfind(b'\n') + 1)
 
 
 def read_run(folder: Path) -> Run:

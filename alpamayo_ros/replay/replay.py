@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 import time
 
+import numpy as np
+
 from .. import images
 from ..bags.reader import Bag, StampedMessage
 from ..context.buffer import ContextBuffer
@@ -26,6 +28,8 @@ from .recorded_navigation import RecordedNavigation
 
 ODOMETRY_TYPES = ('nav_msgs/msg/Odometry',)
 WARM_UP_NS = 1_600_000_000  # the history, and one grid step for the frames around it
+# What is read before a span: its warm-up, and what the buffer keeps beside it.
+LEAD_NS, LEAD_MESSAGES = 4_000_000_000, 12
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,15 @@ class Schedule:
 
     Periods are counted from WARM_UP_NS after the first anchor frame, and again from there after a
     clock jump; the first anchor at or after the start of a period is taken.
+
+    start_ns, stop_ns: only what is in a span of the bag, from its start, which begins a period, on
+    and before its stop. Spans give the lines of the whole bag to the bit where it has one clock.
     """
 
     period_ns: int = NANOSECONDS
     t0_ns: int | None = None
+    start_ns: int | None = None
+    stop_ns: int | None = None
 
 
 def require_topics(bag: Bag, rig: CameraRig) -> None:
@@ -71,7 +80,7 @@ class Replay:
         self._cameras = {camera.topic: camera.name for camera in rig.cameras}
         self._anchor_topic = next(c.topic for c in rig.cameras if c.name == rig.anchor)
         self._waiting: dict[int, int] = {}  # t0 to log time of the anchor frame
-        self._next_ns: int | None = None
+        self._next_ns = self.schedule.start_ns
         self._epoch = self._buffer.epoch
         self._looked_at = False
 
@@ -99,15 +108,21 @@ class Replay:
                 yield line
 
     def _all(self, seen: Collection[Key]) -> Iterator[Line]:
-        if self._navigation is not None:
+        if self._navigation is not None and self.schedule.start_ns is None:
             yield from self._navigation.refused
-        for message in self.bag.messages_by_stamp(list_topics(self.rig)):
-            if refused := self._feed(message):
+        topics = list_topics(self.rig)
+        for message in self.bag.messages_by_stamp(topics, self._find_start(topics)):
+            refused = self._feed(message)
+            if refused and self._is_inside(message.order_ns):
                 yield refused
             yield from self._decide(seen)
             if self._looked_at and self.schedule.t0_ns is not None:
                 return
+            if self._is_behind(message.order_ns) and not self._waiting:
+                return
         if not self._looked_at and not self._waiting:  # say why there is nothing
+            if self.schedule.start_ns is not None or self.schedule.stop_ns is not None:
+                return
             if (t0_ns := self.schedule.t0_ns) is not None:
                 detail = f'{self.rig.anchor}: no frame at {t0_ns}'
                 line = reason_line(t0_ns, 'rejected', 'no_anchor', detail)
@@ -115,6 +130,26 @@ class Replay:
                 return
             self._waiting = dict.fromkeys(self._buffer.anchors()[-1:], self.bag.end_ns)
         yield from self._decide(seen, final=True)
+
+    def _find_start(self, topics: Collection[str]) -> int | None:
+        """Stamp from which messages are read, so that the buffer knows what it would know."""
+        start_ns = self.schedule.start_ns
+        if start_ns is None:
+            return None
+        since_ns = [start_ns - LEAD_NS]
+        for topic in topics:
+            stamps = np.sort(self.bag.stamps(topic)[1])
+            before = stamps[: np.searchsorted(stamps, start_ns - WARM_UP_NS)]
+            since_ns += before[-LEAD_MESSAGES:][:1].tolist()
+        return min(since_ns)
+
+    def _is_inside(self, stamp_ns: int) -> bool:
+        """Whether a stamp is in the span."""
+        start_ns = self.schedule.start_ns
+        return (start_ns is None or stamp_ns >= start_ns) and not self._is_behind(stamp_ns)
+
+    def _is_behind(self, stamp_ns: int) -> bool:
+        return self.schedule.stop_ns is not None and stamp_ns >= self.schedule.stop_ns
 
     def _feed(self, recorded: StampedMessage) -> Line | None:
         """Put one message into the buffer; a line when it is refused."""
@@ -146,7 +181,7 @@ class Replay:
             return t0_ns == self.schedule.t0_ns
         if self._next_ns is None:
             self._next_ns = t0_ns + WARM_UP_NS
-        if t0_ns < self._next_ns:
+        if t0_ns < self._next_ns or self._is_behind(t0_ns):
             return False
         if period_ns := self.schedule.period_ns:
             self._next_ns += ((t0_ns - self._next_ns) // period_ns + 1) * period_ns

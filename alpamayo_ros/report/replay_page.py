@@ -83,7 +83,7 @@ def render(
             (stage, *(f'{x:.4g}' for x in (s['mean'], s['p50'], s['p90'], s['max'])))
             for stage, s in summary['ms'].items()
         ],
-        provenance=list(_provenance(run)),
+        provenance=describe_provenance(run),
     )
 
 
@@ -92,6 +92,11 @@ def _describe_others(summary: Summary) -> str:
     counts: Mapping[str, Any] = summary['provenance'].get('anchors', summary)
     names = ('dropped', 'rejected', 'discarded', 'failed')
     return ', '.join(f'{counts[name]} {name}' for name in names if name in counts)
+
+
+def describe_provenance(run: Run) -> list[tuple[str, Any]]:
+    """Names and values of a run, for a table."""
+    return list(_provenance(run))
 
 
 def _provenance(run: Run) -> Iterator[tuple[str, Any]]:

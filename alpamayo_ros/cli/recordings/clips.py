@@ -1,0 +1,103 @@
+"""alpamayo_replay --clips: shares clips of the makers' data set among workers, or makes bags.
+
+Its modules of clips need pyarrow and PyAV, which are extras, so that they are imported here alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from pathlib import Path
+import sys
+
+from tqdm import tqdm
+
+from ...clips.dataset import ClipError, ClipFolder
+from ...cluster.workers import start_workers
+from ...errors import BadInput
+from ...json_types import Summary
+from ...replay.clip_bag import write_clip_bag
+from ...replay.clip_replay import T0_US, begin_clips, make_clip_rig, make_lost_line
+from ...replay.clip_results import rebuild_clips
+from ...replay.provenance import EngineGuard, describe_run
+from ...replay.record import ReplayRecord
+from .parameters import make_cluster, make_worker_engine, read_parameters, read_thresholds
+from .printing import print_summary
+
+
+def replay_clips(arguments: argparse.Namespace) -> Summary:
+    """Replay clips and write all results; returns the summary."""
+    folder = ClipFolder(arguments.clips)
+    clip_ids = folder.select(arguments.split, _read_list(arguments.list))
+    t0_us = T0_US if arguments.t0 is None else arguments.t0 // 1000
+    cluster, limits = make_cluster(arguments), read_thresholds(arguments)
+    parameters = {**read_parameters(arguments), 'split': arguments.split}
+    del parameters['period']  # a clip has one t0
+    record = ReplayRecord(arguments.out)
+    describe = functools.partial(describe_run, folder, make_clip_rig(), parameters=parameters)
+    guard = EngineGuard(record, describe)
+    record.claim(arguments.resume)
+    done = {clip_id for clip_id, _ in guard.resume()} if arguments.resume else set()
+    make_engine = functools.partial(make_worker_engine, arguments)
+    begin = functools.partial(begin_clips, make_engine, arguments.clips, arguments.seed, t0_us)
+    left = [clip_id for clip_id in clip_ids if clip_id not in done]
+    bar = tqdm(
+        total=len(clip_ids), initial=len(clip_ids) - len(left), unit='clip', dynamic_ncols=True
+    )
+    try:
+        with bar, start_workers(begin, cluster) as workers:
+            for outcome in workers.run(left):
+                if outcome.result is None:
+                    record.append(make_lost_line(outcome.item, t0_us, outcome.lost))
+                else:
+                    facts, line = outcome.result
+                    guard.take(facts)
+                    record.append(line)
+                bar.update()
+    except KeyboardInterrupt:
+        if guard.has_run():
+            rebuild_clips(record, folder, limits)
+        print(f'{arguments.out}: stopped; continue with --resume', file=sys.stderr)
+        raise
+    if not guard.has_run():
+        raise BadInput(f'{arguments.out}: no worker has lived to replay a clip')
+    return rebuild_clips(record, folder, limits)
+
+
+def write_clip_bags(arguments: argparse.Namespace) -> int:
+    """Write clips as bags; 0 done, 1 when one could not be read."""
+    folder = ClipFolder(arguments.clips)
+    failures = 0
+    clip_ids = folder.select(arguments.split, _read_list(arguments.list))
+    for clip_id in tqdm(clip_ids, unit='clip', dynamic_ncols=True):
+        try:
+            write_clip_bag(folder, clip_id, arguments.out / clip_id)
+        except ClipError as error:
+            failures += 1
+            print(f'{clip_id}: no bag: {error}', file=sys.stderr)
+    print(f'{arguments.out}: {len(clip_ids) - failures} of {len(clip_ids)} clips, for --rig r1')
+    return 1 if failures else 0
+
+
+def print_clips(summary: Summary, arguments: argparse.Namespace) -> None:
+    """Print the summary of a replay of clips, with the makers' metrics."""
+    clips = summary['clips']
+    whole, corners = clips['min_ade_m']['6.4'], clips['corner_distance_m']
+    print_summary(summary, arguments.out)
+    if whole and corners:
+        print(
+            f'clips    minADE_{arguments.samples} {whole["mean"]:.3f} m, corner distance '
+            f'{corners["mean"]:.3f} m over {clips["measured"]} of {clips["clips"]} clips'
+        )
+    if arguments.json:
+        print(json.dumps(summary))
+
+
+def _read_list(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        return [line.strip() for line in path.read_text(encoding='utf-8').split() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f'{path}: not a list of clip ids: {error}') from error
