@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 import json
+import re
 
 import av
 from clip_folder import (
@@ -171,7 +172,10 @@ def test_a_replay_of_clips_writes_record_summary_bags_and_report(clips, tmp_path
     assert metrics['min_ade_m']['1.0']['mean'] == pytest.approx(error[:10].mean(), abs=0.01)
     assert metrics['corner_distance_m']['mean'] > metrics['min_ade_m']['6.4']['mean']
     assert (out / 'prediction' / GOOD / 'metadata.yaml').is_file()
-    assert GOOD in (out / 'report.html').read_text()
+    page = (out / 'report.html').read_text()
+    table = json.loads(re.search(r'rows = (\[.*\]), sortColumn = 1;', page)[1])
+    assert [(row[1], row[-1]) for row in table] == [(x['clip'], x['reason']) for x in lines]
+    assert table[0][2] == lines[0]['horizons']['6.4']['min_ade_m'] and table[1][2] is None
     before = (out / 'results.jsonl').read_bytes()
     assert main([*arguments, '--resume']) == 0
     assert (out / 'results.jsonl').read_bytes() == before
@@ -184,7 +188,7 @@ def test_a_replay_of_clips_writes_record_summary_bags_and_report(clips, tmp_path
         (['bag', '--out', 'x', '--engine', 'constant_velocity'], '--rig: expected'),
         (
             ['bag', '--rig', 'r1', '--split', 'test', '--out', 'x'],
-            '--list, --split and --to-bag go with',
+            '--split and --to-bag go with --clips',
         ),
     ],
 )

@@ -9,6 +9,7 @@ import shutil
 import signal
 import tracemalloc
 
+from clip_folder import write_clip_folder
 from pyarrow import parquet
 import pytest
 import small_bag
@@ -183,6 +184,17 @@ def test_a_cluster_gives_the_figures_of_one_process(fleet, rig, tmp_path, whole,
     out = tmp_path / 'out'
     assert replay(rig, out, fleet, '--cluster', 'local') == 0
     assert read_figures(out) == read_figures(whole)
+
+
+def test_clips_on_a_cluster_give_the_lines_of_one_process(tmp_path, local_ray):
+    clips = write_clip_folder(tmp_path / 'clips')
+    found = []
+    for more in ([], ['--cluster', 'local']):
+        out = tmp_path / f'out{len(found)}'
+        arguments = ['--clips', str(clips), '--engine', 'constant_velocity', '--out', str(out)]
+        assert main([*arguments, *more]) == 0
+        found.append(sorted(without_times(read_record(out)), key=lambda line: line['clip']))
+    assert found[0] == found[1] and len(found[0]) == 4
 
 
 def make_engine():

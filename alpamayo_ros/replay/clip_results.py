@@ -20,6 +20,7 @@ from ..files import write_atomically
 from ..json_types import ClipMetrics, Line, Summary
 from ..metrics.displacement import HORIZONS_S
 from ..report import plots
+from ..report.items_table import ItemsTable
 from ..report.overlay import to_jpeg
 from ..report.replay_page import CaseView, render
 from ..runtime.constant_velocity import make_straight_path
@@ -29,6 +30,18 @@ from .summary import summarise, to_csv
 from .tally import describe
 
 MAX_CASES = 12
+COLUMNS = (  # of the table of clips: title, digits of a number
+    ('clip', None),
+    ('minADE, m', 2),
+    ('ADE, m', 2),
+    ('FDE, m', 2),
+    ('corner distance, m', 2),
+    ('constant velocity ADE, m', 2),
+    ('ms', 0),
+    ('reasoning', None),
+    ('remarks', None),
+)
+_LONGEST = f'{HORIZONS_S[-1]:.1f}'
 FRAME_RULE = 'the last frame at or before each grid time (the rule of the makers)'
 PUBLISHED = (  # what others report; their clips and options differ, so these are no targets
     'Alpamayo-R1-10B in bf16: minADE_6 0.780 m, 4-bit weights +0.053 m; 500 clips '
@@ -60,7 +73,7 @@ def rebuild_clips(
     if valid:
         times = np.array([line['ms']['total'] for line in valid])
         overview['Time per clip'] = plots.plot_latencies(times)
-    page = render(summary, overview, cases, details)
+    page = render(summary, overview, cases, details, _tabulate(lines))
     write_atomically(record.folder / 'report.html', page)
     return summary
 
@@ -87,8 +100,28 @@ def _measure_clips(lines: list[Line]) -> ClipMetrics:
     }
 
 
+def _tabulate(lines: list[Line]) -> ItemsTable:
+    """All clips, those with the largest minADE first."""
+    rows = []
+    for line in lines:
+        errors, straight = (line.get(x, {}).get(_LONGEST) or {} for x in ('horizons', 'baseline'))
+        rows.append(
+            [
+                '',
+                line['clip'],
+                *(errors.get(key) for key in ('min_ade_m', 'ade_m', 'fde_m')),
+                line.get('corner_distance_m'),
+                straight.get('ade_m'),
+                line.get('ms', {}).get('total'),
+                line.get('text', ''),
+                ' '.join(filter(None, [line['reason'], *line.get('checks', ())])),
+            ]
+        )
+    return ItemsTable(COLUMNS, rows, sort_column=1)
+
+
 def _min_ade(line: Line) -> float:
-    values = line['horizons'][f'{HORIZONS_S[-1]:.1f}']
+    values = line['horizons'][_LONGEST]
     return values['min_ade_m'] if values else -1.0
 
 

@@ -31,7 +31,7 @@ class Dataset(ReplayRecord):
         self.items_path = folder / ITEMS
         self._guard = EngineGuard(self, describe)
 
-    def list_done(self) -> set[str]:
+    def list_done_items(self) -> set[str]:
         """Names of the items that need no work; cuts off what an interruption has torn.
 
         Raises BadInput when other parameters or another rig made the record.

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..json_types import Facts, Run
 from ..rig import CameraRig
-from .record import Key, ReplayRecord, read_run
+from .record import ReplayRecord, read_run
 
 PACKAGES = ('alpamayo_ros', 'torch', 'transformers', 'numpy', 'rosbags', 'opencv-python-headless')
 
@@ -83,10 +83,10 @@ class EngineGuard:
         self._record, self._describe = record, describe
         self._facts: Facts | None = None
 
-    def resume(self) -> set[Key]:
-        """Continue the record with the engine that it was made with; as `ReplayRecord.resume`."""
+    def resume(self) -> None:
+        """Expect the engine that made the record; raises BadInput when all else is another."""
         self._facts = read_run(self._record.folder)['engine']
-        return self._record.resume(self._describe(EngineFacts(self._facts)))
+        self._record.require_same(self._describe(EngineFacts(self._facts)))
 
     def take(self, facts: Facts) -> None:
         """Take the engine of a result; raises BadInput for another one than before."""

@@ -120,10 +120,13 @@ class ReplayRecord:
     def resume(self, run: Run) -> set[Key]:
         """Continue the record; returns the keys of the lines that it already has.
 
-        Drops a line that the interruption has torn. Raises BadInput when other parameters or
-        another checkpoint, rig or bag have made the record.
+        Raises BadInput when other parameters or another checkpoint, rig or bag have made it.
         """
         self.require_same(run)
+        return self.list_done()
+
+    def list_done(self) -> set[Key]:
+        """Keys of the lines that are there; drops a line that an interruption has torn."""
         self.path.touch()
         cut_torn_line(self.path)
         return {line_key(line) for line in self.lines()}

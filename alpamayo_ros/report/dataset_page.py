@@ -14,7 +14,7 @@ from .items_table import ItemsTable
 from .replay_page import LEGEND, METRIC_ROWS, CaseView, describe_provenance
 from .templating import fill
 
-COLUMNS = (
+COLUMNS = (  # of the table of items: title, digits of a number
     ('item', None),
     ('t0', 0),
     ('served, %', 1),

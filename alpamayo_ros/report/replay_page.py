@@ -12,6 +12,7 @@ from typing import Any
 
 from ..json_types import Line, Run, Summary
 from . import plots
+from .items_table import ItemsTable
 from .templating import fill
 
 LEGEND = (
@@ -65,8 +66,12 @@ def render(
     overview: Mapping[str, bytes],
     cases: Sequence[CaseView],
     details: Mapping[str, str],
+    table: ItemsTable | None = None,
 ) -> str:
-    """The page. overview: caption to PNG; details: one example sentence per reason."""
+    """The page. overview: caption to PNG; details: one example sentence per reason.
+
+    table: of all clips, for a record of clips.
+    """
     run, longest = summary['provenance'], summary['longest_horizon_s']
     return fill(
         'replay.html',
@@ -79,6 +84,7 @@ def render(
         cases=cases,
         legend=LEGEND,
         details=details,
+        table=table,
         stage_times=[
             (stage, *(f'{x:.4g}' for x in (s['mean'], s['p50'], s['p90'], s['max'])))
             for stage, s in summary['ms'].items()

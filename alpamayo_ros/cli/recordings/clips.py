@@ -38,7 +38,10 @@ def replay_clips(arguments: argparse.Namespace) -> Summary:
     describe = functools.partial(describe_run, folder, make_clip_rig(), parameters=parameters)
     guard = EngineGuard(record, describe)
     record.claim(arguments.resume)
-    done = {clip_id for clip_id, _ in guard.resume()} if arguments.resume else set()
+    done: set[str] = set()
+    if arguments.resume:
+        guard.resume()
+        done = {clip_id for clip_id, _ in record.list_done()}
     make_engine = functools.partial(make_worker_engine, arguments)
     begin = functools.partial(begin_clips, make_engine, arguments.clips, arguments.seed, t0_us)
     left = [clip_id for clip_id in clip_ids if clip_id not in done]

@@ -73,7 +73,7 @@ def replay_many(arguments: argparse.Namespace, rig: CameraRig) -> Summary:
     dataset = Dataset(arguments.out, describe)
     earlier = _open_earlier(arguments.against, describe) if arguments.against else None
     dataset.claim(arguments.resume)
-    done = dataset.list_done() if arguments.resume else set()
+    done = dataset.list_done_items() if arguments.resume else set()
     begin = functools.partial(
         begin_replays,
         functools.partial(make_worker_engine, arguments),
