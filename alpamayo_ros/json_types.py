@@ -142,8 +142,24 @@ class ClipMetrics(TypedDict):
     published: list[str]
 
 
+class Change(TypedDict):
+    """Mean change of a metric of the items or clips against an earlier run, with its interval.
+
+    pairs: those that both runs have; worse: in how many of them the metric grew.
+    """
+
+    folder: str
+    metric: str
+    pairs: int
+    worse: int
+    mean_change_m: float
+    low_m: float | None
+    high_m: float | None
+
+
 class _ClipPart(TypedDict, total=False):
     clips: ClipMetrics
+    against: Change
 
 
 class ItemCounts(TypedDict):
@@ -154,23 +170,8 @@ class ItemCounts(TypedDict):
     failed: int
 
 
-class Change(TypedDict):
-    """Mean change of the ADE of the items against an earlier run, with its interval.
-
-    pairs: items that both have, over the same horizon; worse: how many of them grew.
-    """
-
-    folder: str
-    pairs: int
-    worse: int
-    mean_change_m: float
-    low_m: float | None
-    high_m: float | None
-
-
 class _DatasetPart(TypedDict, total=False):
     items: ItemCounts
-    against: Change
 
 
 class ItemRow(TypedDict):

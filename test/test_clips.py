@@ -177,7 +177,16 @@ def test_a_replay_of_clips_writes_record_summary_bags_and_report(clips, tmp_path
     assert [(row[1], row[-1]) for row in table] == [(x['clip'], x['reason']) for x in lines]
     assert table[0][2] == lines[0]['horizons']['6.4']['min_ade_m'] and table[1][2] is None
     before = (out / 'results.jsonl').read_bytes()
-    assert main([*arguments, '--resume']) == 0
+    earlier = tmp_path / 'earlier'
+    earlier.mkdir()
+    lines[0]['horizons']['6.4']['min_ade_m'] -= 0.25
+    (earlier / 'results.jsonl').write_text(''.join(json.dumps(x) + '\n' for x in lines))
+    assert main([*arguments, '--resume', '--against', str(earlier)]) == 0
+    change = json.loads((out / 'summary.json').read_text())['against']
+    assert (change['pairs'], change['worse'], change['mean_change_m']) == (1, 1, 0.25)
+    page = (out / 'report.html').read_text()
+    assert 'Against earlier: 1 in both, mean minADE +0.250 m, 1 worse.' in page
+    assert '0.25' in re.search(r'rows = (\[.*\]), sortColumn = 6;', page)[1]
     assert (out / 'results.jsonl').read_bytes() == before
 
 

@@ -337,11 +337,11 @@ def test_a_comparison_opens_with_the_largest_regression(rig, tmp_path, whole, ca
     record = Dataset(changed, lambda engine: engine)
     summary = dataset_results.rebuild_dataset(record, load_rig(str(rig)), {}, earlier)
     assert summary['against'] == {
-        'folder': 'out', 'pairs': 4, 'worse': 1, 'low_m': None, 'high_m': None,
+        'folder': 'out', 'metric': 'ade_m', 'pairs': 4, 'worse': 1, 'low_m': None, 'high_m': None,
         'mean_change_m': pytest.approx((0.5 - 0.3) / 4),
     }  # fmt: skip
     page = (changed / 'report.html').read_text()
-    assert 'Against out: 4 items in both, mean ADE +0.050 m, 1 worse.' in page
+    assert 'Against out: 4 in both, mean ADE +0.050 m, 1 worse.' in page
     found = re.search(r'rows = (\[.*\]), sortColumn = (\d+)', page)
     cells = {row[1]: row[1 + int(found[2])] for row in json.loads(found[1])}
     assert cells['north/1'] == 0.5 and cells['south/blind'] is None

@@ -110,7 +110,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         '--span', type=float, metavar='S', help='share parts of S seconds (default: whole bags)'
     )
     many.add_argument(
-        '--against', type=Path, metavar='DIR', help='compare with an earlier dataset, by item'
+        '--against', type=Path, metavar='DIR', help='compare with an earlier run, by item or clip'
     )
     clips = parser.add_argument_group(
         'clips of nvidia/PhysicalAI-Autonomous-Vehicles in place of BAG: K = 6, seed 42'
@@ -137,8 +137,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def _check_recordings(arguments: argparse.Namespace) -> None:
     """Raise BadInput for options that do not go together."""
     if arguments.clips is not None:
-        if arguments.bag or arguments.span or arguments.against:
-            raise BadInput('--clips: expected no BAG, --span or --against with it')
+        if arguments.bag or arguments.span:
+            raise BadInput('--clips: expected neither BAG nor --span with it')
         return
     if not (arguments.bag or arguments.list):
         raise BadInput('expected BAG with --rig, or --clips FOLDER')

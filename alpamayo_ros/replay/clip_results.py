@@ -5,7 +5,7 @@ The summary has the makers' metrics beside figures that others published, with t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import json
 import shutil
 
@@ -19,6 +19,7 @@ from ..clips.dataset import ClipError, ClipFolder
 from ..files import write_atomically
 from ..json_types import ClipMetrics, Line, Summary
 from ..metrics.displacement import HORIZONS_S
+from ..metrics.paired import compare_pairs
 from ..report import plots
 from ..report.items_table import ItemsTable
 from ..report.overlay import to_jpeg
@@ -26,7 +27,7 @@ from ..report.replay_page import CaseView, render
 from ..runtime.constant_velocity import make_straight_path
 from .clip_replay import make_clip_rig, read_context
 from .record import ReplayRecord, read_run, to_stamped_prediction
-from .summary import summarise, to_csv
+from .summary import describe_change, summarise, to_csv
 from .tally import describe
 
 MAX_CASES = 12
@@ -37,10 +38,12 @@ COLUMNS = (  # of the table of clips: title, digits of a number
     ('FDE, m', 2),
     ('corner distance, m', 2),
     ('constant velocity ADE, m', 2),
+    ('change of minADE, m', 3),
     ('ms', 0),
     ('reasoning', None),
     ('remarks', None),
 )
+CHANGE_COLUMN = 6
 _LONGEST = f'{HORIZONS_S[-1]:.1f}'
 FRAME_RULE = 'the last frame at or before each grid time (the rule of the makers)'
 PUBLISHED = (  # what others report; their clips and options differ, so these are no targets
@@ -51,14 +54,25 @@ PUBLISHED = (  # what others report; their clips and options differ, so these ar
 
 
 def rebuild_clips(
-    record: ReplayRecord, folder: ClipFolder, limits: Mapping[str, float | None]
+    record: ReplayRecord,
+    folder: ClipFolder,
+    limits: Mapping[str, float | None],
+    earlier: ReplayRecord | None = None,
 ) -> Summary:
-    """Write all results of a record of clips beside it and return the summary."""
+    """Write all results of a record of clips beside it and return the summary.
+
+    Raises BadInput when no clip has been measured in an `earlier` run too.
+    """
     run = read_run(record.folder)
     lines = sorted(record.lines(), key=lambda line: line['clip'])
     summary = summarise(lines, run, limits)
     summary['clips'] = _measure_clips(lines)
     summary['notes'] += [f'Frames: {FRAME_RULE}.', *(f'Published: {text}.' for text in PUBLISHED)]
+    changes: dict[str, float] = {}
+    if earlier is not None:
+        found = compare_pairs(_list_min_ades(lines), _list_min_ades(earlier.lines()))
+        summary['against'] = describe_change(earlier.folder, 'min_ade_m', found)
+        changes = found.changes
     write_atomically(record.folder / 'summary.json', json.dumps(summary, indent=2))
     write_atomically(record.folder / 'results.csv', to_csv(lines))
     valid = [line for line in lines if line['status'] == 'ok']
@@ -73,7 +87,7 @@ def rebuild_clips(
     if valid:
         times = np.array([line['ms']['total'] for line in valid])
         overview['Time per clip'] = plots.plot_latencies(times)
-    page = render(summary, overview, cases, details, _tabulate(lines))
+    page = render(summary, overview, cases, details, _tabulate(lines, changes))
     write_atomically(record.folder / 'report.html', page)
     return summary
 
@@ -100,8 +114,12 @@ def _measure_clips(lines: list[Line]) -> ClipMetrics:
     }
 
 
-def _tabulate(lines: list[Line]) -> ItemsTable:
-    """All clips, those with the largest minADE first."""
+def _list_min_ades(lines: Iterable[Line]) -> dict[str, float | None]:
+    return {line['clip']: _min_ade(line) for line in lines if line['status'] == 'ok'}
+
+
+def _tabulate(lines: list[Line], changes: Mapping[str, float]) -> ItemsTable:
+    """All clips, those with the largest regression or minADE first."""
     rows = []
     for line in lines:
         errors, straight = (line.get(x, {}).get(_LONGEST) or {} for x in ('horizons', 'baseline'))
@@ -112,12 +130,13 @@ def _tabulate(lines: list[Line]) -> ItemsTable:
                 *(errors.get(key) for key in ('min_ade_m', 'ade_m', 'fde_m')),
                 line.get('corner_distance_m'),
                 straight.get('ade_m'),
+                changes.get(line['clip']),
                 line.get('ms', {}).get('total'),
                 line.get('text', ''),
                 ' '.join(filter(None, [line['reason'], *line.get('checks', ())])),
             ]
         )
-    return ItemsTable(COLUMNS, rows, sort_column=1)
+    return ItemsTable(COLUMNS, rows, CHANGE_COLUMN if changes else 1)
 
 
 def _min_ade(line: Line) -> float:

@@ -29,7 +29,7 @@ from .driven_path import DrivenPath
 from .rebuild import draw_case, rebuild
 from .record import ReplayRecord, read_run
 from .replay import require_topics
-from .summary import flatten, summarise
+from .summary import describe_change, flatten, summarise
 
 REPORTS = 'items'
 MAX_REPORTS = 12  # of the worst items; a second or more and up to 3 MB each
@@ -84,17 +84,7 @@ def _compare(rows: Sequence[ItemRow], earlier: Dataset) -> tuple[Change, dict[st
         {row['name']: row['ade_m'] for row in same},
         {name: row['ade_m'] for name, row in old.items()},
     )
-    if found.mean is None:
-        raise BadInput(f'{earlier.folder}: no item of this run with a truth over the same horizon')
-    change: Change = {
-        'folder': earlier.folder.resolve().name,
-        'pairs': len(found.changes),
-        'worse': sum(x > 0 for x in found.changes.values()),
-        'mean_change_m': found.mean.mean,
-        'low_m': found.mean.low,
-        'high_m': found.mean.high,
-    }
-    return change, found.changes
+    return describe_change(earlier.folder, 'ade_m', found), found.changes
 
 
 def _note_columns(lines: Iterable[Line], columns: dict[str, type]) -> Iterator[Line]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
-from ..json_types import Line, Run, Summary, Threshold, TruthFacts
+from ..errors import BadInput
+from ..json_types import Change, Line, Run, Summary, Threshold, TruthFacts
 from ..metrics.displacement import HORIZONS_S
+from ..metrics.paired import PairedChange
 from .driven_path import DrivenPath
 from .tally import HORIZON_NAMES, Tally
 
@@ -139,6 +142,21 @@ def _write_notes(summary: Summary, run: Run) -> list[str]:
     if (truth := summary['truth']) and (truth['left_out'] or truth['without']):
         notes.append(f'Truth: {describe_truth(truth)}.')
     return [*notes, *(f'The bag: {note}.' for note in summary['bag_notes'])]
+
+
+def describe_change(earlier: Path, metric: str, found: PairedChange) -> Change:
+    """Mean change against the run in a folder; raises BadInput where the two share nothing."""
+    if found.mean is None:
+        raise BadInput(f'{earlier}: nothing of this run has a {metric} in both')
+    return {
+        'folder': earlier.resolve().name,
+        'metric': metric,
+        'pairs': len(found.changes),
+        'worse': sum(x > 0 for x in found.changes.values()),
+        'mean_change_m': found.mean.mean,
+        'low_m': found.mean.low,
+        'high_m': found.mean.high,
+    }
 
 
 def describe_truth(truth: TruthFacts) -> str:

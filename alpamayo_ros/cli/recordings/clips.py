@@ -37,6 +37,7 @@ def replay_clips(arguments: argparse.Namespace) -> Summary:
     record = ReplayRecord(arguments.out)
     describe = functools.partial(describe_run, folder, make_clip_rig(), parameters=parameters)
     guard = EngineGuard(record, describe)
+    earlier = _open_earlier(arguments.against) if arguments.against else None
     record.claim(arguments.resume)
     done: set[str] = set()
     if arguments.resume:
@@ -60,12 +61,12 @@ def replay_clips(arguments: argparse.Namespace) -> Summary:
                 bar.update()
     except KeyboardInterrupt:
         if guard.has_run():
-            rebuild_clips(record, folder, limits)
+            rebuild_clips(record, folder, limits, earlier)
         print(f'{arguments.out}: stopped; continue with --resume', file=sys.stderr)
         raise
     if not guard.has_run():
         raise BadInput(f'{arguments.out}: no worker has lived to replay a clip')
-    return rebuild_clips(record, folder, limits)
+    return rebuild_clips(record, folder, limits, earlier)
 
 
 def write_clip_bags(arguments: argparse.Namespace) -> int:
@@ -95,6 +96,14 @@ def print_clips(summary: Summary, arguments: argparse.Namespace) -> None:
         )
     if arguments.json:
         print(json.dumps(summary))
+
+
+def _open_earlier(folder: Path) -> ReplayRecord:
+    """Record of an earlier run of clips; raises BadInput when there is none."""
+    earlier = ReplayRecord(folder)
+    if not earlier.path.is_file() or not all('clip' in line for line in earlier.lines()):
+        raise BadInput(f'--against {folder}: expected the output of another run of clips')
+    return earlier
 
 
 def _read_list(path: Path | None) -> list[str] | None:
