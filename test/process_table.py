@@ -2,6 +2,7 @@
 
 from pathlib import Path
 import re
+import time
 
 
 def processes(pattern):
@@ -24,3 +25,11 @@ def is_running(pid):
     except FileNotFoundError:
         return False
     return stat.rpartition(') ')[2][0] not in 'ZX'
+
+
+def wait_for_end(pid, limit_s=30.0):
+    """Wait until a process has ended."""
+    end_s = time.monotonic() + limit_s
+    while is_running(pid):
+        assert time.monotonic() < end_s, f'{pid} is still there'
+        time.sleep(0.01)

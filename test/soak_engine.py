@@ -1,7 +1,7 @@
 """The node of the soak test: `python -m rosless soak_engine:serve`.
 
 Its engine is in a process of its own, which imports this module too. It does what the live
-parameter max_tokens asks for. With a checkpoint every second load is that of the small model, the
+parameter max_tokens asks for. With a checkpoint every fourth load is that of the small model, the
 others are constant velocity. Paths that must not be published are moved far away, so that whoever
 hears one knows it.
 """
@@ -78,15 +78,20 @@ def start_model(choice, rig):
     return Acting(start.start_engine(replace(choice, engine='alpamayo'), rig))
 
 
+def choose(load):
+    """The function for a load of this number."""
+    return start_model if load % 4 == 2 else start_simple
+
+
 class ByTurns:
-    """One of the functions above, by turns: which one is chosen when it is pickled for a load."""
+    """One of the functions above: which one is chosen when it is pickled for a load."""
 
     loads = 0
     __call__ = staticmethod(start_simple)  # in a thread, where nothing is pickled
 
     def __reduce__(self):
         self.loads += 1
-        return 'start_simple' if self.loads % 2 else 'start_model'
+        return choose, (self.loads,)
 
 
 def serve():

@@ -1,17 +1,18 @@
 """An engine in a process of its own: equal results, shared frames, and every way to lose it."""
 
 from dataclasses import replace
+from functools import partial
 import json
 import os
 from pathlib import Path
+import queue
 import signal
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
-from process_table import is_running
+from process_table import is_running, wait_for_end
 import pytest
 from small_bag import PICTURE
 import toy_engines
@@ -29,6 +30,7 @@ from alpamayo_ros.runtime.serving.jobs import (
     explain_error,
 )
 from alpamayo_ros.runtime.start import make_warm_up_context
+from alpamayo_ros.runtime.worker import Worker
 
 LIMIT_S = 30.0
 
@@ -157,6 +159,28 @@ def test_a_kill_in_the_middle_of_an_inference_or_before_one_is_noticed(context):
             work()
 
 
+def test_a_hung_engine_is_ended_at_once_when_it_is_unloaded_or_the_node_ends(context):
+    posted, results = queue.Queue(), []
+    worker = Worker(lambda *call: posted.put(call), results.append)
+
+    def run_one():
+        function, *arguments = posted.get(timeout=LIMIT_S)
+        function(*arguments)
+
+    for end in (worker.unload, lambda: worker.stop(LIMIT_S)):
+        worker.load(partial(EngineProcess, toy_engines.start, 60.0))
+        run_one()
+        pid = worker.engine_pid
+        worker.submit(job(context, toy_engines.HANG))
+        end()
+        if not worker._stopped:
+            run_one()  # the inference
+            run_one()  # the unload
+        wait_for_end(pid)
+    assert [(result.reason, result.is_discarded) for result in results] == [('not_ready', True)]
+    assert worker.restarts == 0
+
+
 @pytest.mark.parametrize(
     'start, text',
     [
@@ -182,10 +206,7 @@ def test_the_process_ends_with_a_node_that_is_killed():
     node.kill()
     node.wait()
     node.stdout.close()
-    end_s = time.monotonic() + LIMIT_S
-    while is_running(pid):
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
+    wait_for_end(pid)
 
 
 def test_a_gpu_is_lost_when_it_fails_to_synchronize(monkeypatch):

@@ -6,7 +6,7 @@ import signal
 import socket
 
 import numpy as np
-from process_table import is_running
+from process_table import wait_for_end
 import pytest
 from small_bag import PICTURE, START_NS, compressed, drive, jpeg, make, odometry, write_rig
 import torch
@@ -586,4 +586,4 @@ def test_an_engine_that_is_killed_comes_back_and_ends_with_the_node(peer, start)
     assert peer.heard['output/path']
     status, _ = process.end()
     assert status == 0
-    assert not is_running(int(values['process']))
+    wait_for_end(int(values['process']))

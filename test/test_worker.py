@@ -260,7 +260,7 @@ class Doomed(EngineHere):
 
     def __init__(self, lost):
         super().__init__(ConstantVelocityEngine)
-        self.lost, self.is_lost, self.is_closed = lost, False, False
+        self.lost, self.is_lost, self.is_closed, self.interrupts = lost, False, False, 0
 
     def run(self, job):
         """Do a job, or be lost."""
@@ -276,6 +276,10 @@ class Doomed(EngineHere):
     def close(self):
         """Note it."""
         self.is_closed = True
+
+    def interrupt(self):
+        """Count it."""
+        self.interrupts += 1
 
 
 def test_a_lost_engine_is_loaded_again_and_the_next_context_is_served(job):
@@ -327,3 +331,22 @@ def test_an_engine_that_is_lost_while_idle_is_noticed_by_a_check():
     assert (owner.worker.state, owner.worker.restarts) == ('loading', 1)
     owner.run_one()
     assert owner.worker.state == 'ready' and len(made) == 2
+
+
+def test_only_a_job_that_runs_is_interrupted_by_a_load(job):
+    owner, made = Owner(), []
+
+    def make():
+        made.append(Doomed(lost=()))
+        return made[-1]
+
+    for number in (1, 2):
+        owner.worker.load(make)
+        owner.run_one()
+        if number == 1:
+            owner.worker.submit(job(1))
+            owner.run_one()
+    assert [host.interrupts for host in made] == [0, 0]
+    owner.worker.submit(job(2))
+    owner.worker.unload()
+    assert made[-1].interrupts == 1

@@ -111,7 +111,7 @@ class AlpamayoEngine:
             'recipe': self.plan.recipe,
             'device': str(self.device),
             'threads': torch.get_num_threads(),
-            'torch': torch.__version__,
+            'torch': str(torch.__version__),  # whose type would bring torch to other processes
             'untrained': self.config.untrained,
             **self._list_choices(),
             **({'limits': limits} if limits else {}),

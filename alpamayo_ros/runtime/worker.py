@@ -129,6 +129,8 @@ class Worker:
     def stop(self, limit_s: float) -> bool:
         """End; False when the engine's thread is still at work after the limit."""
         self._stopped = True
+        if self._host is not None:
+            self._host.interrupt()
         self._pool.shutdown(wait=False, cancel_futures=True)
         thread = self._thread  # none has begun: then it finds nothing to do
         if thread is None:
@@ -140,6 +142,8 @@ class Worker:
         self._thread = threading.current_thread()
 
     def _begin(self, state: str) -> None:
+        if self._running is not None and self._host is not None:
+            self._host.interrupt()  # its result would be worthless
         self._generation += 1
         self.state, self.error = state, ''
         self.discard('not_ready')

@@ -28,8 +28,8 @@ class EngineProcess:
 
     start: as the engine is made there; it is pickled, so it is a function that can be imported,
     with its arguments. limit_s: longest job; then the process is ended. Raises BadInput for an
-    engine that cannot be loaded. All methods but one are for one thread, which must outlive the
-    process: the kernel ends the process with it.
+    engine that cannot be loaded. Methods are for one thread where nothing else is said. It must
+    outlive the process: the kernel ends the process with it.
     """
 
     def __init__(self, start: Callable[[], Engine], limit_s: float) -> None:
@@ -72,8 +72,12 @@ class EngineProcess:
         """Return the peak of the process on its GPU, after its last job."""
         return self._gpu_peak_bytes
 
+    def interrupt(self) -> None:
+        """End the process; its job is lost."""
+        self._process.kill()
+
     def close(self) -> None:
-        """End the process."""
+        """End the process, and wait until it has ended."""
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):  # held by a driver: it ends when that lets go
             self._process.wait(END_LIMIT_S)

@@ -105,6 +105,9 @@ class EngineHost(Protocol):
     def read_gpu_peak_bytes(self) -> int:
         """Return the peak of what the engine's process had on its GPU; any thread may ask."""
 
+    def interrupt(self) -> None:
+        """End a job that nobody waits for any more, if that is possible; any thread may ask."""
+
     def close(self) -> None:
         """Let go of the engine."""
 
@@ -130,6 +133,9 @@ class EngineHere:
     def read_gpu_peak_bytes(self) -> int:
         """Return the peak of this process."""
         return read_gpu_peak_bytes()
+
+    def interrupt(self) -> None:
+        """Do nothing: a thread cannot be ended."""
 
     def close(self) -> None:
         """Do nothing: the engine goes with its host."""
