@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
+from dataclasses import fields
 from importlib.metadata import entry_points
 from io import StringIO
 import json
@@ -18,6 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 from alpamayo_ros.images import COMPRESSED, RAW_ENCODINGS
+from alpamayo_ros.profiles import PROFILES, Profile
 from alpamayo_ros.ros.diagnostics import t0_status
 from alpamayo_ros.ros.diagnostics.status import ARRAY_TYPE
 from alpamayo_ros.ros.parameter_tables import format_markdown_table
@@ -106,6 +108,16 @@ def commands() -> str:
         if entry.value.startswith('alpamayo_ros.'):
             rows.append([f'`{entry.name}`', _describe(entry.name, entry.load())])
     return _table(['command', 'what it does'], rows)
+
+
+def profiles() -> str:
+    """Table of the profiles."""
+    names = [row.name for row in fields(Profile)]
+    rows = [
+        [f'`{name}`', *(str(value or '-') for value in vars(row).values())]
+        for name, row in PROFILES.items()
+    ]
+    return _table(['profile', *(f'`{name}`' for name in names)], rows)
 
 
 def encodings() -> str:
@@ -199,6 +211,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     'services': services,
     'commands': commands,
     'encodings': encodings,
+    'profiles': profiles,
     'speed': speed,
     'orin': orin,
     'evaluation': evaluation,

@@ -205,3 +205,16 @@ def test_choice_that_is_not_there_is_refused(choices, text):
 def test_text_that_cannot_stand_in_a_prompt_is_no_navigation(text):
     with pytest.raises(ValueError, match='expected 1 to 200 printable characters'):
         Navigation(text)
+
+
+def test_an_answer_ends_or_says_that_it_did_not_and_changes_no_path(engine, infer, context):
+    before = infer()
+    assert engine.answer(context, 'Describe the scene.', 0) == (
+        'A red truck is parked ahead.', True,
+    )  # fmt: skip
+    assert np.array_equal(infer().samples, before.samples)
+    infer(max_tokens=3)
+    text, has_ended = engine.answer(context, 'Describe the scene.', 0)
+    assert 'A red truck is parked ahead.'.startswith(text) and text and not has_ended
+    with pytest.raises(BadInput, match='which knows none'):
+        AlpamayoEngine(R1).answer(golden_scene.context(), 'Describe the scene.', 0)

@@ -28,9 +28,9 @@ from ..errors import BadInput
 from ..json_types import Line
 from ..rig import CameraRig, load_rig
 from .benchmark_engine import add_engine, add_kernels, add_quantize
-from .benchmark_node import add_node
 from .engine_arguments import add_engine_arguments, check_engine_arguments, make_engine
 from .entry import command
+from .launcher import launcher, require_rclpy
 
 CAMERA_JITTER_NS = 3_000_000
 POSE_NS = NANOSECONDS // 100
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     add_engine(parts)
     add_quantize(parts)
     add_kernels(parts)
-    add_node(parts)
+    _add_node(parts)
     arguments = parser.parse_args(argv)
     arguments.card = {'benchmark': arguments.part, **_card(arguments.packages)}
     figures = arguments.run(arguments)
@@ -157,6 +157,26 @@ def _replay_figures(served: Iterator[Line], arguments: argparse.Namespace) -> di
         'samples': arguments.samples,
         'device': arguments.device,
     }
+
+
+def _add_node(parts: Any) -> None:
+    """Add the part `node`."""
+    text = 'what the live node costs without a model: a process of its own, fed over the wire'
+    part = parts.add_parser('node', help=text, description=text)
+    part.add_argument('--seconds', type=int, default=20, help='how long (default: 20)')
+    part.set_defaults(run=benchmark_node, packages=('numpy',))
+
+
+def benchmark_node(arguments: argparse.Namespace) -> dict[str, Any]:
+    """In real time; the node is started as this process was."""
+    if arguments.seconds < 1:
+        raise BadInput(f'--seconds {arguments.seconds}: expected 1 or more')
+    require_rclpy()
+    from ..benchmark import node as node_benchmark  # imports rclpy
+
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = tqdm(range(arguments.seconds), desc='seconds', dynamic_ncols=True)
+        return node_benchmark.measure(launcher(), Path(folder), seconds)
 
 
 def synthetic_messages(rig: CameraRig, contexts: int) -> list[tuple[str, Frame | EgoPose]]:

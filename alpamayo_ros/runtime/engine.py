@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from ..model.prompt.generated_text import (
     extract_unfinished_text,
     trim_tokens,
 )
-from ..model.reasoning import Reasoning
+from ..model.prompt.tokens import IM_END
+from ..model.reasoning import Reasoning, generate_answer
 from ..rig import CAMERA_INDEX
 from .batch import Steps, draw_noise, roll_out
 from .budget import estimate_inference_bytes, estimate_needed_bytes
@@ -149,6 +151,33 @@ class AlpamayoEngine:
             context, seed, paths[0], actions[0], float(v0[0]), reasoning, watch.milliseconds,
             options,
         )  # fmt: skip
+
+    @torch.inference_mode()
+    def answer(self, context: Context, question: str, seed: int) -> tuple[str, bool]:
+        """Answer a question about the images of a context; the text, and whether it has ended.
+
+        It uses no recorded steps, so that those of the paths stay as they are. Raises BadInput for
+        a model that knows no questions, images.ImageError and memory.OutOfMemory as `infer`.
+        """
+        ask = partial(self._answer, self.select_cameras(context), question, seed)
+        return guard(ask, self._recover_from_out_of_memory)
+
+    def _answer(self, context: Context, question: str, seed: int) -> tuple[str, bool]:
+        select_device(self.device)
+        model, options = self.model, replace(self.options, num_samples=1)
+        frames = len(next(iter(context.frames.values())))
+        text = self.processor.question_text(context.camera_indices, frames, question)
+        slots = self._vision.find_slots(context)
+        grids = order_grids_by_camera(slots)
+        ids = self.processor.tokenize_prompt(text, grids)
+        cache = model.allocate_cache(1, ids.shape[1], 1, options.max_tokens, self.kv_bits)
+        prompt = model.prefill(ids, self._vision.encode_slots(slots), grids, cache)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        tokens = generate_answer(model.decode_step, prompt, self.processor.ids, options, generator)
+        decoded = self.processor.decode(tokens[0, 0].tolist())
+        if answer := extract_text(decoded, 'answer'):
+            return answer, True
+        return decoded.partition(IM_END)[0].strip(), IM_END in decoded
 
     def select_cameras(self, context: Context) -> Context:
         """The context with the cameras that this engine uses, and the check that says so."""
