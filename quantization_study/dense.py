@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from alpamayo_ros.kernels.packing import count_digits, pack, unpack_codes, unpack_rows
-from alpamayo_ros.quantization.linear import PackedWeight, QuantEmbedding, QuantLinear
+from alpamayo_ros.quantization.embedding import QuantEmbedding
+from alpamayo_ros.quantization.linear import QuantLinear
+from alpamayo_ros.quantization.packed_weight import PackedWeight
 
 
 def packed_layers(model: nn.Module) -> Iterator[tuple[str, QuantLinear | QuantEmbedding]]:

@@ -29,7 +29,7 @@ from alpamayo_ros.files import create_folder, read_json, refuse_existing
 from alpamayo_ros.model.alpamayo import AlpamayoModel
 from alpamayo_ros.model.checkpoint import INDEX, hash_file, list_shard_files
 from alpamayo_ros.model.small.vlm_files import write_json
-from alpamayo_ros.quantization.linear import PackedWeight
+from alpamayo_ros.quantization.packed_weight import PackedWeight
 from alpamayo_ros.quantization.record import KEY
 from alpamayo_ros.runtime.load import load_model
 from quantization_study.dense import codes_in, packed_bytes, unpack

@@ -27,8 +27,8 @@ from alpamayo_ros.files import write_atomically
 from alpamayo_ros.model.alpamayo import AlpamayoModel
 from alpamayo_ros.model.checkpoint import hash_checkpoint
 from alpamayo_ros.quantization.feedback import quantize_with_feedback
-from alpamayo_ros.quantization.linear import PackedWeight
 from alpamayo_ros.quantization.matrix import quantize_matrix
+from alpamayo_ros.quantization.packed_weight import PackedWeight
 from alpamayo_ros.quantization.scheme import Rule, Rules, find_rule
 from alpamayo_ros.runtime.load import load_model
 from quantization_study.checkpoints import Checkpoints, add_study_arguments

@@ -9,7 +9,7 @@ from torch import nn
 
 from alpamayo_ros.data_types import Context, EgoPose, Frame
 from alpamayo_ros.kernels.packing import unpack_rows
-from alpamayo_ros.quantization.linear import PackedWeight
+from alpamayo_ros.quantization.packed_weight import PackedWeight
 
 MODEL = Path(__file__).parent / 'golden/model'
 CAMERAS = ('cross_left', 'front_wide', 'cross_right', 'front_tele')

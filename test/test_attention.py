@@ -90,8 +90,8 @@ def test_a_number_of_visible_keys_hides_the_others(case):
 
 
 def test_few_multiprocessors_take_blocks_of_128_rows_and_split_no_keys():
-    split = pytest.importorskip('alpamayo_ros.kernels.attention.split')
-    choose_tile, AttentionTile = split.choose_tile, split.AttentionTile
+    tile = pytest.importorskip('alpamayo_ros.kernels.attention.tile', reason='needs triton')
+    choose_tile, AttentionTile = tile.choose_tile, tile.AttentionTile
     flow = {'rows': 128, 'kv_heads': 8, 'keys': 3136}  # two query heads of 64 waypoints
     assert choose_tile(**flow, gpu=ORIN_NANO) == AttentionTile(128, 32, 1, 8)
     assert choose_tile(**flow, gpu=Gpu((9, 0), 132)).splits == 16
@@ -130,7 +130,8 @@ def test_int8_keys_and_values_are_those_times_their_scales(case):
 
 
 def check_interpreted(dtype):
-    from alpamayo_ros.kernels.attention.split import AttentionTile, attend_split
+    from alpamayo_ros.kernels.attention.split import attend_split
+    from alpamayo_ros.kernels.attention.tile import AttentionTile
 
     limit = {'float32': 1e-5, 'float16': 4e-3}[dtype]
     tiles = itertools.cycle([AttentionTile(16, 64, 1, 4), AttentionTile(64, 32, 4, 4), None])

@@ -20,12 +20,22 @@ PARTIAL = {'partial_ptr': FP32, 'peak_ptr': FP32, 'total_ptr': FP32}
 CASES = [
     ('norm', '_rms_norm_kernel', {'BLOCK': 4096, 'SPLITS': 0}, {}),
     ('norm', '_rms_norm_kernel', {'BLOCK': 4096, 'SPLITS': 4}, {'terms_ptr': FP32}),
-    ('fused', '_swiglu_kernel', {'BLOCK': 1024}, {}),
-    ('fused', '_rotate_kernel', NO_SCALES | {'HEADS': 8, 'DIM': 128}, {'slots_ptr': INT64}),
-    ('fused', '_rotate_kernel', {'HEADS': 8, 'DIM': 128}, {'slots_ptr': INT64} | INT8_CACHE),
+    ('swiglu', '_swiglu_kernel', {'BLOCK': 1024}, {}),
+    (
+        'kv_cache',
+        '_rotate_kernel',
+        NO_SCALES | {'HEADS': 8, 'DIM': 128},
+        {'slots_ptr': INT64},
+    ),
+    (
+        'kv_cache',
+        '_rotate_kernel',
+        {'HEADS': 8, 'DIM': 128},
+        {'slots_ptr': INT64} | INT8_CACHE,
+    ),
     ('rotary', '_rotate_heads_kernel', VISION_HEADS, ROTATED),
     ('norm', '_add_layer_norm_kernel', {'BLOCK': 2048}, {}),
-    ('attention.split', '_merge_kernel', {'SPLITS': 32, 'DIM': 128}, PARTIAL),
+    ('attention.split_kernels', 'merge_kernel', {'SPLITS': 32, 'DIM': 128}, PARTIAL),
 ]
 
 

@@ -19,7 +19,7 @@ from alpamayo_ros.errors import BadInput
 from alpamayo_ros.images import ImageError
 from alpamayo_ros.model import checkpoint
 from alpamayo_ros.model.prompt.batching import PromptBatch
-from alpamayo_ros.quantization.linear import HostEmbedding
+from alpamayo_ros.quantization.embedding import HostEmbedding
 from alpamayo_ros.quantization.scheme import SCHEMES
 from alpamayo_ros.runtime import engine as engine_module
 from alpamayo_ros.runtime import memory

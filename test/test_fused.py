@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alpamayo_ros.kernels import fused, norm, rotary
+from alpamayo_ros.kernels import kv_cache, norm, rotary, swiglu
 
 DTYPES = {'float32': 2e-6, 'float16': 2e-3, 'bfloat16': 2e-2}  # relative to the largest value
 
@@ -31,7 +31,7 @@ def add_terms_case(generator):
 def swiglu_case(generator):
     gate, up = (3 * draw(generator, 7, 1300)).split([600, 700], -1)  # as a joined product has them
     gate, up = gate[:, :600], up[:, :600]
-    return fused.swiglu, fused.swiglu_plain, fused.swiglu_triton, [gate, up], []
+    return swiglu.swiglu, swiglu.swiglu_plain, swiglu.swiglu_triton, [gate, up], []
 
 
 def rotate_case(generator):
@@ -42,8 +42,13 @@ def rotate_case(generator):
     angle = draw(generator, batch, 1, length, dim // 2).repeat(1, 1, 1, 2)
     cache = [torch.zeros(batch, kv_heads, 11, dim) for _ in range(2)]
     slots = torch.tensor([4, 9, 2])
-    arguments = [q, k, v, *weights, 1e-6, angle.cos(), angle.sin(), *cache, slots]
-    names = fused.rotate_into_cache, fused.rotate_into_cache_plain, fused.rotate_into_cache_triton
+    angles = angle.cos(), angle.sin()
+    arguments = [q, k, v, *weights, 1e-6, *angles, *cache, slots, None, None]
+    names = (
+        kv_cache.rotate_into_cache,
+        kv_cache.rotate_into_cache_plain,
+        kv_cache.rotate_into_cache_triton,
+    )
     return *names, arguments, [8, 9]
 
 
@@ -51,8 +56,8 @@ def rotate_int8_case(generator):
     *names, arguments, _ = rotate_case(generator)
     keys, values = (torch.zeros(2, 2, 11, 16, dtype=torch.int8) for _ in range(2))
     scales = [torch.zeros(2, 2, 11) for _ in range(2)]
-    arguments[8:10] = keys, values
-    return *names, [*arguments, *scales], [8, 9, 11, 12]
+    arguments[8:10], arguments[11:] = [keys, values], scales
+    return *names, arguments, [8, 9, 11, 12]
 
 
 def heads_case(generator):
@@ -118,13 +123,13 @@ def test_rms_norm_is_unit_power_times_the_weight():
 
 
 def test_swiglu_of_known_values():
-    out = fused.swiglu(torch.tensor([0.0, 1.0]), torch.tensor([5.0, 2.0]))
+    out = swiglu.swiglu(torch.tensor([0.0, 1.0]), torch.tensor([5.0, 2.0]))
     assert torch.allclose(out, torch.tensor([0.0, 2 / (1 + torch.e**-1)]))
 
 
 def test_keys_and_values_land_in_their_slots_and_nowhere_else():
     *_, arguments, written = rotate_case(torch.Generator().manual_seed(0))
-    _, keys, values = run(fused.rotate_into_cache, arguments, written, torch.float32)
+    _, keys, values = run(kv_cache.rotate_into_cache, arguments, written, torch.float32)
     used = torch.zeros(11, dtype=torch.bool)
     used[[4, 9, 2]] = True
     for cache in (keys, values):
@@ -136,11 +141,11 @@ def test_keys_and_values_land_in_their_slots_and_nowhere_else():
 
 def test_int8_keys_and_values_are_those_of_the_cache_without():
     *_, arguments, written = rotate_case(torch.Generator().manual_seed(0))
-    _, *wanted = run(fused.rotate_into_cache, arguments, written, torch.float32)
+    _, *wanted = run(kv_cache.rotate_into_cache, arguments, written, torch.float32)
     *_, arguments, written = rotate_int8_case(torch.Generator().manual_seed(0))
     arguments[2][1, 1, :16] = 0  # a value of zeros in slot 9
     wanted[1][1, 0, 9] = 0
-    _, keys, values, *scales = run(fused.rotate_into_cache, arguments, written, torch.float32)
+    _, keys, values, *scales = run(kv_cache.rotate_into_cache, arguments, written, torch.float32)
     for want, levels, scale in zip(wanted, (keys, values), scales, strict=True):
         assert set(levels.abs().amax(-1).unique().tolist()) == {0, 127}
         error = (levels * scale.unsqueeze(-1) - want).abs()
@@ -150,15 +155,34 @@ def test_int8_keys_and_values_are_those_of_the_cache_without():
 def test_a_nan_reaches_the_scale_of_an_int8_value():
     *_, arguments, written = rotate_int8_case(torch.Generator().manual_seed(0))
     arguments[2][1, 1, 3] = torch.nan
-    *_, key_scales, value_scales = run(fused.rotate_into_cache, arguments, written, torch.float32)
+    *_, key_scales, value_scales = run(
+        kv_cache.rotate_into_cache, arguments, written, torch.float32
+    )
     assert value_scales.isnan().nonzero().tolist() == [[1, 0, 9]]
     assert not key_scales.isnan().any()
+
+
+def test_no_op_has_a_default_for_what_it_writes_to():
+    """Torch 2.11 strips trailing defaults, and then fails to find the argument: only on a GPU."""
+    from alpamayo_ros.kernels import packed_ops  # noqa: F401
+    from alpamayo_ros.kernels.attention import ops as attention_ops  # noqa: F401
+    from alpamayo_ros.kernels.int8 import ops as int8_ops  # noqa: F401
+
+    schemas = [s for s in torch._C._jit_get_all_schemas() if s.name.startswith('alpamayo_ros::')]
+    written = {
+        (schema.name, argument.name): argument.has_default_value()
+        for schema in schemas
+        for argument in schema.arguments
+        if argument.alias_info is not None and argument.alias_info.is_write
+    }
+    assert written == dict.fromkeys(written, False)
+    assert ('alpamayo_ros::rotate_into_cache', 'key_scales') in written
 
 
 def test_rotation_keeps_the_length_of_a_head():
     *_, arguments, written = rotate_case(torch.Generator().manual_seed(0))
     arguments[3] = torch.ones(16)
-    q = run(fused.rotate_into_cache, arguments, written, torch.float32)[0]
+    q = run(kv_cache.rotate_into_cache, arguments, written, torch.float32)[0]
     assert torch.allclose(q.norm(dim=-1), torch.full(q.shape[:-1], 4.0), atol=1e-4)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from alpamayo_ros.data_types import SamplingOptions
-from alpamayo_ros.kernels.int8 import ops, rotation, rows
+from alpamayo_ros.kernels.int8 import ops, rotation, rows, weights
 from alpamayo_ros.quantization import linear
 from alpamayo_ros.quantization.linear import QuantLinear
 from alpamayo_ros.quantization.scheme import SCHEMES
@@ -21,7 +21,7 @@ COLUMNS = (256, 192, 320, 304)  # 304 = 4 * 64 + 3 * 16
 def multiply(x, stored, heights, gate=False):
     """The layer's output as the model gets it."""
     scales = torch.cat(
-        [rows.compute_weight_scales(part, x.shape[-1]) for part in stored.split(heights)]
+        [weights.compute_weight_scales(part, x.shape[-1]) for part in stored.split(heights)]
     )
     quantized = rows.quantize_rows(x)
     return ops.packed_int8(*quantized, *stored, heights, scales, gate)
@@ -130,11 +130,11 @@ def check_rows(dtype, device):
         for scheme in WIDTHS:
             stored, matrix = random_weight(scheme, 40, columns, kind)
             stored = to(device, stored)
-            scales = rows.compute_weight_scales(stored, columns)
+            scales = weights.compute_weight_scales(stored, columns)
             shape = len(matrix) - 3, rows.fill_up(columns)
             out = torch.empty(shape, dtype=torch.int8, device=device)
-            rows.unpack_int8_into(out, stored, scales, columns, 3)
-            want = rows.unpack_int8_plain(stored, scales, columns, 3, len(matrix))
+            weights.unpack_int8_into(out, stored, scales, columns, 3)
+            want = weights.unpack_int8_plain(stored, scales, columns, 3, len(matrix))
             assert (out.int() - want.int()).abs().max() <= 1, (scheme, columns)
             assert (out != want).float().mean() < 0.1, (scheme, columns)
 
@@ -154,7 +154,7 @@ def check_products(dtype, device):
                 (to(device, double), [150, 150], True),
             ):
                 parts = packed.split(heights)
-                scales = torch.cat([rows.compute_weight_scales(part, 256) for part in parts])
+                scales = torch.cat([weights.compute_weight_scales(part, 256) for part in parts])
                 arguments = [*quantized, *packed, heights, scales, gate]
                 want = ops.packed_int8_plain(*arguments).double().cpu()
                 for scratch in (1 << 20, 256 * 96):

@@ -6,9 +6,8 @@ from torch import nn
 
 from alpamayo_ros.kernels import packed_ops
 from alpamayo_ros.kernels.packing import unpack_rows
+from alpamayo_ros.quantization.embedding import HostEmbedding, QuantEmbedding
 from alpamayo_ros.quantization.linear import (
-    HostEmbedding,
-    QuantEmbedding,
     QuantLinear,
     RowParts,
     join,

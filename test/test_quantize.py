@@ -24,7 +24,9 @@ from alpamayo_ros.model.checkpoint import INDEX
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.reasoning import summarise
-from alpamayo_ros.quantization.linear import HostEmbedding, PackedWeight, RowParts
+from alpamayo_ros.quantization.embedding import HostEmbedding
+from alpamayo_ros.quantization.linear import RowParts
+from alpamayo_ros.quantization.packed_weight import PackedWeight
 from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES
 from alpamayo_ros.runtime import memory
 import alpamayo_ros.runtime.auto  # noqa: F401  registers the classes

@@ -17,7 +17,8 @@ from ..kernels.packing import count_digits
 from ..model.alpamayo import AlpamayoModel
 from ..model.checkpoint import set_tensor
 from ..model.config import AlpamayoConfig
-from ..quantization.linear import PackedWeight, replace_linears
+from ..quantization.linear import replace_linears
+from ..quantization.packed_weight import PackedWeight
 from ..quantization.scheme import Rules
 from ..runtime.load import (
     build_on_meta,

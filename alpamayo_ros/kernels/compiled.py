@@ -19,7 +19,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .attention.split import AttentionTile, choose_tile, split_kernel
+from .attention.split_kernels import split_kernel
+from .attention.tile import AttentionTile, choose_tile
 from .gpu import Gpu
 from .hopper import overlap_level
 from .packed_products import ProductSizes, Tile, plan_launch

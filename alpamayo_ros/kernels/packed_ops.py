@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .fused import swiglu_plain
 from .packing import SCRATCH_BYTES, PackedMatrix, count_digits, even_chunk, unpack_rows
+from .swiglu import swiglu_plain
 
 try:
     from . import unpack
-    from .fused import swiglu_triton
     from .packed_products import multiply, sum_terms
+    from .swiglu import swiglu_triton
 except ImportError:  # no Triton, as in CPU builds of torch: the plain path serves
     unpack = None  # type: ignore[assignment]
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.attention.ops import attend, attend_causal
-from ..kernels.fused import rotate_into_cache, swiglu
+from ..kernels.kv_cache import rotate_into_cache
 from ..kernels.norm import add_rms_norm, add_terms, rms_norm
+from ..kernels.swiglu import swiglu
 from .config import TextConfig
 
 RotaryTables = tuple[Tensor, Tensor]  # cosine and sine of positions, see `compute_rotary`

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.int8.ops import int8_linear
-from ..kernels.int8.rows import compute_weight_scales, quantize_rows, quantize_rows_plain
+from ..kernels.int8.rows import quantize_rows, quantize_rows_plain
+from ..kernels.int8.weights import compute_weight_scales
 from ..kernels.packing import unpack_rows
 from .linear import QuantLinear
 

@@ -1,4 +1,4 @@
-"""Linear layers and embeddings with packed weights, and the swap of plain ones for them.
+"""Linear layers with packed weights, and the swap of plain layers for packed ones.
 
 Their tensors have optimum-quanto's names and lie as in a quantized checkpoint: loading assigns
 them, and nothing is repacked. Knows no solver, no recipe's name and no model.
@@ -16,73 +16,17 @@ from ..kernels.int8.ops import packed_int8
 from ..kernels.int8.rows import quantize_rows
 from ..kernels.packed_ops import (
     MAX_BLOCK_ROWS,
-    packed_embedding,
-    packed_embedding_plain,
     packed_linear,
     packed_swiglu,
     packed_terms,
 )
-from ..kernels.packing import PackedMatrix, count_digits
-from .scheme import QuantScheme, Rule, Rules, find_rule
+from ..kernels.packing import PackedMatrix
+from .embedding import QuantEmbedding
+from .packed_weight import PackedBytes, PackedWeight
+from .scheme import Rule, Rules, find_rule
 
 # Scalars that optimum-quanto stores beside every layer; quanto needs them for its activations.
 UNUSED = ('.input_scale', '.output_scale')
-
-
-class _Data(nn.Module):
-    """A module in between, so that the buffer is called `_data._data` as in optimum-quanto."""
-
-    _data: Tensor
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.register_buffer('_data', torch.empty(shape, dtype=torch.uint8))
-
-
-class PackedWeight(nn.Module):
-    """A packed matrix (rows, columns): bytes, scales and shifts as buffers."""
-
-    _scale: Tensor
-
-    def __init__(self, rows: int, columns: int, scheme: QuantScheme, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.rows, self.columns, self.levels = rows, columns, scheme.levels
-        self.shifted = scheme.shifted
-        shapes = scheme.list_shapes(rows, columns)
-        if '._data' in shapes:
-            self.register_buffer('_data', torch.empty(shapes['._data'], dtype=torch.int8))
-        else:
-            self._data = _Data(shapes['._data._data'])
-        for name in ('_scale', '_shift'):
-            if f'.{name}' in shapes:
-                self.register_buffer(name, torch.empty(shapes[f'.{name}'], dtype=dtype))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the matrix once unpacked."""
-        return self._scale.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the bytes."""
-        return self._scale.device
-
-    @property
-    def stored(self) -> PackedMatrix:
-        """The matrix as the ops of kernels/ take it."""
-        data = self._data._data if isinstance(self._data, _Data) else self._data
-        # three symmetric levels are -scale, 0 and scale: the shift is the scale itself
-        shift = self._shift if self.shifted else self._scale if self.levels == 3 else None
-        return PackedMatrix(data, self._scale, shift, self.levels)  # type: ignore[arg-type]
-
-    def can_join(self, other: PackedWeight) -> bool:
-        """Whether both can lie in one tensor, one behind the other."""
-        return (
-            self.rows % count_digits(self.levels) == 0
-            and self.stored.data.shape[1:] == other.stored.data.shape[1:]
-            and (self.levels, self.columns, self.dtype, self.device)
-            == (other.levels, other.columns, other.dtype, other.device)
-        )
 
 
 class QuantLinear(nn.Module):
@@ -137,31 +81,6 @@ class QuantLinear(nn.Module):
         return super()._apply(fn, recurse)
 
 
-class QuantEmbedding(nn.Module):
-    """nn.Embedding over a packed weight, which may be on another device than the ids."""
-
-    def __init__(self, like: nn.Embedding, rule: Rule) -> None:
-        super().__init__()
-        self.num_embeddings, self.embedding_dim = like.num_embeddings, like.embedding_dim
-        rows = rule.pad(like.num_embeddings)
-        self.weight = PackedWeight(rows, like.embedding_dim, rule.scheme, like.weight.dtype)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Ids (...) to (..., embedding_dim) on the device of the ids."""
-        stored = self.weight.stored
-        # on the host, dispatching the op would take longer than reading a token
-        look_up = packed_embedding if stored.data.is_cuda else packed_embedding_plain
-        return look_up(ids.to(stored.data.device), *stored, self.embedding_dim).to(ids.device)
-
-
-class HostEmbedding(nn.Embedding):
-    """nn.Embedding whose table is on another device than the ids: mapped from its file."""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Ids (...) to (..., embedding_dim) on the device of the ids."""
-        return super().forward(ids.to(self.weight.device)).to(ids.device)
-
-
 class RowParts(nn.ModuleList):
     """A linear layer without bias, cut into layers of some rows each, so that no tensor is large.
 
@@ -210,7 +129,7 @@ class JointProduct:
         byte = row = 0
         for weight, matrix in zip(weights, matrices, strict=True):
             bytes_end, rows_end = byte + len(matrix.data), row + len(matrix.scale)
-            holder = weight._data if isinstance(weight._data, _Data) else weight
+            holder = weight._data if isinstance(weight._data, PackedBytes) else weight
             holder._data = data[byte:bytes_end]
             weight._scale = scale[row:rows_end]
             if weight.shifted:

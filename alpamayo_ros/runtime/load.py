@@ -28,8 +28,9 @@ from ..model.checkpoint import (
     read_tensor_shapes,
 )
 from ..model.config import AlpamayoConfig, load_config
+from ..quantization.embedding import HostEmbedding
 from ..quantization.int8 import use_int8
-from ..quantization.linear import HostEmbedding, RowParts, join, replace_linears
+from ..quantization.linear import RowParts, join, replace_linears
 from ..quantization.matrix import quantize_matrix
 from ..quantization.record import (
     PLAIN_BITS,

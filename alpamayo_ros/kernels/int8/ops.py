@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..fused import swiglu_plain
 from ..packing import SCRATCH_BYTES, PackedMatrix, even_chunk
-from .rows import unpack_int8_plain
+from ..swiglu import swiglu_plain
+from .weights import unpack_int8_plain
 
 try:
     from ..unpack import get_scratch
     from .product import multiply_int8
-    from .rows import unpack_int8_into
+    from .weights import unpack_int8_into
 except ImportError:  # no Triton, as in CPU builds of torch: the plain path serves
     multiply_int8 = None  # type: ignore[assignment]
 
@@ -72,7 +72,7 @@ def packed_int8_plain(
     """Product (M, sum of rows) of rows (M, K) int8 with packed matrices, unpacked to int8.
 
     Matrices and `rows` as in `packed_linear`; row_scale (sum of rows): see
-    `rows.compute_weight_scales`. gated: silu(first product) * second product, (M, rows[0]).
+    `weights.compute_weight_scales`. gated: silu(first product) * second product, (M, rows[0]).
     """
     matrix = PackedMatrix(data, scale, shift, levels)
     columns = scale.numel() // sum(rows) * matrix.group

@@ -1,6 +1,6 @@
-"""Rows of numbers to rotated int8 with one scale a row: activations, and packed weights.
+"""Rows of activations to rotated int8 with one scale a row: one op, plain or in Triton.
 
-On a GPU each is one kernel, which keeps the rotated rows in registers. Knows no product.
+The kernel keeps rotated rows in registers. Knows no product.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from ..packing import PackedMatrix, unpack_rows
 from .rotation import BLOCK, make_rotation, rotate_plain
 
 try:
@@ -17,7 +16,7 @@ try:
     import triton.language as tl
 
     from ..hopper import launch_options, wait_for_previous_kernel
-    from ..unpack import decode_weights, has_whole_digits, locate_digits
+    from .in_registers import rotate_blocks, round_levels
 except ImportError:  # CPU builds of torch come without Triton: the plain path serves
     triton = None
 
@@ -28,7 +27,6 @@ STEP = (
 )
 TILE_BLOCKS = 256  # blocks of 64 columns that a program rotates at once
 LEAST_BLOCKS = 16  # a tensor core takes no fewer
-WEIGHT_ROWS = 64  # of a program that unpacks
 CURVES = ('', 'tanh', 'erf')  # GELU before the rounding: none, its approximation by tanh, exact
 
 
@@ -46,7 +44,7 @@ def quantize_rows_plain(x: Tensor, curve: str = '') -> tuple[Tensor, Tensor]:
         x = F.gelu(x, approximate='tanh' if curve == 'tanh' else 'none')
     turned = rotate_plain(x.reshape(-1, x.shape[-1]))
     scale = turned.abs().amax(-1).clamp(min=TINY) / LEVELS
-    return _round(turned, scale), scale
+    return round_rows(turned, scale), scale
 
 
 quantize_rows = torch.library.custom_op('alpamayo_ros::quantize_rows', mutates_args=())(
@@ -61,26 +59,10 @@ def _(x: Tensor, curve: str = '') -> tuple[Tensor, Tensor]:
     return values, x.new_empty(rows, dtype=torch.float32)
 
 
-def _round(turned: Tensor, scale: Tensor) -> Tensor:
+def round_rows(turned: Tensor, scale: Tensor) -> Tensor:
+    """Levels (R, `fill_up(K)`) of rotated rows (R, K), zeros behind the last column."""
     levels = (turned / scale.unsqueeze(-1)).round().clamp(-LEVELS, LEVELS).to(torch.int8)
     return F.pad(levels, (0, fill_up(levels.shape[-1]) - levels.shape[-1]))
-
-
-def compute_weight_scales(matrix: PackedMatrix, columns: int) -> Tensor:
-    """Scales (N) float32 with which `unpack_int8` rounds the rows of a packed matrix."""
-    count = matrix.group_rows * matrix.digits * matrix.group // columns
-    rows = torch.arange(min(count, matrix.scale.numel() * matrix.group // columns))
-    parts = rows.to(matrix.data.device).split(max(1, (1 << 24) // columns))
-    peaks = [rotate_plain(unpack_rows(matrix, columns, part)).abs().amax(-1) for part in parts]
-    return torch.cat(peaks).clamp(min=TINY) / LEVELS
-
-
-def unpack_int8_plain(
-    matrix: PackedMatrix, row_scale: Tensor, columns: int, start: int, stop: int
-) -> Tensor:
-    """Rows (stop - start, fill_up(columns)) of a packed matrix, rotated: int8 of row_scale (N)."""
-    rows = torch.arange(start, stop, device=matrix.data.device)
-    return _round(rotate_plain(unpack_rows(matrix, columns, rows)), row_scale[start:stop])
 
 
 def quantize_rows_triton(x: Tensor, curve: str = '') -> tuple[Tensor, Tensor]:
@@ -119,59 +101,7 @@ def quantize_rows_triton(x: Tensor, curve: str = '') -> tuple[Tensor, Tensor]:
     return values, scale
 
 
-def unpack_int8_into(
-    out: Tensor, matrix: PackedMatrix, row_scale: Tensor, columns: int, start: int
-) -> None:
-    """Write the rows from `start` on into out (R, fill_up(columns)), as `unpack_int8_plain`."""
-    count, width = out.shape
-    full, rest = make_rotation(columns, matrix.scale.dtype, out.device)
-    _unpack_int8_kernel[(triton.cdiv(count, WEIGHT_ROWS), width // STEP)](
-        *matrix[:3],
-        row_scale,
-        full,
-        rest,
-        out,
-        start,
-        count,
-        columns,
-        width,
-        matrix.group_rows,
-        LEVELS=matrix.levels,
-        DIGITS=matrix.digits,
-        GROUP=matrix.group,
-        WHOLE=has_whole_digits(matrix, columns, WEIGHT_ROWS),
-        EXACT=matrix.scale.dtype == torch.float32,
-        BLOCK=BLOCK,
-        STEP=STEP,
-        ROWS=WEIGHT_ROWS,
-        num_warps=4,
-        **launch_options(out.device),
-    )
-
-
 if triton is not None:
-
-    @triton.jit
-    def _rotate(x, full_ptr, rest_ptr, is_rest, HAS_REST: tl.constexpr, EXACT: tl.constexpr):
-        """Rotate blocks x (R, BLOCK); is_rest (R, 1): where the smaller blocks are."""
-        at = tl.arange(0, x.shape[1])
-        place = at[:, None] * x.shape[1] + at[None, :]
-        full = tl.load(full_ptr + place)
-        precision: tl.constexpr = 'ieee' if EXACT else 'tf32'
-        if HAS_REST:
-            rest = tl.load(rest_ptr + place)
-            zero = tl.zeros_like(x)
-            turned = tl.dot(tl.where(is_rest, zero, x), full, input_precision=precision)
-            return tl.dot(tl.where(is_rest, x, zero), rest, turned, input_precision=precision)
-        return tl.dot(x, full, input_precision=precision)
-
-    @triton.jit
-    def _round_levels(x):
-        """Round x, at most 2**21, to int8, half to even: conversions are slow, a sum is not.
-
-        The sum has a place of one as its last one, so its low byte is that of the integer.
-        """
-        return (x + 12582912.0).to(tl.int32, bitcast=True).to(tl.int8)
 
     @triton.jit
     def _gelu(x, CURVE: tl.constexpr):
@@ -207,7 +137,7 @@ if triton is not None:
         if CURVE != '':
             x = _gelu(x.to(tl.float32), CURVE).to(x.dtype)
         is_rest = (block == columns // BLOCK)[:, None]
-        turned = _rotate(x, full_ptr, rest_ptr, is_rest, HAS_REST, EXACT)
+        turned = rotate_blocks(x, full_ptr, rest_ptr, is_rest, HAS_REST, EXACT)
         peak = tl.max(tl.reshape(tl.max(tl.abs(turned), 1), (ROWS, BLOCKS)), 1)
         # a sum notices a NaN, a maximum does not
         return turned, peak + 0 * tl.sum(tl.reshape(tl.sum(turned, 1), (ROWS, BLOCKS)), 1)
@@ -229,7 +159,7 @@ if triton is not None:
         row = (first + piece // BLOCKS)[:, None].to(tl.int64)
         column = (piece % BLOCKS * BLOCK + start)[:, None] + tl.arange(0, BLOCK)[None, :]
         factor = tl.reshape(tl.broadcast_to(factor[:, None], (ROWS, BLOCKS)), (ROWS * BLOCKS,))
-        level = _round_levels(turned * factor[:, None])
+        level = round_levels(turned * factor[:, None])
         tl.store(out_ptr + row * width + column, level, (row < rows) & (column < width))
 
     @triton.jit
@@ -273,66 +203,5 @@ if triton is not None:
         _store_blocks(out_ptr, turned, factor, first, 0, rows, width, BLOCK, BLOCKS, ROWS)
         if LEFT > 0:
             _store_blocks(out_ptr, last, factor, first, behind, rows, width, BLOCK, LEFT, ROWS)
-
-    @triton.jit
-    def _unpack_int8_kernel(
-        data_ptr,
-        scale_ptr,
-        shift_ptr,
-        row_scale_ptr,
-        full_ptr,
-        rest_ptr,
-        out_ptr,
-        start,
-        count,
-        columns,
-        width,
-        byte_rows,
-        LEVELS: tl.constexpr,
-        DIGITS: tl.constexpr,
-        GROUP: tl.constexpr,
-        WHOLE: tl.constexpr,
-        EXACT: tl.constexpr,
-        BLOCK: tl.constexpr,
-        STEP: tl.constexpr,
-        ROWS: tl.constexpr,
-        OVERLAP: tl.constexpr,
-    ):
-        """ROWS rows and STEP columns of a packed matrix."""
-        first = tl.program_id(0) * ROWS
-        place = first + tl.arange(0, ROWS)
-        column = tl.program_id(1) * STEP + tl.arange(0, STEP)
-        real = (place < count)[:, None]
-        one_group: tl.constexpr = GROUP % STEP == 0  # then no column is missing either
-        if one_group:
-            group = tl.program_id(1) * STEP // GROUP
-            within = tl.program_id(1) * STEP - group * GROUP + tl.arange(0, STEP)[None, :]
-        else:
-            real = real & (column < columns)[None, :]  # what is behind them becomes zeros
-            group = column[None, :] // GROUP
-            within = (column % GROUP)[None, :]
-        groups = columns // GROUP
-        row = (start + place)[:, None]
-        group_row, byte_row, digit = locate_digits(
-            row, start + first, groups, group, byte_rows, WHOLE
-        )
-        code = tl.load(data_ptr + byte_row.to(tl.int64) * GROUP + within, real, other=0)
-        scale = tl.load(scale_ptr + group_row, real, other=0.0).to(tl.float32)
-        shift = tl.zeros_like(scale)
-        if shift_ptr is not None:
-            shift = tl.load(shift_ptr + group_row, real, other=0.0).to(tl.float32)
-        weight = decode_weights(code, digit, scale, shift, LEVELS, DIGITS)
-        if not one_group:
-            weight = tl.where(real, weight, 0.0)
-        blocks: tl.constexpr = ROWS * (STEP // BLOCK)
-        weight = tl.reshape(weight.to(scale_ptr.dtype.element_ty), (blocks, BLOCK))
-        block = tl.program_id(1) * (STEP // BLOCK) + tl.arange(0, blocks) % (STEP // BLOCK)
-        is_rest = (block == columns // BLOCK)[:, None]
-        turned = _rotate(weight, full_ptr, rest_ptr, is_rest, not one_group, EXACT)
-        factor = 1 / tl.load(row_scale_ptr + start + place, place < count, other=1.0)
-        level = _round_levels(tl.reshape(turned, (ROWS, STEP)) * factor[:, None])
-        wait_for_previous_kernel(OVERLAP)  # the product before may still read what is overwritten
-        at = place.to(tl.int64)[:, None] * width + column[None, :]
-        tl.store(out_ptr + at, level, (place < count)[:, None])
 
     quantize_rows.register_kernel('cuda')(quantize_rows_triton)

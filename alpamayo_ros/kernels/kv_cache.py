@@ -1,6 +1,6 @@
-"""The steps between the matrix products of a decoder layer: one kernel each, with plain twins.
+"""Query and key heads normalised and rotated, keys and values written into a cache: one op.
 
-torch takes some fifty small kernels a layer for them, which last longer than the products of a
+torch takes some forty small kernels a layer for it, which last longer than the products of a
 decode step. Knows no model.
 """
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-import torch.nn.functional as F
 
 from .norm import rms_norm_plain
+from .swiglu import flatten_rows
 
 try:
     import triton
@@ -23,21 +23,7 @@ try:
 except ImportError:  # CPU builds of torch come without Triton: the plain path serves
     triton = None
 
-SWIGLU_BLOCK = 1024
 MAX_HEADS = 8  # of a block that rotates
-
-
-def swiglu_plain(gate: Tensor, up: Tensor) -> Tensor:
-    """Product of silu(gate) and up, same shape."""
-    return F.silu(gate) * up
-
-
-swiglu = torch.library.custom_op('alpamayo_ros::swiglu', mutates_args=())(swiglu_plain)
-
-
-@swiglu.register_fake
-def _(gate: Tensor, up: Tensor) -> Tensor:
-    return torch.empty_like(gate)
 
 
 def rotate_into_cache_plain(
@@ -52,8 +38,8 @@ def rotate_into_cache_plain(
     keys: Tensor,
     values: Tensor,
     slots: Tensor,
-    key_scales: Tensor | None = None,
-    value_scales: Tensor | None = None,
+    key_scales: Tensor | None,
+    value_scales: Tensor | None,
 ) -> Tensor:
     """Normalise q and k per head, turn both by their position, write k and v into a cache.
 
@@ -71,6 +57,7 @@ def rotate_into_cache_plain(
     return _rotate(q, cos, sin).transpose(1, 2).contiguous().transpose(1, 2)
 
 
+# torch 2.11 fails where an argument that is written to has a default and is left out
 rotate_into_cache = torch.library.custom_op(
     'alpamayo_ros::rotate_into_cache',
     mutates_args=('keys', 'values', 'key_scales', 'value_scales'),
@@ -101,30 +88,6 @@ def _write(cache: Tensor, scales: Tensor | None, slots: Tensor, x: Tensor) -> No
     scales.index_copy_(2, slots, scale)
 
 
-def swiglu_triton(gate: Tensor, up: Tensor, out: Tensor | None = None) -> Tensor:
-    """The op in Triton; out: columns of a matrix (rows, N) to write to."""
-    out, size = gate.new_empty(gate.shape) if out is None else out, gate.shape[-1]
-    gate, up, flat = _flatten_rows(gate), _flatten_rows(up), out.view(-1, size)
-    _swiglu_kernel[(len(gate), triton.cdiv(size, SWIGLU_BLOCK))](
-        gate,
-        up,
-        flat,
-        size,
-        gate.stride(0),
-        up.stride(0),
-        flat.stride(0),
-        BLOCK=SWIGLU_BLOCK,
-        **launch_options(out.device, len(gate) == 1),
-    )
-    return out
-
-
-def _flatten_rows(x: Tensor) -> Tensor:
-    """(..., N) as (rows, N); parts of joined products stay where they are, a stride apart."""
-    x = x.reshape(-1, x.shape[-1])
-    return x if x.stride(1) == 1 else x.contiguous()
-
-
 def rotate_into_cache_triton(
     q: Tensor,
     k: Tensor,
@@ -137,15 +100,15 @@ def rotate_into_cache_triton(
     keys: Tensor,
     values: Tensor,
     slots: Tensor,
-    key_scales: Tensor | None = None,
-    value_scales: Tensor | None = None,
+    key_scales: Tensor | None,
+    value_scales: Tensor | None,
 ) -> Tensor:
     """The op in Triton: one block takes a few heads of a token. keys and values share strides."""
     batch, length, width = q.shape
     dim = q_weight.shape[0]
     heads, kv_heads = width // dim, k.shape[-1] // dim
     group = math.gcd(heads, kv_heads, MAX_HEADS)
-    q, k, v = _flatten_rows(q), _flatten_rows(k), _flatten_rows(v)
+    q, k, v = flatten_rows(q), flatten_rows(k), flatten_rows(v)
     out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device=q.device)
     _rotate_kernel[(batch * length, (heads + 2 * kv_heads) // group)](
         q,
@@ -182,28 +145,6 @@ def rotate_into_cache_triton(
 
 
 if triton is not None:
-
-    @triton.jit
-    def _swiglu_kernel(
-        gate_ptr,
-        up_ptr,
-        out_ptr,
-        size,
-        gate_row,
-        up_row,
-        out_row,
-        BLOCK: tl.constexpr,
-        OVERLAP: tl.constexpr,
-    ):
-        wait_for_previous_kernel(OVERLAP)
-        row = tl.program_id(0).to(tl.int64)
-        at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        inside = at < size
-        gate = tl.load(gate_ptr + row * gate_row + at, inside, other=0.0)
-        up = tl.load(up_ptr + row * up_row + at, inside, other=0.0)
-        wide = gate.to(tl.float32)
-        silu = (wide / (1 + tl.exp(-wide))).to(gate.dtype)
-        tl.store(out_ptr + row * out_row + at, silu * up, inside)
 
     @triton.jit
     def _normalise_and_rotate(
@@ -297,5 +238,4 @@ if triton is not None:
                     tl.store(value_scales_ptr + own, scale)
                 tl.store(values_ptr + target + at, v)
 
-    swiglu.register_kernel('cuda')(swiglu_triton)
     rotate_into_cache.register_kernel('cuda')(rotate_into_cache_triton)
