@@ -1,4 +1,4 @@
-"""The checkpoint that ships as `small`: its hash, its size, its words, its card."""
+"""The checkpoints that ship, `small` and `small15`: hash, size, words, card."""
 
 import json
 
@@ -8,17 +8,17 @@ from alpamayo_ros.hub import resolve_checkpoint
 from alpamayo_ros.model.checkpoint import hash_checkpoint, read_tensor_shapes
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.processor import Processor
-from alpamayo_ros.model.prompt.tokens import IMAGE_PAD, SPECIAL_NAMES, format_special
+from alpamayo_ros.model.prompt.tokens import IMAGE_PAD, list_special_tokens
 from alpamayo_ros.model.small.vlm_files import ADDED_TOKENS
 from alpamayo_ros.runtime.load import load_model
 
 BYTES = 16 * 2**20
 
 
-@pytest.fixture(scope='module')
-def folder(root):
+@pytest.fixture(scope='module', params=['small', 'small15'])
+def folder(root, request):
     """Return the folder of the repository."""
-    return root / 'checkpoints/small'
+    return root / 'checkpoints' / request.param
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +28,7 @@ def card(folder):
 
 def test_its_name_leads_to_it(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert resolve_checkpoint('small') == folder
+    assert resolve_checkpoint(folder.name) == folder
 
 
 def test_its_hash_is_that_of_its_card(folder, card):
@@ -64,7 +64,7 @@ def test_special_tokens_have_the_order_of_the_release(folder):
         discrete[0],
         discrete[-1],
     ]
-    new = [format_special(name) for name in SPECIAL_NAMES if format_special(name) != IMAGE_PAD]
+    new = [token for token in list_special_tokens(config) if token != IMAGE_PAD]
     ids = tokenizer.convert_tokens_to_ids(new)
     assert ids == list(range(discrete[-1] + 1, config.vocab_size))
 
@@ -77,7 +77,15 @@ def test_its_card_says_where_it_comes_from_and_what_it_is_not_for(card):
     assert any('synthetic world only' in limit for limit in card['limits'])
 
 
-def test_figures_of_its_card_are_those_of_the_published_evaluation(root, card):
+def test_small15_is_an_alpamayo_1_5_that_began_with_small(root):
+    folders = [root / 'checkpoints' / name for name in ('small', 'small15')]
+    cards = [json.loads((x / 'card.json').read_text(encoding='utf-8')) for x in folders]
+    assert [load_config(x).model_type for x in folders] == ['alpamayo_r1', 'alpamayo1_5']
+    assert cards[1]['began_with_sha256'] == cards[0]['sha256']
+
+
+def test_figures_of_the_card_of_small_are_those_of_the_published_evaluation(root):
+    card = json.loads((root / 'checkpoints/small/card.json').read_text(encoding='utf-8'))
     table = json.loads((root / 'docs/results/small-evaluation.json').read_text(encoding='utf-8'))
     (row,) = (row for row in table['rows'] if row['kind'] == 'reference')
     metrics, opened, late = card['metrics'], row['open']['all'], row['closed']['0.5']
