@@ -69,6 +69,8 @@ SPEED_ROWS = (
     ('mixed', '2 bits mixed', 'recorded K=6'),
     ('mixed-host-embedding', '2 bits mixed', 'recorded K=1'),
     ('mixed-host-embedding', '2 bits mixed', 'recorded K=6'),
+    ('mixed-host-embedding-fast', '2 bits mixed', 'recorded K=1'),
+    ('mixed-host-embedding-drive', '2 bits mixed', 'recorded K=1'),
     ('mixed_attention4', '2 bits mixed_attention4', 'recorded K=1'),
     ('mixed_attention4', '2 bits mixed_attention4', 'recorded K=6'),
     ('mixed', '16 bits', 'recorded K=1'),
@@ -138,6 +140,8 @@ def speed() -> str:
     rows = []
     for (name, weights, case), run in zip(SPEED_ROWS, runs, strict=True):
         host = ', embedding on the host' if 'host-embedding' in name else ''
+        profile = name.partition('host-embedding-')[2]
+        host += f', profile {profile}' if profile else ''
         cells = [f'{run[k]:.{digits}f}' if k in run else '' for k, (_, digits) in columns.items()]
         rows.append([f'{weights}{host}, {case}', *cells])
     headings = ['case', *(heading for heading, _ in columns.values())]
