@@ -7,6 +7,11 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-cluster
 DEMO := out/demo
 DRIVE := $(DEMO)/drive/metadata.yaml
+BITS ?= 16
+CHECKPOINT = $(if $(filter 2,$(BITS)),small-2bit,small)
+LESSONS := out/calibration
+# Drives that no training and no evaluation sees.
+LESSON_SEEDS := 1001 1002 1003
 
 export HF_HUB_OFFLINE := 1
 # Threads that wait for each other in loops stall on a busy machine: a context of a small checkpoint
@@ -14,11 +19,12 @@ export HF_HUB_OFFLINE := 1
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo replay test soak fuzz docs clean
+.PHONY: help setup demo replay small-2bit test soak fuzz docs clean
 
 help:
 	@echo 'make demo    a synthetic drive played to the live node, with a small trained checkpoint: $(DEMO)/live'
-	@echo 'make replay  the same drive offline: $(DEMO)/replay'
+	@echo 'make replay  the same drive offline: $(DEMO)/replay; BITS=2 takes the checkpoint of 2 bits, for both'
+	@echo 'make small-2bit  checkpoints/small-2bit anew, calibrated on three drives'
 	@echo 'make test    unit, golden and lint tests'
 	@echo 'make soak    ten minutes of the node at five times real time, with a fault in every second'
 	@echo 'make fuzz    an hour of bags, rigs, images, messages and checkpoints changed at random'
@@ -57,13 +63,22 @@ endif
 demo: $(STAMP) $(DRIVE)
 	@rm -rf $(DEMO)/live
 	$(BIN)/python -m rosless alpamayo_ros.cli.live $(DEMO)/drive --rig synthetic --out $(DEMO)/live \
-	    --checkpoint small --bits 16 --device cpu --num-samples 3 \
+	    --checkpoint $(CHECKPOINT) --bits $(BITS) --device cpu --num-samples 3 \
 	    --on-invalid publish_invalid --expired-path publish
 
 replay: $(STAMP) $(DRIVE)
 	@rm -rf $(DEMO)/replay
-	$(BIN)/alpamayo_replay $(DEMO)/drive --checkpoint small --rig synthetic \
+	$(BIN)/alpamayo_replay $(DEMO)/drive --checkpoint $(CHECKPOINT) --rig synthetic \
 	    --device cpu --samples 3 --period 0.5 --out $(DEMO)/replay
+
+$(LESSONS)/%/metadata.yaml: $(wildcard alpamayo_ros/world/*.py) | $(STAMP)
+	@rm -rf $(@D)
+	$(BIN)/alpamayo_drive $(@D) --seed $* --seconds 40
+
+small-2bit: $(STAMP) $(LESSON_SEEDS:%=$(LESSONS)/%/metadata.yaml)
+	@rm -rf checkpoints/small-2bit
+	$(BIN)/alpamayo_quantize small checkpoints/small-2bit --bits 2 --rig synthetic \
+	    $(LESSON_SEEDS:%=--drive $(LESSONS)/%)
 
 # Where ROS 2 is sourced the first runs on it; the tests of its stand-in never do. Three workers on
 # two cores: the first takes the tests over the wire, which mostly wait.

@@ -24,7 +24,7 @@ from alpamayo_ros.ros.diagnostics import t0_status
 from alpamayo_ros.ros.diagnostics.status import ARRAY_TYPE
 from alpamayo_ros.ros.parameter_tables import format_markdown_table
 from alpamayo_ros.ros.publishing.outputs import AUTOWARE, OUTPUTS
-from quantization_study.page import SENSITIVITY, TABLES, render
+from quantization_study.page import TABLES, render
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'docs/results'
@@ -206,7 +206,7 @@ def latencies() -> str:
 def two_bit_study() -> str:
     """What each width, recipe and method costs the small checkpoint."""
     tables = [_result(path.stem) for path in TABLES]
-    return render(tables, _result(SENSITIVITY.stem)).rstrip('\n')
+    return render(tables).rstrip('\n')
 
 
 PARTS: Mapping[str, Callable[[], str]] = {

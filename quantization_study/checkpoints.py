@@ -5,32 +5,32 @@ Knows no figures.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save_file
+import numpy as np
 
-from alpamayo_ros.conversion.plan import plan_quantization
+from alpamayo_ros.conversion.calibrate import Calibration
+from alpamayo_ros.conversion.calibrate_release import (
+    calibrate_release,
+    hash_contexts,
+    keep_lessons,
+    load_source,
+    speak,
+)
+from alpamayo_ros.conversion.plan import QuantizationPlan, plan_quantization
 from alpamayo_ros.conversion.quantize import quantize_checkpoint
+from alpamayo_ros.data_types import Context
+from alpamayo_ros.drives.open_loop import OpenLoop
+from alpamayo_ros.drives.scene import keep_pictures, make_contexts
+from alpamayo_ros.model.config import load_config
 from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES, Rules, make_rules
-from alpamayo_ros.runtime.engine import AlpamayoEngine
-from quantization_study.calibrate import input_moments, picture_size, scenes_of
-from quantization_study.distill import distill
+from quantization_study.forced import picture_size
 
-# Method: solver of alpamayo_quantize, and whether it weighs errors by the inputs.
-SOLVED = {
-    'min/max': ('minmax', False),
-    'HQQ': ('hqq', False),
-    'MSE': ('mse', False),
-    'activation-aware': ('mse', True),
-    'error feedback': ('feedback', True),
-}
-# Taught by the 16 bits, starting from the last one above; whether codes move.
-TAUGHT = {'distilled': False, 'distilled with codes': True}
-_CALIBRATION_DRIVES = 32
-_STEPS, _BATCH, _PASSES, _RATE = 400, 32, 4, 0.002  # of what is taught
+SOLVED = {'min/max': 'minmax', 'HQQ': 'hqq', 'MSE': 'mse'}  # method: solver of alpamayo_quantize
+CALIBRATED = 'calibrated'
+DRIVES, SECONDS, MOMENTS = (1001, 1002, 1003), 60.0, 32  # of a calibration; none is measured on
 
 
 @dataclass(frozen=True)
@@ -53,64 +53,63 @@ class Variant:
 
 
 def list_variants() -> Iterator[Variant]:
-    """All rows: the plain one, then from many bits to few; what is taught has 4 bits or less."""
+    """All rows: the plain one, then from many bits to few."""
     yield Variant()
     for bits in (bits for bits, scheme in SCHEMES.items() if scheme.levels):
         for recipe in RECIPES:
-            for method in (*SOLVED, *(TAUGHT if bits <= 4 else ())):
+            for method in (*SOLVED, CALIBRATED):
                 yield Variant(bits, recipe, method)
 
 
-def add_study_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that all programs of the study take."""
-    add = parser.add_argument
-    add('checkpoint', type=Path, help='folder in full precision')
-    add('--work', type=Path, required=True, help='folder for checkpoints and records of the study')
-    add('--out', type=Path, required=True, help='JSON file of the result')
-    add('--device', default='cpu', help='cpu (default), cuda or cuda:N')
-
-
+@dataclass(frozen=True)
 class Checkpoints:
-    """Folders of one source below `work`. taught_steps: of distillation, 0 for the default."""
+    """Folders of one source below `work`."""
 
-    def __init__(self, source: Path, work: Path, device: str, taught_steps: int = 0) -> None:
-        self.source, self.work, self.device = source, work, device
-        self.taught_steps = taught_steps or _STEPS
+    source: Path
+    work: Path
+    device: str
 
     def folder(self, variant: Variant) -> Path:
         """The checkpoint of a row."""
         if not variant.recipe:
             return self.source
-        name = variant.name.replace(' ', '_').replace('/', '')
-        target = self.work / 'checkpoints' / name
+        target = self.work / 'checkpoints' / variant.name.replace(' ', '_').replace('/', '')
         if not target.is_dir():
             self._make(variant, target)
         return target
 
-    def statistics(self) -> Path:
-        """Second moments of the inputs of all layers."""
-        path = self.work / 'inputs.safetensors'
-        if not path.is_file():
-            engine = AlpamayoEngine(self.source, self.device, None, 16)
-            scenes = list(scenes_of(_CALIBRATION_DRIVES, picture_size(engine.config)))
-            moments = input_moments(engine, scenes, lambda count: None)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix('.partial')
-            save_file(moments, partial)
-            partial.rename(path)
-        return path
-
     def _make(self, variant: Variant, target: Path) -> None:
-        if variant.method in TAUGHT:
-            last = Variant(variant.bits, variant.recipe, list(SOLVED)[-1])
-            distill(
-                self.source, self.folder(last), target, self.device,
-                self.taught_steps, _BATCH, _PASSES, _RATE, TAUGHT[variant.method],
-            )  # fmt: skip
-            return
-        solver, weighed = SOLVED[variant.method]
-        importance = self.statistics() if weighed else None
+        contexts = self._draw_contexts() if variant.method == CALIBRATED else []
         job = plan_quantization(
-            self.source, target, variant.recipe, variant.bits, solver, importance=importance
+            self.source,
+            target,
+            variant.recipe,
+            variant.bits,
+            SOLVED.get(variant.method, 'mse'),
+            self.device,
+            calibration_sha256=hash_contexts(contexts) if contexts else '',
         )
-        quantize_checkpoint(job, None, lambda what, size: None)
+        calibration = calibrate_plan(job, contexts) if contexts else None
+        quantize_checkpoint(job, None, lambda what, size: None, calibration)
+
+    def _draw_contexts(self) -> list[Context]:
+        """Draw the moments of the calibration, with pictures as the cameras take them."""
+        loop, size = (
+            OpenLoop('test', 0, SECONDS, MOMENTS, 0),
+            picture_size(load_config(self.source)),
+        )
+        contexts = []
+        for drive in DRIVES:
+            scenes = loop.scenes(drive, size)
+            rngs = [np.random.default_rng() for _ in scenes]  # `keep_pictures` draws nothing
+            contexts += make_contexts(scenes, keep_pictures, rngs, self.device.partition(':')[0])
+        return contexts
+
+
+def calibrate_plan(job: QuantizationPlan, contexts: list[Context]) -> Calibration:
+    """Calibrate as alpamayo_quantize does."""
+    lessons = keep_lessons(
+        job, None, lambda: speak(job.source, job.device, contexts, lambda count: None)
+    )
+    source, _ = load_source(job, lessons)
+    return calibrate_release(job, source, lessons, lambda what: None)

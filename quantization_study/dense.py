@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from alpamayo_ros.kernels.packing import count_digits, pack, unpack_codes, unpack_rows
+from alpamayo_ros.kernels.packing import unpack_rows
 from alpamayo_ros.quantization.embedding import QuantEmbedding
 from alpamayo_ros.quantization.linear import QuantLinear
 from alpamayo_ros.quantization.packed_weight import PackedWeight
@@ -50,23 +50,3 @@ def dense(weight: PackedWeight, rows: int) -> Tensor:
     """The first rows (rows, columns) of the matrix, in the dtype of its scales."""
     index = torch.arange(rows, device=weight.device)
     return unpack_rows(weight.stored, weight.columns, index)
-
-
-def codes_in(weight: PackedWeight) -> Tensor:
-    """Codes (rows, columns) float32 of a packed weight: 0 to levels - 1, signed for 256."""
-    data, scale, _, levels = weight.stored
-    group = weight.rows * weight.columns // scale.numel()
-    rows = torch.arange(scale.numel(), device=data.device)
-    own = unpack_codes(data.reshape(-1, group), levels, rows)
-    return own.to(torch.float32).view(weight.rows, weight.columns)
-
-
-def packed_bytes(own: Tensor, like: PackedWeight) -> Tensor:
-    """Bytes of codes (rows, columns), as `like` stores its own; the inverse of `codes_in`."""
-    data, scale, _, levels = like.stored
-    if levels == 256:
-        return own.to(torch.int8)
-    group = like.rows * like.columns // scale.numel()
-    rows = own.to(torch.uint8).view(-1, group)
-    rows = nn.functional.pad(rows, (0, 0, 0, -len(rows) % count_digits(levels)))
-    return pack(rows.view(count_digits(levels), -1, group), levels)

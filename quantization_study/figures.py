@@ -24,9 +24,14 @@ from alpamayo_ros.model.alpamayo import AlpamayoModel
 from alpamayo_ros.model.checkpoint import hash_checkpoint, list_shard_files
 from alpamayo_ros.runtime.batch import infer_batch
 from alpamayo_ros.runtime.engine import AlpamayoEngine
-from quantization_study.calibrate import picture_size
 from quantization_study.dense import unpack
-from quantization_study.forced import Lesson, compare, generate_lessons, settings_for
+from quantization_study.forced import (
+    Lesson,
+    compare,
+    generate_lessons,
+    picture_size,
+    settings_for,
+)
 
 SAMPLES, SCENES = 6, 16  # of a prediction; that share a forward pass
 HELD_OUT = 'validation'  # split of what is told; paths are those of the test drives

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from alpamayo_ros.model.alpamayo import AlpamayoModel
+from alpamayo_ros.model.config import AlpamayoConfig
 from alpamayo_ros.model.flow_matching import make_training_pair
+from alpamayo_ros.model.prompt.image_processor import smart_resize
 from alpamayo_ros.model.teacher_forcing import Batch, predict_velocities, run_language_model
-from quantization_study.calibrate import picture_size
+from alpamayo_ros.world.camera import CAMERAS
 from training.batches import Batches, TokenSequences, list_camera_sets, make_generator
 from training.drives import Drives
 from training.losses import draw_times
@@ -39,6 +41,15 @@ class Lesson:
     t: Tensor
     logits: Tensor
     velocity: Tensor
+
+
+def picture_size(config: AlpamayoConfig) -> tuple[int, int]:
+    """Height and width of the pictures of the world as a checkpoint sees them."""
+    camera, vision = CAMERAS[0], config.vision
+    return smart_resize(
+        camera.height, camera.width, config.min_pixels, config.max_pixels,
+        vision.patch_size * vision.spatial_merge_size,
+    )  # fmt: skip
 
 
 def settings_for(

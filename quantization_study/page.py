@@ -11,21 +11,18 @@ from typing import Any
 
 RESULTS = Path('docs/results')
 TABLES = (RESULTS / 'small-study.json', RESULTS / 'small-study-cpu.json')
-SENSITIVITY = RESULTS / 'small-sensitivity.json'
-_UNKNOWN = 'Groups of layers have not been quantized alone on this checkpoint yet.'
 _COLUMNS = (
     'bits', 'recipe', 'method', 'bits per weight, full size', 'small model, MB', 'weight error',
     'KL, nats', 'velocity error', 'minADE_6, m', 'of 16 bits', 'marker, %', 'cause, %',
 )  # fmt: skip
 
 
-def render(tables: Iterable[Mapping[str, Any]], sensitivity: Mapping[str, Any] | None) -> str:
-    """All tables, the last where it is known, and what they were made from."""
+def render(tables: Iterable[Mapping[str, Any]]) -> str:
+    """All tables, and what they were made from."""
     lines: list[str] = []
     for table in tables:
         lines += [*_made_from(table['made_from']), '', *_rows(table), '']
-    lines += [_UNKNOWN] if sensitivity is None else _groups(sensitivity)
-    return '\n'.join([*lines, ''])
+    return '\n'.join(lines)
 
 
 def _made_from(about: Mapping[str, Any]) -> Iterator[str]:
@@ -49,24 +46,6 @@ def _rows(table: Mapping[str, Any]) -> Iterator[str]:
             _interval(row['min_ade_m'], 3), _interval(row['ratio'], 3),
             _percent(row['marker']), _percent(row['text']),
         ])  # fmt: skip
-
-
-def _groups(found: Mapping[str, Any]) -> Iterator[str]:
-    recipe, measured = found['recipe'], found['sensitivity']
-    widths = list(next(iter(measured.values())))
-    yield (
-        f'One group of layers at few bits, the rest at 16 (error feedback, held-out scenes, '
-        f'checkpoint `{found["checkpoint_sha256"][:12]}`): '
-        f'velocity error / KL. The last column is what a budget of {found["budget_bits"]:g} bits '
-        f'per weight of the full size buys: {recipe["full_size_bits"]:.2f} bits, velocity error '
-        f'{recipe["velocity_error"]:.3f}, KL {recipe["kl"]:.4f}.'
-    )
-    yield ''
-    yield _line(['group', *(f'{bits} bits' for bits in widths), 'takes'])
-    yield _line(['---', *['---:'] * (len(widths) + 1)])
-    for name, own in measured.items():
-        figures = [f'{own[x]["velocity_error"]:.3f} / {own[x]["kl"]:.4f}' for x in widths]
-        yield _line([name, *figures, f'{recipe["widths"][name]:g}'])
 
 
 def _line(cells: Any) -> str:

@@ -31,7 +31,6 @@ from alpamayo_ros.runtime.engine import AlpamayoEngine
 from quantization_study.checkpoints import (
     Checkpoints,
     Variant,
-    add_study_arguments,
     list_variants,
 )
 from quantization_study.figures import SAMPLES, Bench, Record, count_file_bytes, measure_forced
@@ -134,18 +133,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=main.__doc__, prog='python -m quantization_study.table'
     )
-    add_study_arguments(parser)
     add = parser.add_argument
+    add('checkpoint', type=Path, help='folder in full precision')
+    add('--work', type=Path, required=True, help='folder for checkpoints and records of the study')
+    add('--out', type=Path, required=True, help='JSON file of the result')
+    add('--device', default='cpu', help='cpu (default), cuda or cuda:N')
     add('--rows', nargs='+', default=['*'], metavar='PATTERN', help="such as '2 bits mixed *'")
     add('--drives', type=int, default=50, help='of the open loop')
     add('--moments', type=int, default=4, help='of each drive')
     add('--seed', type=int, default=0)
-    add('--steps', type=int, default=0, help='of distillation')
     arguments = parser.parse_args(argv)
     chosen = list(chosen_variants(arguments.rows))
     loop = OpenLoop('test', arguments.drives, 60.0, arguments.moments, arguments.seed)
     bench = Bench(arguments.checkpoint, loop, arguments.device)
-    made = Checkpoints(arguments.checkpoint, arguments.work, arguments.device, arguments.steps)
+    made = Checkpoints(arguments.checkpoint, arguments.work, arguments.device)
     table = measure(bench, made, chosen, arguments.out)
     for name in (variant.name for variant in chosen):
         row = table['rows'][name]

@@ -28,6 +28,7 @@ from alpamayo_ros.quantization.embedding import HostEmbedding
 from alpamayo_ros.quantization.linear import RowParts
 from alpamayo_ros.quantization.packed_weight import PackedWeight
 from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES
+from alpamayo_ros.report.quantization_page import PAGE
 from alpamayo_ros.runtime import memory
 import alpamayo_ros.runtime.auto  # noqa: F401  registers the classes
 from alpamayo_ros.runtime.load import load_model
@@ -153,6 +154,8 @@ def test_folder_tells_what_it_is(mixed):
     }
     assert len(config['source_sha256']) == 64
     report = json.loads((mixed / REPORT).read_text())
+    page = (mixed / PAGE).read_text()
+    assert LAYER in page and 'Not calibrated' in page
     assert report['modules'][LAYER]['bits'] == 2
     assert 0.3 < report['modules'][LAYER]['relative_error'] < 0.6
     assert report['bytes'] == sum(t.nbytes for t in tensors_of(mixed).values())
@@ -161,6 +164,7 @@ def test_folder_tells_what_it_is(mixed):
         'model-00001-of-00001.safetensors',
         'model.safetensors.index.json',
         REPORT,
+        PAGE,
         'vlm',
     }
 
@@ -192,11 +196,11 @@ def run_three_parts(target, monkeypatch, **arguments):
     """Interrupt a run after three parts; parts stay as small for the next one."""
     made = []
 
-    def stop(job, part, progress, write=quantize._write_part):
+    def stop(job, part, *rest, write=quantize._write_part):
         if len(made) == 3:
             raise KeyboardInterrupt
         made.append(part)
-        return write(job, part, progress)
+        return write(job, part, *rest)
 
     monkeypatch.setattr(quantize, '_write_part', stop)
     monkeypatch.setattr(quantize_job, 'PART_BYTES', 100_000)
@@ -278,7 +282,7 @@ def test_disk_that_fills_up_is_one_line_and_keeps_what_is_finished(tmp_path, cap
 
 
 def test_leftover_of_other_arguments_is_not_mixed_in(tmp_path, monkeypatch, capsys):
-    def stop(job, part, progress):
+    def stop(job, part, *rest):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(quantize, '_write_part', stop)

@@ -122,16 +122,17 @@ def test_mixed_keeps_what_few_bits_hurt_most():
     assert [bits(name) for name in kept] == [16, 16, 16]
 
 
-def test_at_two_bits_the_default_recipe_pays_for_attention_with_the_vision_tower():
+def test_a_calibrated_checkpoint_pays_for_attention_with_the_vision_tower():
     def bits(module):
-        return find_rule(module, make_rules(choose_recipe(2), 2)).bits
+        return find_rule(module, make_rules(choose_recipe(2, is_calibrated=True), 2)).bits
 
     assert bits(LAYER + 'self_attn.q_proj') == bits('expert.layers.0.self_attn.o_proj') == 4
     assert bits(LAYER + 'mlp.down_proj') == bits('expert.layers.0.mlp.down_proj') == 2
     assert bits('vlm.model.visual.blocks.0.mlp.linear_fc1') == 4
     assert bits('vlm.model.visual.blocks.0.mlp.linear_fc2') == 8  # one scale for 4304 inputs
     assert bits('vlm.model.visual.merger.linear_fc2') == bits('vlm.lm_head') == 4
-    assert choose_recipe(4) == choose_recipe(1.58) == 'mixed'
+    assert choose_recipe(2) == choose_recipe(4, is_calibrated=True) == 'mixed'
+    assert choose_recipe(1.58) == 'mixed'
 
 
 @pytest.mark.parametrize('bits', SCHEMES)

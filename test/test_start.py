@@ -140,4 +140,4 @@ def test_replay_brings_a_plain_checkpoint_to_a_width(drive, tmp_path):
     arguments += ['--bits', '2', '--host-embedding', '--max-tokens', '4', '--greedy']
     assert replay([str(argument) for argument in arguments]) in (0, 1)
     run = json.loads((tmp_path / 'out/run.json').read_text())
-    assert (run['engine']['bits'], run['engine']['recipe']) == (2, 'mixed_attention4')
+    assert (run['engine']['bits'], run['engine']['recipe']) == (2, 'mixed')

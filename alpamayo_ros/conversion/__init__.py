@@ -1,1 +1,1 @@
-"""Quantizes a checkpoint folder: plans a step for every tensor, then converts one by one."""
+"""A checkpoint folder to a quantized one: a plan, a calibration on drives, each tensor in turn."""

@@ -17,14 +17,13 @@ from ..errors import BadInput
 from ..files import read_json, refuse_existing
 from ..model.checkpoint import check_names, hash_checkpoint, read_tensor_shapes
 from ..model.config import load_config
-from ..quantization import feedback, matrix
+from ..quantization import matrix
 from ..quantization.linear import UNUSED, replace_linears
 from ..quantization.record import KEY, Quantization, describe_foreign, read_method
-from ..quantization.scheme import Rule, find_rule, find_tensor_rule, make_rules
+from ..quantization.scheme import Rule, Rules, find_rule, find_tensor_rule, make_rules
 from ..quantization.solver import SOLVERS
 from ..runtime.load import build_on_meta, check_device
 from ..runtime.memory import require_memory
-from .input_statistics import InputStatistics, read_input_statistics
 from .quanto_source import ZERO_POINT, list_exceptions, read_widths
 
 PART_BYTES = 500_000_000  # of a file: what is lost when a run is interrupted, and held in memory
@@ -58,7 +57,6 @@ class QuantizationPlan:
     device: str
     files: Mapping[str, Path]
     parts: tuple[tuple[TensorStep, ...], ...]
-    statistics: InputStatistics | None = None
 
     @property
     def unfinished(self) -> Path:
@@ -74,13 +72,6 @@ class QuantizationPlan:
         """File of a part."""
         return f'model-{part + 1:05d}-of-{len(self.parts):05d}.safetensors'
 
-    def second_moments(self, step: TensorStep) -> Tensor | None:
-        """Of the inputs of a matrix that is quantized with error feedback; None for others."""
-        assert self.statistics is not None
-        if not step.rule.scheme.levels:
-            return None
-        return self.statistics.second_moments(step.source.removesuffix('.weight'))
-
 
 def plan_quantization(
     source: Path,
@@ -90,16 +81,18 @@ def plan_quantization(
     solver: str = 'mse',
     device: str = 'cpu',
     progress: Progress = lambda what, size: None,
-    importance: Path | None = None,
+    calibration_sha256: str = '',
+    rules: Rules | None = None,
 ) -> QuantizationPlan:
     """Check everything that can be checked beforehand; nothing is written.
 
-    importance: a file of input statistics, by which errors are weighed. Raises BadInput for
+    calibration_sha256: of the contexts that it will be calibrated on. rules: of the recipe
+    'fitted'. Raises BadInput for
     arguments, a source that is not whole or not a release, too little space or memory.
     """
     refuse_existing(target)
-    rules = make_rules(recipe, bits)
-    _check_solver(solver, importance)
+    rules = rules or make_rules(recipe, bits)
+    _check_solver(solver, calibration_sha256)
     check_device(device)
     config = read_json(source / 'config.json')
     method = read_method(config)
@@ -109,12 +102,8 @@ def plan_quantization(
         raise BadInput(f'{source}: quantized already, expected a release in full precision')
     found = read_tensor_shapes(source)
     files = {name: file for name, (file, _) in found.items()}
-    statistics, weighed_by = None, ''
-    if importance is not None:
-        statistics = read_input_statistics(importance, build_on_meta(load_config(source)))
-        weighed_by = statistics.sha256
-    quantization = Quantization(recipe, rules, solver, '', weighed_by)
-    job = QuantizationPlan(source, target, quantization, device, files, (), statistics)
+    quantization = Quantization(recipe, rules, solver, '', calibration_sha256)
+    job = QuantizationPlan(source, target, quantization, device, files, ())
     widths = read_widths(found, job.read_tensor)
     exceptions = list_exceptions(
         {name: shape for name, (_, shape) in found.items()}, widths, rules, str(source)
@@ -123,11 +112,13 @@ def plan_quantization(
     job = replace(job, quantization=quantization)
     steps = [_plan_tensor(job, name, shape) for name, (_, shape) in found.items()]
     packed = bool(widths)
-    if not any(step.is_quantized for step in steps):  # then nothing is weighed either
-        quantization = replace(
-            quantization, solver='quanto' if packed else 'none', importance_sha256=''
-        )
+    if not any(step.is_quantized for step in steps):
+        if calibration_sha256:
+            raise BadInput(f'{source}: nothing is to be quantized, so nothing to be calibrated')
+        quantization = replace(quantization, solver='quanto' if packed else 'none')
         job = replace(job, quantization=quantization)
+    if packed and calibration_sha256:
+        raise BadInput(f'{source}: packed by optimum-quanto: only a release can be calibrated')
     _check_steps(job, steps, packed)
     job = replace(job, parts=tuple(_group_steps(steps)))
     _check_space(job)
@@ -136,15 +127,12 @@ def plan_quantization(
     return replace(job, quantization=quantization)
 
 
-def _check_solver(solver: str, importance: Path | None) -> None:
-    """Raise BadInput for a solver that is not there, or does not do with or without weighing."""
-    known = (*SOLVERS, feedback.NAME)
-    if solver not in known:
-        raise BadInput(f'solver {solver!r} is not one of: {", ".join(known)}')
-    if importance is None and solver == feedback.NAME:
-        raise BadInput(f'solver {solver!r} needs input statistics (--importance FILE)')
-    if importance is not None and solver not in (feedback.NAME, 'mse'):
-        raise BadInput(f'solver {solver!r} weighs no errors: no importance was expected')
+def _check_solver(solver: str, calibration_sha256: str) -> None:
+    """Raise BadInput for a solver that is not there, or that a calibration does not use."""
+    if solver not in SOLVERS:
+        raise BadInput(f'solver {solver!r} is not one of: {", ".join(SOLVERS)}')
+    if calibration_sha256 and solver != 'mse':
+        raise BadInput(f'solver {solver!r}: a calibration (--drive) has its own')
 
 
 def _plan_tensor(job: QuantizationPlan, name: str, shape: tuple[int, ...]) -> TensorStep:
@@ -175,8 +163,6 @@ def _check_steps(job: QuantizationPlan, steps: list[TensorStep], packed: bool) -
         shapes = {step.source: tuple(job.read_tensor(step.source).shape) for step in steps}
         check_names(model, shapes, str(job.source))
     replace_linears(model, job.quantization.rules)
-    for step in steps if job.quantization.solver == feedback.NAME else ():
-        job.second_moments(step)
     stored = {name: shape for step in steps for name, shape in step.shapes.items()}
     where = f'{job.source} as {job.quantization.recipe} of {job.quantization.bits:g} bits'
     check_names(model, stored, where)
@@ -185,21 +171,16 @@ def _check_steps(job: QuantizationPlan, steps: list[TensorStep], packed: bool) -
 def _check_space(job: QuantizationPlan) -> None:
     """Raise BadInput where the disk or a memory has too little room, before anything is made."""
     sizes = [sum(step.stored_bytes for step in part) for part in job.parts]
-    there = sum(file.stat().st_size for file in job.unfinished.glob('*.safetensors'))
-    needed = sum(sizes) - there  # each is kept or replaced
+    there = sum(file.stat().st_size for file in job.unfinished.rglob('*.safetensors'))
+    # a calibration keeps each block and then all of them; each file is kept or replaced
+    needed = sum(sizes) * (3 if job.quantization.calibration_sha256 else 1) - there
     free = shutil.disk_usage(next(p for p in job.target.absolute().parents if p.exists())).free
     if needed > free:
         raise BadInput(f'{job.target}: needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free')
     needs = {'cpu': {'a file of the result': max(sizes)}}
     if solved := [step for part in job.parts for step in part if step.is_quantized]:
-        working = matrix.estimate_memory()
-        if job.quantization.solver == feedback.NAME:
-            fed_back = (step for step in solved if job.second_moments(step) is not None)
-            shapes = (job.read_tensor(step.source).shape for step in fed_back)
-            working = max(
-                [working, *(feedback.estimate_feedback_memory(*shape) for shape in shapes)]
-            )
-        own = {'its largest matrix': max(step.stored_bytes for step in solved), 'solving': working}
+        largest = max(step.stored_bytes for step in solved)
+        own = {'its largest matrix': largest, 'solving': matrix.estimate_memory()}
         needs[job.device] = needs.get(job.device, {}) | own
     for device, memory in needs.items():
         require_memory(job.source, memory, device)

@@ -12,7 +12,7 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 import torch
 from torch import Tensor
@@ -29,30 +29,27 @@ from ..model.config import (
 )
 from ..model.processor import Processor
 from ..model.prompt.vlm_folder import find_vlm_folder
-from ..quantization import feedback
+from ..quantization.codes import measure_error
 from ..quantization.matrix import quantize_matrix
 from ..quantization.record import KEY
+from .calibrate import Calibration
 from .plan import Progress, QuantizationPlan, TensorStep
 from .quanto_source import ZERO_POINT
 
 REPORT = 'quantization_report.json'
+CALIBRATION = 'calibration'  # folder of its files, until the target is complete
 _PLAN = 'plan.json'
 
 
-def quantize_checkpoint(
-    job: QuantizationPlan, vlm: Path | None, progress: Progress
-) -> dict[str, Any]:
-    """Do the job; what is finished of an earlier run with equal arguments is kept. The report.
+def begin_unfinished(job: QuantizationPlan, vlm: Path | None) -> Path:
+    """Make the folder of the job, or keep that of an earlier run with equal arguments.
 
-    vlm: whose tokenizer, templates and config are copied; None: those of the source, if it has
-    any. The target appears when it is complete. Raises BadInput for a vlm that the result could
-    not be run with, weights that are not finite, a file that cannot be written, or a leftover of
-    a run with other arguments.
+    Raises BadInput for a vlm that the result could not be run with, and for a leftover of a run
+    with other arguments.
     """
-    vlm_files = _find_vlm_files(job.source, vlm)
     plan = job.quantization.to_json() | {
         'parts': len(job.parts),
-        'vlm': {path.name: hash_file(path) for path in vlm_files},
+        'vlm': {path.name: hash_file(path) for path in find_vlm_files(job.source, vlm)},
     }
     folder = job.unfinished
     if not (folder / _PLAN).is_file():
@@ -65,25 +62,66 @@ def quantize_checkpoint(
             f'{folder}: left by a run with other arguments or another source ({differs}); '
             'remove it to start anew'
         )
+    return folder
+
+
+def quantize_checkpoint(
+    job: QuantizationPlan,
+    vlm: Path | None,
+    progress: Progress,
+    calibration: Calibration | None = None,
+) -> dict[str, Any]:
+    """Do the job; what is finished of an earlier run with equal arguments is kept. The report.
+
+    vlm: whose tokenizer, templates and config are copied; None: those of the source, if it has
+    any. calibration: whose tensors take the place of what would be solved. The target appears when
+    it is complete. Raises BadInput as `begin_unfinished`, and for weights that are not finite and
+    a file that cannot be written.
+    """
+    folder = begin_unfinished(job, vlm)
     shutil.rmtree(folder / 'vlm', ignore_errors=True)
-    for path in vlm_files:
+    for path in find_vlm_files(job.source, vlm):
         (folder / 'vlm').mkdir(exist_ok=True)
         shutil.copyfile(path, folder / 'vlm' / path.name)
     if limits := read_card_limits(job.source):  # its figures are those of other weights
         _write_json(folder / CARD, {'limits': [limits]})
     config = read_json(job.source / 'config.json')
     _write_json(folder / 'config.json', config | {KEY: job.quantization.to_json()})
-    done = [_write_part(job, part, progress) for part in range(len(job.parts))]
+    tensors = _CalibratedTensors(calibration)
+    done = [_write_part(job, part, progress, tensors) for part in range(len(job.parts))]
     report = _summarise(job, done)
+    if calibration is not None:
+        report['calibration'] = calibration.to_json()
     _write_json(folder / REPORT, report)
     _write_json(folder / INDEX, _make_index(job, done))
+    shutil.rmtree(folder / CALIBRATION, ignore_errors=True)
     for path in (*folder.glob('model-*.json'), folder / _PLAN):  # without a plan all begins anew
         path.unlink()
     folder.rename(job.target)
     return report
 
 
-def _write_part(job: QuantizationPlan, part: int, progress: Progress) -> dict[str, Any]:
+class _CalibratedTensors:
+    """Tensors of a calibration by name; none without one."""
+
+    def __init__(self, calibration: Calibration | None) -> None:
+        self._file = None if calibration is None else calibration.file
+        self.names: frozenset[str] = frozenset()
+        if self._file is not None:
+            with safe_open(self._file, framework='pt') as opened:
+                self.names = frozenset(opened.keys())
+
+    def read(self, step: TensorStep) -> dict[str, Tensor]:
+        """Return the stored tensors of a step; {} for what was not calibrated."""
+        if self._file is None or not self.names.issuperset(step.shapes):
+            return {}
+        with safe_open(self._file, framework='pt') as opened:
+            return {name: opened.get_tensor(name) for name in step.shapes}
+
+
+def _write_part(
+    job: QuantizationPlan, part: int, progress: Progress, calibrated: _CalibratedTensors
+) -> dict[str, Any]:
     """Write a file and a note of what the report says of it; or keep what has the note's hash."""
     file = job.unfinished / job.part_name(part)
     record = file.with_suffix('.json')
@@ -96,7 +134,7 @@ def _write_part(job: QuantizationPlan, part: int, progress: Progress) -> dict[st
     tensors: dict[str, Tensor] = {}
     modules: dict[str, Any] = {}
     for step in job.parts[part]:
-        made, error = _convert_tensor(job, step)
+        made, error = _convert_tensor(job, step, calibrated.read(step))
         tensors |= made
         if error is not None:
             modules[step.source.removesuffix('.weight')] = {
@@ -117,7 +155,7 @@ def _write_part(job: QuantizationPlan, part: int, progress: Progress) -> dict[st
 
 
 def _convert_tensor(
-    job: QuantizationPlan, step: TensorStep
+    job: QuantizationPlan, step: TensorStep, calibrated: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], float | None]:
     """The stored tensors of a step on the host, and the error of what was quantized here."""
     tensor = job.read_tensor(step.source)
@@ -129,28 +167,18 @@ def _convert_tensor(
         shift = scale.to(torch.float32) * tensor.to(torch.float32)
         return {name: shift.to(scale.dtype)}, None
     if list(step.shapes) == [step.source]:
-        return {step.source: tensor.contiguous()}, None
-    stored, error = _quantize_tensor(job, step, tensor)
+        return {
+            step.source: calibrated.get(step.source, tensor).to(tensor.dtype).contiguous()
+        }, None
+    if calibrated:
+        stored = {name.removeprefix(step.source): x for name, x in calibrated.items()}
+        error = measure_error(stored, step.rule, tensor)
+    else:
+        stored, error = quantize_matrix(tensor, step.rule, job.quantization.solver, job.device)
     if error != error:
         shutil.rmtree(job.unfinished)  # of no use to a repaired source, which has another hash
         raise BadInput(f'{job.files[step.source]}: {step.source} holds values that are not finite')
     return {step.source + ending: part.cpu() for ending, part in stored.items()}, error
-
-
-def _quantize_tensor(
-    job: QuantizationPlan, step: TensorStep, tensor: Tensor
-) -> tuple[dict[str, Tensor], float]:
-    """Stored tensors of a matrix and its error; tables have no inputs, so nothing weighs there."""
-    solver = job.quantization.solver
-    if solver == feedback.NAME:
-        moments = job.second_moments(step)
-        if moments is not None:
-            return feedback.quantize_with_feedback(tensor, step.rule, moments, job.device)
-        solver = 'mse'
-    importance = None
-    if job.statistics is not None:
-        importance = job.statistics.mean_square(step.source.removesuffix('.weight'))
-    return quantize_matrix(tensor, step.rule, solver, job.device, importance=importance)
 
 
 def _summarise(job: QuantizationPlan, done: list[dict[str, Any]]) -> dict[str, Any]:
@@ -179,7 +207,7 @@ def _make_index(job: QuantizationPlan, done: list[dict[str, Any]]) -> dict[str, 
     }
 
 
-def _find_vlm_files(source: Path, vlm: Path | None) -> list[Path]:
+def find_vlm_files(source: Path, vlm: Path | None) -> list[Path]:
     """Tokenizer, chat template, preprocessor and config, so that a vehicle needs no network.
 
     Raises BadInput unless the source is the same model with them, and its ids those of the

@@ -13,18 +13,21 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from ..kernels.packing import count_digits, pack
+from .codes import data_name, store_codes
 from .scheme import QuantScheme, Rule
 from .solver import nearest_codes, solve
 
-NAME = 'feedback'  # beside the SOLVERS, which see groups alone
 BLOCK = 128  # columns, of a matrix whose rows have one scale
 DAMPING = 0.01  # of the mean square of the inputs: makes the moments of few samples invertible
+PIECE = 1 << 26  # weights that are solved at a time; rows do not depend on each other
 
 
 def estimate_feedback_memory(rows: int, columns: int) -> int:
-    """Most bytes that a matrix takes: five copies of it and four of its moments, in float32."""
-    return 5 * 4 * rows * columns + 4 * 4 * columns**2
+    """Most bytes that a matrix takes beside itself, in float32.
+
+    Five copies of a piece, its codes, four copies of the moments.
+    """
+    return 5 * 4 * min(rows * columns, PIECE) + rows * columns + 4 * 4 * columns**2
 
 
 def quantize_with_feedback(
@@ -35,34 +38,38 @@ def quantize_with_feedback(
     dtype: torch.dtype = torch.bfloat16,
 ) -> tuple[dict[str, Tensor], float]:
     """As `quantize_matrix`; moments (K, K): mean of x x^T over inputs x of the layer."""
-    scheme, levels = rule.scheme, rule.scheme.levels
-    wanted = weight.detach().to(device, torch.float32)
-    padded = F.pad(wanted, (0, 0, 0, rule.pad(len(wanted)) - len(wanted)))
-    codes, scale, shift = _solve(padded, scheme, moments.to(device), dtype)
-    group = scheme.group_size(weight.shape[1])
-    dense = scale.to(torch.float32).unsqueeze(-1) * codes.unflatten(1, (-1, group))
-    dense = (dense - shift.to(torch.float32).unsqueeze(-1)).flatten(1)[: len(wanted)]
-    error = (dense - wanted).norm() / wanted.norm().clamp(min=1e-30)
-    if levels == 256:
-        return {'._data': (codes - levels // 2).to(torch.int8), '._scale': scale}, float(error)
-    rows = codes.to(torch.uint8).view(-1, group)
-    rows = F.pad(rows, (0, 0, 0, -len(rows) % count_digits(levels)))
-    stored = {'._data._data': pack(rows.view(count_digits(levels), -1, group), levels)}
-    stored['._scale'] = scale.view(-1, 1)
+    scheme, columns = rule.scheme, weight.shape[1]
+    upper = inverse_factor(moments.to(device))
+    padded = F.pad(weight.detach(), (0, 0, 0, rule.pad(len(weight)) - len(weight)))
+    codes, scales, shifts = [], [], []
+    rest = whole = 0.0
+    for rows in padded.split(max(PIECE // columns, 1)):
+        wanted = rows.to(device, torch.float32)
+        code, scale, shift = _solve(wanted, scheme, upper, dtype)
+        grouped = code.unflatten(1, (scale.shape[1], -1))
+        dense = scale.to(torch.float32).unsqueeze(-1) * grouped
+        dense = (dense - shift.to(torch.float32).unsqueeze(-1)).flatten(1)
+        rest += float((dense - wanted).square().sum())
+        whole += float(wanted.square().sum())
+        codes.append(grouped.to(torch.uint8))
+        scales.append(scale)
+        shifts.append(shift)
+    stored = {data_name(scheme): store_codes(torch.cat(codes), scheme)}
+    stored['._scale'] = torch.cat(scales).view(-1, 1)
     if scheme.shifted:
-        stored['._shift'] = shift.view(-1, 1)
-    return stored, float(error)
+        stored['._shift'] = torch.cat(shifts).view(-1, 1)
+    return stored, (rest / max(whole, 1e-30)) ** 0.5
 
 
 def _solve(
-    weight: Tensor, scheme: QuantScheme, moments: Tensor, dtype: torch.dtype
+    weight: Tensor, scheme: QuantScheme, upper: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Codes (N, K) as floats, scale and shift (N, K / g) of a matrix (N, K).
 
     Inside a block, each column corrects the next ones; a product corrects all that follow the
-    block. This is the arithmetic of correcting the whole matrix after each column.
+    block. This is the arithmetic of correcting the whole matrix after each column. upper: see
+    `inverse_factor`.
     """
-    upper = inverse_factor(moments)
     rest, codes = weight.clone(), torch.empty_like(weight)
     columns, group = weight.shape[1], scheme.group_size(weight.shape[1])
     scales, shifts = [], []
@@ -92,12 +99,11 @@ def _split_columns(columns: int, group: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, columns)
 
 
-def inverse_factor(moments: Tensor) -> Tensor:
+def inverse_factor(moments: Tensor, damping: float = DAMPING) -> Tensor:
     """Return the upper triangular U (K, K) float32 with U^T U the inverse of the damped moments.
 
     In float32, of which a GPU has plenty; where that is too little, damping grows tenfold.
     """
-    damping = DAMPING
     while True:
         damped = damp(moments, damping)
         lower, failed = torch.linalg.cholesky_ex(damped)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BadInput
-from .scheme import RECIPES, SCHEMES, Rules, make_rules, parse_rules
+from .scheme import FITTED, RECIPES, SCHEMES, Rules, make_rules, parse_rules
 
 KEY = 'quantization_config'
 FORMAT_VERSION = 1
@@ -18,22 +18,24 @@ PLAIN_BITS = 16.0
 class Quantization:
     """How a checkpoint was quantized, and from which source.
 
-    solver: 'quanto' where optimum-quanto made all codes, 'none' at 16 bits. importance_sha256: of
-    the input statistics by which errors were weighed, '' without them. exceptions: the first so
-    many rules are not the recipe's; they keep what the source of optimum-quanto had.
+    solver: 'quanto' where optimum-quanto made all codes, 'none' at 16 bits. calibration_sha256: of
+    the contexts that it was calibrated on, '' without them. exceptions: the first so many rules
+    are not the recipe's; they keep what the source of optimum-quanto had.
     """
 
     recipe: str
     rules: Rules
     solver: str
     source_sha256: str
-    importance_sha256: str = ''
+    calibration_sha256: str = ''
     exceptions: int = 0
 
     @property
     def bits(self) -> float:
-        """The width of most layers of the recipe."""
+        """The width of most layers of the recipe; the smallest of fitted widths."""
         own = self.rules[self.exceptions :]
+        if self.recipe == FITTED:
+            return min(rule.bits for rule in own)
         return next(bits for bits in SCHEMES if make_rules(self.recipe, bits) == own)
 
     def to_json(self) -> dict[str, Any]:
@@ -45,8 +47,8 @@ class Quantization:
             'solver': self.solver,
             'source_sha256': self.source_sha256,
         }
-        if self.importance_sha256:
-            entry['importance_sha256'] = self.importance_sha256
+        if self.calibration_sha256:
+            entry['calibration_sha256'] = self.calibration_sha256
         if self.exceptions:
             # apart from the modules: a recipe may have a rule for the same pattern
             own = self.rules[: self.exceptions]
@@ -68,18 +70,18 @@ def parse_quantization(config: Mapping[str, Any], where: str) -> Quantization | 
     try:
         version, recipe, modules = raw['format_version'], str(raw['recipe']), raw['modules']
         solver, source = str(raw['solver']), str(raw['source_sha256'])
-        importance = str(raw.get('importance_sha256', ''))
+        calibration = str(raw.get('calibration_sha256', ''))
         exceptions = parse_rules(raw.get('exceptions', {}), where)
         rules = parse_rules(modules, where)
     except (AttributeError, KeyError, TypeError):
         raise BadInput(f'{where}: {KEY} is not one that alpamayo_quantize writes') from None
     if version != FORMAT_VERSION:
         raise BadInput(f'{where}: format_version {version!r}, expected {FORMAT_VERSION}')
-    if recipe not in RECIPES:
+    if recipe not in (*RECIPES, FITTED):
         raise BadInput(f'{where}: recipe {recipe!r} is not one of: {", ".join(RECIPES)}')
-    if not any(make_rules(recipe, bits) == rules for bits in SCHEMES):
+    if recipe != FITTED and not any(make_rules(recipe, bits) == rules for bits in SCHEMES):
         raise BadInput(f'{where}: its modules are not those of the recipe {recipe!r}')
-    return Quantization(recipe, exceptions + rules, solver, source, importance, len(exceptions))
+    return Quantization(recipe, exceptions + rules, solver, source, calibration, len(exceptions))
 
 
 def read_method(config: Mapping[str, Any]) -> str:
@@ -110,8 +112,11 @@ def check_requested(
     A plain checkpoint serves every width: loading quantizes it.
     """
     if bits is not None or recipe is not None:
-        make_rules(recipe or 'uniform', PLAIN_BITS if bits is None else bits)
+        known = 'uniform' if recipe in (None, FITTED) else recipe
+        make_rules(known, PLAIN_BITS if bits is None else bits)
     if found is None:
+        if recipe == FITTED:
+            raise BadInput(f'{where}: not quantized; only alpamayo_quantize fits widths')
         if recipe is not None and bits is None:
             raise BadInput(f'{where}: not quantized; recipe={recipe!r} needs bits as well')
         return

@@ -160,13 +160,16 @@ RECIPES: dict[str, Callable[[float], Rules]] = {
 }
 
 
-def choose_recipe(bits: float) -> str:
-    """Choose the recipe where the user names none.
+FITTED = 'fitted'  # widths measured on a checkpoint, so no row of RECIPES
 
-    At 2 bits it is the recipe that drives best within 3 bits per weight, once distilled or with
-    error feedback. With plain least squares 'mixed' drives better.
+
+def choose_recipe(bits: float, is_calibrated: bool = False) -> str:
+    """Choose the recipe where the user names none: the one that drives the small checkpoint best.
+
+    At 2 bits and within 3 bits per weight that is 'mixed_attention4' after a calibration, and
+    'mixed' without one (docs/two-bit-study.md).
     """
-    return 'mixed_attention4' if bits == 2 else 'mixed'
+    return 'mixed_attention4' if bits == 2 and is_calibrated else 'mixed'
 
 
 def make_rules(recipe: str, bits: float) -> Rules:

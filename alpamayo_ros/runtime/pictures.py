@@ -33,12 +33,19 @@ class PictureReader:
 
         Raises images.ImageError for the first frame that cannot be decoded.
         """
-        pictures = list(self._pool.map(self._load_picture, frames))
+        pictures = self.load(frames)
         found: list[tuple[Tensor, tuple[int, int]]] = []
         # pictures of one size travel together
         for _, same in groupby(pictures, key=lambda picture: picture.shape):
             found += self._processor.cut_patches(torch.stack(list(same)).to(self._device))
         return found
+
+    def load(self, frames: Sequence[Frame]) -> list[Tensor]:
+        """Decode frames on the host, resized to the vision tower's size: uint8 (3, h, w) each.
+
+        Raises images.ImageError for the first frame that cannot be decoded.
+        """
+        return list(self._pool.map(self._load_picture, frames))
 
     def _load_picture(self, frame: Frame) -> Tensor:
         """Decode a frame and resize it to the vision tower's size, uint8 (3, h, w)."""
