@@ -62,12 +62,12 @@ def root():
 def local_ray(root):
     """Start a Ray of two workers, on loopback, that all tests of this process share."""
     ray = pytest.importorskip('ray', reason='Ray is not installed')
-    os.environ.update(RAY_USAGE_STATS_ENABLED='0', RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO='0')
-    ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level='ERROR',
-        object_store_memory=128 << 20, _node_ip_address='127.0.0.1',
-        runtime_env={'env_vars': {'PYTHONPATH': str(root / 'test')}},
-    )  # fmt: skip
+    from alpamayo_ros.cluster.ray_workers import connect
+    from alpamayo_ros.cluster.workers import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:  # workers import what tests hand to them
+        patch.setenv('PYTHONPATH', str(root / 'test'), prepend=os.pathsep)
+        assert connect(Cluster('local', 2))
     yield
     ray.shutdown()
 

@@ -63,7 +63,7 @@ def test_workers_that_cannot_begin_are_one_line(local_ray):
 def test_a_cluster_without_gpus_is_one_line(local_ray):
     with (
         pytest.raises(BadInput, match='^cluster local: it has no GPU$'),
-        start_workers(work_items.begin_and_die, Cluster('local', None, needs_gpu=True)),
+        start_workers(work_items.begin_and_die, Cluster('local', None, 'cuda')),
     ):
         pass
 

@@ -207,6 +207,7 @@ def test_a_folder_of_other_drives_is_refused(job, out, capsys, change, message):
         (['hydra.nothing=1'], "hydra.nothing: Key 'nothing' not in 'HydraConf'"),
         (['hydra/launcher=basic', 'drives=0'], 'drives=0: expected 1 or more'),
         (['cluster=slurm'], 'cluster slurm: expected local or ray://HOST'),
+        (['workers=2', 'device=cuda:1'], 'device cuda:1: expected cuda: Ray gives each worker'),
         (['workers=0'], 'workers=0: expected 1 or more'),
         (['drives=${foo}'], "drives: Interpolation key 'foo' not found"),
         (['split=a=b'], 'split=a=b: '),

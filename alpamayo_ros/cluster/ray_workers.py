@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import logging
 import os
 from typing import Any
+import warnings
 
 os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')  # nothing about a vehicle's work goes out
 os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '0')  # else Ray warns at each start
@@ -46,7 +47,7 @@ class RayWorkers:
     """Actors of a Ray cluster, from the first `run` to `stop`."""
 
     def __init__(self, begin: Begin[Item, Result], cluster: Cluster) -> None:
-        self._has_connected = _connect(cluster)
+        self._has_connected = connect(cluster)
         self._begin = ray.put(begin)
         self._idle: deque[Any] = deque()
         self._busy: dict[Any, tuple[Any, _Job | None]] = {}  # of a job, or at its beginning
@@ -124,21 +125,28 @@ class RayWorkers:
         return None
 
 
-def _connect(cluster: Cluster) -> bool:
-    """Connect to the cluster; whether that was needed: a process has one connection."""
+def connect(cluster: Cluster) -> bool:
+    """Connect to the cluster; returns whether that was needed: a process has one connection.
+
+    A local Ray is a new one, and listens to this machine alone, since it runs what it is sent.
+    """
     if ray.is_initialized():
         return False
     try:
         if cluster.address == LOCAL:
             ray.init(
+                LOCAL,
                 num_cpus=cluster.workers,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=STORE_BYTES,
+                _node_ip_address='127.0.0.1',
             )
         else:
-            ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')  # the error below says it in one line
+                ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise BadInput(f'cluster {cluster.address}: {_shorten(error)}') from error
     return True
@@ -147,11 +155,11 @@ def _connect(cluster: Cluster) -> bool:
 def _plan_workers(cluster: Cluster) -> tuple[int, dict[str, float]]:
     """How many workers there are, and what of the cluster each of them takes."""
     found = ray.cluster_resources()
-    kind = 'GPU' if cluster.needs_gpu else 'CPU'
+    kind = 'CPU' if cluster.device == 'cpu' else 'GPU'
     total = int(found.get(kind, 0))
     if not total:
         raise BadInput(f'cluster {cluster.address}: it has no {kind}')
-    if not cluster.needs_gpu:
+    if kind == 'CPU':
         return cluster.workers or total, {'num_cpus': 1}
     if cluster.workers and cluster.workers > total:  # several share a GPU
         return cluster.workers, {'num_cpus': 1, 'num_gpus': total / cluster.workers}

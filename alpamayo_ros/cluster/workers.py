@@ -25,17 +25,19 @@ class Cluster:
     """Where workers run.
 
     address: '' for this process, 'local' for Ray on this machine, or ray://HOST[:PORT]. workers:
-    how many; None for one per GPU, or per CPU without `needs_gpu`. Raises BadInput for another
-    address.
+    how many; None for one per GPU, or per CPU for the device cpu. Raises BadInput for another
+    address, and for a GPU by number, since Ray gives each worker its own.
     """
 
     address: str = ''
     workers: int | None = None
-    needs_gpu: bool = False
+    device: str = 'cpu'
 
     def __post_init__(self) -> None:
         if self.address not in ('', LOCAL) and not self.address.startswith(REMOTE):
             raise BadInput(f'cluster {self.address}: expected {LOCAL} or {REMOTE}HOST')
+        if self.address and self.device.startswith('cuda:'):
+            raise BadInput(f'device {self.device}: expected cuda: Ray gives each worker its GPU')
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def make_options(settings: EvaluationSettings, chosen: Profile, samples: int) ->
 def make_cluster(settings: EvaluationSettings) -> Cluster:
     """Where the drives are measured; raises BadInput for a cluster that there cannot be."""
     address = settings.cluster or (LOCAL if (settings.workers or 1) > 1 else '')
-    return Cluster(address, settings.workers, settings.device.startswith('cuda'))
+    return Cluster(address, settings.workers, settings.device)
 
 
 def _require(condition: bool, name: str, value: object, expected: str) -> None:

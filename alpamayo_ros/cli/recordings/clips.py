@@ -46,11 +46,12 @@ def replay_clips(arguments: argparse.Namespace) -> Summary:
     make_engine = functools.partial(make_worker_engine, arguments)
     begin = functools.partial(begin_clips, make_engine, arguments.clips, arguments.seed, t0_us)
     left = [clip_id for clip_id in clip_ids if clip_id not in done]
-    bar = tqdm(
-        total=len(clip_ids), initial=len(clip_ids) - len(left), unit='clip', dynamic_ncols=True
-    )
+    known = len(clip_ids) - len(left)
     try:
-        with bar, start_workers(begin, cluster) as workers:
+        with (
+            start_workers(begin, cluster) as workers,
+            tqdm(total=len(clip_ids), initial=known, unit='clip', dynamic_ncols=True) as bar,
+        ):
             for outcome in workers.run(left):
                 if outcome.result is None:
                     record.append(make_lost_line(outcome.item, t0_us, outcome.lost))

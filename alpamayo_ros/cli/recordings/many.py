@@ -83,9 +83,12 @@ def replay_many(arguments: argparse.Namespace, rig: CameraRig) -> Summary:
         functools.partial(read_navigation, arguments),
     )
     left = [item for item in items if item.name not in done]
-    bar = tqdm(total=len(items), initial=len(items) - len(left), unit='item', dynamic_ncols=True)
+    known = len(items) - len(left)
     try:
-        with bar, start_workers(begin, cluster) as workers:
+        with (
+            start_workers(begin, cluster) as workers,
+            tqdm(total=len(items), initial=known, unit='item', dynamic_ncols=True) as bar,
+        ):
             for outcome in workers.run(left):
                 row = dataset.take(outcome)
                 if row['detail']:

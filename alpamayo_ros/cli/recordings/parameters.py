@@ -9,7 +9,6 @@ from typing import Any
 from ...bags.reader import Bag
 from ...cluster.workers import Cluster
 from ...context.navigation import NavigationInput
-from ...errors import BadInput
 from ...replay.recorded_navigation import RecordedNavigation
 from ...ros.parameters import NodeParameters
 from ..engine_arguments import make_engine, read_node_parameters
@@ -51,11 +50,8 @@ def read_thresholds(arguments: argparse.Namespace) -> dict[str, float | None]:
 
 
 def make_cluster(arguments: argparse.Namespace) -> Cluster:
-    """Where the work is done; raises BadInput for a device that Ray does not choose."""
-    address, device = arguments.cluster or '', arguments.device
-    if address and device.startswith('cuda:'):
-        raise BadInput(f'--device {device}: expected cuda: Ray gives each worker its GPU')
-    return Cluster(address, None, device.startswith('cuda'))
+    """Where the work is done; raises BadInput for a cluster that there cannot be."""
+    return Cluster(arguments.cluster or '', None, arguments.device)
 
 
 def make_worker_engine(arguments: argparse.Namespace) -> Any:
