@@ -60,6 +60,11 @@ def test_workers_that_cannot_begin_are_one_line(local_ray):
         list(workers.run([1]))
 
 
+def test_a_local_ray_has_the_address_of_this_machine_alone(local_ray):
+    ray = pytest.importorskip('ray')
+    assert [node['NodeManagerAddress'] for node in ray.nodes()] == ['127.0.0.1']
+
+
 def test_a_cluster_without_gpus_is_one_line(local_ray):
     with (
         pytest.raises(BadInput, match='^cluster local: it has no GPU$'),
