@@ -162,6 +162,16 @@ def test_spans_give_the_lines_of_the_whole_bag(fleet, rig, tmp_path, whole):
     assert without_bag(read_lines(out)) == without_bag(read_lines(whole))
 
 
+@pytest.mark.parametrize('period_ns', [0, 400_000_000])
+def test_spans_of_a_faulty_bag_end_where_the_next_begins(fleet, rig, period_ns):
+    (whole,) = find_bags([fleet / 'south/faulty'])
+    parts = split_bags([whole], load_rig(str(rig)), period_ns, 10**9)
+    assert len(parts) == (8 if period_ns == 0 else 10)
+    perform = begin_replays(make_engine, load_rig(str(rig)), Schedule(period_ns), 0)
+    lines = [line for part in parts for line in perform(part).lines]
+    assert without_times(lines) == without_times(perform(whole).lines)
+
+
 def without_bag(lines):
     """Lines in which the name of a span is that of its bag."""
     return [{**line, 'item': line['item'].split('#')[0]} for line in lines]
@@ -238,6 +248,7 @@ def test_a_stopped_run_goes_on_and_tries_again_what_failed(fleet, rig, tmp_path,
     assert replay(rig, out, fleet, '--resume') == 0
     assert read_figures(out) == read_figures(whole)
     names = [json.loads(x)['name'] for x in (out / 'items.jsonl').read_text().splitlines()]
+    assert len(read_record(out)) == len(read_record(whole))  # whole lines, and none of them twice
     assert names[4:] == ['south/blind', 'south/faulty'] and names.count('south/blind') == 2
     assert '3/5' in capsys.readouterr().err
 
