@@ -86,7 +86,7 @@ setup(
         # alpamayo_replay --clips: tables and videos of the makers' data set
         'clips': CLIPS,
         # --cluster: work on many machines; many recordings as one table
-        'cluster': [PYARROW, 'ray[client]>=2.40,<3'],
+        'cluster': [PYARROW, 'ray[client]>=2.60,<3'],
         # the fast path of world/: small pictures on a CPU
         'numba': [NUMBA],
         # the fast paths of kernels/; a CUDA build of torch brings its own

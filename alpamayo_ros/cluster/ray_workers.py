@@ -16,6 +16,8 @@ import warnings
 
 os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')  # nothing about a vehicle's work goes out
 os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '0')  # else Ray warns at each start
+# A Ray that is started here then has the address 127.0.0.1; connecting to others is not affected.
+os.environ.setdefault('RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER', '0')
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -128,7 +130,7 @@ class RayWorkers:
 def connect(cluster: Cluster) -> bool:
     """Connect to the cluster; returns whether that was needed: a process has one connection.
 
-    A local Ray is a new one, and listens to this machine alone, since it runs what it is sent.
+    A local Ray is a new one, for this machine alone, since it runs what it is sent.
     """
     if ray.is_initialized():
         return False
@@ -141,14 +143,16 @@ def connect(cluster: Cluster) -> bool:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 object_store_memory=STORE_BYTES,
-                _node_ip_address='127.0.0.1',
             )
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # the error below says it in one line
                 ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise BadInput(f'cluster {cluster.address}: {_shorten(error)}') from error
+        raise BadInput(
+            f'cluster {cluster.address}: {_shorten(error)}; expected the head of a Ray there, and '
+            'its token in this environment (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)'
+        ) from error
     return True
 
 
