@@ -16,7 +16,9 @@ NUMBA = 'numba>=0.60,<1'
 TRITON = "triton>=3.1; platform_system == 'Linux'"
 PYARROW = 'pyarrow>=14'
 CLIPS = ['av>=12', PYARROW]
-COMMANDS = ('node', 'live', 'replay', 'drive', 'verify', 'quantize', 'benchmark', 'evaluate')
+COMMANDS = (
+    *('node', 'live', 'replay', 'ask', 'drive', 'verify', 'quantize', 'benchmark', 'evaluate'),
+)
 
 
 def files(folder: str, pattern: str = '*') -> list[str]:

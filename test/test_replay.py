@@ -11,6 +11,7 @@ import small_bag
 from small_bag import ODOMETRY, START_NS, compressed, image_topic, odometry
 
 from alpamayo_ros.bags.messages import TYPESTORE
+from alpamayo_ros.cli.ask import main as ask_main
 from alpamayo_ros.cli.replay import main
 
 
@@ -526,3 +527,33 @@ def test_a_profile_reaches_the_engine(seven, tmp_path):
     chosen = {key: run['parameters'][key] for key in ('activations', 'kv_bits', 'flow_steps')}
     assert chosen == {'activations': 8, 'kv_bits': 8, 'flow_steps': 2}
     assert (run['engine']['activations'], run['engine']['kv_bits']) == (8, 8)
+
+
+def ask(folder, *more):
+    """Exit code of a question about the drive of seven cameras."""
+    options = ('--rig', str(folder / 'seven.yaml'), '--max-tokens', '6')
+    return ask_main([str(folder / 'bag'), 'What is ahead?', *options, *more])
+
+
+def test_a_question_is_answered_in_words_that_may_not_end(seven, capsys):
+    t0_ns, checkpoint = START_NS + 18 * 10**8, ('--checkpoint', str(seven / 'checkpoint'))
+    assert ask(seven, *checkpoint, '--t0', str(t0_ns), '--json', '--greedy') == 1  # untrained
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert (found['t0_ns'], found['question']) == (t0_ns, 'What is ahead?')
+    assert found['has_ended'] is False
+    assert shown.err == 'the answer did not end within 6 tokens\n'
+
+
+@pytest.mark.parametrize(
+    ('more', 'text'),
+    [
+        (('--engine', 'constant_velocity'), 'only alpamayo answers questions'),
+        (('--checkpoint', 'small', '--t0', '5'), 'no context at t0 5: front_wide: no frame at 5'),
+        (('--checkpoint', 'small'), 'the model is alpamayo_r1, which knows none'),
+    ],
+)
+def test_a_question_that_cannot_be_asked_is_refused_in_one_line(seven, capsys, more, text):
+    assert ask(seven, *more) == 2
+    error = capsys.readouterr().err
+    assert text in error and error.count('\n') == 1
