@@ -17,9 +17,9 @@ from ...clips.dataset import ClipError, ClipFolder
 from ...cluster.workers import start_workers
 from ...errors import BadInput
 from ...json_types import Summary
-from ...replay.clip_bag import write_clip_bag
-from ...replay.clip_replay import T0_US, begin_clips, make_clip_rig, make_lost_line
-from ...replay.clip_results import rebuild_clips
+from ...replay.clips.clip_bag import write_clip_bag
+from ...replay.clips.clip_replay import T0_US, begin_clips, make_clip_rig, make_lost_line
+from ...replay.clips.clip_results import rebuild_clips
 from ...replay.provenance import EngineGuard, describe_run
 from ...replay.record import ReplayRecord
 from .parameters import make_cluster, make_worker_engine, read_parameters, read_thresholds

@@ -14,16 +14,16 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import geometry, images
-from ..clips.clip import NS_PER_US, read_egomotion, read_frames
-from ..clips.dataset import ClipError, ClipFolder
-from ..data_types import GRID_NS, HISTORY_POSES, WAYPOINTS, Context, EgoPose, Frame
-from ..json_types import Facts, Line
-from ..metrics.displacement import corner_distance, measure_horizons
-from ..rig import CAMERA_INDEX, R1_CAMERAS, CameraRig, RigCamera
-from ..runtime.constant_velocity import make_straight_path
-from ..runtime.serving.jobs import Engine
-from .record import ok_line, reason_line
+from ... import geometry, images
+from ...clips.clip import NS_PER_US, read_egomotion, read_frames
+from ...clips.dataset import ClipError, ClipFolder
+from ...data_types import GRID_NS, HISTORY_POSES, WAYPOINTS, Context, EgoPose, Frame
+from ...json_types import Facts, Line
+from ...metrics.displacement import corner_distance, measure_horizons
+from ...rig import CAMERA_INDEX, R1_CAMERAS, CameraRig, RigCamera
+from ...runtime.constant_velocity import make_straight_path
+from ...runtime.serving.jobs import Engine
+from ..record import ok_line, reason_line
 
 T0_US = 5_100_000
 GRID_US = GRID_NS // NS_PER_US

@@ -12,23 +12,23 @@ import shutil
 import cv2
 import numpy as np
 
-from .. import images
-from ..bags.predictions import write_prediction_bag
-from ..clips.clip import NS_PER_US
-from ..clips.dataset import ClipError, ClipFolder
-from ..files import write_atomically
-from ..json_types import ClipMetrics, Line, Summary
-from ..metrics.displacement import HORIZONS_S
-from ..metrics.paired import compare_pairs
-from ..report import plots
-from ..report.items_table import ItemsTable
-from ..report.overlay import to_jpeg
-from ..report.replay_page import CaseView, render
-from ..runtime.constant_velocity import make_straight_path
+from ... import images
+from ...bags.predictions import write_prediction_bag
+from ...clips.clip import NS_PER_US
+from ...clips.dataset import ClipError, ClipFolder
+from ...files import write_atomically
+from ...json_types import ClipMetrics, Line, Summary
+from ...metrics.displacement import HORIZONS_S
+from ...metrics.paired import compare_pairs
+from ...report import plots
+from ...report.items_table import ItemsTable
+from ...report.overlay import to_jpeg
+from ...report.replay_page import CaseView, render
+from ...runtime.constant_velocity import make_straight_path
+from ..record import ReplayRecord, read_run, to_stamped_prediction
+from ..summary import describe_change, summarise, to_csv
+from ..tally import describe
 from .clip_replay import make_clip_rig, read_context
-from .record import ReplayRecord, read_run, to_stamped_prediction
-from .summary import describe_change, summarise, to_csv
-from .tally import describe
 
 MAX_CASES = 12
 COLUMNS = (  # of the table of clips: title, digits of a number

@@ -14,13 +14,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..bags.messages import message_factory
-from ..bags.synthetic_drive import START_NS, RecordedMessage, write_bag
-from ..clips.clip import NS_PER_US, EgoMotion, iterate_frames, read_egomotion
-from ..clips.dataset import ClipFolder
-from ..data_types import NANOSECONDS, Frame
-from ..files import create_folder
-from ..rig import R1_CAMERAS
+from ...bags.messages import message_factory
+from ...bags.synthetic_drive import START_NS, RecordedMessage, write_bag
+from ...clips.clip import NS_PER_US, EgoMotion, iterate_frames, read_egomotion
+from ...clips.dataset import ClipFolder
+from ...data_types import NANOSECONDS, Frame
+from ...files import create_folder
+from ...rig import R1_CAMERAS
 
 IMAGE_TYPE, ODOMETRY_TYPE = 'sensor_msgs/msg/CompressedImage', 'nav_msgs/msg/Odometry'
 JPEG_QUALITY = 90

@@ -1,0 +1,1 @@
+"""Replays clips of the makers' data set, summarises them, and makes bags of them."""
