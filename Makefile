@@ -73,7 +73,7 @@ replay: $(STAMP) $(DRIVE)
 
 $(LESSONS)/%/metadata.yaml: $(wildcard alpamayo_ros/world/*.py) | $(STAMP)
 	@rm -rf $(@D)
-	$(BIN)/alpamayo_drive $(@D) --seed $* --seconds 40
+	$(BIN)/alpamayo_drive $(@D) --seed $* --seconds 60
 
 small-2bit: $(STAMP) $(LESSON_SEEDS:%=$(LESSONS)/%/metadata.yaml)
 	@rm -rf checkpoints/small-2bit

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOMENTS = 96  # of all drives together that a calibration learns from and is measured on
 UNCALIBRATED = (
     'without --drive BAG --rig RIG nothing is calibrated: at 2 bits the path of the small '
-    'checkpoint is then 2.3 times as far off as with 16 bits, calibrated 1.1 times'
+    'checkpoint is then 2.3 times as far off as with 16 bits'
 )
 
 
