@@ -61,14 +61,15 @@ def root():
 @pytest.fixture(scope='session')
 def local_ray(root):
     """Start a Ray of two workers, on loopback, that all tests of this process share."""
-    ray = pytest.importorskip('ray', reason='Ray is not installed')
-    from alpamayo_ros.cluster.ray_workers import connect
+    if not find_spec('ray'):
+        pytest.skip('Ray is not installed')
+    from alpamayo_ros.cluster.ray_workers import connect, ray
     from alpamayo_ros.cluster.workers import Cluster
 
     with pytest.MonkeyPatch.context() as patch:  # workers import what tests hand to them
         patch.setenv('PYTHONPATH', str(root / 'test'), prepend=os.pathsep)
         assert connect(Cluster('local', 2))
-    yield
+    yield ray
     ray.shutdown()
 
 

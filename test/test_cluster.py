@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from source_imports import third_party
 import work_items
 
 from alpamayo_ros.cluster.workers import Cluster, start_workers
@@ -61,8 +62,7 @@ def test_workers_that_cannot_begin_are_one_line(local_ray):
 
 
 def test_a_local_ray_has_the_address_of_this_machine_alone(local_ray):
-    ray = pytest.importorskip('ray')
-    assert [node['NodeManagerAddress'] for node in ray.nodes()] == ['127.0.0.1']
+    assert [node['NodeManagerAddress'] for node in local_ray.nodes()] == ['127.0.0.1']
 
 
 def test_a_cluster_without_gpus_is_one_line(local_ray):
@@ -101,6 +101,11 @@ def test_nothing_imports_ray_before_a_cluster_is_named(root):
     command = [sys.executable, '-c', script, *COMMANDS]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_one_module_alone_imports_ray_as_it_sets_what_ray_then_reads(root, modules):
+    found = [str(module) for module in modules if 'ray' in third_party(root, module)]
+    assert found == ['alpamayo_ros/cluster/ray_workers.py']
 
 
 def test_the_demo_installs_no_ray(root):

@@ -70,13 +70,11 @@ def start_workers(begin: Begin[Item, Result], cluster: Cluster) -> Iterator[Work
         yield _ThisProcess(begin)
         return
     try:
-        import ray  # noqa: F401
+        from .ray_workers import RayWorkers  # which sets what Ray reads when it is imported
     except ImportError:
         raise BadInput(
             "cluster: Ray is not installed: pip install 'alpamayo_ros[cluster]'"
         ) from None
-    from .ray_workers import RayWorkers
-
     workers: Any = RayWorkers(begin, cluster)
     try:
         yield workers
