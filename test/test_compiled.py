@@ -65,6 +65,32 @@ def test_kernel_compiles(case, capability):
     assert len(machine_code(kernel, constants, types, capability)) > 1000
 
 
+# columns of rows that become int8, and the GELU before: norm's output, fc2 of the tower, a merger
+ROWS_OF_INT8 = [(4096, ''), (12288, ''), (4304, 'tanh'), (4608, 'erf')]
+
+
+@pytest.mark.parametrize('gpu', [(8, 7, 8), (9, 0, 132)], ids=['orin', 'h200'])
+@pytest.mark.parametrize(('columns', 'curve'), ROWS_OF_INT8)
+def test_quantized_rows_stay_in_registers(columns, curve, gpu):
+    """Gelu before a part of 16 rows took 7 kB of a thread's stack on an Orin."""
+    pytest.importorskip('triton', reason='triton is not installed')
+    from alpamayo_ros.kernels.compiled import compile_kernel
+    from alpamayo_ros.kernels.gpu import Gpu
+    from alpamayo_ros.kernels.int8 import rows
+
+    *capability, multiprocessors = gpu
+    gpu = Gpu(tuple(capability), multiprocessors)
+    first, left, height = rows.split_blocks(rows.fill_up(columns) // 64, curve, gpu)
+    types = {'out_ptr': '*i8', 'scale_ptr': '*fp32'}
+    types |= dict.fromkeys(['x_ptr', 'full_ptr', 'rest_ptr'], '*bf16')
+    constants = {'CURVE': curve, 'HAS_REST': columns % 64 != 0, 'EXACT': False, 'BLOCK': 64}
+    constants |= {'BLOCKS': first, 'LEFT': left, 'ROWS': height}
+    aligned = 'columns', 'x_row', 'width'
+    kernel = rows._quantize_kernel
+    counts = compile_kernel(kernel, types, constants, gpu, 8, aligned)
+    assert counts.spilled_bytes == 0
+
+
 # query rows of a kv head, keys, mask: a token, a flow step, and those of six samples
 ATTENTION = [(4, 3136, False), (24, 3136, True), (128, 3136, False), (768, 3520, True)]
 

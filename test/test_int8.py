@@ -40,6 +40,9 @@ def test_rotation_spreads_one_channel_over_its_block():
     turned = rotation.rotate_plain(x)[0]
     assert turned[64:128].abs().allclose(torch.ones(64))
     assert turned[:64].abs().max() == turned[128:].abs().max() == 0
+    x = torch.eye(85)[[70, 81, 84]]  # behind the blocks of 64: one each of 16, 4 and 1
+    for row, size, start in zip(rotation.rotate_plain(x), (16, 4, 1), (64, 80, 84), strict=True):
+        assert row[start : start + size].abs().allclose(torch.full((size,), size**-0.5))
 
 
 def test_rows_are_int8_of_their_largest_value():

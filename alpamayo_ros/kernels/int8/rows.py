@@ -5,26 +5,27 @@ The kernel keeps rotated rows in registers. Knows no product.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from ..gpu import Gpu, gpu_of
 from .rotation import BLOCK, make_rotation, rotate_plain
 
 try:
     import triton
     import triton.language as tl
 
-    from ..hopper import launch_options, wait_for_previous_kernel
+    from ..hopper import is_hopper, launch_options, wait_for_previous_kernel
     from .in_registers import rotate_blocks, round_levels
 except ImportError:  # CPU builds of torch come without Triton: the plain path serves
     triton = None
 
 LEVELS = 127  # int8 runs from -127 to 127: symmetric
 TINY = 1e-30  # scale of a row of zeros
-STEP = (
-    128  # columns of a product's inner step: rows of int8 are filled up with zeros to whole ones
-)
+STEP = 128  # columns of a product's inner step: zeros fill int8 rows up to whole ones
 TILE_BLOCKS = 256  # blocks of 64 columns that a program rotates at once
 LEAST_BLOCKS = 16  # a tensor core takes no fewer
 CURVES = ('', 'tanh', 'erf')  # GELU before the rounding: none, its approximation by tanh, exact
@@ -65,6 +66,23 @@ def round_rows(turned: Tensor, scale: Tensor) -> Tensor:
     return F.pad(levels, (0, fill_up(levels.shape[-1]) - levels.shape[-1]))
 
 
+@cache
+def split_blocks(blocks: int, curve: str, gpu: Gpu) -> tuple[int, int, int]:
+    """Powers of two: blocks of a row that a program takes first, then behind these, and its rows.
+
+    Two parts leave little of what a program computes unused. Before Hopper, a curve and a small
+    second part need more registers than there are: there all blocks are one part.
+    """
+    if curve and not is_hopper(gpu):
+        most = triton.next_power_of_2(blocks)
+        return most, 0, max(1, TILE_BLOCKS // 2 // most)
+    most = 1 << (blocks.bit_length() - 1)
+    rows = max(1, TILE_BLOCKS // most)
+    if blocks == most:
+        return most, 0, rows
+    return most, max(triton.next_power_of_2(blocks - most), LEAST_BLOCKS // rows), rows
+
+
 def quantize_rows_triton(x: Tensor, curve: str = '') -> tuple[Tensor, Tensor]:
     """The op in Triton: a block takes whole rows."""
     columns = x.shape[-1]
@@ -73,11 +91,7 @@ def quantize_rows_triton(x: Tensor, curve: str = '') -> tuple[Tensor, Tensor]:
     values = torch.empty(len(x), fill_up(columns), dtype=torch.int8, device=x.device)
     scale = torch.empty(len(x), dtype=torch.float32, device=x.device)
     full, rest = make_rotation(columns, x.dtype, x.device)
-    # a power of two of blocks, and what is left: little of what a program computes is unused
-    blocks = values.shape[1] // BLOCK
-    most = 1 << (blocks.bit_length() - 1)
-    rows = max(1, TILE_BLOCKS // most)
-    left = triton.next_power_of_2(blocks - most) if blocks > most else 0
+    most, left, rows = split_blocks(values.shape[1] // BLOCK, curve, gpu_of(x.device))
     _quantize_kernel[(triton.cdiv(len(x), rows),)](
         x,
         full,
@@ -93,7 +107,7 @@ def quantize_rows_triton(x: Tensor, curve: str = '') -> tuple[Tensor, Tensor]:
         EXACT=x.dtype == torch.float32,
         BLOCK=BLOCK,
         BLOCKS=most,
-        LEFT=max(left, triton.cdiv(LEAST_BLOCKS, rows)) if left else 0,
+        LEFT=left,
         ROWS=rows,
         num_warps=8,
         **launch_options(x.device),
