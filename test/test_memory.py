@@ -58,6 +58,17 @@ def test_no_tensor_of_the_release_on_a_gpu_is_above_500_mb(recipe, bits):
     assert cache['keys and values'] / 2 <= LARGEST_BYTES
 
 
+def test_int8_keys_and_values_take_half_and_a_scale_per_token_and_head():
+    model, _ = release('mixed', 2)
+    needed = [
+        budget.estimate_inference_bytes(model, torch.bfloat16, SamplingOptions(), kv_bits=bits)[
+            'keys and values'
+        ]
+        for bits in (16, 8)
+    ]
+    assert needed[1] == needed[0] * (128 + 2) // (2 * 128)  # a head has 128 numbers
+
+
 @pytest.mark.parametrize(
     ('recipe', 'device_gb', 'host_gb'),
     [('mixed', 3.864, 3.525), ('mixed_expert4', 4.434, 4.095), ('mixed_attention4', 4.149, 3.810)],
