@@ -6,7 +6,7 @@ from pathlib import Path
 from golden_scene import MODEL
 import pytest
 from safetensors.torch import save_file
-from test_training import TINY
+from tiny_training import TINY
 import torch
 import yaml
 
