@@ -8,8 +8,14 @@ from small_bag import make
 from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.limits import ContextLimits
+from alpamayo_ros.ros.declaration import (
+    declare,
+    find_files_of_others,
+    find_unknown,
+    make_descriptor,
+)
 from alpamayo_ros.ros.parameter_tables import format_markdown_table
-from alpamayo_ros.ros.parameters import NodeParameters, declare, find_unknown, make_descriptor
+from alpamayo_ros.ros.parameters import NodeParameters
 from alpamayo_ros.shipped import find_shipped
 
 FIELDS = {row.name: row for row in fields(NodeParameters)}
@@ -85,6 +91,28 @@ def test_what_is_no_number_is_refused_at_start_and_later(value):
         declare(FakeNode(**GOOD, temperature=value), make)
     with pytest.raises(BadInput, match='^temperature: .* is not a number$'):
         NodeParameters(**GOOD).with_changes({'temperature': value})
+
+
+@pytest.mark.parametrize(
+    ('name', 'is_for_us'),
+    [
+        ('alpamayo', True),
+        ('/alpamayo', True),
+        ('/**', True),
+        ('/*', True),
+        ('/**/alpamayo', True),
+        ('alpamayo_node', False),
+        ('/front/alpamayo', False),
+        ('/*/*', False),
+    ],
+)
+def test_a_parameter_file_for_another_node_is_named(name, is_for_us, tmp_path):
+    file = tmp_path / 'other.yaml'
+    file.write_text(f"'{name}':\n  ros__parameters:\n    on_invalid: hold\n", encoding='utf-8')
+    arguments = ['--ros-args', '-p', 'bits:=2', '--params-file', str(file)]
+    found = list(find_files_of_others(arguments, '/alpamayo'))
+    text = f'{file}: it has parameters of {name}, none of /alpamayo'
+    assert found == ([] if is_for_us else [text])
 
 
 def test_an_override_that_nobody_declares_is_named_with_the_likely_one():

@@ -22,6 +22,7 @@ from rclpy.node import Node
 from ..errors import BadInput
 from ..rig import CameraRig
 from ..runtime.start import start_engine
+from .declaration import declare, find_files_of_others, find_unknown
 from .diagnostics import t0_status
 from .diagnostics.status import ARRAY_TYPE, build_diagnostic_array
 from .endpoints import create_input, create_latched_input, create_output
@@ -34,7 +35,6 @@ from .input_topics import (
     list_input_topics,
 )
 from .messages import import_interface, make
-from .parameters import declare, find_unknown
 from .pipeline import Pipeline
 from .polled import OnDemand, take_messages
 from .publishing.outputs import AUTOWARE, OUTPUTS, Output
@@ -224,6 +224,9 @@ def _serve(args: list[str] | None) -> bool:
             executor = SingleThreadedExecutor()
             with blame_inputs_while_starting():
                 node = AlpamayoNode(executor)
+            given = sys.argv if args is None else args
+            for text in find_files_of_others(given, node.get_fully_qualified_name()):
+                node.get_logger().warning(text)
             executor.add_node(node)
             if node.pipeline.parameters.autostart:
                 node.pipeline.load()

@@ -1,15 +1,14 @@
 """The parameters of the node: one field of NodeParameters is one ROS parameter.
 
 A field holds type, default, range or choices, description and whether it can change at run time.
-Declaration, checks, the tables of the documents and the tests are made from the fields. Knows
-rclpy only as a node that is passed in, and messages only through a factory.
+Declaration, checks, the tables of the documents and the tests are made from the fields. Knows no
+rclpy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field, asdict, dataclass, field, fields, replace
-import difflib
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from ..context.navigation import MAX_AGE_S, ON_MISSING_NAVIGATION
@@ -19,7 +18,6 @@ from ..limits import ContextLimits
 from ..profiles import DEFAULT, PROFILES, Profile, choose, split_names
 from ..rig import CameraRig, load_rig, select_cameras
 from ..runtime.start import ENGINES, EngineChoice
-from .messages import Make
 from .publishing.policy import EXPIRED_PATH, ON_INVALID, ON_UNHEALTHY, Policies
 from .publishing.stamped_prediction import FRAMES
 
@@ -273,64 +271,16 @@ class NodeParameters:
         """Copy with other values; names that are no parameters of the node are left out."""
         rows = {row.name: row for row in fields(self)}
         known = {name: values[name] for name in values if name in rows}
-        return replace(self, **{name: _convert(rows[name], x) for name, x in known.items()})
+        return replace(self, **{name: convert(rows[name], x) for name, x in known.items()})
 
 
-def declare(node: Any, make: Make) -> NodeParameters:
-    """Declare every parameter on a node and return what files and arguments set them to.
-
-    The limits of the rig are the defaults of the parameters of the same names. Raises BadInput;
-    rclpy raises its ParameterException for a wrong type or range.
-    """
-    values: dict[str, Any] = {}
-    defaults: dict[str, Any] = {}
-    for row in fields(NodeParameters):
-        described = make_descriptor(row, make)
-        default = defaults.get(row.name, row.default)
-        value = node.declare_parameter(row.name, default, described).value
-        values[row.name] = _convert(row, value)
-        if row.name == 'rig' and value:  # the first row
-            defaults = asdict(load_rig(value).limits)
-    return NodeParameters(**values)
-
-
-def find_unknown(overrides: Iterable[str], is_declared: Callable[[str], bool]) -> Iterable[str]:
-    """A sentence for each name that files or arguments set and the node does not have."""
-    names = [row.name for row in fields(NodeParameters)]
-    for name in overrides:
-        if not is_declared(name):
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f'; did you mean {near[0]}?' if near else ''
-            yield f'{name}: the node has no such parameter, its value is ignored{hint}'
-
-
-def _convert(row: Field[Any], value: Any) -> Any:
+def convert(row: Field[Any], value: Any) -> Any:
     """A number for a floating-point parameter, which may be written without a point."""
     if row.type != 'float':
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise BadInput(f"{row.name}: '{value}' is not a number")
     return float(value)
-
-
-def make_descriptor(row: Field[Any], make: Make) -> Any:
-    """rcl_interfaces/ParameterDescriptor of a field."""
-    low, high = row.metadata['low'], row.metadata['high']
-    kind = 'integer' if row.type == 'int' else 'floating_point'
-    ranges = {}
-    if low is not None:
-        name = 'IntegerRange' if row.type == 'int' else 'FloatingPointRange'
-        bounds = make(f'rcl_interfaces/msg/{name}', from_value=low, to_value=high)
-        ranges[f'{kind}_range'] = [bounds]
-    allowed = ', '.join(str(choice) for choice in row.metadata['choices'])
-    return make(
-        'rcl_interfaces/msg/ParameterDescriptor',
-        description=row.metadata['description'],
-        additional_constraints=f'one of: {allowed}' if allowed else '',
-        read_only=not row.metadata['live'],
-        dynamic_typing=row.type == 'float',  # -p bits:=2 is an integer
-        **ranges,
-    )
 
 
 def _check(row: Field[Any], value: Any) -> None:
