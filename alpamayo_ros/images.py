@@ -42,6 +42,8 @@ JPEG_END, PNG_END = b'\xff\xd9', b'IEND'
 JPEG_START, PNG_SIGNATURE = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
 JPEG_NAMES = (b'JFIF', b'Exif')  # at byte 6 of most files
 MAX_PIXELS = 24_000_000  # a header that asks for more is damaged: memory is taken before decoding
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+DEFLATE_FACTOR = 1032
 MAX_SEGMENTS, MAX_FILL_BYTES = 256, 1024  # of a JPEG's header; a file may hold nothing else
 # An image in which less than a thousandth of the samples is brighter is dark. 14 bits in 16 end at
 # 64 of 255; a street at night has lamps.
@@ -143,6 +145,17 @@ def read_header_size(encoding: str, data: NDArray[np.uint8]) -> tuple[int, int]:
     return 0, 0
 
 
+def _exceeds_deflate(data: NDArray[np.uint8]) -> bool:
+    """Whether a PNG states more pixels than its bytes can hold.
+
+    Its decoder would take the memory of several such pictures before it finds out. Deflate
+    shortens at most 1032 times (zlib, Technical Details: Maximum Compression Factor).
+    """
+    height, width = read_header_size('png', data)
+    depth, colour = data[24:26].tolist() if data.size > 25 else (8, 0)
+    return height * width * depth * PNG_CHANNELS.get(colour, 1) / 8 > DEFLATE_FACTOR * data.size
+
+
 def _decompress(frame: Frame) -> NDArray[np.uint8]:
     end = JPEG_END if frame.encoding == 'jpeg' else PNG_END
     # A truncated JPEG decodes to an image with a grey lower part, so its end is looked for;
@@ -152,6 +165,8 @@ def _decompress(frame: Frame) -> NDArray[np.uint8]:
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     if frame.bit_depth:
         flags |= cv2.IMREAD_ANYDEPTH
+    if frame.encoding == 'png' and _exceeds_deflate(frame.data):
+        raise ImageError(f'png of {frame.data.size} bytes cannot hold the size that it states')
     try:
         pixels = cv2.imdecode(frame.data, flags)
     except cv2.error as error:
