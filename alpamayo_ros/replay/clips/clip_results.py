@@ -122,8 +122,8 @@ def _tabulate(lines: list[Line], changes: Mapping[str, float]) -> ItemsTable:
     """All clips, those with the largest regression or minADE first."""
     rows = []
     for line in lines:
-        errors = line.get('horizons', {}).get(_LONGEST) or {}
-        straight = line.get('baseline', {}).get(_LONGEST) or {}
+        errors = (line.get('horizons') or {}).get(_LONGEST) or {}
+        straight = (line.get('baseline') or {}).get(_LONGEST) or {}
         rows.append(
             [
                 '',
