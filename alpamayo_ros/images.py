@@ -145,15 +145,21 @@ def read_header_size(encoding: str, data: NDArray[np.uint8]) -> tuple[int, int]:
     return 0, 0
 
 
-def _exceeds_deflate(data: NDArray[np.uint8]) -> bool:
-    """Whether a PNG states more pixels than its bytes can hold.
+def _require_sound_png(data: NDArray[np.uint8]) -> None:
+    """Raise ImageError for a PNG whose decoder would take far more memory than it can fill.
 
-    Its decoder would take the memory of several such pictures before it finds out. Deflate
-    shortens at most 1032 times (zlib, Technical Details: Maximum Compression Factor).
+    It takes what a chunk states as its length, and several pictures of the size that the header
+    states. Deflate shortens at most 1032 times (zlib, Technical Details: Maximum Compression
+    Factor).
     """
     height, width = read_header_size('png', data)
     depth, colour = data[24:26].tolist() if data.size > 25 else (8, 0)
-    return height * width * depth * PNG_CHANNELS.get(colour, 1) / 8 > DEFLATE_FACTOR * data.size
+    needed = height * width * depth * PNG_CHANNELS.get(colour, 1) // 8
+    at, end = len(PNG_SIGNATURE), data.size
+    while at + 12 <= end:  # length, name, content, checksum
+        at += 12 + int.from_bytes(data[at : at + 4].tobytes(), 'big')
+    if at > end or needed > DEFLATE_FACTOR * end:
+        raise ImageError(f'png of {end} bytes cannot hold the size that it states')
 
 
 def _decompress(frame: Frame) -> NDArray[np.uint8]:
@@ -165,8 +171,8 @@ def _decompress(frame: Frame) -> NDArray[np.uint8]:
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     if frame.bit_depth:
         flags |= cv2.IMREAD_ANYDEPTH
-    if frame.encoding == 'png' and _exceeds_deflate(frame.data):
-        raise ImageError(f'png of {frame.data.size} bytes cannot hold the size that it states')
+    if frame.encoding == 'png':
+        _require_sound_png(frame.data)
     try:
         pixels = cv2.imdecode(frame.data, flags)
     except cv2.error as error:

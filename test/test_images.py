@@ -146,11 +146,13 @@ def test_zeros_behind_the_end_of_a_file_are_harmless(picture):
 def test_png_that_states_more_than_its_bytes_can_hold_takes_no_memory(picture, monkeypatch):
     black = cv2.imencode('.png', np.zeros((1500, 2000, 3), np.uint8))[1].ravel()
     assert decode(Frame(1, 'png', black)).shape == (3, 1500, 2000)  # nothing is shorter
-    data = compressed('.png', picture)
-    data[16:24] = np.frombuffer(np.array([5000, 4000], '>u4').tobytes(), np.uint8)
     monkeypatch.setattr(images.cv2, 'imdecode', None)
-    with pytest.raises(ImageError, match='bytes cannot hold the size that it states'):
-        decode(Frame(1, 'png', data))
+    for at, numbers in ((16, [5000, 4000]), (33, [4_000_000_000])):  # size; length of a chunk
+        data = compressed('.png', picture)
+        stated = np.array(numbers, '>u4').tobytes()
+        data[at : at + len(stated)] = np.frombuffer(stated, np.uint8)
+        with pytest.raises(ImageError, match='bytes cannot hold the size that it states'):
+            decode(Frame(1, 'png', data))
 
 
 def test_header_states_the_size_without_decoding(picture):
