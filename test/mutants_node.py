@@ -1,21 +1,15 @@
 """Breaks the node's logic in 42 places, one after the other, and tells which tests notice.
 
-Run: python test/mutants_node.py [FIRST LAST], numbers of mutants. Each mutant is made in a
-temporary copy of the package. The last line is JSON; the exit status is 1 if more than two
-survive, or if a mutant's text is no longer in its file.
+Run: python test/mutants_node.py [FIRST LAST], numbers of mutants. The exit status is 1 if more
+than two survive, or if a mutant's text is no longer in its file.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-import shutil
-import subprocess
 import sys
-import tempfile
 
-ROOT = Path(__file__).parents[1]
+from mutants import run_mutants
+
 MOST_SURVIVORS = 2
 PIPELINE, WORKER, ANCHORS = 'test_pipeline.py', 'test_worker.py', 'test_anchors.py'
 POLICY, OUTPUTS, DIAGNOSTICS = 'test_policy.py', 'test_outputs.py', 'test_diagnostics.py'
@@ -102,45 +96,5 @@ MUTANTS = (
 )  # fmt: skip
 
 
-def main() -> int:
-    """Make every mutant, run its tests, and print which are caught."""
-    first, last = map(int, sys.argv[1:3]) if len(sys.argv) > 1 else (1, len(MUTANTS))
-    survivors = []
-    with tempfile.TemporaryDirectory() as name:
-        copy = Path(name)
-        for folder in ('alpamayo_ros', 'test', 'config'):
-            ignored = shutil.ignore_patterns('__pycache__', '.pytest_cache', 'golden*')
-            shutil.copytree(ROOT / folder, copy / folder, ignore=ignored)
-        shutil.copy(ROOT / 'setup.cfg', copy)
-        for number, (file, text, other, tests) in enumerate(MUTANTS, start=1):
-            path = copy / 'alpamayo_ros' / file
-            source = path.read_text(encoding='utf-8')
-            if source.count(text) != 1:
-                print(f'{file}: expected once: {text}', file=sys.stderr)
-                return 1
-            if not first <= number <= last:
-                continue
-            path.write_text(source.replace(text, other), encoding='utf-8')
-            is_caught = _run(copy, tests) == 1
-            path.write_text(source, encoding='utf-8')
-            print(f'{number:2} {"caught  " if is_caught else "SURVIVED"} {file}: {other.strip()}',
-                  flush=True)  # fmt: skip
-            if not is_caught:
-                survivors.append(number)
-    count = last - first + 1
-    print(json.dumps({'mutants': count, 'caught': count - len(survivors), 'survivors': survivors}))
-    return int(len(survivors) > MOST_SURVIVORS)
-
-
-def _run(copy: Path, tests: str) -> int:
-    """Exit status of pytest on one file of tests: 1 if a test failed."""
-    options = ['-q', '-x', '--noconftest', '-p', 'no:cacheprovider']
-    command = [sys.executable, '-m', 'pytest', *options, f'test/{tests}']
-    environment = {**os.environ, 'PYTHONPATH': str(copy), 'PYTHONDONTWRITEBYTECODE': '1'}
-    return subprocess.run(
-        command, cwd=copy, env=environment, capture_output=True, check=False
-    ).returncode
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run_mutants(MUTANTS, MOST_SURVIVORS))
