@@ -50,7 +50,7 @@ def driven(planner, latency_s, drives, seconds=30.0, policies=None):
 
 
 def opened(planner, drives=range(24)):
-    return open_loop.measure(planner, OPEN, drives, SIZE, lambda amount: None)
+    return open_loop.measure(planner, OPEN, drives, SIZE)
 
 
 @pytest.fixture(scope='module')

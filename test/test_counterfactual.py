@@ -31,8 +31,7 @@ class Looking:
     ('number', 'edit'), [(ZEBRA, 'no pedestrians'), (LIGHT, 'green lights'), (6, 'no vehicles')]
 )
 def test_who_looks_follows_the_edit_and_no_longer_names_what_is_gone(number, edit):
-    records = [x for x in measure(Looking(), LOOP, [number], SIZE, lambda n: None)
-               if x['edit'] == edit]  # fmt: skip
+    records = [x for x in measure(Looking(), LOOP, [number], SIZE) if x['edit'] == edit]
     (record,) = records
     assert record['cause'] in REMOVED[edit] and abs(record['expert_change_m']) >= 3.0
     assert (record['follows'], record['names'], record['still_names']) == (1.0, 1.0, 0.0)

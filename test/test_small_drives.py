@@ -47,7 +47,7 @@ def row(make_row, request):
 def measure_moments(planner, row):
     """Mean minADE_1 and share of sentences that name the true cause, of four moments."""
     loop = OpenLoop('test', 200, 30.0, 2, 0)
-    records = open_loop.measure(planner, loop, DRIVES, row.size, lambda count: None)
+    records = open_loop.measure(planner, loop, DRIVES, row.size)
     assert {(record['marker'], record['finite']) for record in records} == {(1.0, 1.0)}
     return (np.mean([record[key] for record in records]) for key in ('min_ade_1_m_6.4s', 'text'))
 

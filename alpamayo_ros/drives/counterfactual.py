@@ -7,7 +7,7 @@ as the expert would in the edited world, and no longer names what is gone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,17 +59,12 @@ class Counterfactuals:
 
 
 def measure(
-    planner: Planner,
-    loop: Counterfactuals,
-    drives: Sequence[int],
-    size: tuple[int, int],
-    advance: Callable[[float], object],
+    planner: Planner, loop: Counterfactuals, drives: Sequence[int], size: tuple[int, int]
 ) -> list[Record]:
-    """Records of some drives, in order. advance is called with the number of drives."""
+    """Records of some drives, in order. size: height and width of the pictures."""
     edited = [scene for number in drives for scene in loop.scenes(number, size)]
     before = planner.plan([replace(scene, edit=None) for scene in edited], loop.seed)
     after = planner.plan(edited, loop.seed)
-    advance(len(drives))
     return list(map(make_record, edited, before, after))
 
 

@@ -91,11 +91,15 @@ def _begin(rows: Iterable[EvaluationRow], advance: Advance) -> Callable[[Group],
     def measure(group: Group) -> list[Record]:
         row, loop = by_name[group.row], group.loop
         if isinstance(loop, OpenLoop):
-            return open_loop.measure(row.planner, loop, group.drives, row.size, advance)
-        if isinstance(loop, Counterfactuals):
-            return counterfactual.measure(row.planner, loop, group.drives, row.size, advance)
-        assert row.closed is not None
-        return closed_loop.measure(row.closed, loop, group.drives, row.size, advance)
+            records = open_loop.measure(row.planner, loop, group.drives, row.size)
+            advance(len(records))
+        elif isinstance(loop, Counterfactuals):
+            records = counterfactual.measure(row.planner, loop, group.drives, row.size)
+            advance(len(group.drives))
+        else:
+            assert row.closed is not None
+            records = closed_loop.measure(row.closed, loop, group.drives, row.size, advance)
+        return records
 
     return measure
 

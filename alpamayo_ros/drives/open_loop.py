@@ -5,7 +5,7 @@ The world does not react: every prediction starts from the expert's motion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,20 +52,14 @@ class OpenLoop:
 
 
 def measure(
-    planner: Planner,
-    loop: OpenLoop,
-    drives: Sequence[int],
-    size: tuple[int, int],
-    advance: Callable[[float], object],
+    planner: Planner, loop: OpenLoop, drives: Sequence[int], size: tuple[int, int]
 ) -> list[Record]:
     """Records of all moments of some drives, in order; the moments are planned together.
 
-    size: height and width of the pictures. advance is called with the number of new records.
+    size: height and width of the pictures.
     """
     scenes = [scene for number in drives for scene in loop.scenes(number, size)]
-    records = list(map(make_record, scenes, planner.plan(scenes, loop.seed)))
-    advance(len(records))
-    return records
+    return list(map(make_record, scenes, planner.plan(scenes, loop.seed)))
 
 
 def make_record(scene: Scene, prediction: Prediction) -> Record:
