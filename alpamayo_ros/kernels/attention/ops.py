@@ -91,19 +91,11 @@ def attend_causal(
     return attend_plain(q, k, v, token <= token[keys - length :].unsqueeze(-1))
 
 
-def attend_cuda(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    count: Tensor | None = None,
-    k_scale: Tensor | None = None,
-    v_scale: Tensor | None = None,
-) -> Tensor:
+def attend_cuda(q: Tensor, k: Tensor, v: Tensor, *others: Any) -> Tensor:
     """The faster of the two paths on a GPU."""
     rows = q.shape[1] // k.shape[1] * q.shape[2]
     path = attend_split if rows <= MAX_SPLIT_ROWS else attend_plain
-    return path(q, k, v, mask, count, k_scale, v_scale)
+    return path(q, k, v, *others)
 
 
 if attend_split is not None:

@@ -110,6 +110,13 @@ def _find_range(low, high, many):
 
 
 @_compile
+def _find_box(low, high, u, v):
+    """Ranges of columns and of rows between two corners (x, y)."""
+    columns = _find_range(low[0], high[0], len(u))
+    return columns, _find_range(low[1], high[1], len(v))
+
+
+@_compile
 def _cover_strip(first, second):
     """Share of a pixel between two opposite edges, from its distances to them."""
     both = _clip(first, _ZERO, _ONE) + _clip(second, _ZERO, _ONE)
@@ -135,9 +142,8 @@ def _add_cover(total, lines, seen, low, high, u, v):
     cover = np.empty_like(u)
     for view in range(len(seen)):
         for face in np.flatnonzero(seen[view]):
-            left, right = _find_range(low[view, face, 0], high[view, face, 0], len(u))
-            top, bottom = _find_range(low[view, face, 1], high[view, face, 1], len(v))
-            for row in range(top, bottom):
+            (left, right), rows = _find_box(low[view, face], high[view, face], u, v)
+            for row in range(*rows):
                 _cover_row(cover, lines[view, face], u[left:right], v[row])
                 line = total[view, row, left:right]  # the loop over a slice is vectorized
                 for i in range(len(line)):
@@ -150,9 +156,8 @@ def _paint_views(canvas, lines, seen, low, high, colours, u, v):
     cover = np.empty_like(u)
     for view in range(len(seen)):
         for face in np.flatnonzero(seen[view]):
-            left, right = _find_range(low[view, face, 0], high[view, face, 0], len(u))
-            top, bottom = _find_range(low[view, face, 1], high[view, face, 1], len(v))
-            for row in range(top, bottom):
+            (left, right), rows = _find_box(low[view, face], high[view, face], u, v)
+            for row in range(*rows):
                 _cover_row(cover, lines[view, face], u[left:right], v[row])
                 for channel in range(3):
                     line = canvas[view, channel, row, left:right]
