@@ -15,9 +15,8 @@ from ..replay.replay import Replay, Schedule, require_topics
 from ..rig import CameraRig, load_rig
 from ..runtime.constant_velocity import ConstantVelocityEngine
 from .engine_arguments import (
-    LIMITS,
     add_engine_arguments,
-    add_node_parameters,
+    add_limits,
     apply_limits,
     check_engine_arguments,
     make_engine,
@@ -40,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument('--json', action='store_true', help='print t0, question and answer')
     add_engine_arguments(parser)
-    add_node_parameters(parser, 'limits of the inputs (default: those of the rig)', LIMITS)
+    add_limits(parser)
     arguments = parser.parse_args(argv)
     if arguments.engine != 'alpamayo':
         raise BadInput('--engine: only alpamayo answers questions')

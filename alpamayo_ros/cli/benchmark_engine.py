@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..errors import BadInput
 from ..profiles import split_names
-from .engine_arguments import add_profile_arguments, resolve_profile
+from .engine_arguments import add_device_argument, add_profile_arguments, resolve_profile
 
 STAGES = ('images', 'vision', 'prefill', 'token', 'flow_step', 'end_to_end')
 COLUMNS = (*STAGES, 'frames_to_trajectory', 'weights_gb', 'peak_gb', 'largest_gb')
@@ -74,7 +74,7 @@ def _add_model(part: argparse.ArgumentParser, bits: float, release: str) -> None
     """Arguments of a model with random weights; release: what to know of its full size."""
     sizes = f'of the release ({release}), or of the small checkpoint (default: small)'
     part.add_argument('--size', choices=('full', 'small'), default='small', help=sizes)
-    part.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
+    add_device_argument(part)
     _add_widths(part, bits)
 
 

@@ -34,7 +34,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='DIR',
         help='required by alpamayo: a folder, a hub id, or small (a synthetic world only)',
     )
-    engine.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
+    add_device_argument(engine)
     engine.add_argument(
         '--bits',
         type=float,
@@ -59,37 +59,22 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     engine.add_argument(
         '--greedy', action='store_true', help='take the likeliest token of the reasoning text'
     )
-    engine.add_argument(
-        '--temperature',
-        type=float,
-        default=SamplingOptions.temperature,
-        help='sampling temperature of the reasoning text (default %(default)s)',
-    )
-    engine.add_argument(
-        '--top-p',
-        type=float,
-        default=SamplingOptions.top_p,
-        help='probability mass that the reasoning text is sampled from (default %(default)s)',
-    )
-    engine.add_argument(
-        '--max-tokens',
-        type=int,
-        default=SamplingOptions.max_tokens,
-        help='longest reasoning text of a sample, in tokens (default %(default)s)',
-    )
-    engine.add_argument(
-        '--noise-temperature',
-        type=float,
-        default=SamplingOptions.noise_temperature,
-        help='factor of the noise that a path begins as (default %(default)s)',
-    )
-    engine.add_argument(
-        '--guidance-weight',
-        type=float,
-        default=SamplingOptions.guidance_weight,
-        help='weight of the route text of Alpamayo 1.5 (default %(default)s: off)',
-    )
+    for name, kind, text in (
+        ('temperature', float, 'sampling temperature of the reasoning text'),
+        ('top-p', float, 'probability mass that the reasoning text is sampled from'),
+        ('max-tokens', int, 'longest reasoning text of a sample, in tokens'),
+        ('noise-temperature', float, 'factor of the noise that a path begins as'),
+        ('guidance-weight', float, 'weight of the route text of Alpamayo 1.5; 1 is off'),
+    ):
+        value = getattr(SamplingOptions, name.replace('-', '_'))
+        text = f'{text} (default %(default)s)'
+        engine.add_argument(f'--{name}', type=kind, default=value, help=text)
     add_profile_arguments(parser)
+
+
+def add_device_argument(parser: argparse._ActionsContainer) -> None:
+    """Add the device, to a parser or one of its groups."""
+    parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
 
 
 def add_profile_arguments(parser: argparse.ArgumentParser) -> None:
@@ -203,6 +188,11 @@ def read_node_parameters(arguments: argparse.Namespace, names: Iterable[str]) ->
     return {
         name: parse_node_parameter(name, text) for name, text in texts.items() if text is not None
     }
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each limit of the inputs, see `apply_limits`."""
+    add_node_parameters(parser, 'limits of the inputs (default: those of the rig)', LIMITS)
 
 
 def apply_limits(rig: CameraRig, arguments: argparse.Namespace) -> CameraRig:

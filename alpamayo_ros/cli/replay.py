@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+import functools
 import json
 from pathlib import Path
 import sys
@@ -20,8 +21,8 @@ from ..replay.record import ReplayRecord
 from ..replay.replay import Replay, Schedule, require_topics
 from ..rig import CameraRig, load_rig
 from .engine_arguments import (
-    LIMITS,
     add_engine_arguments,
+    add_limits,
     add_node_parameters,
     apply_limits,
     check_engine_arguments,
@@ -32,6 +33,7 @@ from .entry import command
 from .recordings.many import are_many, replay_many
 from .recordings.parameters import NAVIGATION, read_navigation, read_parameters, read_thresholds
 from .recordings.printing import print_summary
+from .recordings.sharing import keep_results
 
 CLIP_SAMPLES, CLIP_SEED = 6, 42  # of the makers' evaluation
 SPLITS = ('train', 'val', 'test')
@@ -92,7 +94,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="lines 'SECONDS TEXT', seconds since the start of the bag",
     )
     add_node_parameters(parser, 'of navigation', NAVIGATION)
-    add_node_parameters(parser, 'limits of the inputs (default: those of the rig)', LIMITS)
+    add_limits(parser)
     limits = parser.add_argument_group('thresholds: exit status 1 when one is missed')
     limits.add_argument('--max-ade-m', type=float, metavar='M')
     limits.add_argument('--max-fde-m', type=float, metavar='M')
@@ -177,16 +179,12 @@ def _replay(arguments: argparse.Namespace, rig: CameraRig) -> Summary:
             unit='t0',
             dynamic_ncols=True,
         )
-        try:
-            with bar:
-                for line in replay.lines(done):
-                    record.append(line)
-                    bar.update('topic' not in line)
-        except KeyboardInterrupt:
-            rebuild(record, bag, rig, replay.driven, thresholds)
-            print(f'{arguments.out}: stopped; continue with --resume', file=sys.stderr)
-            raise
-        return rebuild(record, bag, rig, replay.driven, thresholds)
+        finish = functools.partial(rebuild, record, bag, rig, replay.driven, thresholds)
+        with keep_results(arguments.out, finish), bar:
+            for line in replay.lines(done):
+                record.append(line)
+                bar.update('topic' not in line)
+        return finish()
 
 
 if __name__ == '__main__':

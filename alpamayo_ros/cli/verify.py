@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ..errors import BadInput
+from .engine_arguments import add_device_argument
 from .entry import command
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar='DIR',
         help='a folder laid out as test/golden (reference tensors), or a checkpoint',
     )
-    parser.add_argument('--device', default='cpu', help='cpu (default), cuda or cuda:N')
+    add_device_argument(parser)
     arguments = parser.parse_args(argv)
     rows, failed, unchecked = 0, [], 0
     print(f'{"stage":<20} {"what":<38} {"max error":>10} {"tolerance":>10}  result')

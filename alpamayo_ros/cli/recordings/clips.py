@@ -14,9 +14,9 @@ import sys
 from tqdm import tqdm
 
 from ...clips.dataset import ClipError, ClipFolder
-from ...cluster.workers import start_workers
+from ...cluster.workers import Outcome
 from ...errors import BadInput
-from ...json_types import Summary
+from ...json_types import Facts, Line, Summary
 from ...replay.clips.clip_bag import write_clip_bag
 from ...replay.clips.clip_replay import T0_US, begin_clips, make_clip_rig, make_lost_line
 from ...replay.clips.clip_results import rebuild_clips
@@ -24,6 +24,7 @@ from ...replay.provenance import EngineGuard, describe_run
 from ...replay.record import ReplayRecord
 from .parameters import make_cluster, make_worker_engine, read_parameters, read_thresholds
 from .printing import print_summary
+from .sharing import keep_results, share
 
 
 def replay_clips(arguments: argparse.Namespace) -> Summary:
@@ -46,28 +47,22 @@ def replay_clips(arguments: argparse.Namespace) -> Summary:
     make_engine = functools.partial(make_worker_engine, arguments)
     begin = functools.partial(begin_clips, make_engine, arguments.clips, arguments.seed, t0_us)
     left = [clip_id for clip_id in clip_ids if clip_id not in done]
-    known = len(clip_ids) - len(left)
-    try:
-        with (
-            start_workers(begin, cluster) as workers,
-            tqdm(total=len(clip_ids), initial=known, unit='clip', dynamic_ncols=True) as bar,
-        ):
-            for outcome in workers.run(left):
-                if outcome.result is None:
-                    record.append(make_lost_line(outcome.item, t0_us, outcome.lost))
-                else:
-                    facts, line = outcome.result
-                    guard.take(facts)
-                    record.append(line)
-                bar.update()
-    except KeyboardInterrupt:
-        if guard.has_run():
-            rebuild_clips(record, folder, limits, earlier)
-        print(f'{arguments.out}: stopped; continue with --resume', file=sys.stderr)
-        raise
+    rebuild = functools.partial(rebuild_clips, record, folder, limits, earlier)
+
+    def take(outcome: Outcome[str, tuple[Facts, Line]]) -> str:
+        if outcome.result is None:
+            record.append(make_lost_line(outcome.item, t0_us, outcome.lost))
+        else:
+            facts, line = outcome.result
+            guard.take(facts)
+            record.append(line)
+        return ''
+
+    with keep_results(arguments.out, rebuild, guard.has_run):
+        share(begin, cluster, left, len(clip_ids) - len(left), 'clip', take)
     if not guard.has_run():
         raise BadInput(f'{arguments.out}: no worker has lived to replay a clip')
-    return rebuild_clips(record, folder, limits, earlier)
+    return rebuild()
 
 
 def write_clip_bags(arguments: argparse.Namespace) -> int:

@@ -8,11 +8,8 @@ from dataclasses import asdict, dataclass
 import functools
 import os
 from pathlib import Path
-import sys
 
-from tqdm import tqdm
-
-from ...cluster.workers import start_workers
+from ...cluster.workers import Outcome
 from ...data_types import NANOSECONDS
 from ...errors import BadInput
 from ...json_types import Facts, Run, Summary
@@ -20,6 +17,7 @@ from ...replay.dataset import Dataset
 from ...replay.provenance import EngineFacts, describe_run
 from ...replay.recordings import (
     BagItem,
+    BagResult,
     begin_replays,
     find_bags,
     is_bag,
@@ -35,6 +33,7 @@ from .parameters import (
     read_parameters,
     read_thresholds,
 )
+from .sharing import keep_results, share
 
 
 @dataclass(frozen=True)
@@ -83,25 +82,17 @@ def replay_many(arguments: argparse.Namespace, rig: CameraRig) -> Summary:
         functools.partial(read_navigation, arguments),
     )
     left = [item for item in items if item.name not in done]
-    known = len(items) - len(left)
-    try:
-        with (
-            start_workers(begin, cluster) as workers,
-            tqdm(total=len(items), initial=known, unit='item', dynamic_ncols=True) as bar,
-        ):
-            for outcome in workers.run(left):
-                row = dataset.take(outcome)
-                if row['detail']:
-                    bar.write(f'{row["name"]}: {row["detail"]}', file=sys.stderr)
-                bar.update()
-    except KeyboardInterrupt:
-        if dataset.has_run():
-            rebuild_dataset(dataset, rig, limits, earlier)
-        print(f'{arguments.out}: stopped; continue with --resume', file=sys.stderr)
-        raise
+    rebuild = functools.partial(rebuild_dataset, dataset, rig, limits, earlier)
+
+    def take(outcome: Outcome[BagItem, BagResult]) -> str:
+        row = dataset.take(outcome)
+        return f'{row["name"]}: {row["detail"]}' if row['detail'] else ''
+
+    with keep_results(arguments.out, rebuild, dataset.has_run):
+        share(begin, cluster, left, len(items) - len(left), 'item', take)
     if not dataset.has_run():
         raise BadInput(f'{arguments.out}: no worker has lived to replay an item')
-    return rebuild_dataset(dataset, rig, limits, earlier)
+    return rebuild()
 
 
 def _open_earlier(folder: Path, describe: Callable[[EngineFacts], Run]) -> Dataset:
