@@ -31,7 +31,7 @@ from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES
 from alpamayo_ros.report.quantization_page import PAGE
 from alpamayo_ros.runtime import memory
 import alpamayo_ros.runtime.auto  # noqa: F401  registers the classes
-from alpamayo_ros.runtime.load import load_model
+from alpamayo_ros.runtime.load import load, load_model, plan_load
 
 KINDS = [(recipe, bits) for recipe in RECIPES for bits in SCHEMES if bits < 16]
 LAYER = 'vlm.model.language_model.layers.0.mlp.down_proj'
@@ -106,9 +106,9 @@ def test_auto_model_loads_a_quantized_folder(mixed):
 
 def test_embedding_on_the_host_changes_nothing(mixed):
     want = outputs(load_model(mixed))
-    got = outputs(load_model(mixed, host_embedding=True))
+    got = outputs(load(plan_load(mixed, host_embedding=True)))
     assert torch.equal(got[0], want[0])
-    plain = outputs(load_model(MODEL, host_embedding=True))
+    plain = outputs(load(plan_load(MODEL, host_embedding=True)))
     assert torch.equal(plain[0], outputs(load_model(MODEL))[0])
 
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from alpamayo_ros.model.alpamayo import AlpamayoModel
 from alpamayo_ros.model.prompt.image_processor import to_patches
-from alpamayo_ros.model.teacher_forcing import Deepstack, Passes, Past
+from alpamayo_ros.model.teacher_forcing import Decoded, Deepstack, Passes, Past
 from alpamayo_ros.model.text import Decoder, RMSNorm, compute_rotary
 
 from .settings import TrainingSettings
@@ -85,7 +85,7 @@ class _CompiledPasses:
         positions: Tensor,
         past: Past | None,
         deepstack: Deepstack | None,
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    ) -> Decoded:
         """Compute what forward.decode does; keys and values of a prompt end with padding."""
         length = x.shape[1]
         if past is None:  # no token in front of the padding attends to it

@@ -25,6 +25,7 @@ from .text import Attention, Decoder, RMSNorm, compute_rotary
 
 Turns = tuple[Tensor, Tensor]
 Deepstack = tuple[Tensor, list[Tensor]]  # token columns, and the features each layer adds there
+Decoded = tuple[Tensor, list[Tensor], list[Tensor]]  # hidden states, and keys and values by layer
 Grid = tuple[int, int]  # height and width in patches
 
 
@@ -97,10 +98,7 @@ class Passes:
     """The two expensive passes: `encode` and `decode` of this module, or faster twins."""
 
     encode: Callable[[AlpamayoModel, Tensor], tuple[Tensor, list[Tensor]]]
-    decode: Callable[
-        [Decoder, Tensor, Tensor, Past | None, Deepstack | None],
-        tuple[Tensor, list[Tensor], list[Tensor]],
-    ]
+    decode: Callable[[Decoder, Tensor, Tensor, Past | None, Deepstack | None], Decoded]
 
 
 def make_layout(config: AlpamayoConfig, prompt: Tensor, grid: Grid, tokens: int) -> Layout:
@@ -172,12 +170,8 @@ def make_mask(prefix: Prefix, draws: int, waypoints: int) -> Tensor:
 
 
 def decode(
-    decoder: Decoder,
-    x: Tensor,
-    positions: Tensor,
-    past: Past | None,
-    deepstack: Deepstack | None,
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    decoder: Decoder, x: Tensor, positions: Tensor, past: Past | None, deepstack: Deepstack | None
+) -> Decoded:
     """Return hidden states (B, L, H) and each layer's keys (after rotary) and values.
 
     x (B, L, H) at positions (3, B or 1, L). Without a past the attention is causal.

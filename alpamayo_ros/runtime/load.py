@@ -83,17 +83,13 @@ class LoadPlan:
 
 
 def load_model(
-    folder: Path,
-    device: str = 'cpu',
-    bits: float | None = None,
-    recipe: str | None = None,
-    host_embedding: bool = False,
+    folder: Path, device: str = 'cpu', bits: float | None = None, recipe: str | None = None
 ) -> AlpamayoModel:
     """Load the model of a checkpoint folder; see plan_load and load.
 
     Raises BadInput before loading where the weights alone would not fit.
     """
-    plan = plan_load(folder, device, bits, recipe, host_embedding)
+    plan = plan_load(folder, device, bits, recipe)
     require_memory(folder, {'weights': plan.weight_bytes}, device)
     return load(plan)
 

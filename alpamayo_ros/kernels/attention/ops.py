@@ -69,11 +69,7 @@ def apply_scale(x: Tensor, scale: Tensor | None) -> Tensor:
 
 
 def attend_causal(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    k_scale: Tensor | None = None,
-    v_scale: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, k_scale: Tensor | None = None, v_scale: Tensor | None = None
 ) -> Tensor:
     """Attention of q (B, heads, L, d), the last L of S tokens: each sees those before and itself.
 

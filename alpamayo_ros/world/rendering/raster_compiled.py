@@ -157,11 +157,12 @@ def _paint_views(canvas, lines, seen, low, high, colours, u, v):
     for view in range(len(seen)):
         for face in np.flatnonzero(seen[view]):
             (left, right), rows = _find_box(low[view, face], high[view, face], u, v)
+            paint = colours[view, face]
             for row in range(*rows):
                 _cover_row(cover, lines[view, face], u[left:right], v[row])
                 for channel in range(3):
                     line = canvas[view, channel, row, left:right]
-                    colour = colours[view, face, channel]
+                    colour = paint[channel]
                     for i in range(len(line)):
                         line[i] += cover[i] * (colour - line[i])
 
