@@ -81,7 +81,7 @@ small-2bit: $(STAMP) $(LESSON_SEEDS:%=$(LESSONS)/%/metadata.yaml)
 	    $(LESSON_SEEDS:%=--drive $(LESSONS)/%)
 
 # Where ROS 2 is sourced the first runs on it; the tests of its stand-in never do. Three workers on
-# two cores: the first takes the tests over the wire, which mostly wait.
+# two cores: one takes the tests over the wire, which mostly wait.
 test: $(TEST_STAMP)
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 	cd rosless && env -u PYTHONPATH -u LD_LIBRARY_PATH ../$(BIN)/python -m pytest
