@@ -308,8 +308,8 @@ def test_other_errors_stay_what_they_are(engine, context, monkeypatch):
 def test_out_of_memory_while_loading_is_bad_input_and_leaves_nothing(monkeypatch):
     plans = []
 
-    def fail(plan, load=engine_module.load):
-        load(plan)
+    def fail(plan, activations, load=engine_module.load):
+        load(plan, activations)
         plans.append(plan)
         raise torch.OutOfMemoryError('CUDA out of memory.')
 

@@ -46,6 +46,7 @@ IMPORTS = {
     'rclpy.executors.SingleThreadedExecutor': 'context',
     'rclpy.node.Node': NODE,
     'rclpy.parameter.Parameter': 'name type_ value',
+    'rclpy.qos.DurabilityPolicy': '',
     'rclpy.qos.QoSPolicyKind': '',
     'rclpy.qos.QoSProfile': 'history depth reliability durability lifespan deadline liveliness '
     'liveliness_lease_duration avoid_ros_namespace_conventions',
@@ -69,7 +70,7 @@ IMPORTS = {
     'launch.substitutions.LaunchConfiguration': 'default',
     'launch.substitutions.PathJoinSubstitution': '',
     'launch_ros.actions.Node': 'package executable name namespace exec_name parameters remappings '
-    'ros_arguments arguments output condition',
+    'ros_arguments arguments output respawn respawn_delay condition',
     'launch_ros.actions.SetParametersFromFile': 'filename condition',
     'launch_ros.parameter_descriptions.ParameterValue': 'value_type',
     'launch_ros.substitutions.FindPackageShare': '',

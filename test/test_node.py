@@ -577,7 +577,7 @@ def test_an_engine_that_is_killed_comes_back_and_ends_with_the_node(peer, start)
     pid = int(peer.statuses['model'][2]['process'])
     peer.play(drive(seconds=1.7))
     os.kill(pid, signal.SIGKILL)  # in the middle of an inference
-    process.said("inference failed: the engine's process ended with SIGKILL")
+    process.wait_for_line("inference failed: the engine's process ended with SIGKILL")
     peer.wait_for_node('ready')
     values = peer.statuses['model'][2]
     assert (values['restarts'], values['process'] != str(pid)) == ('1', True)
