@@ -33,6 +33,7 @@ def pytest_runtest_setup(item):
         os.nice(10)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     """Keep the tests of a file in one process when `pytest -n` shares them out."""
     items.sort(key=lambda item: item.path.stem not in WIRE)
