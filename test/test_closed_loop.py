@@ -13,7 +13,7 @@ from alpamayo_ros.drives.follower import follow, place_path
 from alpamayo_ros.drives.open_loop import OpenLoop, measure_comfort
 from alpamayo_ros.drives.planners import BaselinePlanner, ExpertPlanner, StandingPlanner
 from alpamayo_ros.drives.scene import START_NS, blacken, get_future, shuffle_cameras
-from alpamayo_ros.drives.trajectories import simulate_again
+from alpamayo_ros.drives.trajectories import decode_paths, simulate_again
 from alpamayo_ros.metrics.driving_score import score_drive
 from alpamayo_ros.ros.publishing.policy import Policies
 from alpamayo_ros.runtime.constant_turn_rate import ConstantTurnRateEngine
@@ -69,6 +69,15 @@ def test_the_expert_is_where_it_says_it_will_be(by_expert):
         assert (record['off_lane'], record['collision'], record['finite']) == (0.0, 0.0, 1.0)
         assert record['k'] == 1
         assert (record['text'], record['marker']) == (1.0, 1.0)
+
+
+def test_the_kept_paths_are_those_that_were_measured(by_expert):
+    record = by_expert[0]
+    paths = decode_paths(record['paths'])
+    assert paths.shape == (1, 64, 4)
+    scene = OPEN.scenes(record['drive'], SIZE)[0]
+    future = get_future(scene, scene.simulation)
+    assert paths[0, :, :2] == pytest.approx(future[:, :2], abs=1e-3)
 
 
 def test_constant_velocity_is_wrong_in_curves_and_says_nothing(by_constant_velocity):

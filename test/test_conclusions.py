@@ -17,7 +17,8 @@ def case(end_to_end, vision=1.0, prefill=2.0):
 
 
 @pytest.fixture
-def found():
+def document():
+    """Return the cases of a run, before anything is concluded."""
     return {
         'device': 'a device without peaks',
         '2 bits': {
@@ -33,9 +34,9 @@ def found():
     }
 
 
-def test_ratios_are_those_of_the_cases(found):
-    note = conclude(found, ['2 bits', STOCK], 'recorded', [1, 6], None)
-    assert found['ratios'] == {
+def test_ratios_are_those_of_the_cases(document):
+    note = conclude(document, ['2 bits', STOCK], 'recorded', [1, 6], None)
+    assert document['ratios'] == {
         'K=6 over K=1': 1.5,
         'guided over not guided': 1.8,
         f'{STOCK} eager over it, end_to_end': 20.0,
@@ -44,9 +45,9 @@ def test_ratios_are_those_of_the_cases(found):
         f'token_linears of {STOCK} over it': 5.0,
     }
     assert note.startswith('a device without peaks: no fractions of the peak')
-    assert not found.keys() & {'boards', 'of the peak'}
+    assert not document.keys() & {'boards', 'of the peak'}
 
 
-def test_without_its_first_case_nothing_is_concluded(found):
-    assert conclude(found, ['2 bits', STOCK], 'eager', [1, 6], None) == ''
-    assert 'ratios' not in found
+def test_without_its_first_case_nothing_is_concluded(document):
+    assert conclude(document, ['2 bits', STOCK], 'eager', [1, 6], None) == ''
+    assert 'ratios' not in document

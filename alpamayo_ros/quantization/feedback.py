@@ -22,14 +22,6 @@ DAMPING = 0.01  # of the mean square of the inputs: makes the moments of few sam
 PIECE = 1 << 26  # weights that are solved at a time; rows do not depend on each other
 
 
-def estimate_feedback_memory(rows: int, columns: int) -> int:
-    """Most bytes that a matrix takes beside itself, in float32.
-
-    Five copies of a piece, its codes, four copies of the moments.
-    """
-    return 5 * 4 * min(rows * columns, PIECE) + rows * columns + 4 * 4 * columns**2
-
-
 def quantize_with_feedback(
     weight: Tensor,
     rule: Rule,
