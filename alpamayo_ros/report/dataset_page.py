@@ -52,6 +52,11 @@ def render(
     longest = summary['longest_horizon_s']
     found = changes or {}
     links = {case.row['name']: case.link for case in worst if case.link}
+    columns = list(COLUMNS)
+    cells = [_list_cells(row, found.get(row['name'])) for row in rows]
+    if not changes:  # nothing to compare with
+        for values in (columns, *cells):
+            del values[CHANGE_COLUMN]
     return fill(
         'dataset.html',
         summary=summary,
@@ -62,11 +67,8 @@ def render(
         pictures=pictures,
         legend=LEGEND,
         table=ItemsTable(
-            COLUMNS,
-            [
-                [links.get(row['name'], ''), *_list_cells(row, found.get(row['name']))]
-                for row in rows
-            ],
+            columns,
+            [[links.get(row['name'], ''), *own] for row, own in zip(rows, cells, strict=True)],
             CHANGE_COLUMN if changes else WORST_COLUMN,
         ),
         details={},
