@@ -37,6 +37,22 @@ RAW_ENCODINGS |= {
     for name, (size, conversion) in RAW_ENCODINGS.items()
     if name.endswith('8')
 }
+# Luma in `height` rows of `step` bytes, then pairs of chroma: those of 2x2 pixels in half as many
+# rows, with OpenCV's conversion, or one pair for each pixel in rows of 2 * `step` bytes.
+SEMI_PLANAR_ENCODINGS: dict[str, int | None] = {
+    'nv12': cv2.COLOR_YUV2RGB_NV12,
+    'nv21': cv2.COLOR_YUV2RGB_NV21,
+    'nv24': None,
+}
+# Luma 16 to 235, chroma 16 to 240 to RGB: ITU-R BT.601, as in OpenCV's conversions of YUV.
+BLACK = 16
+RGB_FROM_YUV = np.array(
+    [
+        [1.164383, 0.0, 1.596027, -222.921566],
+        [1.164383, -0.391762, -0.812968, 135.575293],
+        [1.164383, 2.017232, 0.0, -276.835824],
+    ]
+)
 COMPRESSED = ('jpeg', 'png')
 JPEG_END, PNG_END = b'\xff\xd9', b'IEND'
 JPEG_START, PNG_SIGNATURE = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
@@ -185,11 +201,13 @@ def _decompress(frame: Frame) -> NDArray[np.uint8]:
 
 
 def _convert(frame: Frame) -> NDArray[np.uint8]:
-    if frame.encoding not in RAW_ENCODINGS:
-        known = ', '.join((*COMPRESSED, *RAW_ENCODINGS))
+    if frame.encoding not in (*RAW_ENCODINGS, *SEMI_PLANAR_ENCODINGS):
+        known = ', '.join((*COMPRESSED, *RAW_ENCODINGS, *SEMI_PLANAR_ENCODINGS))
         raise ImageError(f"image encoding '{frame.encoding}' is not one of {known}")
     if codec := _detect_file(frame.data):
         raise ImageError(f'{frame.encoding} image holds a {codec} file, expected raw pixels')
+    if frame.encoding in SEMI_PLANAR_ENCODINGS:
+        return _convert_semi_planar(frame)
     pixel_bytes, conversion = RAW_ENCODINGS[frame.encoding]
     row_bytes = frame.width * pixel_bytes
     if not row_bytes or frame.step < row_bytes or frame.data.size != frame.height * frame.step:
@@ -207,6 +225,24 @@ def _convert(frame: Frame) -> NDArray[np.uint8]:
     except cv2.error as error:  # a Bayer or YUV image of odd size
         raise ImageError(f'{frame.encoding} {frame.width}x{frame.height}: {error.err}') from error
     return np.asarray(_scale_to_8_bits(pixels, frame.bit_depth) if wide else pixels, np.uint8)
+
+
+def _convert_semi_planar(frame: Frame) -> NDArray[np.uint8]:
+    height, width, step = frame.height, frame.width, frame.step
+    conversion = SEMI_PLANAR_ENCODINGS[frame.encoding]
+    rows = height * 3 if conversion is None else height * 3 // 2
+    is_odd = conversion is not None and (height % 2 or width % 2)
+    if not width or is_odd or step < width or frame.data.size != rows * step:
+        raise ImageError(
+            f'{frame.encoding} image of {width}x{height} with step {step} has {frame.data.size} '
+            f'bytes, expected {rows} rows of at least {width}{" and an even size" * bool(is_odd)}'
+        )
+    if conversion is not None:
+        planes = np.ascontiguousarray(frame.data.reshape(rows, step)[:, :width])
+        return np.asarray(cv2.cvtColor(planes, conversion), np.uint8)
+    luma = np.maximum(frame.data[: height * step].reshape(height, step, 1)[:, :width], BLACK)
+    chroma = frame.data[height * step :].reshape(height, step, 2)[:, :width]
+    return np.asarray(cv2.transform(np.concatenate([luma, chroma], -1), RGB_FROM_YUV), np.uint8)
 
 
 def _scale_to_8_bits(pixels: NDArray[Any], bit_depth: int) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ import re
 from typing import Any
 from unittest.mock import patch
 
-from alpamayo_ros.images import COMPRESSED, RAW_ENCODINGS
+from alpamayo_ros.images import COMPRESSED, RAW_ENCODINGS, SEMI_PLANAR_ENCODINGS
 from alpamayo_ros.profiles import PROFILES, Profile
 from alpamayo_ros.ros.diagnostics import t0_status
 from alpamayo_ros.ros.diagnostics.status import ARRAY_TYPE
@@ -124,7 +124,7 @@ def profiles() -> str:
 
 def encodings() -> str:
     """Encodings of images that the node and a replay decode, as one sentence."""
-    raw = ', '.join(f'`{name}`' for name in RAW_ENCODINGS)
+    raw = ', '.join(f'`{name}`' for name in (*RAW_ENCODINGS, *SEMI_PLANAR_ENCODINGS))
     compressed = ' or '.join(name.upper() for name in COMPRESSED)
     return f'A `CompressedImage` is {compressed}. The encoding of an `Image` is one of {raw}.'
 

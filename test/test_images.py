@@ -98,6 +98,52 @@ def test_yuv_gives_the_colour_of_bt601(encoding, order):
     assert blue <= 5
 
 
+def semi_planar(encoding, y, uv, step):
+    """Frame of luma (H, W) and chroma pairs (H / 2, W / 2, 2), with rows of `step` bytes."""
+    height, width = y.shape
+    if encoding == 'nv21':
+        uv = uv[..., ::-1]
+    if encoding == 'nv24':
+        uv = uv.repeat(2, 0).repeat(2, 1)
+    row = step * (2 if encoding == 'nv24' else 1)
+    chroma = np.pad(uv.reshape(len(uv), -1), ((0, 0), (0, row - uv[0].size)), constant_values=99)
+    data = np.concatenate([np.pad(y, ((0, 0), (0, step - width))).ravel(), chroma.ravel()])
+    return Frame(1, encoding, data, height, width, step)
+
+
+@pytest.mark.parametrize('encoding', ['nv12', 'nv21', 'nv24'])
+def test_semi_planar_yuv_gives_the_colours_of_its_packed_twin(encoding):
+    rng = np.random.default_rng(0)
+    y, uv = (rng.integers(0, 256, size, np.uint8) for size in ((8, 12), (4, 6, 2)))
+    packed = np.empty((8, 6, 4), np.uint8)  # u y v y: one pair of chroma for two pixels
+    packed[..., 1::2], packed[..., ::2] = y.reshape(8, 6, 2), uv.repeat(2, 0)
+    expected = decode(Frame(1, 'uyvy', packed.ravel(), 8, 12, 24)).astype(int)
+    for step in (12, 16):
+        found = decode(semi_planar(encoding, y, uv, step)).astype(int)
+        assert found.shape == (3, 8, 12)
+        assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'size', 'count', 'text'),
+    [
+        ('nv12', (8, 12), 143, 'has 143 bytes, expected 12 rows of at least 12$'),
+        ('nv21', (7, 12), 120, 'expected 10 rows of at least 12 and an even size'),
+        ('nv12', (8, 11), 144, 'expected 12 rows of at least 11 and an even size'),
+        ('nv24', (7, 12), 252, ''),
+        ('nv24', (8, 12), 192, 'has 192 bytes, expected 24 rows of at least 12$'),
+        ('nv24', (8, 13), 288, 'with step 12 has 288 bytes'),
+    ],
+)
+def test_semi_planar_images_of_a_wrong_size_are_refused(encoding, size, count, text):
+    frame = Frame(1, encoding, np.zeros(count, np.uint8), *size, 12)
+    if text:
+        with pytest.raises(ImageError, match=text):
+            decode(frame)
+    else:
+        assert decode(frame).shape == (3, *size)
+
+
 def test_padding_at_the_end_of_rows_is_skipped():
     rows = np.array([[1, 2, 99, 99], [3, 4, 99, 99]], np.uint8)
     decoded = decode(Frame(1, 'mono8', rows.ravel(), height=2, width=2, step=4))
