@@ -45,10 +45,10 @@ TOPICS = {
 }
 # name: type, text
 SERVICES = {
-    'enable': ('std_srvs/SetBool', 'pauses inference, or resumes it'),
+    'enable': ('std_srvs/SetBool', 'activate, or deactivate'),
     'infer_once': ('std_srvs/Trigger', 'infers one context while inference is paused'),
-    'reset': ('std_srvs/Trigger', 'clears the buffered inputs and the last path'),
-    'load': ('std_srvs/SetBool', 'loads the model again, or frees its memory'),
+    'reset': ('std_srvs/Trigger', 'clears the buffered inputs and the last path; no transition'),
+    'load': ('std_srvs/SetBool', 'unconfigured, configure and activate; or back to unconfigured'),
 }
 # key of a run: heading and digits after the point
 SPEED_COLUMNS = {

@@ -68,7 +68,8 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 'autostart',
                 default_value='',
-                description='Load the engine at the start; false: wait for the service ~/load.',
+                description='Configure and activate at the start; false: wait for those '
+                'transitions, or for ~/load.',
                 choices=['', 'true', 'false'],
             ),
             DeclareLaunchArgument(

@@ -15,6 +15,7 @@ from rosbags.typesys import Stores, get_typestore
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*(ROOT / 'alpamayo_ros').rglob('*.py'), *(ROOT / 'launch').glob('*.py')])
+BASE = ROOT / 'alpamayo_ros/ros/lifecycle.py'  # of the node's class
 PACKAGES = ('rclpy', 'launch', 'launch_ros')
 
 # Names that may be imported, with the keywords that a call may use.
@@ -44,6 +45,9 @@ IMPORTS = {
     'rclpy.duration.Duration': 'seconds nanoseconds',
     'rclpy.executors.ExternalShutdownException': '',
     'rclpy.executors.SingleThreadedExecutor': 'context',
+    'rclpy.lifecycle.LifecycleNode': f'enable_communication_interface {NODE}',
+    'rclpy.lifecycle.LifecycleState': '',
+    'rclpy.lifecycle.TransitionCallbackReturn': '',
     'rclpy.node.Node': NODE,
     'rclpy.parameter.Parameter': 'name type_ value',
     'rclpy.qos.DurabilityPolicy': '',
@@ -94,6 +98,10 @@ METHODS = {
     'has_parameter': '',
     'get_topic_names_and_types': 'no_demangle',
     'resolve_topic_name': 'only_expand',
+    'trigger_activate': '',
+    'trigger_cleanup': '',
+    'trigger_configure': '',
+    'trigger_deactivate': '',
     'add_node': '',
     'create_task': '',
     'remove_node': '',
@@ -147,13 +155,14 @@ def is_node(value, tree):
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     bases = {ast.unparse(base) for node in classes for base in node.bases}
     name = getattr(value, 'id', getattr(value, 'attr', ''))
-    return name.endswith(('node', 'executor')) or (name == 'self' and 'Node' in bases)
+    is_class = any(base.endswith('Node') for base in bases)
+    return name.endswith(('node', 'executor')) or (name == 'self' and is_class)
 
 
 def faults_of(source):
     """Lines about what is not in the tables."""
     tree = ast.parse(source)
-    imported, own = imports_of(tree), own_names(tree)
+    imported, own = imports_of(tree), own_names(tree) | own_names(ast.parse(BASE.read_text()))
     faults = [name for name in imported.values() if name not in {*IMPORTS, *PACKAGES}]
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         allowed, name = None, ast.unparse(call.func)

@@ -341,6 +341,8 @@ def test_memory_that_runs_out_stops_inference_until_the_model_is_loaded_again(pe
 def test_a_failed_load_is_told_and_the_node_goes_on_serving(peer, start):
     start('wire_engines:unloadable', state='the checkpoint is gone')
     assert peer.status('model')[0] == 2
+    state = peer.call('lifecycle_msgs/srv/GetState', 'get_state').current_state
+    assert state.label == 'unconfigured'
     peer.play(drive(seconds=2.0))
     assert peer.settled(seen=15)['discarded'] > 0
     assert peer.call('std_srvs/srv/SetBool', 'load', data=True).message == 'loading'
@@ -367,6 +369,42 @@ def test_services_load_pause_ask_for_one_reset_and_unload(peer, start):
     answer = peer.call('std_srvs/srv/Trigger', 'infer_once')
     assert (answer.success, answer.message) == (False, 'the model is unloaded')
     peer.settled(seen=30)
+
+
+def change(peer, **transition):
+    """Whether a transition succeeded, and the state after it."""
+    asked = make('lifecycle_msgs/msg/Transition', **transition)
+    done = peer.call('lifecycle_msgs/srv/ChangeState', 'change_state', transition=asked)
+    state = peer.call('lifecycle_msgs/srv/GetState', 'get_state').current_state
+    return done.success, state.label
+
+
+def test_the_lifecycle_decides_what_is_served(peer, start):
+    start(state='unloaded', autostart=False)
+    assert change(peer, id=3) == (False, 'unconfigured')  # activate; the node goes on
+    assert change(peer, label='configure') == (True, 'inactive')
+    peer.wait_for_node('paused')
+    peer.play(drive(seconds=2.0))
+    assert peer.heard['output/path'] == []
+    assert change(peer, label='activate') == (True, 'active')
+    paths = peer.heard['output/path']
+    peer.play_until(lambda _: len(paths) >= 2, drive(seconds=2.0))
+    assert len(paths) >= 2
+    assert peer.call('std_srvs/srv/SetBool', 'enable', data=False).success
+    assert change(peer, label='cleanup') == (True, 'unconfigured')
+    assert peer.status('model')[1] == 'unloaded'
+    assert change(peer, label='shutdown') == (True, 'finalized')
+    answer = peer.call('std_srvs/srv/SetBool', 'load', data=True)
+    assert (answer.success, answer.message) == (False, 'unloaded')
+
+
+def test_a_node_that_loads_is_active_and_tells_that_it_loads(peer, start):
+    start('wire_engines:slow_load', state='loading')
+    state = peer.call('lifecycle_msgs/srv/GetState', 'get_state').current_state
+    assert (state.id, state.label) == (3, 'active')
+    assert change(peer, label='deactivate') == (True, 'inactive')
+    assert change(peer, label='activate') == (True, 'active')
+    assert peer.status('model')[:2] == (1, 'loading')
 
 
 @pytest.mark.parametrize('service', ['enable', 'load'])

@@ -71,6 +71,7 @@ class Bench:
             status=self.reports,
         )
         self.pipeline.load()
+        self.pipeline.activate()
         self.run_one()
 
     def run_one(self):
@@ -489,7 +490,7 @@ def split(messages, at_s):
 
 
 def test_paused_contexts_are_discarded_and_one_can_be_asked_for(bench):
-    bench.pipeline.set_enabled(False)
+    bench.pipeline.deactivate()
     first, second = split(drive(seconds=3.0), 2.0)
     bench.feed(first)
     assert bench.sent('output/path') == []
@@ -506,9 +507,9 @@ def test_a_pause_drops_what_waits_and_what_runs(bench):
     first, second = split(drive(seconds=3.0), 1.75)
     bench.feed(first, wait=False)
     assert bench.pipeline.worker.pending == 2
-    bench.pipeline.set_enabled(False)
+    bench.pipeline.deactivate()
     assert bench.pipeline.worker.pending == 1
-    bench.pipeline.set_enabled(True)  # what ran before the pause stays worthless
+    bench.pipeline.activate()  # what ran before the pause stays worthless
     bench.run_one()
     assert bench.sent('output/path') == bench.sent('debug/path') == []
     assert bench.pipeline.anchors.fates['discarded', 'paused'] == 2
@@ -517,7 +518,7 @@ def test_a_pause_drops_what_waits_and_what_runs(bench):
     bench.fates()
 
 
-@pytest.mark.parametrize('stop', [lambda x: x.set_enabled(False), lambda x: x.unload()])
+@pytest.mark.parametrize('stop', [lambda x: x.deactivate(), lambda x: x.unload()])
 def test_nothing_goes_out_after_a_pause_or_an_unload_a_held_path_neither(rig, stop):
     bench = Bench(rig, on_invalid='hold')
     first, second = split(drive(seconds=3.0), 2.0)
@@ -536,8 +537,8 @@ def test_a_path_from_before_a_pause_is_not_held_after_it(rig):
     first, second = split(drive(seconds=3.0), 2.0)
     bench.feed(first)
     count = len(bench.sent('output/path'))
-    bench.pipeline.set_enabled(False)
-    bench.pipeline.set_enabled(True)
+    bench.pipeline.deactivate()
+    bench.pipeline.activate()
     bench.feed([m for m in second if m[1] != image_topic('front_tele')])
     assert len(bench.sent('output/path')) == count
     assert bench.pipeline.results.publication.counts['nothing: frame_missing'] > 0
@@ -590,7 +591,7 @@ def test_a_failed_inference_is_an_error_in_the_log_beside_frequent_warnings(rig)
 
 def test_the_heartbeat_says_why_there_is_no_t0(bench):
     bench.pipeline.beat()
-    bench.pipeline.set_enabled(False)
+    bench.pipeline.deactivate()
     bench.pipeline.beat()
     bench.pipeline.unload()
     bench.pipeline.beat()

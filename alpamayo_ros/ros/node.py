@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 
 from ..errors import BadInput
 from ..rig import CameraRig
@@ -34,6 +33,7 @@ from .input_topics import (
     ROUTE_TYPE,
     list_input_topics,
 )
+from .lifecycle import ManagedNode
 from .messages import import_interface, make
 from .pipeline import Pipeline
 from .polled import OnDemand, take_messages
@@ -50,7 +50,7 @@ STATUS_DEPTH = 50  # several t0 may be decided at once
 STATUS_DEADLINE_S = 2.0  # the heartbeat comes once a second
 
 
-class AlpamayoNode(Node):
+class AlpamayoNode(ManagedNode):
     """Subscribes to a rig's cameras and odometry and publishes what the engine predicts.
 
     The constructor does not load the engine: a signal during it would leave a thread that nobody
@@ -148,6 +148,7 @@ class AlpamayoNode(Node):
         notify(ALIVE)
         self.pipeline.tick()
         self._log_state()
+        self.leave_failed_model()
         self._count_publishers()
         self.pipeline.beat()
         if self._diagnostics.get_subscription_count():
@@ -189,8 +190,9 @@ class AlpamayoNode(Node):
         return make(kind, successful=not reason, reason=reason)
 
     def _on_enable(self, request: Any, response: Any) -> Any:
-        self.pipeline.set_enabled(request.data)
-        return _answer(response, 'enabled' if request.data else 'paused')
+        is_done = self.enable(request.data)
+        done = 'enabled' if request.data else 'paused'
+        return _answer(response, done if is_done else f'the node is {self.lifecycle}', is_done)
 
     def _on_infer_once(self, request: Any, response: Any) -> Any:
         state = self.pipeline.worker.state
@@ -204,11 +206,9 @@ class AlpamayoNode(Node):
         return _answer(response, 'reset')
 
     def _on_load(self, request: Any, response: Any) -> Any:
-        if request.data:
-            self.pipeline.load()
-        else:
-            self.pipeline.unload()
-        return _answer(response, self.pipeline.worker.state)
+        (self.load if request.data else self.unload)()
+        is_done = (self.lifecycle in ('active', 'inactive')) == request.data
+        return _answer(response, self.pipeline.worker.state, is_done)
 
 
 def _answer(response: Any, message: str, success: bool = True) -> Any:
@@ -229,7 +229,7 @@ def _serve(args: list[str] | None) -> bool:
                 node.get_logger().warning(text)
             executor.add_node(node)
             if node.pipeline.parameters.autostart:
-                node.pipeline.load()
+                node.load()
             notify(READY)
             executor.spin()
         finally:

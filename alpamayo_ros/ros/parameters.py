@@ -183,7 +183,8 @@ class NodeParameters:
         high=3600.0,
     )
     autostart: bool = parameter_field(
-        True, 'Load the engine at the start; false: wait for the service ~/load.'
+        True,
+        'Configure and activate at the start; false: wait for those transitions, or for ~/load.',
     )
     engine_process: bool = parameter_field(
         True,

@@ -70,7 +70,7 @@ class Pipeline:
         self._navigation = NavigationInput(
             parameters.navigation_max_age_s, parameters.on_missing_navigation
         )
-        self._is_enabled, self._infers_next = True, False
+        self._is_active, self._infers_next = False, False
         self._epoch = self.anchors.epoch
         self._vehicle: EgoPose | None = None  # the newest pose of the odometry
         self._context: Context | None = None
@@ -85,7 +85,7 @@ class Pipeline:
     def state(self) -> str:
         """One of policy.STATES."""
         if self.worker.state == 'ready':
-            return 'active' if self._is_enabled else 'inactive'
+            return 'active' if self._is_active else 'inactive'
         return self.worker.state
 
     def load(self) -> None:
@@ -103,12 +103,15 @@ class Pipeline:
         self.results.reset(self._now_ns())
         self.worker.unload()
 
-    def set_enabled(self, is_enabled: bool) -> None:
-        """Pause or resume. A pause drops the context that waits and the inference that runs."""
-        if self._is_enabled and not is_enabled:
-            self.results.reset(self._now_ns())
-            self.worker.discard('paused')
-        self._is_enabled, self._infers_next = is_enabled, False
+    def activate(self) -> None:
+        """Infer and publish, as soon as there is an engine."""
+        self._is_active, self._infers_next = True, False
+
+    def deactivate(self) -> None:
+        """Pause: drop the context that waits and the result of the inference that runs."""
+        self._is_active, self._infers_next = False, False
+        self.results.reset(self._now_ns())
+        self.worker.discard('paused')
 
     def receive(self, name: str, *messages: Any) -> None:
         """Take messages of a camera, or CDR bytes of Odometry; submit what they complete."""
@@ -244,7 +247,7 @@ class Pipeline:
 
     def _submit_newest(self, now_ns: int, start: float) -> None:
         """Submit the newest context that can be served, if there is one."""
-        refusal = '' if self._is_enabled or self._infers_next else 'paused'
+        refusal = '' if self._is_active or self._infers_next else 'paused'
         if self.worker.state != 'ready':
             refusal = 'not_ready'
         found = self.anchors.take(now_ns, refusal)
@@ -264,7 +267,7 @@ class Pipeline:
     def _submit(self, context: Context) -> None:
         self._context = context
         seed = derive_seed(self.parameters.seed, context.t0_ns)
-        is_requested, self._infers_next = self._infers_next and not self._is_enabled, False
+        is_requested, self._infers_next = self._infers_next and not self._is_active, False
         job = InferenceJob(context, seed, self.parameters.sampling, is_requested)
         dropped = self.worker.submit(job)
         if dropped is not None:

@@ -104,8 +104,9 @@ class Worker:
             self._run(self._check, self._on_checked)
 
     def unload(self) -> None:
-        """Let go of the engine and its memory."""
-        self._begin('unloaded')
+        """Let go of the engine and its memory; the state 'failed' and its reason stay."""
+        has_failed = self.state == 'failed'
+        self._begin(*(('failed', self.error) if has_failed else ('unloaded',)))
         self._run(self._unload, self._on_unloaded)
 
     def submit(self, job: InferenceJob) -> InferenceJob | None:
@@ -141,11 +142,11 @@ class Worker:
     def _begin_thread(self) -> None:
         self._thread = threading.current_thread()
 
-    def _begin(self, state: str) -> None:
+    def _begin(self, state: str, error: str = '') -> None:
         if self._running is not None and self._host is not None:
             self._host.interrupt()  # its result would be worthless
         self._generation += 1
-        self.state, self.error = state, ''
+        self.state, self.error = state, error
         self.discard('not_ready')
 
     def _begin_load(self, make_host: Callable[[], EngineHost]) -> None:

@@ -14,6 +14,13 @@ from rosbags.typesys.store import Typestore
 # request, response
 SERVICES = {
     'std_srvs/srv/Empty': ('', ''),
+    'lifecycle_msgs/srv/ChangeState': ('lifecycle_msgs/Transition transition', 'bool success'),
+    'lifecycle_msgs/srv/GetState': ('', 'lifecycle_msgs/State current_state'),
+    'lifecycle_msgs/srv/GetAvailableStates': ('', 'lifecycle_msgs/State[] available_states'),
+    'lifecycle_msgs/srv/GetAvailableTransitions': (
+        '',
+        'lifecycle_msgs/TransitionDescription[] available_transitions',
+    ),
     'std_srvs/srv/SetBool': ('bool data', 'bool success\nstring message'),
     'std_srvs/srv/Trigger': ('', 'bool success\nstring message'),
     'rcl_interfaces/srv/DescribeParameters': (

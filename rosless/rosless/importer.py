@@ -36,6 +36,7 @@ NAMES = {
         ParameterUninitializedException ROSInterruptException""",
     'executors': """Executor ExternalShutdownException MultiThreadedExecutor
         SingleThreadedExecutor""",
+    'lifecycle': 'LifecycleNode LifecycleState TransitionCallbackReturn',
     'logging': 'LoggingSeverity get_logger get_logger_effective_level set_logger_level',
     'node': 'Node',
     'parameter': 'PARAMETER_SEPARATOR_STRING Parameter parameter_value_to_python',
@@ -60,7 +61,7 @@ NAMES = {
 SOURCES = {'': 'api', '_rclpy_pybind11': 'rcl_error', 'clock_type': 'time'}
 # what `import rclpy` and `import rclpy.node` import besides
 AT_ONCE = ('_rclpy_pybind11', 'context', 'exceptions', 'parameter', 'signals', 'task', 'utilities')
-WITH_NODE = tuple(NAMES.keys() - {'', 'node', 'serialization', *AT_ONCE})
+WITH_NODE = tuple(NAMES.keys() - {'', 'node', 'lifecycle', 'serialization', *AT_ONCE})
 
 
 class Finder(MetaPathFinder, Loader):

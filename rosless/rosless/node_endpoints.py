@@ -3,7 +3,7 @@
 Knows no thread: an executor asks for the `waitables`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import threading
 from typing import Any
 
@@ -76,6 +76,11 @@ class NodeEndpoints:
         """Absolute name of a service, remapped unless `only_expand`."""
         rules = [] if only_expand else self.__remaps
         return names.remap_name(service, rules, self.__name, self.__namespace, service=True)
+
+    @property
+    def services(self) -> Iterator[Service]:
+        """Services of the node."""
+        return (entity for entity in self.__endpoints if isinstance(entity, Service))
 
     def create_publisher(
         self,
