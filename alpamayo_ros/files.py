@@ -18,6 +18,15 @@ from typing import Any
 from .errors import BadInput
 
 _LFS_START = b'version https://git-lfs.github.com/spec/'
+_ARCHIVES = {
+    b'\x1f\x8b\x08': 'gzip',
+    b'PK\x03\x04': 'zip',
+    b'BZh': 'bzip2',
+    b'\xfd7zXZ\0': 'xz',
+    b"7z\xbc\xaf'\x1c": '7z',
+}
+_TAR, _TAR_AT = b'ustar', 257
+HEAD_BYTES = 1024  # of a file, enough for `describe_stand_in`
 # What the tools of hubs, browsers and download managers call a file that is not complete.
 _UNFINISHED = ('.incomplete', '.part', '.partial', '.crdownload', '.download', '.aria2', '.tmp')
 
@@ -65,23 +74,28 @@ def hold_lock(path: Path) -> Iterator[None]:
 def require_file(path: Path) -> None:
     """Raise BadInput unless there is a file at `path` that is what its name says.
 
-    Recognised are: an absent file, with the unfinished download beside it if there is one; a
-    folder; an empty file; a Git LFS pointer or a hub's stand-in text; a web page.
+    Recognised are: an absent file, with the unfinished download beside it if there is one; a link
+    to nothing; a folder; what `describe_stand_in` knows.
     """
     if path.is_dir():
         raise BadInput(f'{path}: a folder, expected a file')
     if not path.is_file():
+        is_link = path.is_symlink()
+        what = f'a link to {path.readlink()}, which is not there' if is_link else 'no such file'
         unfinished = _find_unfinished(path)
         hint = f', but an unfinished download of it ({unfinished}): download it again'
-        raise BadInput(f'{path}: no such file{hint if unfinished else ""}')
+        raise BadInput(f'{path}: {what}{hint if unfinished else ""}')
     with path.open('rb') as stream:
-        start = stream.read(1024)
-    if stand_in := _describe_stand_in(start):
+        start = stream.read(HEAD_BYTES)
+    if stand_in := describe_stand_in(start):
         raise BadInput(f'{path}: {stand_in}')
 
 
-def _describe_stand_in(start: bytes) -> str:
-    """What a file is that a download left in the place of another one; '' when it is not."""
+def describe_stand_in(start: bytes) -> str:
+    """What a file with this start is in the place of another one; '' when it is none of these.
+
+    An empty file; a Git LFS pointer or a hub's stand-in text; a web page; zeros; an archive.
+    """
     text = start.lstrip(b'\xef\xbb\xbf \r\n\t')
     if not start:
         return 'an empty file, expected its content: download it again'
@@ -96,14 +110,20 @@ def _describe_stand_in(start: bytes) -> str:
         return 'a web page or an error message of a server, expected the file itself'
     if not start.strip(b'\0'):
         return 'filled with zeros, expected its content: the copy or the download was cut short'
+    kinds = [kind for magic, kind in _ARCHIVES.items() if start.startswith(magic)]
+    if kinds or start[_TAR_AT:].startswith(_TAR):
+        kind = kinds[0] if kinds else 'tar'
+        return f'a {kind} archive, expected the file that is in it: unpack it'
     return ''
 
 
 def _find_unfinished(path: Path) -> str:
     """Name of an unfinished download of a file, '' when there is none."""
-    for ending in _UNFINISHED:
-        if path.with_name(path.name + ending).exists():
-            return path.name + ending
+    places = [path, *([path.parent / path.readlink()] if path.is_symlink() else [])]
+    for place in places:  # the cache of a hub holds links to files that it calls by their hash
+        for ending in _UNFINISHED:
+            if place.with_name(place.name + ending).exists():
+                return place.name + ending
     # where huggingface_hub keeps what it has so far of a folder it fills
     cached = path.parent / '.cache/huggingface/download'
     found = sorted(cached.glob(f'{path.name}*.incomplete')) if cached.is_dir() else []

@@ -31,6 +31,8 @@ def explain(read, path, content):
         (b'<!DOCTYPE html><html>Sign in</html>', 'a web page'),
         (b'\n<html><head></head></html>', 'a web page'),
         (b'Entry not found', 'an error message of a server'),
+        (b'PK\x03\x04\0\0', 'a zip archive'),
+        (bytes(257).replace(b'\0', b'a') + b'ustar', 'a tar archive'),
     ],
 )
 def test_stand_in_is_named_with_what_was_expected(tmp_path, content, reason):
@@ -52,6 +54,17 @@ def test_unfinished_download_of_the_hub_is_found(tmp_path):
     (cache / 'model.safetensors.0a1b.incomplete').write_bytes(b'x')
     with pytest.raises(BadInput, match=r'download/model\.safetensors\.0a1b\.incomplete'):
         require_file(tmp_path / 'model.safetensors')
+
+
+def test_a_link_to_a_blob_that_the_hub_has_not_finished(tmp_path):
+    (tmp_path / 'blobs').mkdir()
+    link = tmp_path / 'model.safetensors'
+    link.symlink_to('blobs/0a1b')
+    with pytest.raises(BadInput, match='a link to blobs/0a1b, which is not there$'):
+        require_file(link)
+    (tmp_path / 'blobs/0a1b.incomplete').write_bytes(b'x')
+    with pytest.raises(BadInput, match=r'not there, but an unfinished .*0a1b\.incomplete'):
+        require_file(link)
 
 
 def test_folder_in_the_place_of_a_file(tmp_path):

@@ -175,9 +175,12 @@ def test_a_file_that_is_missing_is_named_and_the_others_are_read(tmp_path, rig):
     ('content', 'said'),
     [
         (b'#ROSBAG V2.0\n', 'a bag of ROS 1, expected one of ROS 2: convert it with'),
-        (b'version https://git-lfs.github.com/spec/v1\noid', 'a pointer of Git LFS'),
-        (b'', 'it is empty'),
-        (b'<!DOCTYPE html>', 'expected MCAP or SQLite'),
+        (b'version https://git-lfs.github.com/spec/v1\noid', 'a Git LFS pointer'),
+        (b'', 'an empty file'),
+        (b'<!DOCTYPE html>', 'a web page'),
+        (bytes(4096), 'filled with zeros'),
+        (b'\x1f\x8b\x08\0', 'a gzip archive, expected the file that is in it: unpack it'),
+        (b'{"topic": 1}', 'expected MCAP or SQLite'),
         (b'SQLite format 3\0' + bytes(200), 'not a database of rosbag2'),
         (b'\x89MCAP0\r\n', 'the bag is empty'),
         (b'\x28\xb5\x2f\xfd' + b'\xff' * 50, 'cannot be decompressed'),
@@ -188,6 +191,46 @@ def test_a_file_of_something_else_is_named(tmp_path, content, said):
     path.write_bytes(content)
     with pytest.raises(BadInput, match=re.escape(said)):
         Bag(path)
+
+
+def test_the_metadata_stands_for_its_bag(tmp_path, rig):
+    folder = small_bag.write(tmp_path / 'bag', MESSAGES)
+    assert read(folder / 'metadata.yaml', rig) == read(folder, rig)
+
+
+@pytest.mark.parametrize('ending', ['.part', '.crdownload'])
+def test_the_only_file_of_a_bag_is_an_unfinished_download(tmp_path, ending):
+    folder = small_bag.write(tmp_path / 'bag', MESSAGES)
+    (folder / 'bag.mcap').rename(folder / f'bag.mcap{ending}')
+    with pytest.raises(BadInput, match=rf'bag.mcap: no such file, but .*bag.mcap\{ending}'):
+        Bag(folder)
+
+
+def test_a_packed_file_beside_its_plain_one_is_read_once(tmp_path, rig):
+    (tmp_path / 'a.mcap.zst').write_bytes(b'\x28\xb5\x2f\xfd')
+    write_mcap(tmp_path / 'a.mcap', MESSAGES)
+    count, notes = read(tmp_path, rig)
+    assert count == len(MESSAGES)
+    assert notes == ['there is no metadata.yaml: all files of the folder are read']
+
+
+def test_log_times_beyond_64_bits_are_read(tmp_path, rig):
+    late = [(log_ns + 2**63, topic, message) for log_ns, topic, message in MESSAGES]
+    count, notes = read(write_mcap(tmp_path / 'a.mcap', late), rig)
+    assert count == len(MESSAGES)
+    assert 'it has two clocks' in notes[0]
+
+
+def test_the_topic_whose_stamps_are_of_another_clock_is_named(tmp_path, rig):
+    other = [
+        (log_ns + 10**13, topic, message) if topic == ODOMETRY else (log_ns, topic, message)
+        for log_ns, topic, message in MESSAGES
+    ]
+    notes = read(write_mcap(tmp_path / 'a.mcap', other), rig)[1]
+    assert notes == [
+        'it has two clocks: its log times are 1e+04 s ahead of the stamps of /odometry; '
+        'the stamps decide'
+    ]
 
 
 def test_the_bag_inside_a_folder_is_named(tmp_path):

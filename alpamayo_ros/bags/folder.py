@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ..errors import BadInput
+from ..files import HEAD_BYTES, describe_stand_in, require_file
 from .compression import decompress_file, is_compressed
 from .mcap_storage import MAGIC as MCAP_MAGIC
 from .mcap_storage import McapStorage
@@ -25,9 +26,9 @@ from .sqlite_storage import SqliteStorage
 from .storage import Storage, normalize_topic, normalize_type
 
 METADATA = 'metadata.yaml'
-ENDINGS = ('.mcap', '.db3', '.mcap.zstd', '.db3.zstd', '.mcap.lz4', '.db3.lz4')
+PACKED_ENDINGS = ('.zstd', '.zst', '.lz4')
+ENDINGS = tuple(x + y for x in ('.mcap', '.db3') for y in ('', *PACKED_ENDINGS))
 ROS1_MAGIC = b'#ROSBAG V'
-LFS_MAGIC = b'version https://git-lfs'
 
 
 @dataclass
@@ -47,14 +48,19 @@ def find_files(path: Path) -> BagFiles:
     if path.is_file():
         return BagFiles([path])
     there = sorted(x for x in path.iterdir() if x.name.endswith(ENDINGS) and x.is_file())
+    # a player leaves the plain file beside the packed one
+    there = [x for x in there if x.suffix not in PACKED_ENDINGS or x.with_suffix('') not in there]
     files = BagFiles(there)
     metadata = _read_metadata(path / METADATA, files)
-    listed = [path / PurePath(str(x)).name for x in _list(metadata, 'relative_file_paths')]
+    names = (PurePath(str(x)).name for x in _list(metadata, 'relative_file_paths'))
+    listed = [path / name for name in dict.fromkeys(names)]
     if listed:
         files.paths = [x for x in listed if x.exists()]
         if missing := [x.name for x in listed if not x.exists()]:
             files.notes.append(f'{len(missing)} of {len(listed)} files are missing: {missing[0]}')
         if not files.paths:
+            if not there:
+                require_file(listed[0])  # it says what is there in its place
             files.paths, listed = there, there
         if others := [x.name for x in there if x not in listed]:
             files.notes.append(f'{others[0]} is not in {METADATA} and is left out')
@@ -120,16 +126,17 @@ def _open_storage(plain: Path, path: Path) -> Storage:
             f'{path}: a bag of ROS 1, expected one of ROS 2: convert it with '
             f'`rosbags-convert --src {path.name} --dst {path.stem}`'
         )
-    if head.startswith(LFS_MAGIC):
-        raise BadInput(f'{path}: a pointer of Git LFS, not the file: fetch it with `git lfs pull`')
-    what = f'it begins with {head[:8]!r}' if head else 'it is empty'
-    raise BadInput(f'{path}: not a file of a bag: {what}, expected MCAP or SQLite')
+    if stand_in := describe_stand_in(head):
+        raise BadInput(f'{path}: {stand_in}')
+    raise BadInput(
+        f'{path}: not a file of a bag: it begins with {head[:8]!r}, expected MCAP or SQLite'
+    )
 
 
 def _read_head(path: Path) -> bytes:
     try:
         with path.open('rb') as file:
-            return file.read(64)
+            return file.read(HEAD_BYTES)
     except OSError as error:  # a folder of that name, or no permission
         raise BadInput(f'{path}: {error.strerror}') from None
 

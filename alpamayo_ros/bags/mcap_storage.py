@@ -17,7 +17,7 @@ import lz4.frame
 
 from ..errors import BadInput
 from .compression import ERRORS, decompress_bytes, is_compressed
-from .storage import HEADER_BYTES, Entry, Storage, read_stamp
+from .storage import HEADER_BYTES, LATEST_NS, Entry, Storage, read_stamp
 
 MAGIC = b'\x89MCAP0\r\n'
 FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, STATISTICS = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0B
@@ -78,6 +78,7 @@ class McapStorage(Storage):
                     continue
                 channel, _, log_ns, _ = _MESSAGE.unpack_from(head)
                 if channel in channels:
+                    log_ns = min(log_ns, LATEST_NS)
                     entry = Entry(channel, log_ns, read_stamp(head[_MESSAGE.size :]), block, at)
                     if is_compressed(head[_MESSAGE.size :]):
                         entry = entry._replace(stamp_ns=read_stamp(self.read(entry)))

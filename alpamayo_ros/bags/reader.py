@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import BadInput
-from .folder import find_files, open_storages
+from .folder import METADATA, find_files, open_storages
 from .index import TopicIndex, build_index
 from .payloads import decode_payload, decompress_payload, find_fitting_types
-from .stamp_order import measure_clock_offset, merge_by_stamp, number_passes
+from .stamp_order import CLOCK_LIMIT_NS, measure_clock_offset, merge_by_stamp, number_passes
 from .storage import Channel
 
 GUESSED = 20  # messages that a topic without a schema is guessed from
@@ -48,8 +48,8 @@ class Bag:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        files = find_files(path)
+        self.path = path.parent if path.name == METADATA else path
+        files = find_files(self.path)
         self._stack = ExitStack()
         self._indices: dict[str, TopicIndex] = {}
         self._stated, self._files = files, files.paths
@@ -124,12 +124,7 @@ class Bag:
                 raise BadInput(f'{self.path}: {topic} has no messages{hint}{lost}')
             if not self.topics[topic]:
                 self.topics[topic] = self._guess_type(topic, types)
-        if offset_ns := self.measure_clock_offset(wanted):
-            seconds, way = abs(offset_ns) / 1e9, 'ahead of' if offset_ns > 0 else 'behind'
-            self._notes.append(
-                f'it has two clocks: its log times are {seconds:.4g} s {way} the stamps of its '
-                'messages; the stamps decide'
-            )
+        self._notes += self._describe_clocks(wanted)
 
     def messages(
         self, topics: Collection[str], start_ns: int | None = None, stop_ns: int | None = None
@@ -253,6 +248,19 @@ class Bag:
                     f'{self.path}: {topic} is encoded as {channel.encoding or "nothing"}, '
                     f'expected cdr{hint}'
                 )
+
+    def _describe_clocks(self, topics: Collection[str]) -> Iterator[str]:
+        """A sentence for each topic whose stamps are of another clock than the log, or for all."""
+        offsets = {t: offset for t in topics if (offset := self.measure_clock_offset([t]))}
+        spread_ns = max(offsets.values(), default=0) - min(offsets.values(), default=0)
+        is_common = len(offsets) == len(topics) and spread_ns < CLOCK_LIMIT_NS
+        for topic, offset_ns in list(offsets.items())[: 1 if is_common else None]:
+            seconds, way = abs(offset_ns) / 1e9, 'ahead of' if offset_ns > 0 else 'behind'
+            whose = 'its messages' if is_common else topic
+            yield (
+                f'it has two clocks: its log times are {seconds:.4g} s {way} the stamps of '
+                f'{whose}; the stamps decide'
+            )
 
     def _guess_type(self, topic: str, types: Collection[str]) -> str:
         """The one of some types that the first messages can be read as, whole."""

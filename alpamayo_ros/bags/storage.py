@@ -16,6 +16,7 @@ from typing import NamedTuple
 from .compression import ERRORS, decompress_bytes, is_compressed
 
 NO_STAMP = -1
+LATEST_NS = 2**62  # MCAP has times beyond int64; a log time behind this one is none
 HEADER_BYTES = 12  # encapsulation of CDR, then the stamp: int32 s, uint32 ns
 _SEPARATORS = re.compile(r'/|::|\.')
 
