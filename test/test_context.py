@@ -762,6 +762,23 @@ def test_turned_axes_are_refused_with_the_frame_and_the_angle():
     )
 
 
+def test_vehicle_that_is_upside_down_is_refused():
+    over = np.array([1.0, 0.0, 0.0, 0.0])
+    poses = [replace(straight(t), quaternion_xyzw=over) for t in range(0, 2001, 20)]
+    reason, detail = rejection(fill(ContextBuffer(rig()), poses=poses), 2000)
+    assert reason == 'odometry_axes'
+    assert 'base_link is upside down: its z axis is 180 degrees off that of odom' in detail
+
+
+@pytest.mark.parametrize('twist_mps', [0.0, np.nan])
+def test_positions_in_millimetres_are_refused_though_no_twist_tells(twist_mps):
+    fast = [straight(t, v_mps=10_000.0, twist_mps=twist_mps) for t in range(0, 2001, 20)]
+    assert rejection(fill(ContextBuffer(rig()), poses=fast), 2000) == (
+        'odometry_speed',
+        'odometry: base_link moves at 9999 m/s, expected positions in metres and at most 100 m/s',
+    )
+
+
 def test_steps_beyond_the_history_tokens_are_a_check():
     fast = [straight(t, v_mps=41.0) for t in range(0, 2001, 20)]
     context = fill(ContextBuffer(rig(*NAMES)), poses=fast).context_at(ns(2000))

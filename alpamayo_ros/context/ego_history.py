@@ -17,11 +17,17 @@ from .. import geometry
 from ..data_types import GRID_NS, HISTORY_POSES, NANOSECONDS, EgoPose
 from ..geometry import Array
 from .not_servable import NotServable, format_age
-from .odometry_checks import PoseTrack, describe_jump, describe_turned_axes
+from .odometry_checks import (
+    PoseTrack,
+    describe_jump,
+    describe_turned_axes,
+    describe_upside_down,
+)
 from .stream import Stream
 
 HISTORY_NS = (HISTORY_POSES - 1) * GRID_NS
 V0_WARN_MPS, V0_LIMIT_MPS = 0.5, 2.0
+FASTEST_MPS = 100.0  # positions in millimetres or degrees give other speeds
 STEP_LIMIT_M = 4.0  # range of the history tokens per 0.1 s
 
 
@@ -58,9 +64,16 @@ def build_history(
     xyz, rotations = geometry.to_local(positions[-1], quaternions[-1], positions, quaternions)
     xyz[-1], rotations[-1] = 0.0, np.eye(3)
     last = poses[-1]
-    if text := describe_turned_axes(xyz, rotations, last.child_frame_id):
+    text = describe_upside_down(quaternions[-1], last.frame_id, last.child_frame_id)
+    if text := text or describe_turned_axes(xyz, rotations, last.child_frame_id):
         raise NotServable('odometry_axes', text)
     v0_mps = float(geometry.fit_speeds(xyz[:, :2], geometry.yaw(rotations))[-1])
+    if abs(v0_mps) > FASTEST_MPS:
+        detail = (
+            f'odometry: {last.child_frame_id} moves at {v0_mps:.0f} m/s, expected positions in '
+            f'metres and at most {FASTEST_MPS:g} m/s'
+        )
+        raise NotServable('odometry_speed', detail)
     twist_mps, twist_check = v0_mps, ''
     if uses_twist:
         twist_mps, twist_check = _compare_with_twist(poses, t0_ns, v0_mps)
