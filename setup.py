@@ -18,6 +18,7 @@ PYARROW = 'pyarrow>=14'
 CLIPS = ['av>=12', PYARROW]
 COMMANDS = (
     *('node', 'live', 'replay', 'ask', 'drive', 'verify', 'quantize', 'benchmark', 'evaluate'),
+    'drive_server',
 )
 
 
@@ -85,6 +86,8 @@ setup(
         'transformers>=4.57,<6',
     ],
     extras_require={
+        # alpamayo_drive_server: the wire of the simulator AlpaSim
+        'alpasim': ['carla-driver-interface>=2.3,<3'],
         # alpamayo_replay --clips: tables and videos of the makers' data set
         'clips': CLIPS,
         # --cluster: work on many machines; many recordings as one table

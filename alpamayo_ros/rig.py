@@ -25,6 +25,15 @@ CAMERA_INDEX = {  # model index of each camera: docs/model.md section 5
     'rear_right': 5,
     'front_tele': 6,
 }
+DATASET_NAMES = {  # of each camera in the makers' data set and in their simulator
+    'cross_left': 'camera_cross_left_120fov',
+    'front_wide': 'camera_front_wide_120fov',
+    'cross_right': 'camera_cross_right_120fov',
+    'rear_left': 'camera_rear_left_70fov',
+    'rear_tele': 'camera_rear_tele_30fov',
+    'rear_right': 'camera_rear_right_70fov',
+    'front_tele': 'camera_front_tele_30fov',
+}
 R1_CAMERAS = ('cross_left', 'front_wide', 'cross_right', 'front_tele')
 MAX_TOLERANCE_S = 0.1  # one grid step; above half of it the buffer's check of repeats decides
 DISTORTION_LENGTHS = (0, 4, 5, 8, 12, 14)  # OpenCV's distortion models

@@ -45,12 +45,13 @@ def pytest_collection_modifyitems(items):
 
 def pytest_report_header():
     """Say what these tests run on, as some need more than every machine has."""
-    ros, numba, ray = find_spec('rclpy'), find_spec('numba'), find_spec('ray')
+    ros, numba, ray, alpasim = map(find_spec, ('rclpy', 'numba', 'ray', 'carla_driver_interface'))
     return [
         f'ROS 2: {ros.origin if ros else "not sourced, tests over the wire run on rosless"}',
         f'GPU: {torch.cuda.get_device_name() if torch.cuda.is_available() else "none, skipped"}',
         f'Numba: {numba.origin if numba else "none, skipped"}',
         f'Ray: {ray.origin if ray else "none, skipped"}',
+        f'carla-driver-interface: {alpasim.origin if alpasim else "none, skipped"}',
     ]
 
 

@@ -78,13 +78,13 @@ def test_another_address_is_refused():
         Cluster('slurm')
 
 
-COMMANDS = ('cli.node', 'cli.live', 'cli.drive', 'cli.replay', 'cli.evaluate')
+COMMANDS = ('cli.node', 'cli.live', 'cli.drive', 'cli.drive_server', 'cli.replay', 'cli.evaluate')
 
 
-def test_nothing_imports_ray_before_a_cluster_is_named(root):
+def test_nothing_imports_an_extra_before_it_is_named(root):
     script = (
         'import importlib, sys\n'
-        'sys.modules["ray"] = None\n'
+        'sys.modules["ray"] = sys.modules["carla_driver_interface"] = None\n'
         'for name in sys.argv[1:]:\n'
         '    importlib.import_module(f"alpamayo_ros.{name}")\n'
         'from alpamayo_ros.cluster.workers import Cluster, start_workers\n'

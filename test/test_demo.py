@@ -16,7 +16,8 @@ from rosless.benchmark import LOOPBACK
 from small_bag import START_NS, drive, write, write_rig
 
 from alpamayo_ros.bags.reader import Bag
-from alpamayo_ros.cli import live, play
+from alpamayo_ros.cli import live
+from alpamayo_ros.cli.processes import play
 from alpamayo_ros.data_types import GRID_NS, NANOSECONDS, derive_seed
 from alpamayo_ros.ros.parameters import NodeParameters
 

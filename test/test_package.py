@@ -14,6 +14,7 @@ from source_imports import third_party
 # import name -> name on the registry, where they differ
 DISTRIBUTIONS = {
     'backports': 'backports.zstd',
+    'carla_driver_interface': 'carla-driver-interface',
     'cv2': 'opencv-python-headless',
     'hydra': 'hydra-core',
     'jinja2': 'Jinja2',
@@ -38,6 +39,7 @@ TOOLS = {'ros2launch', 'compressed_image_transport', 'rosbag2_storage_mcap'}
 OPTIONAL_INTERFACES = {'autoware_planning_msgs'}  # behind a parameter
 OPTIONAL = {
     'av',
+    'carla_driver_interface',
     'numba',
     'optimum',
     'pyarrow',

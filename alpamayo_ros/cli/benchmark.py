@@ -30,7 +30,7 @@ from ..rig import CameraRig, load_rig
 from .benchmark_engine import add_engine, add_kernels, add_quantize
 from .engine_arguments import add_engine_arguments, check_engine_arguments, make_engine
 from .entry import command
-from .launcher import launcher, require_rclpy
+from .processes.launcher import launcher, require_rclpy
 
 CAMERA_JITTER_NS = 3_000_000
 POSE_NS = NANOSECONDS // 100

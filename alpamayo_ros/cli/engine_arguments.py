@@ -197,10 +197,15 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 def apply_limits(rig: CameraRig, arguments: argparse.Namespace) -> CameraRig:
     """The rig with the limits and cameras of the command line; raises BadInput for a bad value."""
-    values = read_node_parameters(arguments, LIMITS)
-    NodeParameters(rig=rig.name, engine='constant_velocity', **values)  # checks their ranges
-    rig = replace(rig, limits=replace(rig.limits, **values))
+    rig = replace(rig, limits=read_limits(arguments, rig.limits))
     return select_cameras(rig, split_names(arguments.cameras))
+
+
+def read_limits(arguments: argparse.Namespace, defaults: ContextLimits) -> ContextLimits:
+    """The limits with those of the command line; raises BadInput for a bad value."""
+    values = read_node_parameters(arguments, LIMITS)
+    NodeParameters(rig='r1', engine='constant_velocity', **values)  # checks their ranges
+    return replace(defaults, **values)
 
 
 def parse_node_parameter(name: str, text: str) -> Any:

@@ -32,8 +32,8 @@ from ..rig import CameraRig, load_rig, select_cameras
 from ..ros.parameters import NodeParameters
 from .engine_arguments import LIMITS, add_node_parameters, read_node_parameters, require
 from .entry import command
-from .launcher import ChildProcess
-from .play import require_node_types
+from .processes.launcher import ChildProcess
+from .processes.play import require_node_types
 from .recordings.printing import print_summary
 
 NODE = '/alpamayo'
@@ -143,13 +143,13 @@ def _run_graph(arguments: argparse.Namespace) -> list[str]:
     ended_early: list[ChildProcess] = []
     try:
         out = str(arguments.out / RECORDING)
-        children.append(ChildProcess('cli.record', out, '--node', NODE))
+        children.append(ChildProcess('cli.processes.record', out, '--node', NODE))
         children.append(ChildProcess('cli.node', '--ros-args', *parameters))
         for child in children:
             child.wait_until_ready()
         rate = str(arguments.rate)
         options = (str(arguments.bag), '--rig', arguments.rig, '--rate', rate)
-        player = ChildProcess('cli.play', *options)
+        player = ChildProcess('cli.processes.play', *options)
         listeners = tuple(children)
         children.append(player)
         while player.is_running and all(child.is_running for child in listeners):

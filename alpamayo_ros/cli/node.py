@@ -7,7 +7,7 @@ import sys
 
 from ..ros.parameter_tables import format_help
 from .entry import command
-from .launcher import require_rclpy
+from .processes.launcher import require_rclpy
 
 
 @command

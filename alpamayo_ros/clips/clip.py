@@ -16,17 +16,9 @@ from numpy.typing import NDArray
 
 from .. import geometry
 from ..data_types import Frame
+from ..rig import DATASET_NAMES
 from .dataset import ClipError, ClipFolder, read_table
 
-CAMERA_FEATURES = {  # camera of a rig file to feature of the data set
-    'cross_left': 'camera_cross_left_120fov',
-    'front_wide': 'camera_front_wide_120fov',
-    'cross_right': 'camera_cross_right_120fov',
-    'rear_left': 'camera_rear_left_70fov',
-    'rear_tele': 'camera_rear_tele_30fov',
-    'rear_right': 'camera_rear_right_70fov',
-    'front_tele': 'camera_front_tele_30fov',
-}
 _POSE_COLUMNS = ('timestamp', 'x', 'y', 'z', 'qx', 'qy', 'qz', 'qw')
 NS_PER_US = 1_000
 
@@ -85,7 +77,7 @@ def read_frames(
         needed = f'{times_us[0] / 1e6:.3f} to {times_us[-1] / 1e6:.3f} s'
         raise ClipError('frame_missing', f'{camera}: frames cover {span}, needed {needed}')
     indices = geometry.find_latest_at_or_before(stamps, times_us)
-    video = folder.read_member(clip_id, CAMERA_FEATURES[camera], 'video')
+    video = folder.read_member(clip_id, DATASET_NAMES[camera], 'video')
     pictures = _decode_frames(video, indices.tolist(), f'{clip_id}: video of {camera}')
     return tuple(
         _to_frame(int(stamps[index]) * NS_PER_US, pictures[index]) for index in indices.tolist()
@@ -96,7 +88,7 @@ def iterate_frames(folder: ClipFolder, clip_id: str, camera: str) -> Iterator[Fr
     """Every RGB frame of a camera, one at a time; raises ClipError as `read_frames` does."""
     stamps = _read_stamps(folder, clip_id, camera)
     name = f'{clip_id}: video of {camera}'
-    video = folder.read_member(clip_id, CAMERA_FEATURES[camera], 'video')
+    video = folder.read_member(clip_id, DATASET_NAMES[camera], 'video')
     count = 0
     try:
         with av.open(io.BytesIO(video)) as container:
@@ -114,7 +106,7 @@ def iterate_frames(folder: ClipFolder, clip_id: str, camera: str) -> Iterator[Fr
 
 def _read_stamps(folder: ClipFolder, clip_id: str, camera: str) -> NDArray[np.int64]:
     """Stamps us of the frames of a camera; raises ClipError when the camera is not there."""
-    feature = CAMERA_FEATURES[camera]
+    feature = DATASET_NAMES[camera]
     if not folder.has_feature(clip_id, feature):
         raise ClipError('camera_missing', f'{camera}: the folder has no chunk of {feature}')
     table = folder.read_member(clip_id, feature, 'frame_timestamps')

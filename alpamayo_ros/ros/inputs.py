@@ -34,17 +34,27 @@ def to_frame(message: Any) -> Frame:
     data = np.frombuffer(message.data, np.uint8)
     frame_id = message.header.frame_id
     if hasattr(message, 'format'):
-        codec = _choose_codec(message.format, data)
-        height, width = read_header_size(codec, data)
-        if height * width > MAX_PIXELS:
-            most = f'{MAX_PIXELS / 1e6:g} million pixels'
-            raise ValueError(f'{codec} of {width}x{height}, expected at most {most}')
-        return Frame(stamp_ns, codec, data, height, width, frame_id=frame_id)
+        return make_compressed_frame(stamp_ns, data, message.format, frame_id)
     if message.is_bigendian and message.encoding.endswith('16') and data.size % 2 == 0:
         data = data.view(np.uint16).byteswap().view(np.uint8)
     return Frame(
         stamp_ns, message.encoding, data, message.height, message.width, message.step, frame_id
     )
+
+
+def make_compressed_frame(
+    stamp_ns: int, data: NDArray[np.uint8], text: str = '', frame_id: str = ''
+) -> Frame:
+    """A Frame of JPEG or PNG bytes; text: the format of a CompressedImage.
+
+    Raises ValueError for another compression and for a header that states a huge image.
+    """
+    codec = _choose_codec(text, data)
+    height, width = read_header_size(codec, data)
+    if height * width > MAX_PIXELS:
+        most = f'{MAX_PIXELS / 1e6:g} million pixels'
+        raise ValueError(f'{codec} of {width}x{height}, expected at most {most}')
+    return Frame(stamp_ns, codec, data, height, width, frame_id=frame_id)
 
 
 def to_pose(message: Any) -> EgoPose:
@@ -56,7 +66,7 @@ def to_pose(message: Any) -> EgoPose:
     percent (all zero, as senders leave it when they know no orientation).
     """
     position, orientation = message.pose.pose.position, message.pose.pose.orientation
-    return _make_pose(
+    return convert_odometry(
         Odometry(
             _to_nanoseconds(message.header.stamp),
             (position.x, position.y, position.z),
@@ -79,10 +89,11 @@ def to_route(message: Any) -> tuple[list[tuple[float, float]], str]:
 
 def read_pose(data: bytes) -> EgoPose:
     """As to_pose, from the CDR bytes of an Odometry; other bytes raise ValueError too."""
-    return _make_pose(read_odometry(data))
+    return convert_odometry(read_odometry(data))
 
 
-def _make_pose(odometry: Odometry) -> EgoPose:
+def convert_odometry(odometry: Odometry) -> EgoPose:
+    """As to_pose, from the fields of an Odometry."""
     stamp_ns = _require_stamp(odometry.stamp_ns)
     for name, values in (
         ('position', odometry.position_m),

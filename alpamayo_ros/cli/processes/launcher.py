@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 
-from ..errors import BadInput
+from ...errors import BadInput
 
 END_LIMIT_S = 5.0
 

@@ -7,12 +7,12 @@ import math
 from pathlib import Path
 import sys
 
-from ..bags.reader import Bag
-from ..errors import BadInput
-from ..replay.replay import list_topics, require_topics
-from ..rig import CameraRig, load_rig
-from .engine_arguments import require
-from .entry import command
+from ...bags.reader import Bag
+from ...errors import BadInput
+from ...replay.replay import list_topics, require_topics
+from ...rig import CameraRig, load_rig
+from ..engine_arguments import require
+from ..entry import command
 from .launcher import require_rclpy
 
 
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     require(0 < arguments.rate < math.inf, '--rate', arguments.rate, 'more than 0, finite')
     rig = load_rig(arguments.rig)
     require_rclpy()
-    from ..ros.peers.player import play
+    from ...ros.peers.player import play
 
     with Bag(arguments.bag) as bag:
         require_topics(bag, rig)

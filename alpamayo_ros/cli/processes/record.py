@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 import sys
 
-from ..bags.recording import BagWriter
-from ..errors import BadInput
-from .entry import command
+from ...bags.recording import BagWriter
+from ...errors import BadInput
+from ..entry import command
 from .launcher import require_rclpy
 
 
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.out.exists():
         raise BadInput(f'{arguments.out}: exists, expected a new folder')
     require_rclpy()
-    from ..ros.peers.recorder import record
+    from ...ros.peers.recorder import record
 
     with BagWriter(arguments.out) as recording:
         record(arguments.node, recording.write, partial(print, flush=True))

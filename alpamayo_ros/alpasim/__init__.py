@@ -1,0 +1,1 @@
+"""Drives in the simulator AlpaSim: observations become contexts, predictions become poses."""

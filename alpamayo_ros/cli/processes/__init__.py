@@ -1,0 +1,1 @@
+"""The programs that alpamayo_live runs beside itself, and what starts and ends them."""
