@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-cluster
+EXTRAS := test
+# Python compiles a module when it is first imported: a minute less than compiling all of them.
+PIP_INSTALL = $(BIN)/python -m pip install --no-compile --constraint constraints.txt
 DEMO := out/demo
 DRIVE := $(DEMO)/drive/metadata.yaml
 BITS ?= 16
@@ -32,6 +35,7 @@ help:
 	@echo 'make setup   the virtual environment $(VENV), which both of them set up when needed'
 	@echo 'make clean   remove what demo, replay and tests made; the environment and the rest of out stay'
 
+setup test: EXTRAS := test,cluster
 setup: $(TEST_STAMP)
 
 $(STAMP): setup.py package.xml constraints.txt rosless/pyproject.toml
@@ -39,12 +43,12 @@ $(STAMP): setup.py package.xml constraints.txt rosless/pyproject.toml
 	    rm -rf $(VENV); \
 	    echo 'make: no virtual environment: on Debian and Ubuntu, apt install python3-venv' >&2; \
 	    exit 1; }
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]' --editable ./rosless
+	$(PIP_INSTALL) --editable '.[$(EXTRAS)]' --editable ./rosless
 	@touch $@
 
 # Ray is for tests alone: the demo and the node do without it.
 $(TEST_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test,cluster]'
+	@$(BIN)/python -m pip show --quiet ray || $(PIP_INSTALL) --editable '.[test,cluster]'
 	@touch $@
 
 # A drive that no training has seen: behind a slower car, right at a junction, a stop behind the car,
@@ -84,7 +88,7 @@ small-2bit: $(STAMP) $(LESSON_SEEDS:%=$(LESSONS)/%/metadata.yaml)
 # two cores: one takes the tests over the wire, which mostly wait.
 test: $(TEST_STAMP)
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
-	cd rosless && env -u PYTHONPATH -u LD_LIBRARY_PATH ../$(BIN)/python -m pytest
+	cd rosless && env -u PYTHONPATH -u LD_LIBRARY_PATH ../$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # For this machine only; on the ROS 2 that is sourced, else on rosless. SOAK='--seconds 60 --seed 1' changes it.
 soak: $(STAMP)
