@@ -39,7 +39,7 @@ MAX_TOLERANCE_S = 0.1  # one grid step; above half of it the buffer's check of r
 DISTORTION_LENGTHS = (0, 4, 5, 8, 12, 14)  # OpenCV's distortion models
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 TWIST_USES = ('use', 'ignore')
-_TOPIC = re.compile(r'(/[A-Za-z_]\w*)+', re.ASCII)  # a full name of ROS 2
+_TOPIC = re.compile(r'/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*', re.ASCII)  # a name of ROS 2
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,11 @@ def list_rigs() -> tuple[str, ...]:
     return tuple(sorted(_find_rig_files()))
 
 
-def load_rig(name_or_path: str | Path) -> CameraRig:
-    """Read a rig by the name of a file in config/rigs or by path (with '/' or ending in .yaml)."""
+def load_rig(name_or_path: str | Path, namespace: str = '/') -> CameraRig:
+    """Read a rig by the name of a file in config/rigs or by path (with '/' or ending in .yaml).
+
+    namespace: where the topics are that the file names without a '/' at the beginning.
+    """
     text = str(name_or_path)
     if '/' in text or text.endswith('.yaml'):
         path = Path(text)
@@ -133,17 +136,17 @@ def load_rig(name_or_path: str | Path) -> CameraRig:
         if text not in files:
             raise BadInput(f"rig '{text}' is not one of {', '.join(list_rigs())}")
         path = files[text]
-    return _read_rig(load_yaml(path), path.stem)
+    return _read_rig(load_yaml(path), path.stem, namespace)
 
 
 def _find_rig_files() -> dict[str, Path]:
     return find_shipped('config/rigs', '.yaml')
 
 
-def _read_rig(section: YamlSection, name: str) -> CameraRig:
+def _read_rig(section: YamlSection, name: str, namespace: str) -> CameraRig:
     tolerance_s = section.number('tolerance_s', 0, MAX_TOLERANCE_S, default=0.05)
-    odometry_topic = _read_topic(section, 'odometry_topic')
-    cameras = _read_cameras(section, tolerance_s, odometry_topic)
+    odometry_topic = _read_topic(section, 'odometry_topic', namespace)
+    cameras = _read_cameras(section, tolerance_s, odometry_topic, namespace)
     names = [camera.name for camera in cameras]
     rig = CameraRig(
         name=name,
@@ -161,12 +164,12 @@ def _read_rig(section: YamlSection, name: str) -> CameraRig:
 
 
 def _read_cameras(
-    section: YamlSection, tolerance_s: float, odometry_topic: str
+    section: YamlSection, tolerance_s: float, odometry_topic: str, namespace: str
 ) -> list[RigCamera]:
     cameras: list[RigCamera] = []
     topics = {odometry_topic: 'odometry_topic'}
     for part in section.sections('cameras'):
-        camera = _read_camera(part, tolerance_s)
+        camera = _read_camera(part, tolerance_s, namespace)
         if any(camera.index == other.index for other in cameras):
             raise part.error('index', f'{camera.index} is there twice')
         if camera.topic in topics:
@@ -205,11 +208,11 @@ def _read_limits(section: YamlSection) -> ContextLimits:
     return ContextLimits(**values)
 
 
-def _read_camera(section: YamlSection, tolerance_s: float) -> RigCamera:
+def _read_camera(section: YamlSection, tolerance_s: float, namespace: str) -> RigCamera:
     camera = RigCamera(
         name=section.choice('name', tuple(CAMERA_INDEX)),
         index=section.whole('index', 0),
-        topic=_read_topic(section, 'topic'),
+        topic=_read_topic(section, 'topic', namespace),
         tolerance_s=section.number('tolerance_s', 0, MAX_TOLERANCE_S, default=tolerance_s),
         calibration=_read_calibration(section),
         type=section.choice('type', IMAGE_TYPES) if section.has('type') else '',
@@ -243,9 +246,9 @@ def _read_calibration(section: YamlSection) -> CameraCalibration | None:
     return calibration
 
 
-def _read_topic(section: YamlSection, key: str) -> str:
+def _read_topic(section: YamlSection, key: str, namespace: str) -> str:
     value = section.take(key)
     if not isinstance(value, str) or not _TOPIC.fullmatch(value):
-        text = "expected a topic that starts with '/', words of a-z, 0-9 and _ behind each"
+        text = "expected a topic, words of a-z, 0-9 and _ with a '/' between"
         raise section.error(key, f'{text}, got {shorten(value)}')
-    return value
+    return value if value.startswith('/') else f'{namespace.rstrip("/")}/{value}'

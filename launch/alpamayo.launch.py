@@ -14,14 +14,25 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from alpamayo_ros.ros.remaps import read_remaps, remap
+
 NAME = 'alpamayo'
 CONFIG = PathJoinSubstitution([FindPackageShare('alpamayo_ros'), 'config'])
 # Arguments that become parameters of the node when they are given: texts, and what is YAML.
 TEXTS = ('rig', 'engine', 'checkpoint', 'recipe', 'device')
 VALUES = ('bits', 'autostart', 'use_sim_time')
 RESPAWN_DELAY_S = 2.0
-# Topics of the RViz file that move with the namespace of the node.
-RVIZ_TOPICS = ('output/path', 'output/markers', 'debug/path')
+# Topics of the RViz file that move with the namespace, those of the rig r1 among them.
+RVIZ_TOPICS = (
+    'alpamayo/output/path',
+    'alpamayo/output/markers',
+    'alpamayo/debug/path',
+    'odometry',
+    'camera/cross_left/image_raw/compressed',
+    'camera/front_wide/image_raw/compressed',
+    'camera/cross_right/image_raw/compressed',
+    'camera/front_tele/image_raw/compressed',
+)
 
 
 def generate_launch_description():
@@ -95,6 +106,11 @@ def generate_launch_description():
                 description='Namespace of the node; topics are below NAMESPACE/alpamayo.',
             ),
             DeclareLaunchArgument(
+                'remaps',
+                default_value='',
+                description='Other names of topics and services: FROM:=TO, with spaces between.',
+            ),
+            DeclareLaunchArgument(
                 'log_level',
                 default_value='info',
                 description='Least severe messages that are logged.',
@@ -121,6 +137,8 @@ def _nodes(context):
     sim_time = {name: overrides[name] for name in overrides if name == 'use_sim_time'}
     # a full name, so that the overrides also win over a file that names the node
     namespace = '/' + LaunchConfiguration('namespace').perform(context).strip('/')
+    node = f'{namespace.rstrip("/")}/{NAME}'
+    remaps = read_remaps(LaunchConfiguration('remaps').perform(context))
     return [  # RViz first: where it is not installed, nothing has been started yet
         Node(
             package='rviz2',
@@ -128,7 +146,7 @@ def _nodes(context):
             namespace=namespace,
             arguments=['-d', PathJoinSubstitution([CONFIG, 'alpamayo.rviz'])],
             parameters=[sim_time],
-            remappings=[(f'/{NAME}/{topic}', f'{NAME}/{topic}') for topic in RVIZ_TOPICS],
+            remappings=[(f'/{x}', remap(x, node, remaps)) for x in RVIZ_TOPICS],
             condition=IfCondition(LaunchConfiguration('rviz')),
             output='screen',
         ),
@@ -138,6 +156,7 @@ def _nodes(context):
             name=NAME,
             namespace=namespace,
             parameters=[_params_file(context), overrides],
+            remappings=remaps.items(),
             ros_arguments=['--log-level', LaunchConfiguration('log_level')],
             respawn=LaunchConfiguration('respawn').perform(context) == 'true',
             respawn_delay=RESPAWN_DELAY_S,

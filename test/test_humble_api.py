@@ -93,6 +93,7 @@ METHODS = {
     'get_clock': '',
     'get_fully_qualified_name': '',
     'get_logger': '',
+    'get_namespace': '',
     'get_parameter': '',
     'get_publishers_info_by_topic': 'no_mangle',
     'has_parameter': '',
@@ -215,13 +216,17 @@ def test_what_jazzy_alone_has_would_be_found(source, fault):
 
 
 def test_ros2_bag_is_called_with_options_that_both_have():
-    text = (ROOT / 'launch/replay.launch.py').read_text(encoding='utf-8')
+    trees = [ast.parse(path.read_text('utf-8')) for path in (ROOT / 'launch').glob('*.py')]
     commands = [
         [c.value for c in ast.walk(node.value) if isinstance(c, ast.Constant)]
-        for node in ast.walk(ast.parse(text))
+        for tree in trees
+        for node in ast.walk(tree)
         if isinstance(node, ast.keyword) and node.arg == 'cmd'
     ]
-    used = {words[2]: {w for w in words if w.startswith('--')} for words in commands}
+    used = {verb: set() for verb in BAG_OPTIONS}
+    for words in commands:
+        if words[:2] == ['ros2', 'bag']:
+            used[words[2]] |= {word for word in words if word.startswith('--')}
     assert used == BAG_OPTIONS
 
 

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -68,7 +69,7 @@ def constant_of(path, name):
     raise KeyError(name)
 
 
-NODE_LAUNCH, REPLAY_LAUNCH = LAUNCH_FILES
+NODE_LAUNCH, RECORD_LAUNCH, REPLAY_LAUNCH = LAUNCH_FILES
 NODE_ARGUMENTS = arguments_of(NODE_LAUNCH)
 
 
@@ -123,6 +124,11 @@ def test_arguments_that_the_replay_shares_with_the_node_mean_the_same():
         assert set(choices) <= set(NODE_ARGUMENTS[name].get('choices', []))
 
 
+def test_arguments_that_the_recorder_shares_with_the_node_mean_the_same():
+    shared = arguments_of(RECORD_LAUNCH).keys() & NODE_ARGUMENTS.keys()
+    assert shared == {'rig', 'namespace', 'remaps'}
+
+
 @pytest.fixture(scope='module')
 def rviz():
     """Return the visualization manager of the RViz file."""
@@ -141,8 +147,11 @@ def test_rviz_shows_topics_that_the_node_publishes_or_the_rig_names_with_their_t
         assert topic['Reliability Policy'] == wanted
     topics = {display['Topic']['Value'] for display in shown}
     assert topics - outputs.keys() == set(inputs)
-    moved = {f'/alpamayo/{topic}' for topic in constant_of(NODE_LAUNCH, 'RVIZ_TOPICS')}
-    assert topics & outputs.keys() == moved
+    moved = constant_of(NODE_LAUNCH, 'RVIZ_TOPICS')
+    assert topics == {f'/{topic}' for topic in moved}
+    assert dict(list_input_topics(load_rig('r1', '/car')).values()).keys() == {
+        f'/car/{topic}' for topic in moved if not topic.startswith('alpamayo/')
+    }
 
 
 def test_rviz_shows_grid_and_transforms_in_the_frame_of_the_odometry(rviz):
@@ -281,6 +290,14 @@ def test_rviz_starts_when_it_is_asked_for_with_our_layout_in_the_namespace(tell)
 
 
 @sourced
+def test_remaps_reach_node_and_rviz(tell):
+    pairs = ('odometry:=/loc/odom', '~/output/path:=/plan')
+    status, text, told = tell('rviz:=true', 'namespace:=vehicle', f'remaps:={" ".join(pairs)}')
+    assert status == 0, text
+    assert {'/odometry:=/loc/odom', '/alpamayo/output/path:=/plan'} <= set(told['RVIZ'])
+
+
+@sourced
 @pytest.mark.parametrize(
     'argument, message',
     [
@@ -288,6 +305,7 @@ def test_rviz_starts_when_it_is_asked_for_with_our_layout_in_the_namespace(tell)
         ('engine:=other', 'Argument "engine" provided value "other" is not valid'),
         ('log_level:=loud', 'Argument "log_level" provided value "loud" is not valid'),
         ('params_file:=missing.yaml', "params_file: 'missing.yaml' is not a file"),
+        ('remaps:=/odometry', "remaps: expected FROM:=TO, got '/odometry'"),
     ],
 )
 def test_what_is_not_allowed_starts_nothing(tell, argument, message):
@@ -326,6 +344,35 @@ def test_a_replay_plays_records_and_ends(installed, tmp_path):
     assert stamps <= anchors
     assert all(START_NS < log_ns < START_NS + 5 * 10**9 for log_ns, _ in paths)
     assert '/diagnostics' in {topic for topic, _, _ in seen}
+
+
+@sourced
+def test_a_recording_holds_inputs_outputs_and_parameters(installed, tmp_path):
+    environment = installed(alpamayo_ros=('alpamayo_node', NODE))
+    rig = write_rig(tmp_path)
+    bag = write(tmp_path / 'drive', drive(8.0))
+    recorder = subprocess.Popen(
+        ['ros2', 'launch', 'alpamayo_ros', 'record.launch.py', f'rig:={rig}']
+        + [f'out:={tmp_path / "kept"}'],
+        env=environment,
+    )
+    status, text = launch(
+        'replay.launch.py',
+        f'bag:={bag}',
+        f'out:={tmp_path / "out"}',
+        f'rig:={rig}',
+        'engine:=constant_velocity',
+        'rviz:=false',
+        'finish_s:=1.0',
+        environment=environment,
+    )
+    recorder.send_signal(signal.SIGINT)
+    recorder.wait(20)
+    assert status == 0, text
+    with AnyReader([tmp_path / 'kept/bag']) as reader:
+        assert {'/odometry', '/alpamayo/output/path', '/diagnostics'} <= set(reader.topics)
+    kept = yaml.safe_load((tmp_path / 'kept/parameters.yaml').read_text())
+    assert kept['/alpamayo']['ros__parameters']['engine'] == 'constant_velocity'
 
 
 @sourced

@@ -3,13 +3,15 @@
 import sys
 
 import pytest
-import wire  # makes rclpy importable
+import wire  # noqa: F401 - makes rclpy importable
 
 import rclpy  # isort: skip
+from rclpy.executors import SingleThreadedExecutor  # isort: skip
 from rclpy.lifecycle import TransitionCallbackReturn  # isort: skip
 from rclpy.signals import SignalHandlerOptions  # isort: skip
 
 from alpamayo_ros.ros.lifecycle import ManagedNode
+from alpamayo_ros.ros.node import AlpamayoNode
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -46,20 +48,14 @@ class Pipeline:
         self.is_active = False
 
 
-@pytest.fixture(scope='module', autouse=True)
-def context():
-    assert wire.NODE
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    yield
-    rclpy.try_shutdown()
-
-
 @pytest.fixture
 def node():
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     made = ManagedNode('managed')
     made.pipeline = Pipeline()
     yield made
     made.destroy_node()
+    rclpy.shutdown()
 
 
 def test_each_transition_does_its_part_and_the_lifecycle_follows(node):
@@ -139,3 +135,18 @@ def test_an_exception_in_a_transition_is_told_where_rclpy_would_swallow_it(node,
     monkeypatch.setattr(node.pipeline, 'load', lambda: {}['weights'])
     assert node.trigger_configure() is TransitionCallbackReturn.ERROR
     assert told == [KeyError]
+
+
+def test_a_namespace_moves_the_inputs_that_the_rig_names_without_a_slash():
+    values = ('rig:=r1', 'engine:=constant_velocity')
+    given = [word for value in values for word in ('-p', value)]
+    rclpy.init(
+        args=['--ros-args', *given, '-r', '__ns:=/fleet'],
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
+    node = AlpamayoNode(SingleThreadedExecutor())
+    topics = {name: monitor.topic for name, monitor in node.pipeline.monitors.items()}
+    node.destroy_node()
+    rclpy.shutdown()
+    assert topics['odometry'] == '/fleet/odometry'
+    assert topics['front_tele'] == '/fleet/camera/front_tele/image_raw/compressed'

@@ -144,6 +144,16 @@ def test_rig_says_type_and_bit_depth_of_a_topic(load):
     assert (tele.topic, tele.message_type) == ('/tele', 'sensor_msgs/msg/CompressedImage')
 
 
+@pytest.mark.parametrize(
+    'namespace, topic', [('/', '/tele/image'), ('/fleet/car', '/fleet/car/tele/image')]
+)
+def test_a_topic_without_a_slash_in_front_is_in_the_namespace(load, tmp_path, namespace, topic):
+    load(put('cameras', 0, 'topic', value='tele/image'))
+    placed = rig.load_rig(tmp_path / 'car.yaml', namespace)
+    assert placed.cameras[-1].topic == topic
+    assert placed.odometry_topic == '/odometry'
+
+
 def test_topic_without_a_type_has_that_of_its_name(load):
     tele = load().cameras[-1]
     assert (tele.type, tele.bit_depth, tele.message_type) == ('', 0, 'sensor_msgs/msg/Image')
@@ -185,13 +195,13 @@ def test_topic_without_a_type_has_that_of_its_name(load):
         (put('cameras', 2, 'topic', value='/wide'), r'topic: /wide is also front_wide'),
         (put('cameras', 2, 'topic', value='/odometry'), 'topic: /odometry is also odometry_topic'),
         (
-            put('cameras', 2, 'topic', value='left'),
-            r"topic: expected a topic that starts with '/'",
+            put('cameras', 2, 'topic', value='odometry'),
+            'topic: /odometry is also odometry_topic',
         ),
-        (put('cameras', 2, 'topic', value='/cam-1/image'), r"expected a topic .*'/cam-1/image'"),
-        (put('cameras', 2, 'topic', value='/cam//image'), r"expected a topic .*'/cam//image'"),
+        (put('cameras', 2, 'topic', value='/cam-1/image'), r"expected a topic, .*'/cam-1/image'"),
+        (put('cameras', 2, 'topic', value='/cam//image'), r"expected a topic, .*'/cam//image'"),
         (put('cameras', 1, 'calibration', 'fx', value=10**400), r'calibration\.fx: 1'),
-        (put('odometry_topic', value='/a b'), r"odometry_topic: expected a topic .*'/a b'"),
+        (put('odometry_topic', value='/a b'), r"odometry_topic: expected a topic, .*'/a b'"),
         (put('tolerance_s', value=0), r'tolerance_s: 0 is not in \(0, 0\.1\]'),
         (put('cameras', 0, 'tolerance_s', value=0.11), r'cameras\[0\]\.tolerance_s: 0\.11 is not'),
         (put('tolerance_s', value='50 ms'), "tolerance_s: expected a number, got '50 ms'"),

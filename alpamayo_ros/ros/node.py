@@ -60,7 +60,7 @@ class AlpamayoNode(ManagedNode):
     def __init__(self, executor: Any) -> None:
         super().__init__(NAME)
         parameters = declare(self, make)
-        rig = parameters.load_rig()
+        rig = parameters.load_rig(self.get_namespace())
         self.pipeline = Pipeline(
             parameters,
             rig,

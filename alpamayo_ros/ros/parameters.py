@@ -229,9 +229,9 @@ class NodeParameters:
         own = {row.name: getattr(self, row.name) for row in fields(Profile)}
         return choose(self.profile, Profile(**own))
 
-    def load_rig(self) -> CameraRig:
-        """Read the rig, with the cameras that are used."""
-        return select_cameras(load_rig(self.rig), split_names(self.chosen.cameras))
+    def load_rig(self, namespace: str = '/') -> CameraRig:
+        """Read the rig, with the cameras that are used; namespace: that of the node."""
+        return select_cameras(load_rig(self.rig, namespace), split_names(self.chosen.cameras))
 
     @property
     def limits(self) -> ContextLimits:
