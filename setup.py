@@ -15,7 +15,8 @@ SHARE = f'share/{NAME}'
 NUMBA = 'numba>=0.60,<1'
 TRITON = "triton>=3.1; platform_system == 'Linux'"
 PYARROW = 'pyarrow>=14'
-CLIPS = ['av>=12', PYARROW]
+VIDEO = 'av>=12'
+CLIPS = [VIDEO, PYARROW]
 COMMANDS = (
     *('node', 'live', 'replay', 'ask', 'drive', 'verify', 'quantize', 'benchmark', 'evaluate'),
     'drive_server',
@@ -90,6 +91,8 @@ setup(
         'alpasim': ['carla-driver-interface>=2.3,<3'],
         # alpamayo_replay --clips: tables and videos of the makers' data set
         'clips': CLIPS,
+        # cameras that send H.264 or H.265
+        'video': [VIDEO],
         # --cluster: work on many machines; many recordings as one table
         'cluster': [PYARROW, 'ray[client]>=2.60,<3'],
         # the fast path of world/: small pictures on a CPU

@@ -46,6 +46,20 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class VideoPacket:
+    """One packet of a camera's video as it arrived: the bytes of one picture.
+
+    codec: 'h264' or 'hevc'. data: a byte stream with start codes (Annex B). frame_id: what the
+    header names.
+    """
+
+    stamp_ns: int
+    codec: str
+    data: NDArray[np.uint8]
+    frame_id: str = ''
+
+
+@dataclass(frozen=True)
 class EgoPose:
     """Pose of the vehicle in the odometry frame, float64, with its twist.
 

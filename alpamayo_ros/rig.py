@@ -37,7 +37,13 @@ DATASET_NAMES = {  # of each camera in the makers' data set and in their simulat
 R1_CAMERAS = ('cross_left', 'front_wide', 'cross_right', 'front_tele')
 MAX_TOLERANCE_S = 0.1  # one grid step; above half of it the buffer's check of repeats decides
 DISTORTION_LENGTHS = (0, 4, 5, 8, 12, 14)  # OpenCV's distortion models
-IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+IMAGE_TYPES = (
+    'sensor_msgs/msg/Image',
+    'sensor_msgs/msg/CompressedImage',
+    'ffmpeg_image_transport_msgs/msg/FFMPEGPacket',
+    'foxglove_msgs/msg/CompressedVideo',
+)
+TRANSPORTS = {'compressed': IMAGE_TYPES[1], 'ffmpeg': IMAGE_TYPES[2]}  # by the end of a topic
 TWIST_USES = ('use', 'ignore')
 _TOPIC = re.compile(r'/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*', re.ASCII)  # a name of ROS 2
 
@@ -80,7 +86,8 @@ class RigCamera:
     @property
     def message_type(self) -> str:
         """The type of the file; without one, the type that image_transport gives such a name."""
-        return self.type or IMAGE_TYPES[self.topic.endswith('compressed')]
+        named = (kind for end, kind in TRANSPORTS.items() if self.topic.endswith(end))
+        return self.type or next(named, IMAGE_TYPES[0])
 
 
 @dataclass(frozen=True)

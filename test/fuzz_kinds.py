@@ -28,14 +28,15 @@ from alpamayo_ros.bags.messages import TYPESTORE
 from alpamayo_ros.bags.reader import Bag
 from alpamayo_ros.cli import replay as replay_command
 from alpamayo_ros.context.buffer import ContextBuffer
-from alpamayo_ros.data_types import GRID_NS, Context, SamplingOptions
+from alpamayo_ros.data_types import GRID_NS, Context, Rejection, SamplingOptions, VideoPacket
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.model.small.untrained import write_small_checkpoint
 from alpamayo_ros.replay.replay import Replay, Schedule, require_topics
 from alpamayo_ros.rig import load_rig
-from alpamayo_ros.ros.inputs import read_pose, to_frame, to_pose
+from alpamayo_ros.ros.inputs import read_pose, to_image, to_pose
 from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
 from alpamayo_ros.runtime.engine import AlpamayoEngine
+from alpamayo_ros.video.decoder import VideoDecoder
 
 SERVED, REFUSED = 'served', 'refused'
 SPEED_MPS, SECONDS = 10.0, 3.0
@@ -110,7 +111,11 @@ class Images:
             if message is None:
                 return REFUSED
         try:
-            frame = to_frame(message)
+            frame = to_image(message)
+            if isinstance(frame, VideoPacket):
+                frames = VideoDecoder().decode(frame)
+                assert isinstance(frames, Rejection), 'a picture, of all things'
+                return REFUSED
             pixels = images.decode(frame)
         except ValueError as error:
             return require_line(error)
@@ -171,7 +176,7 @@ class Streams:
         self.rig = load_rig(str(rig))
         names = {camera.topic: camera.name for camera in self.rig.cameras}
         self.messages = [
-            (names.get(topic, ''), to_frame(m) if topic in names else to_pose(m))
+            (names.get(topic, ''), to_image(m) if topic in names else to_pose(m))
             for _, topic, m in small_bag.drive(SECONDS, SPEED_MPS)
         ]
 

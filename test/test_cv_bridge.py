@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alpamayo_ros.images import RAW_ENCODINGS, decode
-from alpamayo_ros.ros.inputs import to_frame
+from alpamayo_ros.ros.inputs import to_image
 
 cv_bridge = pytest.importorskip('cv_bridge', reason='cv_bridge is not there: no ROS 2 is sourced')
 # The one of a distribution ends the process where numpy is not the one it was compiled for.
@@ -36,7 +36,7 @@ def message():
 
 
 def ours(message):
-    return decode(to_frame(message)).transpose(1, 2, 0)
+    return decode(to_image(message)).transpose(1, 2, 0)
 
 
 @pytest.mark.parametrize('encoding', [x for x in RAW_ENCODINGS if x not in NEWER_NAMES])

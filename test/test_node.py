@@ -29,7 +29,7 @@ from alpamayo_ros.data_types import SamplingOptions, derive_seed
 from alpamayo_ros.limits import ContextLimits
 from alpamayo_ros.model.small.untrained import write_small_checkpoint
 from alpamayo_ros.rig import load_rig
-from alpamayo_ros.ros.inputs import to_frame, to_pose
+from alpamayo_ros.ros.inputs import to_image, to_pose
 from alpamayo_ros.ros.messages import import_interface
 from alpamayo_ros.ros.publishing import outputs
 from alpamayo_ros.ros.publishing.outputs import OUTPUTS
@@ -146,7 +146,7 @@ def test_live_and_offline_give_bit_equal_poses_on_a_cpu(peer, start, rig_file, t
     names = {camera.topic: camera.name for camera in rig.cameras}
     for _, topic, message in messages:
         if topic in names:
-            buffer.add_frame(names[topic], to_frame(message))
+            buffer.add_frame(names[topic], to_image(message))
         else:
             buffer.add_pose(to_pose(message))
     for t0_ns, path in live.items():

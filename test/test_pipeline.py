@@ -568,9 +568,9 @@ def test_a_vehicle_that_is_elsewhere_when_the_path_is_ready_refuses_it(bench):
     """The localisation jumps by 3 m while an inference runs."""
     first, _ = split(drive(seconds=3.0), 1.61)
     bench.feed(first, wait=False)
-    pose = bench.pipeline._vehicle
+    pose = bench.pipeline.receiver.vehicle
     aside = replace(pose, stamp_ns=pose.stamp_ns + 10**7, position_m=pose.position_m + [3, 0, 0])
-    bench.pipeline._follow_vehicle(aside, None)
+    bench.pipeline.receiver.vehicle = aside
     bench.run_one()
     assert bench.sent('output/path') == []
     assert bench.status('output').message == 'held back: jump'

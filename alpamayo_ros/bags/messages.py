@@ -20,10 +20,19 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
+# of packages that are not in the store: fields only, as their .msg files state them
+DEFINITIONS = {
+    'ffmpeg_image_transport_msgs/msg/FFMPEGPacket': 'std_msgs/Header header\nint32 width\n'
+    'int32 height\nstring encoding\nuint64 pts\nuint8 flags\nbool is_bigendian\nuint8[] data',
+    'foxglove_msgs/msg/CompressedVideo': 'builtin_interfaces/Time timestamp\nstring frame_id\n'
+    'uint8[] data\nstring format',
+}
+for _name, _text in DEFINITIONS.items():
+    TYPESTORE.register(get_types_from_msg(_text, _name))
 UNSPECIFIED = QosTime(0, 0)
 RELIABLE = Qos(  # what the live node offers: reliable, depth 1
     history=QosHistory.KEEP_LAST,

@@ -17,7 +17,7 @@ from ..json_types import Facts, Line
 from ..rig import CameraRig
 from ..ros.anchors import FATES
 from ..ros.diagnostics.t0_status import TOPIC as STATUS_TOPIC
-from ..ros.inputs import to_frame
+from ..ros.inputs import to_image
 from ..ros.publishing.outputs import read_samples
 from .driven_path import DrivenPath
 from .record import reason_line
@@ -134,7 +134,7 @@ def _anchor_log_times(drive: Bag, rig: CameraRig) -> dict[int, int]:
     found = {}
     for _, log_ns, payload in drive.messages([topic]):
         try:
-            found[to_frame(drive.decode(topic, payload)).stamp_ns] = log_ns
+            found[to_image(drive.decode(topic, payload)).stamp_ns] = log_ns
         except ValueError:
             continue  # the node has refused it too
     return found

@@ -12,7 +12,6 @@ import math
 
 import numpy as np
 
-from .. import images
 from ..bags.predictions import write_prediction_bag
 from ..bags.reader import Bag
 from ..data_types import NANOSECONDS
@@ -22,11 +21,11 @@ from ..report import plots
 from ..report.overlay import draw_paths, to_jpeg
 from ..report.replay_page import CaseView, render
 from ..rig import CameraRig, RigCamera
-from ..ros.inputs import to_frame
 from ..ros.publishing.policy import place_path
 from ..runtime.constant_velocity import make_straight_path
 from .driven_path import DrivenPath
 from .record import ReplayRecord, read_run, to_pose, to_stamped_prediction
+from .recorded_pictures import read_picture
 from .summary import summarise, to_csv
 from .tally import measure_error
 
@@ -125,17 +124,12 @@ def _draw_front_image(
     line: Line, case: plots.PlotCase, bag: Bag, camera: RigCamera, ground_z_m: float
 ) -> tuple[bytes | None, str]:
     """JPEG of the anchor frame with the paths, and a remark on what is missing in it."""
-    log_ns = line['log_ns']
     try:
-        for topic, _, payload in bag.messages([camera.topic], log_ns, log_ns + 1):
-            frame = to_frame(bag.decode(topic, payload))
-            if frame.stamp_ns == line['t0_ns']:
-                pixels = np.ascontiguousarray(images.decode(frame).transpose(1, 2, 0))
-                break
-        else:
-            return None, 'The image is no longer in the bag.'
+        pixels = read_picture(bag, camera.topic, line['t0_ns'], line['log_ns'])
     except ValueError as error:
         return None, f'The image cannot be decoded: {error}'
+    if pixels is None:
+        return None, 'The image is no longer in the bag.'
     if camera.calibration is None:
         return to_jpeg(pixels), 'The rig has no calibration of this camera: nothing is drawn.'
     others = [x for k, x in enumerate(case.samples) if k != case.chosen]

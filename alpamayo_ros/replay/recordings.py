@@ -13,9 +13,10 @@ from ..bags.reader import Bag
 from ..errors import BadInput
 from ..json_types import Facts, Line
 from ..rig import CameraRig
-from ..ros.inputs import to_frame
+from ..ros.inputs import to_image
 from ..runtime.serving.jobs import Engine
 from .recorded_navigation import RecordedNavigation
+from .recorded_pictures import has_video
 from .replay import WARM_UP_NS, Replay, Schedule, list_topics, require_topics
 
 LONGEST_GAP_NS = 1_000_000_000  # between stamps of any topics; a longer one may clear the buffer
@@ -75,8 +76,9 @@ def split_bags(
 ) -> list[BagItem]:
     """Each bag in spans of `length_ns`, a whole number of periods.
 
-    A bag whose clock jumps stays whole, as its periods begin anew; so does one that cannot be
-    read, which its own item will tell.
+    A bag whose clock jumps stays whole, as its periods begin anew; so does one with a video, where
+    a span would begin without a key frame, and one that cannot be read, which its own item will
+    tell.
     """
     if period_ns:
         length_ns = max(length_ns // period_ns, 1) * period_ns
@@ -89,6 +91,7 @@ def _split(item: BagItem, rig: CameraRig, length_ns: int) -> Iterator[BagItem]:
             require_topics(bag, rig)
             first_ns, last_ns = _find_anchor_span(bag, rig)
             is_whole = not bag.has_one_clock(list_topics(rig), LONGEST_GAP_NS)
+            is_whole = is_whole or has_video(bag, rig)
     except BadInput:
         is_whole = True
     if is_whole or last_ns - first_ns <= WARM_UP_NS + length_ns:
@@ -104,7 +107,7 @@ def _find_anchor_span(bag: Bag, rig: CameraRig) -> tuple[int, int]:
     topic = next(camera.topic for camera in rig.cameras if camera.name == rig.anchor)
     for message in bag.messages_by_stamp([topic]):
         try:
-            frame = to_frame(bag.decode(topic, message.payload))
+            frame = to_image(bag.decode(topic, message.payload))
         except ValueError:
             continue  # the replay of the item writes a line about it
         if frame.stamp_ns > 0:

@@ -15,13 +15,22 @@ import numpy as np
 from .. import images
 from ..bags.reader import Bag, StampedMessage
 from ..context.buffer import ContextBuffer
-from ..data_types import NANOSECONDS, Context, Prediction, Rejection, derive_seed
+from ..data_types import (
+    NANOSECONDS,
+    Context,
+    Frame,
+    Prediction,
+    Rejection,
+    VideoPacket,
+    derive_seed,
+)
 from ..json_types import Line
 from ..metrics.displacement import measure_horizons
 from ..rig import IMAGE_TYPES, CameraRig
-from ..ros.inputs import to_frame, to_pose
+from ..ros.inputs import find_stamp, to_image, to_pose
 from ..runtime.constant_velocity import make_straight_path
 from ..runtime.serving.jobs import Engine
+from ..video.decoder import VideoDecoder
 from .driven_path import DrivenPath, DrivenTruth
 from .record import Key, line_key, ok_line, reason_line
 from .recorded_navigation import RecordedNavigation
@@ -78,6 +87,7 @@ class Replay:
         self.driven = DrivenPath(bag, rig)
         self._buffer = ContextBuffer(rig)
         self._cameras = {camera.topic: camera.name for camera in rig.cameras}
+        self._videos: dict[str, VideoDecoder] = {}  # by topic
         self._anchor_topic = next(c.topic for c in rig.cameras if c.name == rig.anchor)
         self._waiting: dict[int, int] = {}  # t0 to log time of the anchor frame
         self._next_ns = self.schedule.start_ns
@@ -157,23 +167,37 @@ class Replay:
         camera = self._cameras.get(topic)
         try:
             message = self.bag.decode(topic, recorded.payload)
-            if recorded.is_outlier and (stamp := message.header.stamp).sec > 0:
+            if recorded.is_outlier and (stamp := find_stamp(message)).sec > 0:
                 text = f'stamp {stamp.sec}.{stamp.nanosec:09} s is far from those around it'
                 return reason_line(log_ns, 'rejected', 'stamp_outlier', text, topic)
             if camera is None:
                 refused = self._buffer.add_pose(to_pose(message))
             else:
-                frame = to_frame(message)
-                refused = self._buffer.add_frame(camera, frame)
+                refused, frame = self._add_image(topic, camera, to_image(message))
         except ValueError as error:
             return reason_line(log_ns, 'rejected', 'bad_message', str(error), topic)
         if self._buffer.epoch != self._epoch:
             self._epoch, self._next_ns = self._buffer.epoch, None
         if refused:
             return reason_line(log_ns, 'rejected', refused.reason, refused.detail, topic)
-        if topic == self._anchor_topic and self._is_due(frame.stamp_ns):
+        if topic == self._anchor_topic and frame is not None and self._is_due(frame.stamp_ns):
             self._waiting[frame.stamp_ns] = log_ns
         return None
+
+    def _add_image(
+        self, topic: str, camera: str, image: Frame | VideoPacket
+    ) -> tuple[Rejection | None, Frame | None]:
+        """Put an image into the buffer; why it is refused, and the frame that was decoded.
+
+        Packets come in the order of their stamps, so that one packet gives one frame at most.
+        """
+        if isinstance(image, Frame):
+            return self._buffer.add_frame(camera, image), image
+        decoded = self._videos.setdefault(topic, VideoDecoder()).decode(image)
+        if isinstance(decoded, Rejection):
+            return decoded, None
+        refused = [self._buffer.add_frame(camera, frame) for frame in decoded]
+        return next(filter(None, refused), None), decoded[-1] if decoded else None
 
     def _is_due(self, t0_ns: int) -> bool:
         """Whether this anchor is to be looked at; moves on to the next period if so."""

@@ -81,12 +81,19 @@ class Anchors:
         """Take a pose; returns why it is refused."""
         return self._after(self.buffer.add_pose(pose))
 
-    def refuse(self, name: str) -> None:
-        """Count a message of a camera or the odometry that could not be converted."""
-        self.rejections['bad_message'] += 1
+    def refuse(self, name: str, why: Rejection) -> None:
+        """Count a message of a camera or the odometry that could not be converted or decoded.
+
+        why.t0_ns: the stamp of the message, 0 where it is not known.
+        """
+        if name == self.rig.anchor and why.t0_ns:
+            self.seen += 1
+            self.reject(why)
+            return
+        self.rejections[why.reason] += 1
         if name == self.rig.anchor:
             self.seen += 1
-            self.fates['rejected', 'bad_message'] += 1
+            self.fates['rejected', why.reason] += 1
 
     def reset(self) -> None:
         """Forget all input."""

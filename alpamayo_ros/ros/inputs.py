@@ -1,4 +1,4 @@
-"""Converts messages to records: Image and CompressedImage to Frame, Odometry to EgoPose.
+"""Converts messages to records: images to Frame or VideoPacket, Odometry to EgoPose.
 
 The converters read fields by attribute and know neither rclpy nor rosbags: a live message, a
 message of a bag and the bytes of an Odometry convert to equal values. They raise ValueError with
@@ -13,28 +13,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data_types import NANOSECONDS, EgoPose, Frame
+from ..data_types import NANOSECONDS, EgoPose, Frame, VideoPacket
 from ..images import MAX_PIXELS, detect_codec, read_header_size
 from .cdr import Odometry, read_odometry
 
 CODECS = {'jpeg': 'jpeg', 'jpg': 'jpeg', 'png': 'png'}
+VIDEO_CODECS = {'h264': 'h264', 'h265': 'hevc', 'hevc': 'hevc'}
 MAX_POSITION_M = 1e8  # fifteen times the earth's radius; float64 still resolves 0.02 um there
 
 
-def to_frame(message: Any) -> Frame:
-    """sensor_msgs/Image or CompressedImage to a Frame that shares the message's bytes.
+def to_image(message: Any) -> Frame | VideoPacket:
+    """A camera's message of any type in rig.IMAGE_TYPES; shares the message's bytes.
 
     The bytes of a CompressedImage tell its codec; its format counts where they do not. Raises
     ValueError for a zero stamp, an empty or huge image and an unknown compression; an unknown raw
     encoding is only found when the frame is decoded.
     """
-    stamp_ns = _require_stamp(_to_nanoseconds(message.header.stamp))
+    stamp_ns = _require_stamp(_to_nanoseconds(find_stamp(message)))
     if not len(message.data):
         raise ValueError('image without data')
     data = np.frombuffer(message.data, np.uint8)
-    frame_id = message.header.frame_id
-    if hasattr(message, 'format'):
-        return make_compressed_frame(stamp_ns, data, message.format, frame_id)
+    frame_id = message.header.frame_id if hasattr(message, 'header') else message.frame_id
+    codec = _choose_codec(message, data)
+    if codec in VIDEO_CODECS.values():
+        return VideoPacket(stamp_ns, codec, data, frame_id)
+    if codec:
+        return make_compressed_frame(stamp_ns, data, codec, frame_id)
     if message.is_bigendian and message.encoding.endswith('16') and data.size % 2 == 0:
         data = data.view(np.uint16).byteswap().view(np.uint8)
     return Frame(
@@ -49,12 +53,17 @@ def make_compressed_frame(
 
     Raises ValueError for another compression and for a header that states a huge image.
     """
-    codec = _choose_codec(text, data)
+    codec = _choose_picture_codec(text, data)
     height, width = read_header_size(codec, data)
     if height * width > MAX_PIXELS:
         most = f'{MAX_PIXELS / 1e6:g} million pixels'
         raise ValueError(f'{codec} of {width}x{height}, expected at most {most}')
     return Frame(stamp_ns, codec, data, height, width, frame_id=frame_id)
+
+
+def find_stamp(message: Any) -> Any:
+    """The stamp of a message: that of its header, or of a CompressedVideo, which has none."""
+    return message.header.stamp if hasattr(message, 'header') else message.timestamp
 
 
 def to_pose(message: Any) -> EgoPose:
@@ -145,10 +154,28 @@ def _to_nan_unless_finite(value: float) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def _choose_codec(text: str, data: NDArray[np.uint8]) -> str:
+def _choose_codec(message: Any, data: NDArray[np.uint8]) -> str:
+    """Codec of an image; '' for raw pixels."""
+    if hasattr(message, 'pts'):  # an FFMPEGPacket
+        return _require_video('FFMPEGPacket encoding', message.encoding)
+    if not hasattr(message, 'format'):
+        return ''
+    if not hasattr(message, 'header'):
+        return _require_video('CompressedVideo format', message.format)
+    return _choose_picture_codec(message.format, data)
+
+
+def _require_video(field: str, text: str) -> str:
+    codec = VIDEO_CODECS.get(text.lower().partition(';')[0].strip())
+    if codec is None:
+        raise ValueError(f"{field} '{text}' is not one of {', '.join(VIDEO_CODECS)}")
+    return codec
+
+
+def _choose_picture_codec(text: str, data: NDArray[np.uint8]) -> str:
     """Codec of a CompressedImage by its bytes, else by its format: 'rgb8; jpeg compressed bgr8'.
 
-    A format may also be 'image/jpeg', '.jpg', 'mjpeg' or empty.
+    A format may also be 'image/jpeg', '.jpg', 'mjpeg', 'h264' or empty.
     """
     source, _, compression = text.lower().rpartition(';')
     words = compression.split() or ['']
@@ -156,10 +183,10 @@ def _choose_codec(text: str, data: NDArray[np.uint8]) -> str:
         raise ValueError(f"CompressedImage format '{text}': a compressed mosaic has no colours")
     if words[0] == 'compresseddepth':
         raise ValueError(f"CompressedImage format '{text}' holds depths, expected a camera image")
-    codec = detect_codec(data) or CODECS.get(words[0], '')
+    codec = detect_codec(data) or (CODECS | VIDEO_CODECS).get(words[0], '')
     if not codec:
         raise ValueError(
-            f"CompressedImage format '{text}' is neither jpeg nor png, and its data begins with "
-            f'{data[:4].tobytes().hex(" ")}'
+            f"CompressedImage format '{text}' is neither jpeg nor png nor a video, and its data "
+            f'begins with {data[:4].tobytes().hex(" ")}'
         )
     return codec

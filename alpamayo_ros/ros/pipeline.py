@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from ..context.navigation import NavigationInput
-from ..data_types import NANOSECONDS, Context, EgoPose, Rejection, derive_seed
+from ..data_types import NANOSECONDS, Context, Rejection, derive_seed
 from ..rig import CameraRig
 from ..runtime import memory
 from ..runtime.serving.engine_process import EngineProcess
@@ -25,14 +25,15 @@ from .diagnostics import node_statuses
 from .diagnostics.input_monitor import InputMonitor, describe_input, describe_publishers
 from .diagnostics.status import Status
 from .diagnostics.t0_status import T0StatusPublisher
-from .input_topics import ODOMETRY, list_input_topics
-from .inputs import read_pose, to_frame, to_route
+from .input_topics import list_input_topics
+from .inputs import to_route
 from .log_throttle import LogThrottle
 from .messages import Make
 from .parameters import NodeParameters
 from .publishing.outputs import Output
 from .publishing.publication import Publication
 from .publishing.results import Results
+from .receiving.receiver import Receiver
 
 SUBMITS = 1000  # how many times of submission the figures are made of
 
@@ -67,12 +68,14 @@ class Pipeline:
             publishers, make, parameters.output_frame, parameters.policies, lambda: self.state
         )
         self.results = Results(self.anchors, publication, status, self._log, now_ns)
+        self.receiver = Receiver(
+            self.anchors, self.monitors, now_ns, post, self._log, self._follow_input
+        )
         self._navigation = NavigationInput(
             parameters.navigation_max_age_s, parameters.on_missing_navigation
         )
         self._is_active, self._infers_next = False, False
         self._epoch = self.anchors.epoch
-        self._vehicle: EgoPose | None = None  # the newest pose of the odometry
         self._context: Context | None = None
         self._submit_ms: deque[float] = deque(maxlen=SUBMITS)
 
@@ -115,27 +118,7 @@ class Pipeline:
 
     def receive(self, name: str, *messages: Any) -> None:
         """Take messages of a camera, or CDR bytes of Odometry; submit what they complete."""
-        start, now_ns = time.perf_counter(), self._now_ns()
-        for message in messages:
-            stamp_ns = None
-            try:
-                if name == ODOMETRY:
-                    pose = read_pose(message)
-                    stamp_ns, refused = pose.stamp_ns, self.anchors.add_pose(pose)
-                    self._follow_vehicle(pose, refused)
-                else:
-                    frame = to_frame(message)
-                    stamp_ns, refused = frame.stamp_ns, self.anchors.add_frame(name, frame)
-                refusal = refused.detail if refused else ''
-                reason = refused.reason if refused else ''
-            except ValueError as error:
-                self.anchors.refuse(name)
-                refusal, reason = f'{name}: {error}', 'bad_message'
-            self.monitors[name].note_arrival(start, now_ns, stamp_ns, refusal)
-            if refusal:
-                self._log.warn(f'{name}: {reason}', refusal)
-        self._follow_epoch(now_ns)
-        self._submit_newest(now_ns, start)
+        self.receiver.receive(name, *messages)
 
     def receive_navigation(self, message: Any) -> None:
         """Take a route text (std_msgs/String) or a route (nav_msgs/Path)."""
@@ -234,10 +217,10 @@ class Pipeline:
             ),
         ]
 
-    def _follow_vehicle(self, pose: EgoPose, refused: Rejection | None) -> None:
-        newest = self._vehicle
-        if not refused and (newest is None or pose.stamp_ns > newest.stamp_ns):
-            self._vehicle = pose
+    def _follow_input(self, now_ns: int, start: float) -> None:
+        """Submit what new input completes."""
+        self._follow_epoch(now_ns)
+        self._submit_newest(now_ns, start)
 
     def _find_staleness(self, context: Context) -> str:
         """Say why a context is too old to be inferred, '' when it is not."""
@@ -277,10 +260,10 @@ class Pipeline:
         """After a clock jump or a reset, forget what came from the input before."""
         if self._epoch == self.anchors.epoch:
             return
-        self._epoch, self._context, self._vehicle = self.anchors.epoch, None, None
+        self._epoch, self._context, self.receiver.vehicle = self.anchors.epoch, None, None
         self._navigation.forget_text()
         self.worker.discard('reset')
         self.results.reset(now_ns)
 
     def _on_result(self, result: Result) -> None:
-        self.results.report(result, self._vehicle)
+        self.results.report(result, self.receiver.vehicle)

@@ -1,7 +1,7 @@
 """ROS types as data: fields, constants, service types and type hashes of one distribution.
 
 Knows no DDS and no Python message class. The definitions are those of a rosbags typestore; the
-service types, which no typestore holds, are declared here as text.
+service types and some messages, which no typestore holds, are declared here as text.
 """
 
 from functools import cache
@@ -46,6 +46,14 @@ SERVICES = {
     ),
 }
 
+# of packages that no typestore holds: fields only, as their .msg files state them
+MESSAGES = {
+    'ffmpeg_image_transport_msgs/msg/FFMPEGPacket': 'std_msgs/Header header\nint32 width\n'
+    'int32 height\nstring encoding\nuint64 pts\nuint8 flags\nbool is_bigendian\nuint8[] data',
+    'foxglove_msgs/msg/CompressedVideo': 'builtin_interfaces/Time timestamp\nstring frame_id\n'
+    'uint8[] data\nstring format',
+}
+
 # Default values of the .msg files, which the typestores drop: all those of Jazzy's
 # common_interfaces and rcl_interfaces that differ from zero.
 DEFAULTS = {
@@ -73,6 +81,8 @@ def load_typestore() -> Typestore:
     if get_distro() not in stores:
         raise ValueError(f'ROS_DISTRO={get_distro()} is not one of {", ".join(sorted(stores))}')
     store = get_typestore(stores[get_distro()])
+    for name, text in MESSAGES.items():
+        store.register(get_types_from_msg(text, name))
     for service, halves in SERVICES.items():
         for half, text in zip(('Request', 'Response'), halves, strict=True):
             name = f'{service}_{half}'

@@ -1,0 +1,1 @@
+"""From the messages of a vehicle to frames and poses: conversion, decoding, refusals."""

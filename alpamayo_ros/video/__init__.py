@@ -1,0 +1,1 @@
+"""Video of a camera, packet by packet: decoded to frames, with losses noticed. Knows no ROS."""
