@@ -36,8 +36,8 @@ from .input_topics import (
 from .lifecycle import ManagedNode
 from .messages import import_interface, make
 from .pipeline import Pipeline
-from .polled import OnDemand, take_messages
 from .publishing.outputs import AUTOWARE, OUTPUTS, Output
+from .receiving.polled import OnDemand, take_messages
 from .session import blame_inputs_while_starting, session
 from .systemd import ALIVE, READY, notify
 
