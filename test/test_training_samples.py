@@ -3,18 +3,24 @@
 import numpy as np
 import pytest
 from safetensors.torch import save_file
-from tiny_training import write_settings
+from tiny_training import HEIGHT, WIDTH, write_settings
 import torch
 
 from alpamayo_ros.context.route_text import describe_route
 from alpamayo_ros.errors import BadInput
+from alpamayo_ros.model.action_space import UnicycleAccelCurvatureActionSpace
 from alpamayo_ros.model.processor import Processor
+from alpamayo_ros.world.camera import CAMERAS
 from alpamayo_ros.world.moments import CAR_FRONT_M
+from alpamayo_ros.world.rendering.stage import Stage
 from alpamayo_ros.world.samples import express_motion, list_frame_moments
 from alpamayo_ros.world.scenario import make_scenario
 from training import edits
 from training.architecture import create_checkpoint_folder, load_weights, make_model
-from training.pictures import lay_textures
+from training.demo_pictures import DemoPainter
+from training.drives import Drives
+from training.losses import measure_aside
+from training.pictures import lay_textures, paint_pictures
 from training.routes import find_turn, take_other_way, write_route
 from training.settings import load_settings
 from training.train import DEFAULT
@@ -181,6 +187,65 @@ def test_how_deep_a_texture_is_does_not_depend_on_their_share():
     changed = lay_textures(pictures, 0.3, torch.Generator().manual_seed(0))
     depths = changed.flatten(1).float().std(1)
     assert 8 < (depths > 0.0).sum() < 30 and depths.max() > 15.0
+
+
+def test_the_demos_pictures_show_what_the_small_ones_show():
+    scenario = make_scenario('train', 2, 12.0)
+    stage, painter = Stage(scenario, 64, 160), DemoPainter(scenario, 64, 160)
+    moments = [[scenario.moment(t_s)] for t_s in (5.0, 12.0)]
+    small, demo = ([x.pictures(m) for m in moments] for x in (stage, _Shown(painter)))
+    assert demo[0].shape == small[0].shape and demo[0].dtype == np.uint8
+
+    def compare(one, other):
+        return np.corrcoef(*(x.mean(2, dtype=float).ravel() for x in (one, other)))[0, 1]
+
+    alike = [compare(*pair) for pair in zip(small, demo, strict=True)]
+    assert min(alike) > 0.75 and max(alike) < 0.999  # another renderer of the same world
+    assert compare(small[0], demo[1]) < min(alike)
+
+
+class _Shown:
+    """A painter of the demo with the method of a stage."""
+
+    def __init__(self, painter):
+        self.pictures = painter.paint
+
+
+def test_a_share_of_the_samples_has_the_demos_pictures(tmp_path, monkeypatch):
+    marked = np.full((len(CAMERAS), 4, 3, HEIGHT, WIDTH), 77, np.uint8)
+    monkeypatch.setattr(DemoPainter, '__init__', lambda self, scenario, height, width: None)
+    monkeypatch.setattr(DemoPainter, 'paint', lambda self, moments: marked)
+    settings = load_settings(write_settings(tmp_path / 'tiny.yaml'))
+    settings.data.update(demo_share=0.4, samples_per_drive=6)  # then every drive has some
+    drives = Drives('train', settings, UnicycleAccelCurvatureActionSpace())
+    drive = drives[2]
+    shown = drive.is_painted
+    assert 0 < shown.sum() < 6 and len(drive.pictures) == shown.sum()
+    settings.data['demo_share'] = 0.0
+    other = drives[2]
+    assert not other.is_painted.any() and len(other.pictures) == 0
+    pictures = paint_pictures([other, drive], 'cpu', torch.Generator().manual_seed(0))
+    is_marked = (pictures == 77).flatten(1).all(1)
+    assert torch.equal(is_marked, torch.cat([other.is_painted, shown]))
+
+
+def test_how_far_aside_errors_lead_is_what_the_path_shows():
+    space = UnicycleAccelCurvatureActionSpace(curvature_std=0.016)
+    curvature = torch.full((64,), 0.1)
+    error = torch.linspace(0.02, -0.01, 64)
+    paths, speed = [], 12.0
+    history = torch.zeros(1, 16, 3)
+    history[0, :, 0] = torch.arange(-15, 1) * 0.1 * speed
+    straight = torch.eye(3).expand(1, 16, 3, 3)
+    for bent in (curvature, curvature + error):
+        actions = torch.stack([torch.zeros(64), bent], -1)[None]
+        paths.append(space.action_to_traj(actions, history, straight)[0][0, :, :2])
+    (x, y), (dx, dy) = paths[0][-1], (paths[1] - paths[0])[-1]
+    ahead = paths[0][-1] - paths[0][-2]
+    across = (ahead[0] * dy - ahead[1] * dx) / ahead.norm()
+    aside = measure_aside(space, error, torch.full((64,), speed))
+    assert float(aside[-1]) == pytest.approx(float(across), rel=0.05)
+    assert abs(float(across)) > 0.4 and abs(y) > 1.0 and x > 50.0
 
 
 @pytest.fixture

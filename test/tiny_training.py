@@ -21,7 +21,7 @@ TINY = {
     'image': {'height': HEIGHT, 'width': WIDTH, 'min_pixels': 1024, 'max_pixels': 4096},
     'data': {'seconds': 12.0, 'first_drive': 0, 'samples_per_drive': 3, 'drives_per_chunk': 2,
              'kept_chunks': 2, 'passes': 2, 'route_share': 0.5, 'other_way_share': 0.4,
-             'silent_share': 0.3, 'textured_share': 0.5,
+             'silent_share': 0.3, 'textured_share': 0.5, 'demo_share': 0.0,
              'changed_shares': {'lights': 0.5, 'pedestrians': 0.5, 'vehicles': 0.25,
                                 'history': 0.3}},
     'cameras': [{'indices': [1, 6], 'share': 0.6}, {'indices': [1], 'share': 0.4}],

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from alpamayo_ros.data_types import FRAMES_PER_CAMERA
+from alpamayo_ros.data_types import FRAMES_PER_CAMERA, GRID_S
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.prompt.tokens import format_special
@@ -31,7 +31,7 @@ from .pictures import lay_textures, paint_pictures
 from .routes import LONGEST_ROUTE
 from .settings import TrainingSettings
 
-_PAINT, _SHUFFLE, _CAMERAS = range(3)  # keys of the random generators
+_PAINT, _SHUFFLE, _CAMERAS, _TEXTURES = range(4)  # keys of the random generators
 _PAINTED_DRIVES = 8  # drives that are painted at once
 
 
@@ -121,14 +121,22 @@ class TokenSequences:
 
 
 @dataclass(frozen=True)
+class TrainingBatch(Batch):
+    """A batch with the speeds (B, T) m/s at which the actions are driven."""
+
+    speeds: Tensor
+
+
+@dataclass(frozen=True)
 class TrainingSamples:
-    """S samples on a device: pictures (S, C, F, 3, H, W) uint8, actions (S, T, 2).
+    """S samples on a device: pictures (S, C, F, 3, H, W) uint8, actions (S, T, 2), speeds (S, T).
 
     prompts: ids (S, P) for each set of cameras. rest (S, N), first and marker (S): as in Batch.
     """
 
     pictures: Tensor
     actions: Tensor
+    speeds: Tensor
     prompts: Mapping[tuple[int, ...], Tensor]
     rest: Tensor
     first: Tensor
@@ -139,6 +147,7 @@ class TrainingSamples:
         return TrainingSamples(
             change(self.pictures),
             change(self.actions),
+            change(self.speeds),
             {cameras: change(ids) for cameras, ids in self.prompts.items()},
             change(self.rest),
             change(self.first),
@@ -148,7 +157,7 @@ class TrainingSamples:
     def list_tensors(self) -> list[Tensor]:
         """Return all tensors in a fixed order."""
         tokens = [*self.prompts.values(), self.rest, self.first, self.marker]
-        return [self.pictures, self.actions, *tokens]
+        return [self.pictures, self.actions, self.speeds, *tokens]
 
 
 class Batches:
@@ -171,7 +180,7 @@ class Batches:
         # painting has a stream of its own: it must not wait for the training steps in the queue
         self._paint_stream = torch.cuda.Stream() if self._on_gpu else None
 
-    def iterate_from(self, step: int) -> Iterator[Batch]:
+    def iterate_from(self, step: int) -> Iterator[TrainingBatch]:
         """Yield the batch of each step from `step` to the last one."""
         settings = self._settings
         per_chunk, count = settings.chunk_steps, settings.data['drives_per_chunk']
@@ -224,11 +233,10 @@ class Batches:
                 paint_pictures(drives[start : start + _PAINTED_DRIVES], self._device, random)
                 for start in range(0, len(drives), _PAINTED_DRIVES)
             ]
-            share = self._settings.data['textured_share']
-            pictures = [lay_textures(part, share, random) for part in pictures]
             samples = TrainingSamples(
                 torch.cat(pictures),
                 torch.cat([drive.actions for drive in drives]),
+                torch.cat([_measure_speeds(drive.future_xyz) for drive in drives]),
                 {x: self._words.write_prompts(x, *history) for x in self._layouts},
                 *rests,
             ).map(lambda tensor: tensor.to(self._device))
@@ -236,7 +244,7 @@ class Batches:
                 self._paint_stream.synchronize()
         return samples
 
-    def _draw_batch(self, samples: TrainingSamples, filled: int, step: int) -> Batch:
+    def _draw_batch(self, samples: TrainingSamples, filled: int, step: int) -> TrainingBatch:
         """Return the batch of a step, drawn from the first `filled` samples."""
         settings = self._settings
         random = make_generator('cpu', settings.seed, _SHUFFLE, step)
@@ -245,10 +253,13 @@ class Batches:
             rows = rows.pin_memory().to(self._device, non_blocking=True)
         cameras = self._draw_cameras(step)
         pictures = samples.pictures.index_select(0, rows)
+        # a sample comes several times, with other textures each time
+        random = make_generator(self._device, settings.seed, _TEXTURES, step)
+        pictures = lay_textures(pictures, settings.data['textured_share'], random)
         if len(cameras) < len(CAMERAS):
             places = [i for i, camera in enumerate(CAMERAS) if camera.index in cameras]
             pictures = torch.stack([pictures[:, place] for place in places], 1)
-        return Batch(
+        return TrainingBatch(
             layout=self._layouts[cameras],
             images=pictures.flatten(1, 2),  # (B, C, F, 3, H, W) -> (B, C * F, 3, H, W)
             prompt=samples.prompts[cameras][rows],
@@ -256,6 +267,7 @@ class Batches:
             first=samples.first[rows],
             marker=samples.marker[rows],
             actions=samples.actions[rows],
+            speeds=samples.speeds[rows],
         )
 
     def _draw_cameras(self, step: int) -> tuple[int, ...]:
@@ -270,6 +282,12 @@ class Batches:
 def list_camera_sets(settings: TrainingSettings) -> list[tuple[int, ...]]:
     """Return the model indices of each set of cameras in the settings."""
     return [tuple(chosen['indices']) for chosen in settings.cameras]
+
+
+def _measure_speeds(future_xyz: Tensor) -> Tensor:
+    """Return speeds (B, T) m/s up to each waypoint of futures (B, T, 3) m."""
+    steps = torch.diff(future_xyz[..., :2], dim=1, prepend=torch.zeros_like(future_xyz[:, :1, :2]))
+    return steps.norm(dim=-1) / GRID_S
 
 
 def _put_chunk(

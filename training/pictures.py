@@ -33,9 +33,13 @@ def paint_pictures(
     shape = (*scenes.to_optical.shape[:3], scenes.rows.shape[1], scenes.columns.shape[1])
     noise = torch.randn(shape, generator=random, device=device)
     if torch.device(device).type == 'cpu':
-        return torch.from_numpy(render_on_cpu(scenes.map(Tensor.numpy), noise.numpy()))
-    on_device = scenes.map(lambda array: array.to(device, non_blocking=True))
-    return render(torch, on_device, noise, compute_cover, paint_faces)
+        pictures = torch.from_numpy(render_on_cpu(scenes.map(Tensor.numpy), noise.numpy()))
+    else:
+        on_device = scenes.map(lambda array: array.to(device, non_blocking=True))
+        pictures = render(torch, on_device, noise, compute_cover, paint_faces)
+    places = torch.cat([drive.is_painted for drive in drives]).nonzero()[:, 0].to(device)
+    pictures[places] = torch.cat([drive.pictures for drive in drives]).to(device)
+    return pictures
 
 
 def join_scenes(scenes: Sequence[RasterScene]) -> RasterScene:

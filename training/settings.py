@@ -40,6 +40,7 @@ class DataSettings(TypedDict):
     other_way_share: float
     silent_share: float
     textured_share: float
+    demo_share: float
 
 
 class CameraSet(TypedDict):
@@ -64,6 +65,7 @@ class TrainingSettings:
     flow_draws: int
     language_weight: float
     path_weight: float
+    aside_weight: float
     steps: int
     warmup: int
     learning_rate: float

@@ -16,14 +16,15 @@ from torch import Tensor
 
 from alpamayo_ros.data_types import FRAMES_PER_CAMERA
 from alpamayo_ros.model.alpamayo import AlpamayoModel
-from alpamayo_ros.model.teacher_forcing import Batch, Passes
+from alpamayo_ros.model.teacher_forcing import Passes
 
+from .batches import TrainingBatch
 from .losses import compute_losses
 from .settings import TrainingSettings
 
 _WARM_UP_RUNS = 3  # these compile kernels and allocate workspaces before a graph is recorded
-_INPUTS = ('images', 'prompt', 'rest', 'first', 'marker', 'actions')
-Step = Callable[[Batch, Tensor, Tensor], Tensor]
+_INPUTS = ('images', 'prompt', 'rest', 'first', 'marker', 'actions', 'speeds')
+Step = Callable[[TrainingBatch, Tensor, Tensor], Tensor]
 
 
 def make_plain_step(
@@ -31,13 +32,13 @@ def make_plain_step(
 ) -> Step:
     """Return a function of batch, noise and times that adds the gradients and returns the losses.
 
-    The losses (3,) are those of language, flow and path; the settings weigh them.
+    The losses (4,) are those of language, flow, path and aside; the settings weigh them.
     """
 
-    def step(batch: Batch, noise: Tensor, t: Tensor) -> Tensor:
+    def step(batch: TrainingBatch, noise: Tensor, t: Tensor) -> Tensor:
         losses = compute_losses(model, batch, noise, t, passes)
         losses.weigh(settings).backward()
-        return torch.stack([losses.language, losses.flow, losses.path]).detach()
+        return torch.stack(list(vars(losses).values())).detach()
 
     return step
 
@@ -53,7 +54,7 @@ def choose_by_cameras(
         if chosen['share'] >= least_share * total
     }
 
-    def step(batch: Batch, noise: Tensor, t: Tensor) -> Tensor:
+    def step(batch: TrainingBatch, noise: Tensor, t: Tensor) -> Tensor:
         return (common if batch.images.shape[1] in counts else rare)(batch, noise, t)
 
     return step
@@ -63,7 +64,7 @@ def record_step(step: Step, gradient: Tensor) -> Step:
     """Return `step` as CUDA graphs; recording leaves `gradient`, to which it adds, unchanged."""
     recordings: dict[tuple[int, ...], _Recording] = {}
 
-    def replay(batch: Batch, noise: Tensor, t: Tensor) -> Tensor:
+    def replay(batch: TrainingBatch, noise: Tensor, t: Tensor) -> Tensor:
         shape = tuple(batch.images.shape)
         if shape not in recordings:
             pool = next((r.graph.pool() for r in recordings.values()), None)
@@ -78,7 +79,9 @@ def record_step(step: Step, gradient: Tensor) -> Step:
 class _Recording:
     """The graph of one input shape. pool: memory that graphs share, since they run in turn."""
 
-    def __init__(self, step: Step, batch: Batch, noise: Tensor, t: Tensor, pool: Any) -> None:
+    def __init__(
+        self, step: Step, batch: TrainingBatch, noise: Tensor, t: Tensor, pool: Any
+    ) -> None:
         inputs = {name: getattr(batch, name).clone() for name in _INPUTS}
         self._batch = replace(batch, **inputs)
         self._noise, self._t = noise.clone(), t.clone()
@@ -93,7 +96,7 @@ class _Recording:
         with torch.cuda.graph(self.graph, pool, stream, capture_error_mode='thread_local'):
             self._losses = step(self._batch, self._noise, self._t)
 
-    def __call__(self, batch: Batch, noise: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, batch: TrainingBatch, noise: Tensor, t: Tensor) -> Tensor:
         for name in _INPUTS:
             getattr(self._batch, name).copy_(getattr(batch, name))
         self._noise.copy_(noise)

@@ -128,15 +128,15 @@ class Trainer:
         """
         start = saved = time.monotonic()
         first = since = self.step
-        sums = torch.zeros(4, device=self.device)
+        sums = torch.zeros(5, device=self.device)
         progress = tqdm(total=self.settings.steps, initial=self.step, dynamic_ncols=True)
         for batch in self._batches.iterate_from(self.step):
             if self.step == self.settings.steps or time.monotonic() - start > seconds:
                 break
             random = make_generator(self.device, self.settings.seed, _FLOW, self.step)
             losses = self._step(batch, *draw_noise(batch, self.settings.flow_draws, random))
-            sums[:3] += losses
-            sums[3] += self.optimizer.update(self.step)
+            sums[:4] += losses
+            sums[4] += self.optimizer.update(self.step)
             self.step += 1
             progress.update()
             if self.step % self.settings.log_every == 0 or self.step == self.settings.steps:
@@ -164,12 +164,13 @@ class Trainer:
         return {'weights': optimizer.weights} | vectors
 
     def _log(self, means: torch.Tensor, seconds: float) -> None:
-        language, flow, path, norm = means.tolist()
+        language, flow, path, aside, norm = means.tolist()
         row = {
             'step': self.step,
             'language': round(language, 5),
             'flow': round(flow, 5),
             'path': round(path, 5),
+            'aside': round(aside, 5),
             'gradient_norm': round(norm, 4),
             'learning_rate': self.optimizer.compute_learning_rate(self.step - 1),
             'seconds': round(seconds, 2),
