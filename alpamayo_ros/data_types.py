@@ -22,6 +22,7 @@ FRAMES_PER_CAMERA = 4
 GRID_NS = 100_000_000  # 10 Hz: frames, history and waypoints share it
 GRID_S = GRID_NS / NANOSECONDS
 REASONING = ('full', 'short', 'none')
+SAMPLE_CHOICES = ('medoid', 'mean', 'first')  # which of K paths is published, see validity.py
 LONGEST_ROUTE_TEXT = 200
 
 
@@ -145,7 +146,7 @@ class SamplingOptions:
     reasoning: one of REASONING. With 'short', a text that reaches max_tokens gets the trajectory
     marker as its last token; with 'none', the prompt asks for the trajectory only.
     guidance_weight: of the route text, where the context has one; 1 means off. noise_temperature:
-    factor of the initial noise.
+    factor of the initial noise. sample_choice: one of SAMPLE_CHOICES.
     """
 
     num_samples: int = 1
@@ -158,6 +159,7 @@ class SamplingOptions:
     reasoning: str = 'full'
     guidance_weight: float = 1.0
     noise_temperature: float = 1.0
+    sample_choice: str = 'medoid'
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ class Prediction:
 
     samples (K, 64, 4) float32: x, y m, yaw rad, speed m/s in the t0 frame. actions (K, 64, 2)
     float32: acceleration m/s^2, curvature 1/m (before any clipping; there is none). chosen: index
-    of the medoid sample; spread_m: its mean distance to the others at 6.4 s. texts: reasoning per
+    of the path to publish; spread_m: its mean distance to the others at 6.4 s. With the choice
+    'mean' the sample at this index is replaced by the mean of those near it. texts: reasoning per
     sample ('' when it never ended; then partial_texts holds what was said). end: how it ended, per
     sample: 'marker', 'eos', 'budget', 'cut' (the budget ended it with the marker in its place), or
     'none' (no reasoning was asked for). checks: names of failed validity and reasoning checks of

@@ -16,6 +16,7 @@ CURVATURE_BOUNDS_PER_M = (-0.33, 0.33)
 LATERAL_LIMIT_MPS2 = 9.8
 BACKWARD_LIMIT_M, STANDING_MPS, REVERSE_LIMIT_MPS = -0.5, 0.5, -0.5
 JUMP_ACROSS_M, JUMP_ALONG_M = 1.0, 4.0  # of the vehicle from its place on the path
+NEAR_M = 2.0  # mean distance from the medoid of the samples that a mean is made of
 
 
 def find_medoid(samples: ArrayLike) -> tuple[int, float]:
@@ -31,8 +32,36 @@ def find_medoid(samples: ArrayLike) -> tuple[int, float]:
         return (int(finite[0]) if len(finite) else 0), 0.0
     xy = xy[finite]
     distances = np.linalg.norm(xy[:, None] - xy[None], axis=-1)  # (K, K, 64)
-    chosen = int(np.argmin(distances.mean(axis=(1, 2))))
-    return int(finite[chosen]), float(distances[chosen, :, -1].sum() / (len(finite) - 1))
+    chosen = int(finite[np.argmin(distances.mean(axis=(1, 2)))])
+    return chosen, measure_spread(samples, chosen)
+
+
+def average_near(
+    samples: NDArray[np.float32], actions: NDArray[np.float32], chosen: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Copies of samples (K, 64, 4) and actions (K, 64, 2), a mean in the place of the chosen one.
+
+    The mean is that of the samples whose mean distance from the chosen one over all waypoints is
+    at most NEAR_M, so that it never lies between two ways. A chosen sample that is not finite
+    stays.
+    """
+    away = np.linalg.norm(samples[..., :2] - samples[chosen, :, :2], axis=-1).mean(axis=-1)
+    is_near = (away <= NEAR_M) & np.isfinite(actions).all(axis=(1, 2))  # never where not finite
+    samples, actions = samples.copy(), actions.copy()
+    if is_near.any():
+        samples[chosen] = samples[is_near].mean(axis=0)
+        actions[chosen] = actions[is_near].mean(axis=0)
+    return samples, actions
+
+
+def measure_spread(samples: ArrayLike, chosen: int) -> float:
+    """Mean distance m of a sample (K, 64, >= 2) to the other finite ones at 6.4 s; 0 without."""
+    xy = np.asarray(samples, np.float64)[..., :2]
+    others = np.isfinite(xy).all(axis=(1, 2))
+    if not others[chosen] or others.sum() < 2:
+        return 0.0
+    others[chosen] = False
+    return float(np.linalg.norm(xy[others, -1] - xy[chosen, -1], axis=-1).mean())
 
 
 def check_trajectory(

@@ -13,6 +13,7 @@ from alpamayo_ros.errors import BadInput
 from alpamayo_ros.model.reasoning import summarise
 from alpamayo_ros.runtime.batch import infer_batch
 from alpamayo_ros.runtime.engine import AlpamayoEngine
+from alpamayo_ros.validity import average_near
 
 R1, ALPAMAYO15 = (Path(__file__).parent / name / 'model' for name in ('golden', 'golden15'))
 OPTIONS = SamplingOptions(num_samples=2, greedy=True, max_tokens=40)
@@ -152,6 +153,15 @@ def test_a_batch_of_routes_of_different_lengths_is_what_the_engine_makes_of_each
         assert (found.texts, found.end, found.checks) == (alone.texts, alone.end, alone.checks)
         assert (found.navigation, found.t0_ns) == (alone.navigation, alone.t0_ns)
         assert np.abs(found.actions - alone.actions).max() < 1e-4
+
+
+def test_the_choice_among_samples_is_the_first_or_a_mean_near_the_medoid(infer):
+    plain, first, mean = (infer(sample_choice=name) for name in ('medoid', 'first', 'mean'))
+    assert (first.chosen, first.spread_m) == (0, pytest.approx(plain.spread_m))  # of two samples
+    assert np.array_equal(first.samples, plain.samples)
+    wanted, actions = average_near(plain.samples, plain.actions, plain.chosen)
+    assert mean.chosen == plain.chosen and np.array_equal(mean.samples, wanted)
+    assert np.array_equal(mean.actions, actions)
 
 
 def test_noise_temperature_scales_the_noise(infer):

@@ -21,7 +21,7 @@ from alpamayo_ros.shipped import find_shipped
 FIELDS = {row.name: row for row in fields(NodeParameters)}
 GOOD = {'rig': 'synthetic', 'engine': 'constant_velocity'}
 LIVE = {'num_samples', 'seed', 'temperature', 'top_p', 'greedy', 'max_tokens', 'flow_steps'}
-LIVE |= {'reasoning', 'noise_temperature', 'guidance_weight'}
+LIVE |= {'reasoning', 'noise_temperature', 'guidance_weight', 'sample_choice'}
 
 
 class FakeNode:

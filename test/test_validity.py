@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from alpamayo_ros.validity import check_jump, check_trajectory, find_medoid
+from alpamayo_ros.validity import (
+    average_near,
+    check_jump,
+    check_trajectory,
+    find_medoid,
+    measure_spread,
+)
 
 SECONDS = np.arange(1, 65) * 0.1
 
@@ -164,6 +170,33 @@ def test_medoid_averages_over_all_waypoints_and_the_spread_is_at_the_last():
     chosen, spread_m = find_medoid(samples)
     assert chosen == 2
     assert spread_m == pytest.approx((1.0 + 20.0) / 2)
+
+
+def test_the_mean_is_of_those_near_the_medoid_and_takes_its_place():
+    samples = lanes(0.0, 1.0, 2.9, 9.0).astype(np.float32)  # 1.9 m from the second is near
+    actions = np.arange(4 * 64 * 2, dtype=np.float32).reshape(4, 64, 2)
+    found, driven = average_near(samples, actions, 1)
+    assert found[1, :, 1] == pytest.approx(1.3)
+    assert np.array_equal(found[[0, 2, 3]], samples[[0, 2, 3]])
+    assert driven[1] == pytest.approx(actions[:3].mean(axis=0))
+    assert np.array_equal(driven[[0, 2, 3]], actions[[0, 2, 3]]) and samples[1, 0, 1] == 1.0
+
+
+def test_a_mean_leaves_out_what_is_not_finite():
+    samples = lanes(0.0, 0.5, 1.0, 1.5).astype(np.float32)
+    actions = np.zeros((4, 64, 2), np.float32)
+    samples[0, 5, 0], actions[3, 2, 1] = np.nan, np.inf
+    found, driven = average_near(samples, actions, 1)
+    assert found[1, :, 1] == pytest.approx(0.75) and np.isfinite(driven[1]).all()
+    found, _ = average_near(samples, actions, 0)
+    assert np.array_equal(found, samples, equal_nan=True)
+
+
+def test_the_spread_of_any_sample_is_at_the_last_waypoint():
+    samples = lanes(0.0, 1.0, 4.0, 9.0)
+    samples[3, 0, 0] = np.nan
+    assert measure_spread(samples, 0) == pytest.approx(2.5)
+    assert measure_spread(samples, 3) == measure_spread(samples[:1], 0) == 0.0
 
 
 def test_one_sample_is_its_own_medoid_without_spread():

@@ -8,7 +8,7 @@ from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..data_types import REASONING, SamplingOptions
+from ..data_types import REASONING, SAMPLE_CHOICES, SamplingOptions
 from ..errors import BadInput
 from ..limits import ContextLimits
 from ..profiles import DEFAULT, PROFILES, Profile, choose, split_names
@@ -69,6 +69,13 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         value = getattr(SamplingOptions, name.replace('-', '_'))
         text = f'{text} (default %(default)s)'
         engine.add_argument(f'--{name}', type=kind, default=value, help=text)
+    engine.add_argument(
+        '--sample-choice',
+        choices=SAMPLE_CHOICES,
+        default=SamplingOptions.sample_choice,
+        help='which of the samples counts as the path: that nearest to the others, the mean of '
+        'those within 2 m of it, or the first (default %(default)s)',
+    )
     add_profile_arguments(parser)
 
 
@@ -140,6 +147,7 @@ def make_engine(arguments: argparse.Namespace) -> Any:
         reasoning=arguments.reasoning,
         guidance_weight=arguments.guidance_weight,
         noise_temperature=arguments.noise_temperature,
+        sample_choice=arguments.sample_choice,
     )
     if arguments.engine == 'constant_velocity':
         from ..runtime.constant_velocity import ConstantVelocityEngine

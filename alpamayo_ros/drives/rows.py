@@ -134,7 +134,7 @@ class _Checkpoint:
         self.name = ', '.join([width, *(f'{name} {value}' for name, value in changed.items())])
         also = {
             name: value
-            for name in ('navigation', 'guidance_weight', 'noise_temperature')
+            for name in ('navigation', 'guidance_weight', 'noise_temperature', 'sample_choice')
             if (value := getattr(settings, name)) != getattr(EvaluationSettings, name)
         }
         self.about = {

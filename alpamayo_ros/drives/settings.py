@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from ..cluster.workers import LOCAL, Cluster
-from ..data_types import REASONING, SamplingOptions
+from ..data_types import REASONING, SAMPLE_CHOICES, SamplingOptions
 from ..errors import BadInput
 from ..profiles import DEFAULT, Profile, choose
 from ..ros.publishing.policy import EXPIRED_PATH, ON_INVALID
@@ -26,9 +26,9 @@ class EvaluationSettings:
     node, 0, '' and 'profile' mean the profile's. navigation: 'route' puts the next turn of the
     drive into the prompt, for Alpamayo 1.5. moments: t0s per drive in the open loop.
     closed_drives: None for all. latencies_s: [] for no closed loop. counterfactuals: whether
-    pictures are edited and planned again. retime: as the node's parameter. batch: scenes per
-    forward pass. cluster: empty for this process, local
-    for Ray on this machine, or ray://HOST. workers: processes that share the drives; 2 or more
+    pictures are edited and planned again. retime, sample_choice: as the node's parameters.
+    batch: scenes per forward pass. cluster: empty for this process, local for Ray on this
+    machine, or ray://HOST. workers: processes that share the drives; 2 or more
     without a cluster are a local one. rounds: of the bootstrap.
     """
 
@@ -47,6 +47,7 @@ class EvaluationSettings:
     navigation: str = 'none'
     guidance_weight: float = 1.0
     noise_temperature: float = 1.0
+    sample_choice: str = 'medoid'
     out: str = 'out/evaluation'
     split: str = 'test'
     drives: int = 200
@@ -83,6 +84,8 @@ def check_settings(settings: EvaluationSettings) -> None:
     _require(settings.navigation in NAVIGATION, 'navigation', settings.navigation, 'none or route')
     for name in ('flow_steps', 'pixels', 'guidance_weight'):
         _require(getattr(settings, name) >= 0, name, getattr(settings, name), '0 or more')
+    words, choice = ', '.join(SAMPLE_CHOICES), settings.sample_choice
+    _require(choice in SAMPLE_CHOICES, 'sample_choice', choice, f'one of {words}')
     noise = settings.noise_temperature
     _require(noise > 0, 'noise_temperature', noise, 'more than 0')
     workers = settings.workers
@@ -122,6 +125,7 @@ def make_options(settings: EvaluationSettings, chosen: Profile, samples: int) ->
         flow_steps=chosen.flow_steps or None,
         guidance_weight=settings.guidance_weight,
         noise_temperature=settings.noise_temperature,
+        sample_choice=settings.sample_choice,
     )
 
 

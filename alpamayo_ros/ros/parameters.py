@@ -12,7 +12,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any
 
 from ..context.navigation import MAX_AGE_S, ON_MISSING_NAVIGATION
-from ..data_types import REASONING, SamplingOptions
+from ..data_types import REASONING, SAMPLE_CHOICES, SamplingOptions
 from ..errors import BadInput
 from ..limits import ContextLimits
 from ..profiles import DEFAULT, PROFILES, Profile, choose, split_names
@@ -167,6 +167,13 @@ class NodeParameters:
     noise_temperature: float = parameter_field(
         1.0, 'Factor of the noise that a path begins as.', low=0.01, high=5.0, live=True
     )
+    sample_choice: str = parameter_field(
+        'medoid',
+        'Which of the sampled paths is published: the one nearest to the others (medoid), the '
+        'mean of those within 2 m of it (mean), or the first.',
+        choices=SAMPLE_CHOICES,
+        live=True,
+    )
     guidance_weight: float = parameter_field(
         1.0,
         'Weight of the route text: 1 takes it as it is, more follows it more closely at twice the '
@@ -221,6 +228,7 @@ class NodeParameters:
             reasoning=self.chosen.reasoning,
             guidance_weight=self.guidance_weight,
             noise_temperature=self.noise_temperature,
+            sample_choice=self.sample_choice,
         )
 
     @property

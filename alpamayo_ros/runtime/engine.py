@@ -335,6 +335,10 @@ class AlpamayoEngine:
         """Compose the prediction of one scene from samples (K, 64, 4) and actions (K, 64, 2)."""
         space = self.model.action_space
         chosen, spread_m = validity.find_medoid(samples)
+        if options.sample_choice == 'first':
+            chosen, spread_m = 0, validity.measure_spread(samples, 0)
+        elif options.sample_choice == 'mean':
+            samples, actions = validity.average_near(samples, actions, chosen)
         (ends,) = reasoning.end
         rows = [trim_tokens(row, self.processor.ids) for row in reasoning.tokens[0].tolist()]
         # a marker that the caller fed is no word of the model
