@@ -7,6 +7,7 @@ never code or pickles.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import os
 from pathlib import Path
 import re
 from typing import Any
@@ -45,9 +46,19 @@ def resolve_vlm(name: str | Path) -> Path:
     return _find_or_download(name, TOKENIZER_FILES)
 
 
+def _require_config(folder: Path) -> None:
+    """Raise BadInput for a folder around that of a model, such as the hub keeps in its cache."""
+    if os.path.lexists(folder / 'config.json'):
+        return
+    inside = [*folder.glob('snapshots/*/config.json'), *folder.glob('*/config.json')]
+    if inside := sorted(path.parent for path in inside if path.parent.name != 'vlm'):
+        raise BadInput(f'{folder}: no config.json in it; did you mean {inside[-1]}?')
+
+
 def _find_or_download(name: str | Path, files: Sequence[str], also: str = '') -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
+        _require_config(path)
         return path
     if not _HUB_ID.fullmatch(str(name)):
         raise BadInput(f'{name}: no such folder, {also}and not a hub id (organisation/name)')

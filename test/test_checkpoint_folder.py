@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+import torch
 
 from alpamayo_ros.errors import BadInput
+from alpamayo_ros.hub import resolve_checkpoint
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.runtime.load import load_model
@@ -68,6 +71,33 @@ def test_weights_that_were_cut_short_say_how_much_is_there(checkpoint_copy):
     ('name', 'change', 'message'),
     [
         ('config.json', lambda v: v.update(expert_cfg=None), 'expert_cfg is None'),
+        ('config.json', lambda v: v.update(dtype='float8_e4m3fn'), "'float8_e4m3fn' is not one"),
+        (
+            'config.json',
+            lambda v: v.update(compression_config={'quant_method': 'compressed-tensors'}),
+            'quantized by compressed-tensors',
+        ),
+        ('vlm/config.json', lambda v: v['text_config'].update(hidden_act='gelu'), "is 'gelu'"),
+        (
+            'vlm/config.json',
+            lambda v: v['vision_config'].update(in_channels=1),
+            'in_channels is 1',
+        ),
+        (
+            'vlm/config.json',
+            lambda v: v['text_config']['rope_scaling'].update(rope_type='yarn'),
+            "rope_type is 'yarn', expected 'default'",
+        ),
+        (
+            'vlm/config.json',
+            lambda v: v['text_config'].update(rope_parameters={'rope_theta': 1.0}),
+            'rope_theta is stated as 1.0 and as',
+        ),
+        (
+            'vlm/config.json',
+            lambda v: v['text_config']['rope_scaling'].update(mrope_section=[24, 20, 20]),
+            r'mrope_section \[24, 20, 20\] is 64 in all, expected half of head_dim',
+        ),
         ('config.json', lambda v: v.update(action_space_cfg=[]), r'action_space_cfg is \[\]'),
         ('config.json', lambda v: v.pop('diffusion_cfg'), "'diffusion_cfg' is missing"),
         ('config.json', lambda v: v.update(traj_token_ids=[1]), r'traj_token_ids is \[1\]'),
@@ -126,6 +156,11 @@ def test_weights_that_were_cut_short_say_how_much_is_there(checkpoint_copy):
             'vlm/chat_template.json',
             lambda v: v.update(chat_template=WITHOUT_IMAGES),
             "writes '<.image_pad.>' 0 times",
+        ),
+        (
+            'vlm/chat_template.json',
+            lambda v: v.update(chat_template=v['chat_template'].replace('<|vision_end|>', '')),
+            "writes '<.vision_end.>' 0 times for a prompt of 2 images, expected 2",
         ),
         (
             'vlm/chat_template.json',
@@ -204,3 +239,50 @@ def test_settings_of_both_transformers_are_of_no_account(checkpoint_copy, settin
     assert other.ids == want.ids
     ids = [p.tokenize_prompt(text, [(4, 6)] * 4) for p in (want, other)]
     assert ids[0].equal(ids[1])
+
+
+def test_another_spelling_of_the_dtype(checkpoint_copy):
+    edit(checkpoint_copy / 'config.json', lambda v: v.update(dtype='torch.float32'))
+    assert load_config(checkpoint_copy).dtype == 'float32'
+
+
+@pytest.mark.parametrize('dtype', [torch.float8_e4m3fn, torch.int8, torch.bool])
+def test_weights_of_another_kind_of_number_are_named(checkpoint_copy, dtype):
+    path, name = checkpoint_copy / 'model.safetensors', 'expert.layers.0.mlp.up_proj.weight'
+    tensors = load_file(path)
+    save_file(tensors | {name: tensors[name].to(dtype)}, path)
+    assert f'{path}: {name} is ' in (text := refusal(checkpoint_copy))
+    assert 'expected one of F64, F32, F16, BF16' in text
+
+
+@pytest.mark.parametrize(
+    ('ending', 'tool'),
+    [('.qweight', 'GPTQ or AWQ'), ('.weight.absmax', 'bitsandbytes'), ('.weight._data', 'quanto')],
+)
+def test_tool_that_packed_the_weights_is_named_by_their_names(checkpoint_copy, ending, tool):
+    path, name = checkpoint_copy / 'model.safetensors', 'expert.layers.0.mlp.up_proj'
+    tensors = load_file(path)
+    save_file(tensors | {name + ending: tensors[f'{name}.weight'].clone()}, path)
+    assert tool in refusal(checkpoint_copy)
+
+
+@pytest.mark.parametrize('name', ['pytorch_model.bin', 'model-Q4_K_M.gguf', 'own.safetensors'])
+def test_weights_under_another_name_are_named(checkpoint_copy, name):
+    (checkpoint_copy / 'model.safetensors').rename(checkpoint_copy / name)
+    assert f'model.safetensors: no such file, but {name}: ' in refusal(checkpoint_copy)
+
+
+@pytest.mark.parametrize('name', ['model.safetensors.index.json', *FILES])
+def test_link_to_a_file_that_is_gone_is_named(checkpoint_copy, name):
+    path = checkpoint_copy / name
+    path.unlink(missing_ok=True)
+    path.symlink_to('blobs/0a1b')
+    assert refusal(checkpoint_copy).startswith(f'{path}: a link to blobs/0a1b, which is not there')
+
+
+@pytest.mark.parametrize('inside', ['small', 'snapshots/0a1b'])
+def test_folder_around_a_checkpoint_names_the_one_inside(checkpoint_copy, tmp_path, inside):
+    (tmp_path / 'around' / inside).parent.mkdir(parents=True)
+    checkpoint_copy.rename(tmp_path / 'around' / inside)
+    with pytest.raises(BadInput, match=f'no config.json in it; did you mean .*{inside}'):
+        resolve_checkpoint(tmp_path / 'around')

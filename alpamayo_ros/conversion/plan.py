@@ -19,7 +19,13 @@ from ..model.checkpoint import check_names, hash_checkpoint, read_tensor_shapes
 from ..model.config import load_config
 from ..quantization import matrix
 from ..quantization.linear import UNUSED, replace_linears
-from ..quantization.record import KEY, Quantization, describe_foreign, read_method
+from ..quantization.record import (
+    KEY,
+    Quantization,
+    describe_foreign,
+    find_packing_tool,
+    read_method,
+)
 from ..quantization.scheme import Rule, Rules, find_rule, find_tensor_rule, make_rules
 from ..quantization.solver import SOLVERS
 from ..runtime.load import build_on_meta, check_device
@@ -98,9 +104,11 @@ def plan_quantization(
     method = read_method(config)
     if method not in ('', 'quanto'):
         raise BadInput(f'{source}: {describe_foreign(method, str(source))}')
-    if KEY in config and not method:
+    if config.get(KEY) is not None and not method:
         raise BadInput(f'{source}: quantized already, expected a release in full precision')
     found = read_tensor_shapes(source)
+    if (tool := find_packing_tool(found)) not in ('', 'quanto'):
+        raise BadInput(f'{source}: {describe_foreign(tool, str(source))}')
     files = {name: file for name, (file, _) in found.items()}
     quantization = Quantization(recipe, rules, solver, '', calibration_sha256)
     job = QuantizationPlan(source, target, quantization, device, files, ())

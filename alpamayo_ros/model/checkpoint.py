@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from ..files import read_json, require_file
 
 INDEX = 'model.safetensors.index.json'
 SINGLE = 'model.safetensors'
+FLOATS = ('F64', 'F32', 'F16', 'BF16')
+OTHER_WEIGHTS = ('.safetensors', '.bin', '.pt', '.pth', '.ckpt', '.gguf', '.onnx')
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 # Buffers that 1.5 leaves out. They are rebuilt from the config.
 OPTIONAL = ('action_space.', 'action_in_proj.sinus.', 'action_in_proj.timestep_fourier_encoder.')
@@ -30,7 +33,7 @@ def list_shard_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise BadInput(f'{folder}: no such checkpoint folder')
     index = folder / INDEX
-    if index.is_file():
+    if os.path.lexists(index):
         mapping = read_json(index).get('weight_map')
         if not isinstance(mapping, dict) or not mapping:
             raise BadInput(f'{index}: expected a weight_map of tensor names to files')
@@ -41,13 +44,20 @@ def list_shard_files(folder: Path) -> list[Path]:
             files.append(folder / name)
     else:
         files = [folder / SINGLE]
+        others = sorted(x.name for x in folder.iterdir() if x.suffix in OTHER_WEIGHTS)
+        if others and not os.path.lexists(files[0]):
+            raise BadInput(f'{files[0]}: no such file, but {others[0]}: expected that name')
     for file in files:
         require_file(file)
     return files
 
 
 def read_tensor_shapes(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """File and shape of every tensor; BadInput for a truncated file or a name in two files."""
+    """File and shape of every tensor.
+
+    Raises BadInput for a truncated file, a name in two files, and a tensor that is not floating
+    point of 16 bits or more, unless its last name begins with `_`: parts of packed weights do.
+    """
     found: dict[str, tuple[Path, tuple[int, ...]]] = {}
     for file in list_shard_files(folder):
         try:
@@ -55,7 +65,14 @@ def read_tensor_shapes(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
                 for name in shard.keys():  # noqa: SIM118  not a dict
                     if name in found:
                         raise BadInput(f'{file}: tensor {name} is also in {found[name][0].name}')
-                    found[name] = (file, tuple(shard.get_slice(name).get_shape()))
+                    tensor = shard.get_slice(name)
+                    dtype = tensor.get_dtype()
+                    if dtype not in FLOATS and not name.rpartition('.')[2].startswith('_'):
+                        raise BadInput(
+                            f'{file}: {name} is {dtype}, expected one of {", ".join(FLOATS)}: '
+                            'another tool has quantized it'
+                        )
+                    found[name] = (file, tuple(tensor.get_shape()))
         except (SafetensorError, OSError) as error:
             what = describe_cut(file) or f'not a readable safetensors file: {error}'
             raise BadInput(f'{file}: {what}') from None

@@ -25,6 +25,11 @@ REQUIRED_BLOCKS = (
     'traj_tokenizer_cfg',
 )
 _DEEPSTACK = 'deepstack_visual_indexes'
+# What the modules of this package do; a config may state nothing else.
+_TEXT_FACTS = {'hidden_act': ('silu',), 'attention_bias': (False,)}
+_VISION_FACTS = {'hidden_act': ('gelu_pytorch_tanh',), 'in_channels': (3,)}
+_ROPE_TYPES = ('default', 'mrope')
+_ROPE_FACTS = {'rope_type': _ROPE_TYPES, 'type': _ROPE_TYPES, 'mrope_interleaved': (True,)}
 _TEXT_SIZES = (
     'hidden_size',
     'intermediate_size',
@@ -143,11 +148,17 @@ def parse_config(
         include_frame_nums=bool(raw.get('include_frame_nums', version.has_labels)),
         min_pixels=least,
         max_pixels=most,
-        dtype=str(raw.get('dtype') or raw.get('model_dtype') or 'bfloat16'),
+        dtype=_read_dtype(raw),
         vlm_name_or_path=vlm_name,
         untrained=bool(raw.get('untrained', False)),
         blocks=blocks,
     )
+
+
+def _read_dtype(raw: Mapping[str, Any]) -> str:
+    """Name of the weights' dtype, which writers also spell torch.bfloat16."""
+    dtype = raw.get('dtype') or raw.get('model_dtype') or raw.get('torch_dtype') or 'bfloat16'
+    return str(dtype).removeprefix('torch.')
 
 
 def read_card_limits(folder: Path) -> str:
@@ -168,11 +179,8 @@ def _vlm_config(name: str, folder: Path | None) -> tuple[Mapping[str, Any], str]
 
 
 def _text_config(raw: Mapping[str, Any], where: str) -> TextConfig:
-    # transformers 4 writes rope_scaling and rope_theta, transformers 5 rope_parameters
-    rope: dict[str, Any] = {'mrope_section': (24, 20, 20)}
-    for key in ('rope_scaling', 'rope_parameters'):
-        rope |= _table(raw, key, where) if raw.get(key) else {}
-    rope |= {'rope_theta': raw['rope_theta']} if raw.get('rope_theta') else {}
+    _check_facts(raw, _TEXT_FACTS, where)
+    rope = _read_rope(raw, where)
     heads, groups = (_size(raw, f'num_{k}_heads', where) for k in ('attention', 'key_value'))
     if heads % groups:
         raise BadInput(
@@ -188,7 +196,38 @@ def _text_config(raw: Mapping[str, Any], where: str) -> TextConfig:
     )
 
 
+def _read_rope(raw: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Rotary facts: transformers 4 has rope_scaling and rope_theta, 5 has rope_parameters."""
+    tables = [_table(raw, k, where) for k in ('rope_scaling', 'rope_parameters') if raw.get(k)]
+    if raw.get('rope_theta'):
+        tables.append({'rope_theta': raw['rope_theta']})
+    rope: dict[str, Any] = {}
+    for table in tables:
+        for key, value in table.items():
+            if rope.setdefault(key, value) != value:
+                raise BadInput(f'{where}: {key} is stated as {rope[key]!r} and as {value!r}')
+    _check_facts(rope, _ROPE_FACTS, where)
+    rope = {'mrope_section': (24, 20, 20)} | rope
+    sections, half = _integers(rope, 'mrope_section', where, 3), _size(raw, 'head_dim', where) // 2
+    if sum(sections) != half:
+        raise BadInput(
+            f'{where}: mrope_section {list(sections)} is {sum(sections)} in all, expected half of '
+            f'head_dim, {half}'
+        )
+    return rope
+
+
+def _check_facts(
+    raw: Mapping[str, Any], facts: Mapping[str, tuple[object, ...]], where: str
+) -> None:
+    """Raise BadInput where a config states another architecture than Qwen3-VL's."""
+    for key, allowed in facts.items():
+        if raw.get(key) not in (None, *allowed):
+            raise BadInput(f'{where}: {key} is {raw[key]!r}, expected {allowed[0]!r}')
+
+
 def _vision_config(raw: Mapping[str, Any], where: str) -> VisionConfig:
+    _check_facts(raw, _VISION_FACTS, where)
     sizes = [name for name in VisionConfig.__dataclass_fields__ if name != _DEEPSTACK]
     width, heads = (_size(raw, key, where) for key in ('hidden_size', 'num_heads'))
     if width % heads:

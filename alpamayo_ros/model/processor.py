@@ -23,6 +23,9 @@ from .prompt.image_processor import resize_bicubic, smart_resize, to_patches
 from .prompt.tokenizer_files import load_chat_template, load_tokenizer
 from .prompt.tokens import (
     IMAGE_PAD,
+    TURN_START,
+    VISION_END,
+    VISION_START,
     TokenIds,
     collect_token_ids,
     format_special,
@@ -99,7 +102,8 @@ class Processor:
                 f'{file}: the chat template cannot be rendered: {reason}; expected the template '
                 'of Qwen3-VL'
             ) from None
-        expected = {IMAGE_PAD: 2, history: self.config.tokens_per_history_traj, SYSTEM: 1}
+        expected = {IMAGE_PAD: 2, VISION_START: 2, VISION_END: 2, TURN_START: 3, SYSTEM: 1}
+        expected |= {history: self.config.tokens_per_history_traj}
         for part, count in expected.items():
             if text.count(part) != count:
                 raise BadInput(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,19 @@ from ..errors import BadInput
 from .scheme import FITTED, RECIPES, SCHEMES, Rules, make_rules, parse_rules
 
 KEY = 'quantization_config'
+OLDER_KEY = 'compression_config'  # of compressed-tensors
+# Endings of the tensors that a tool stores beside or in place of a weight.
+PACKED = {
+    '.weight._data': 'quanto',
+    '.weight._data._data': 'quanto',
+    '.qweight': 'GPTQ or AWQ',
+    '.weight_packed': 'compressed-tensors',
+    '.absmax': 'bitsandbytes',
+    '.SCB': 'bitsandbytes',
+    '.weight_scale_2': 'modelopt',
+    '.weight_scale_inv': 'a tool for FP8',
+    '.weight_scale': 'compressed-tensors, modelopt or another tool',
+}
 FORMAT_VERSION = 1
 PLAIN_BITS = 16.0
 
@@ -62,11 +75,11 @@ def parse_quantization(config: Mapping[str, Any], where: str) -> Quantization | 
     Raises BadInput for another version or another tool, and for modules that belong to no recipe
     of this package.
     """
+    if method := read_method(config):
+        raise BadInput(f'{where}: {describe_foreign(method, where)}')
     raw = config.get(KEY)
     if raw is None:
         return None
-    if method := read_method(config):
-        raise BadInput(f'{where}: {describe_foreign(method, where)}')
     try:
         version, recipe, modules = raw['format_version'], str(raw['recipe']), raw['modules']
         solver, source = str(raw['solver']), str(raw['source_sha256'])
@@ -86,8 +99,14 @@ def parse_quantization(config: Mapping[str, Any], where: str) -> Quantization | 
 
 def read_method(config: Mapping[str, Any]) -> str:
     """Name of the other tool whose quantization config.json records; '' for none or ours."""
-    raw = config.get(KEY)
+    raw = config.get(KEY) or config.get(OLDER_KEY)
     return str(raw.get('quant_method') or '') if isinstance(raw, Mapping) else ''
+
+
+def find_packing_tool(names: Iterable[str]) -> str:
+    """Name of the tool that packed the tensors of these names; '' for weights as they are."""
+    endings = {ending for name in names for ending in PACKED if name.endswith(ending)}
+    return next((tool for ending, tool in PACKED.items() if ending in endings), '')
 
 
 def describe_foreign(method: str, where: str) -> str:

@@ -36,6 +36,7 @@ from ..quantization.record import (
     PLAIN_BITS,
     check_requested,
     describe_foreign,
+    find_packing_tool,
     parse_quantization,
 )
 from ..quantization.scheme import Rules, choose_recipe, find_rule, find_tensor_rule, make_rules
@@ -116,8 +117,8 @@ def plan_load(
     found = parse_quantization(read_json(folder / 'config.json'), where)
     check_requested(found, bits, recipe, where)
     shapes = {name: shape for name, (_, shape) in read_tensor_shapes(folder).items()}
-    if found is None and any('.weight._data' in name for name in shapes):
-        raise BadInput(f'{folder}: {describe_foreign("quanto", str(folder))}')
+    if found is None and (tool := find_packing_tool(shapes)):
+        raise BadInput(f'{folder}: {describe_foreign(tool, str(folder))}')
     model, rules = build_on_meta(config), found.rules if found else ()
     if found is not None:
         bits, recipe = found.bits, found.recipe

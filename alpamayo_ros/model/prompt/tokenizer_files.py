@@ -6,6 +6,7 @@ transformers 4 and 5, and Alpamayo needs none of them. Knows no model.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import PreTrainedTokenizerFast, __version__
 
     path = folder / 'tokenizer.json'
-    if not path.exists() and (folder / 'vocab.json').exists():
+    if not os.path.lexists(path) and os.path.lexists(folder / 'vocab.json'):
         return _load_from_vocabulary(folder)
     require_file(path)
     try:
@@ -50,7 +51,7 @@ def _load_from_vocabulary(folder: Path) -> Any:
 
     require_file(folder / 'merges.txt')
     for name in ('vocab.json', SETTINGS):
-        if name != SETTINGS or (folder / name).exists():
+        if name != SETTINGS or os.path.lexists(folder / name):
             read_json(folder / name)
     try:
         return Qwen2TokenizerFast.from_pretrained(
@@ -69,7 +70,7 @@ def _add_missing_tokens(tokenizer: Any, folder: Path) -> None:
     from tokenizers import AddedToken
 
     path = folder / SETTINGS
-    if not path.exists():
+    if not os.path.lexists(path):  # a link to nothing is refused, not left out
         return
     listed = read_json(path).get('added_tokens_decoder') or {}
     if not isinstance(listed, dict):
@@ -89,11 +90,11 @@ def _add_missing_tokens(tokenizer: Any, folder: Path) -> None:
 def load_chat_template(folder: Path) -> tuple[str, Path]:
     """Chat template of a folder and the file that holds it; of several, the one named default."""
     jinja = folder / 'chat_template.jinja'
-    if jinja.exists():
+    if os.path.lexists(jinja):
         return read_text(jinja), jinja
     for name in ('chat_template.json', SETTINGS):
         path = folder / name
-        if not path.exists():
+        if not os.path.lexists(path):
             continue
         templates = read_json(path)
         if templates.get('chat_template') is not None:

@@ -13,6 +13,7 @@ from ..config import AlpamayoConfig
 IM_END = '<|im_end|>'
 PAD = '<|endoftext|>'
 IMAGE_PAD = '<|image_pad|>'
+VISION_START, VISION_END, TURN_START = '<|vision_start|>', '<|vision_end|>', '<|im_start|>'
 
 # Their order defines their ids. image_pad exists in the base vocabulary, so it gets no new id.
 SPECIAL_NAMES = (
