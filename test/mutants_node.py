@@ -59,9 +59,9 @@ MUTANTS = (
     ('ros/anchors.py', 'self._epoch, self._due_ns = self.buffer.epoch, 0',
      'self._epoch = self.buffer.epoch', ANCHORS),
     # the log and the statuses
-    ('ros/log_throttle.py', 'self._written_s.get(reason, -PERIOD_S)',
+    ('ros/diagnostics/log_throttle.py', 'self._written_s.get(reason, -PERIOD_S)',
      'max(self._written_s.values(), default=-PERIOD_S)', LOG),
-    ('ros/log_throttle.py', '>= PERIOD_S:', '>= 0:', LOG),
+    ('ros/diagnostics/log_throttle.py', '>= PERIOD_S:', '>= 0:', LOG),
     ('ros/diagnostics/t0_status.py', 'self._is_silent = self._is_silent and not report.t0_ns',
      'self._is_silent = self._is_silent', DIAGNOSTICS),
     ('ros/diagnostics/node_statuses.py', 'if busy_s > limit_s:', 'if busy_s < limit_s:',

@@ -1,6 +1,6 @@
 """Lines of the log: one per reason and period, and a frequent one silences no other."""
 
-from alpamayo_ros.ros.log_throttle import PERIOD_S, LogThrottle
+from alpamayo_ros.ros.diagnostics.log_throttle import PERIOD_S, LogThrottle
 
 
 class Clock:

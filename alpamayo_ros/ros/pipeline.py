@@ -23,11 +23,11 @@ from ..runtime.worker import Worker
 from .anchors import Anchors
 from .diagnostics import node_statuses
 from .diagnostics.input_monitor import InputMonitor, describe_input, describe_publishers
+from .diagnostics.log_throttle import LogThrottle
 from .diagnostics.status import Status
 from .diagnostics.t0_status import T0StatusPublisher
 from .input_topics import list_input_topics
 from .inputs import to_route
-from .log_throttle import LogThrottle
 from .messages import Make
 from .parameters import NodeParameters
 from .publishing.outputs import Output

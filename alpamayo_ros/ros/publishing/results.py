@@ -7,9 +7,9 @@ from collections.abc import Callable
 from ...data_types import EgoPose, Rejection
 from ...runtime.serving.jobs import InferenceJob, Result
 from ..anchors import Anchors
+from ..diagnostics.log_throttle import LogThrottle
 from ..diagnostics.node_statuses import Served
 from ..diagnostics.t0_status import T0Report, T0StatusPublisher
-from ..log_throttle import LogThrottle
 from .policy import Decision
 from .publication import Publication
 

@@ -15,9 +15,9 @@ from ...data_types import EgoPose, Frame, Rejection, VideoPacket
 from ...video.decoder_thread import Decoded, DecoderThread
 from ..anchors import Anchors
 from ..diagnostics.input_monitor import InputMonitor
+from ..diagnostics.log_throttle import LogThrottle
 from ..input_topics import ODOMETRY
 from ..inputs import read_pose, to_image
-from ..log_throttle import LogThrottle
 
 
 class Receiver:
