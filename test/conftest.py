@@ -22,7 +22,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parents[1]
 # Processes that talk to each other in real time: never two of these tests at once, and first, as
 # they mostly wait.
-WIRE = ('test_node', 'test_soak', 'test_demo', 'test_node_benchmark', 'test_launch_files')
+WIRE = (
+    'test_node',
+    'test_examples',
+    'test_soak',
+    'test_demo',
+    'test_node_benchmark',
+    'test_launch_files',
+)
 RAY = ('test_cluster', 'test_evaluate', 'test_dataset')  # they share one local Ray
 
 

@@ -32,7 +32,7 @@ from alpamayo_ros.rig import load_rig
 from alpamayo_ros.ros.inputs import to_image, to_pose
 from alpamayo_ros.ros.messages import import_interface
 from alpamayo_ros.ros.publishing import outputs
-from alpamayo_ros.ros.publishing.outputs import OUTPUTS
+from alpamayo_ros.ros.publishing.outputs import AUTOWARE, OUTPUTS
 from alpamayo_ros.ros.publishing.stamped_prediction import StampedPrediction
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 
@@ -557,6 +557,35 @@ def test_a_signal_ends_the_node_within_two_seconds_with_0(peer, start, program, 
     assert (status, seconds < 2.0) == (0, True), process.lines
 
 
+def test_autoware_gets_the_points_of_the_trajectory(peer, start):
+    pytest.importorskip('autoware_planning_msgs', reason='its messages are not built')
+    heard, topic = {}, f'/alpamayo/{AUTOWARE.topic}'
+    kind = import_interface(AUTOWARE.type_name)
+    subscription = peer.node.create_subscription(
+        kind, topic, lambda message: heard.setdefault(stamp_ns(message), message), 10
+    )
+    start(autoware_trajectory=True)
+    messages = drive(seconds=2.5, curvature=0.02)
+    peer.play_until(lambda _: heard, messages, rate=2.0, seen=20)
+    peer.node.destroy_subscription(subscription)
+    pairs = [
+        (heard[stamp_ns(message)], message)
+        for message in peer.heard['output/trajectory']
+        if stamp_ns(message) in heard
+    ]
+    assert pairs
+    for mine, other in pairs:
+        assert mine.header == other.header
+        for point, expected in zip(mine.points, other.points, strict=True):
+            transform, velocity = expected.transforms[0], expected.velocities[0]
+            assert point.time_from_start == expected.time_from_start
+            assert point.pose.position.x == transform.translation.x
+            assert point.pose.orientation == transform.rotation
+            assert point.longitudinal_velocity_mps == pytest.approx(velocity.linear.x)
+            assert point.heading_rate_rps == pytest.approx(velocity.angular.z)
+            assert point.acceleration_mps2 == pytest.approx(expected.accelerations[0].linear.x)
+
+
 def test_a_long_inference_is_reported_while_it_runs(peer, start):
     start('wire_engines:sleeping', inference_timeout_s=0.5)
     peer.play(drive(seconds=2.0))
@@ -574,7 +603,6 @@ def test_a_long_inference_is_reported_while_it_runs(peer, start):
         ({'bits': 3}, "bits: '3.0' is not one of 1.58, 2.0, 4.0, 8.0, 16.0"),
         ({'temperature': 9.0}, 'temperature'),
         ({'temperature': 'warm'}, "temperature: 'warm' is not a number"),
-        ({'autoware_trajectory': True}, 'the package autoware_planning_msgs is not installed'),
     ],
 )
 def test_parameters_that_cannot_be_used_end_the_node_with_2_and_one_line(

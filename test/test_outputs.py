@@ -5,6 +5,8 @@ import pytest
 
 from alpamayo_ros.bags.messages import TYPESTORE, message_factory
 from alpamayo_ros.data_types import Context, EgoPose, Prediction
+from alpamayo_ros.errors import BadInput
+from alpamayo_ros.ros.messages import import_interface
 from alpamayo_ros.ros.publishing import markers, outputs
 from alpamayo_ros.ros.publishing.outputs import OUTPUTS
 from alpamayo_ros.ros.publishing.stamped_prediction import StampedPrediction
@@ -161,3 +163,8 @@ def test_samples_are_a_cloud_with_the_stamp_t0_in_the_frame_of_the_vehicle():
 def test_slow_and_fast_have_different_colours():
     assert markers.color_speed(0.0) != markers.color_speed(25.0)
     assert markers.color_speed(40.0) == markers.color_speed(25.0)
+
+
+def test_a_message_of_a_package_that_is_not_installed_is_bad_input():
+    with pytest.raises(BadInput, match='the package autoware_none_msgs is not installed'):
+        import_interface('autoware_none_msgs/msg/Trajectory')

@@ -52,6 +52,31 @@ MESSAGES = {
     'int32 height\nstring encoding\nuint64 pts\nuint8 flags\nbool is_bigendian\nuint8[] data',
     'foxglove_msgs/msg/CompressedVideo': 'builtin_interfaces/Time timestamp\nstring frame_id\n'
     'uint8[] data\nstring format',
+    'ackermann_msgs/msg/AckermannDrive': """
+        float32 steering_angle
+        float32 steering_angle_velocity
+        float32 speed
+        float32 acceleration
+        float32 jerk
+    """,
+    'ackermann_msgs/msg/AckermannDriveStamped': """
+        std_msgs/Header header
+        ackermann_msgs/AckermannDrive drive
+    """,
+    'autoware_planning_msgs/msg/TrajectoryPoint': """
+        builtin_interfaces/Duration time_from_start
+        geometry_msgs/Pose pose
+        float32 longitudinal_velocity_mps
+        float32 lateral_velocity_mps
+        float32 acceleration_mps2
+        float32 heading_rate_rps
+        float32 front_wheel_angle_rad
+        float32 rear_wheel_angle_rad
+    """,
+    'autoware_planning_msgs/msg/Trajectory': """
+        std_msgs/Header header
+        autoware_planning_msgs/TrajectoryPoint[] points
+    """,
 }
 
 # Default values of the .msg files, which the typestores drop: all those of Jazzy's
@@ -72,7 +97,7 @@ def get_distro() -> str:
 
 @cache
 def load_typestore() -> Typestore:
-    """Typestore of the distribution, with the service types added.
+    """Typestore of the distribution, with the types that are declared here.
 
     Raises:
         ValueError: ROS_DISTRO names a distribution without a typestore.

@@ -24,7 +24,7 @@ def test_rclpy_and_message_packages_are_importable():
     assert services.SetBool.Request.__name__ == 'SetBool_Request'
 
 
-@pytest.mark.parametrize('name', ['autoware_planning_msgs.msg', 'rclpy.action', 'std_msgs.srv'])
+@pytest.mark.parametrize('name', ['autoware_control_msgs.msg', 'rclpy.action', 'std_msgs.srv'])
 def test_what_is_not_covered_is_not_importable(name):
     with pytest.raises(ImportError):
         importlib.import_module(name)
