@@ -63,6 +63,7 @@ SERVICES = {
     'load': 'std_srvs/srv/SetBool',
     'reset': 'std_srvs/srv/Trigger',
     'infer_once': 'std_srvs/srv/Trigger',
+    'change_state': 'lifecycle_msgs/srv/ChangeState',
     'set_parameters': 'rcl_interfaces/srv/SetParameters',
 }
 REPORT_S = 10.0
@@ -177,6 +178,13 @@ class Soak:
             client.srv_type.Request() if value is None else client.srv_type.Request(data=value)
         )
         self.calls.append((name, client.call_async(request), done, time.monotonic()))
+
+    def change_state(self, label='', number=0, done=None):
+        """Ask for a transition of the lifecycle; `done` is called with the answer."""
+        client = self.vehicle.clients['change_state']
+        asked = make('lifecycle_msgs/msg/Transition', label=label, id=number)
+        future = client.call_async(client.srv_type.Request(transition=asked))
+        self.calls.append((label or str(number), future, done, time.monotonic()))
 
     def set_parameter(self, name, value, accepted=True, done=None):
         """Set a parameter of the node, which must accept or refuse it."""

@@ -336,6 +336,47 @@ def reload(items, rng):
     return Span(items, rng).doing(load, lambda soak: soak.call('load', True))
 
 
+def deactivate(items, rng):
+    """A lifecycle manager pauses the node."""
+
+    def go_on(soak):
+        soak.reopen(None)
+        soak.change_state('activate')
+
+    return Span(items, rng, 1.0, 2.0).doing(
+        lambda soak: soak.change_state('deactivate', done=soak.silencing()), go_on
+    )
+
+
+def clean_up(items, rng):
+    """A lifecycle manager takes the node down and up again."""
+
+    def down(soak):
+        soak.change_state('deactivate')
+        soak.change_state('cleanup', done=soak.silencing())
+
+    def up(soak):
+        soak.reopen(None)
+        soak.change_state('configure')
+        soak.change_state('activate')
+
+    return Span(items, rng, 1.0, 2.0).doing(down, up)
+
+
+def impossible_transitions(items, rng):
+    """Transitions that no state of a running node has are refused, and change nothing."""
+
+    def ask(soak):
+        def refused(response):
+            if response.success:
+                soak.rules.breach('an impossible transition succeeded')
+
+        soak.change_state(number=99, done=refused)
+        soak.change_state('rest', done=refused)
+
+    return Span(items, rng).doing(ask, ask)
+
+
 def acting(act):
     """Fault in which the engine acts; what must not be published is not."""
 
@@ -401,6 +442,9 @@ FAULTS = (
     infer_once,
     unload,
     reload,
+    deactivate,
+    clean_up,
+    impossible_transitions,
     *(acting(act) for act in ACTS if act != 'good'),
     burst,
     clock_begins_again,
