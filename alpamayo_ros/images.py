@@ -66,6 +66,7 @@ MAX_SEGMENTS, MAX_FILL_BYTES = 256, 1024  # of a JPEG's header; a file may hold 
 DARK_LEVEL, DARK_SHARE, DARK_STRIDE = 64, 0.001, 16
 REMEMBERED_FRAMES = 256  # more than an engine keeps between two contexts
 # Markers that carry the size: SOF0..SOF15 without the tables DHT, JPG and DAC among them.
+JPEG_SCAN = frozenset([0xDA])
 JPEG_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -148,6 +149,12 @@ def read_header_size(encoding: str, data: NDArray[np.uint8]) -> tuple[int, int]:
         if len(head) < 24 or not head.startswith(PNG_SIGNATURE):
             return 0, 0
         return int.from_bytes(head[20:24], 'big'), int.from_bytes(head[16:20], 'big')
+    segment = data[_find_segment(data, JPEG_SIZE_MARKERS) :][:9].tobytes()
+    return int.from_bytes(segment[5:7], 'big'), int.from_bytes(segment[7:9], 'big')
+
+
+def _find_segment(data: NDArray[np.uint8], markers: frozenset[int]) -> int:
+    """Place of the first segment of a JPEG with one of some markers; its size without one."""
     at = 2  # behind the start marker
     for _ in range(MAX_SEGMENTS):
         is_fill = data[at : at + MAX_FILL_BYTES] == 0xFF  # fill bytes precede a marker
@@ -155,10 +162,10 @@ def read_header_size(encoding: str, data: NDArray[np.uint8]) -> tuple[int, int]:
             break
         at += int(np.argmin(is_fill)) - 1
         segment = data[at : at + 9].tobytes()
-        if segment[1] in JPEG_SIZE_MARKERS and len(segment) == 9:
-            return int.from_bytes(segment[5:7], 'big'), int.from_bytes(segment[7:9], 'big')
+        if segment[1] in markers and len(segment) == 9:
+            return at
         at += 2 + int.from_bytes(segment[2:4], 'big')
-    return 0, 0
+    return int(data.size)
 
 
 def _require_sound_png(data: NDArray[np.uint8]) -> None:
@@ -179,10 +186,16 @@ def _require_sound_png(data: NDArray[np.uint8]) -> None:
 
 
 def _decompress(frame: Frame) -> NDArray[np.uint8]:
-    end = JPEG_END if frame.encoding == 'jpeg' else PNG_END
-    # A truncated JPEG decodes to an image with a grey lower part, so its end is looked for;
-    # drivers may pad with zeros behind it.
-    if end not in frame.data.tobytes().rstrip(b'\0')[-1024:]:
+    # A truncated JPEG decodes to an image with a grey lower part, so its end is looked for: behind
+    # the start of the scan, as a thumbnail has one too. Drivers may leave other bytes behind it.
+    data = frame.data.tobytes()
+    if detect_codec(frame.data) != frame.encoding:
+        raise ImageError(f'{frame.encoding} of {len(data)} bytes begins with {data[:4].hex(" ")}')
+    if frame.encoding == 'jpeg':
+        is_whole = data.rfind(JPEG_END, _find_segment(frame.data, JPEG_SCAN)) >= 0
+    else:
+        is_whole = PNG_END in data.rstrip(b'\0')[-1024:]
+    if not is_whole:
         raise ImageError(f'{frame.encoding} of {frame.data.size} bytes is truncated')
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     if frame.bit_depth:

@@ -36,6 +36,7 @@ DATASET_NAMES = {  # of each camera in the makers' data set and in their simulat
 }
 R1_CAMERAS = ('cross_left', 'front_wide', 'cross_right', 'front_tele')
 MAX_TOLERANCE_S = 0.1  # one grid step; above half of it the buffer's check of repeats decides
+UPRIGHT = 0.5  # a camera may lean by up to 60 degrees, or hang upside down
 DISTORTION_LENGTHS = (0, 4, 5, 8, 12, 14)  # OpenCV's distortion models
 IMAGE_TYPES = (
     'sensor_msgs/msg/Image',
@@ -248,6 +249,10 @@ def _read_calibration(section: YamlSection) -> CameraCalibration | None:
     )
     if abs(math.hypot(*calibration.quaternion_xyzw) - 1) > 0.01:
         raise pose.error('quaternion_xyzw', 'expected a norm of 1')
+    x, y, z, w = calibration.quaternion_xyzw
+    if abs(2 * (y * z + w * x)) < UPRIGHT:  # z of the optical y axis in base_link
+        text = 'its y axis lies flat, expected base_link from an optical frame, whose y is down'
+        raise pose.error('quaternion_xyzw', text)
     pose.end()
     part.end()
     return calibration

@@ -175,6 +175,22 @@ def test_truncated_file_is_an_error_at_every_length(picture, suffix, encoding):
             decode(Frame(1, encoding, data[:length]))
 
 
+def test_end_of_a_thumbnail_in_the_header_is_not_that_of_the_image(picture):
+    data = compressed('.jpg', picture).tobytes()
+    thumbnail = b'\xff\xe1\x00\x10Exif\0\0thumb\xff\xd9\0'
+    data = np.frombuffer(data[:2] + thumbnail + data[2:], np.uint8)
+    assert decode(Frame(1, 'jpeg', data)).shape == (3, 48, 64)
+    with pytest.raises(ImageError, match='is truncated'):
+        decode(Frame(1, 'jpeg', data[:700]))
+
+
+def test_what_a_driver_leaves_behind_the_end_is_no_truncation(picture):
+    data = compressed('.jpg', picture)
+    stale = np.random.default_rng(0).integers(0, 255, 4000, dtype=np.uint8)
+    whole = decode(Frame(1, 'jpeg', data))
+    assert np.array_equal(decode(Frame(1, 'jpeg', np.concatenate([data, stale]))), whole)
+
+
 @pytest.mark.parametrize('encoding', ['jpeg', 'png'])
 def test_garbage_is_an_error(encoding):
     data = np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8)

@@ -224,6 +224,17 @@ def test_topic_without_a_type_has_that_of_its_name(load):
             r'base_from_camera\.quaternion_xyzw: expected a norm of 1',
         ),
         (
+            put(
+                'cameras',
+                1,
+                'calibration',
+                'base_from_camera',
+                'quaternion_xyzw',
+                value=[0, 0, 0, 1],
+            ),
+            r'base_from_camera\.quaternion_xyzw: its y axis lies flat, expected .* optical frame',
+        ),
+        (
             put('cameras', 1, 'calibration', 'base_from_camera', 'position_m', value=['a', 0, 0]),
             r'position_m: expected 3 finite numbers',
         ),
