@@ -3,7 +3,7 @@
 python test/fuzz.py [--seconds S] [--seed N] [--kinds rig image ...] [--keep DIR]
 
 A finding is a traceback, more than LIMIT_CPU_S of a processor, more than LIMIT_MB of memory, or a
-success that the plain twin of fuzz_kinds.py contradicts. --keep DIR keeps the input of each one.
+success that the plain twin of its kind contradicts. --keep DIR keeps the input of each one.
 The last line is JSON. `python test/fuzz.py --seed N --kinds K --cases 1` repeats a case.
 
 Cases run in a child process, which this one watches and replaces.
@@ -54,6 +54,8 @@ def run_child(kind_name: str, seed: int, folder: Path) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     from fuzz_kinds import KINDS
 
+    if kind_name not in KINDS:
+        from fuzz_records import KINDS
     kind = KINDS[kind_name]()
     (folder / 'base').mkdir()
     kind.prepare(folder / 'base')
@@ -201,6 +203,7 @@ def main() -> int:
     if sys.argv[1:2] == ['--child']:
         run_child(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
     names = ('rig', 'image', 'odometry', 'stream', 'bag', 'checkpoint')
+    names += ('recording', 'tensor', 'parameter')
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--seconds', type=float, default=60.0, help='of all kinds (60)')
     parser.add_argument('--seed', type=int, help='first seed (default: a new one)')

@@ -67,9 +67,10 @@ class RigFiles:
         except BadInput as error:
             return require_line(error)
         plain = yaml.safe_load(path.read_text('utf-8'))
-        ours = {(c.name, c.index, c.topic) for c in rig.cameras}
-        assert ours == {(c['name'], c['index'], c['topic']) for c in plain['cameras']}
-        assert (rig.anchor, rig.odometry_topic) == (plain['anchor'], plain['odometry_topic'])
+        ours = {(c.name, c.index, c.topic.lstrip('/')) for c in rig.cameras}
+        assert ours == {(c['name'], c['index'], c['topic'].lstrip('/')) for c in plain['cameras']}
+        assert rig.anchor == plain['anchor']
+        assert rig.odometry_topic.lstrip('/') == plain['odometry_topic'].lstrip('/')
         ContextBuffer(rig)
         return SERVED
 

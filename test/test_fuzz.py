@@ -12,6 +12,7 @@ from fuzz import fuzz, run_case
 import pytest
 
 CASES = {'rig': 120, 'image': 300, 'odometry': 400, 'stream': 40, 'bag': 30, 'checkpoint': 25}
+CASES |= {'recording': 12, 'tensor': 15, 'parameter': 100}
 
 
 @pytest.mark.parametrize('kind', CASES)
