@@ -21,6 +21,7 @@ from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.replay import dataset_results, rebuild
 from alpamayo_ros.replay.dataset import Dataset
+from alpamayo_ros.replay.item_report import ItemReport
 from alpamayo_ros.replay.recordings import (
     BagItem,
     BagResult,
@@ -190,10 +191,21 @@ def shift(message, seconds):
     return message
 
 
+def list_reports(out):
+    """Names of all files of the reports of items."""
+    return sorted(x.relative_to(out).as_posix() for x in out.glob('items/**/*') if x.is_file())
+
+
 def test_a_cluster_gives_the_figures_of_one_process(fleet, rig, tmp_path, whole, local_ray):
     out = tmp_path / 'out'
     assert replay(rig, out, fleet, '--cluster', 'local') == 0
     assert read_figures(out) == read_figures(whole)
+    assert list_reports(out) == list_reports(whole) != []
+    (name,) = (path.parent.name for path in out.glob('items/*/*/summary.json'))
+    alone = [
+        json.loads((x / f'items/north/{name}/summary.json').read_text()) for x in (out, whole)
+    ]
+    assert alone[0]['horizons'] == alone[1]['horizons'] and alone[0]['ok'] == 7
 
 
 def test_clips_on_a_cluster_give_the_lines_of_one_process(tmp_path, local_ray):
@@ -311,6 +323,29 @@ def test_the_report_opens_with_the_worst_and_leads_to_its_own_report(whole):
     assert link.groups() == (f'items/{worst["name"]}/report.html', worst['name'])
     assert (whole / link[1]).is_file()
     assert not re.findall(r'<script src|(?:src|href)="(?!data:|items/)', page)
+
+
+def test_reports_come_in_any_order_and_a_lost_one_is_a_remark(rig, tmp_path, whole, monkeypatch):
+    monkeypatch.setattr(dataset_results, 'MAX_REPORTS', 3)
+    shutil.copytree(whole, tmp_path / 'out')
+    found = []
+
+    def make(items):
+        for item in reversed(list(items)):
+            page = ItemReport({'report.html': b'page'}, detail='of this worker')
+            report = page if found else None
+            found.append(item.row['name'])
+            yield Outcome(item, report, '' if report else 'workers were lost')
+
+    record = Dataset(tmp_path / 'out', lambda engine: engine)
+    dataset_results.rebuild_dataset(record, load_rig(str(rig)), {}, None, make)
+    page = (tmp_path / 'out/report.html').read_text()
+    places = [page.index(f'>{name}<') for name in reversed(found)]
+    assert len(found) == 3 and places == sorted(places)
+    assert page.count('workers were lost') == 1 and page.count('of this worker') == 2
+    written = [x.parent.relative_to(tmp_path / 'out/items').as_posix() for x in
+               (tmp_path / 'out/items').glob('*/*/report.html')]  # fmt: skip
+    assert sorted(written) == sorted(found[1:])
 
 
 def test_names_in_the_report_are_escaped(whole):

@@ -15,6 +15,9 @@ from typing import Any
 import warnings
 
 os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')  # nothing about a vehicle's work goes out
+os.environ.setdefault(
+    'RAY_worker_niceness', '0'
+)  # as this process; Ray's own is 15, the last in line
 os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '0')  # else Ray warns at each start
 # A Ray that is started here then has the address 127.0.0.1; connecting to others is not affected.
 os.environ.setdefault('RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER', '0')
@@ -138,7 +141,7 @@ def connect(cluster: Cluster) -> bool:
         if cluster.address == LOCAL:
             ray.init(
                 LOCAL,
-                num_cpus=cluster.workers,
+                num_cpus=cluster.workers or _count_own_cpus(),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -154,6 +157,12 @@ def connect(cluster: Cluster) -> bool:
             'its token in this environment (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)'
         ) from error
     return True
+
+
+def _count_own_cpus() -> int | None:
+    """CPUs that this process may use, which Ray does not ask for; None when those are all."""
+    own = len(os.sched_getaffinity(0))
+    return own if own < (os.cpu_count() or own) else None
 
 
 def _plan_workers(cluster: Cluster) -> tuple[int, dict[str, float]]:

@@ -5,7 +5,7 @@ The worst items get a folder of their own below items/, with what a replay of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import csv
 import io
 import json
@@ -16,8 +16,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from ..bags.reader import Bag
-from ..errors import BadInput
+from ..cluster.workers import Outcome
 from ..files import write_atomically
 from ..json_types import Change, ItemRow, Line, Run, Summary
 from ..metrics.paired import compare_pairs
@@ -25,15 +24,14 @@ from ..report.dataset_page import WorstCase, render
 from ..report.distributions import plot_item_errors, plot_shares
 from ..rig import CameraRig
 from .dataset import Dataset
-from .driven_path import DrivenPath
-from .rebuild import draw_case, rebuild
-from .record import ReplayRecord, read_run
-from .replay import require_topics
+from .item_report import ItemReport, ReportItem, make_report
+from .record import read_run
 from .summary import describe_change, flatten, summarise
 
 REPORTS = 'items'
 MAX_REPORTS = 12  # of the worst items; a second or more and up to 3 MB each
 BATCH = 5_000  # rows of the parquet file that are in memory
+MakeReports = Callable[[Iterable[ReportItem]], Iterable[Outcome[ReportItem, ItemReport]]]
 _TYPES = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
 
 
@@ -42,10 +40,12 @@ def rebuild_dataset(
     rig: CameraRig,
     limits: Mapping[str, float | None],
     earlier: Dataset | None = None,
+    make_reports: MakeReports | None = None,
 ) -> Summary:
     """Write all results of a dataset beside its record and return the summary.
 
-    Raises BadInput when there is nothing to compare with in an `earlier` run.
+    make_reports: makes those of the worst items, in any order; by default one after the other, in
+    this process. Raises BadInput when there is nothing to compare with in an `earlier` run.
 
     Figures do not depend on the order in which the items came: items are read by name.
     """
@@ -66,7 +66,8 @@ def rebuild_dataset(
         key=lambda row: row['worst_ade_m'] or 0.0,
         reverse=True,
     )
-    worst = [_report_item(dataset, row, run, rig) for row in ranked[:MAX_REPORTS]]
+    make = make_reports or (lambda items: (Outcome(x, make_report(x, rig)) for x in items))
+    worst = _make_reports(dataset, ranked[:MAX_REPORTS], run, make)
     pictures = {}
     if ranked:
         pictures['ADE of the items'] = plot_item_errors(ranked)
@@ -124,24 +125,18 @@ def _to_csv(rows: Sequence[ItemRow]) -> str:
     return text.getvalue()
 
 
-def _report_item(dataset: Dataset, row: ItemRow, run: Run, rig: CameraRig) -> WorstCase:
-    """Write the folder of an item, and draw its worst t0; says why when its bag is gone."""
-    folder = Path(REPORTS) / row['name']
-    record = ReplayRecord(dataset.folder / folder)
-    try:
-        with Bag(Path(row['path'])) as bag:
-            require_topics(bag, rig)
-            driven = DrivenPath(bag, rig)
-            record.claim(resume=False)
-            record.begin({**run, 'bag': {'name': row['name'], **row['bag']}})
-            record.append(*dataset.read_lines([row]))
-            rebuild(record, bag, rig, driven, {})
-            worst = next(
-                line
-                for line in dataset.read_lines([row])
-                if line['status'] == 'ok' and line['t0_ns'] == row['worst_t0_ns']
-            )
-            case = draw_case(worst, bag, rig, driven)
-    except BadInput as error:
-        return WorstCase(row, '', None, str(error))
-    return WorstCase(row, (folder / 'report.html').as_posix(), case, '')
+def _make_reports(
+    dataset: Dataset, rows: Sequence[ItemRow], run: Run, make: MakeReports
+) -> list[WorstCase]:
+    """Have the reports of items made, and write each into a folder of its own."""
+    found: dict[str, WorstCase] = {}
+    for outcome in make(ReportItem(row, run, list(dataset.read_lines([row]))) for row in rows):
+        row, folder = outcome.item.row, Path(REPORTS) / outcome.item.row['name']
+        report = outcome.result or ItemReport(detail=outcome.lost)
+        for name, data in report.files.items():
+            path = dataset.folder / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        link = (folder / 'report.html').as_posix() if report.case else ''
+        found[row['name']] = WorstCase(row, link, report.case, report.detail)
+    return [found[row['name']] for row in rows]

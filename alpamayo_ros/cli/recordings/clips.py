@@ -14,7 +14,7 @@ import sys
 from tqdm import tqdm
 
 from ...clips.dataset import ClipError, ClipFolder
-from ...cluster.workers import Outcome
+from ...cluster.workers import Outcome, start_workers
 from ...errors import BadInput
 from ...json_types import Facts, Line, Summary
 from ...replay.clips.clip_bag import write_clip_bag
@@ -58,8 +58,11 @@ def replay_clips(arguments: argparse.Namespace) -> Summary:
             record.append(line)
         return ''
 
-    with keep_results(arguments.out, rebuild, guard.has_run):
-        share(begin, cluster, left, len(clip_ids) - len(left), 'clip', take)
+    with (
+        start_workers(begin, cluster) as workers,
+        keep_results(arguments.out, rebuild, guard.has_run),
+    ):
+        share(workers, left, len(clip_ids) - len(left), 'clip', take)
     if not guard.has_run():
         raise BadInput(f'{arguments.out}: no worker has lived to replay a clip')
     return rebuild()

@@ -9,7 +9,7 @@ import functools
 import os
 from pathlib import Path
 
-from ...cluster.workers import Outcome
+from ...cluster.workers import Outcome, start_workers
 from ...data_types import NANOSECONDS
 from ...errors import BadInput
 from ...json_types import Facts, Run, Summary
@@ -57,6 +57,7 @@ def replay_many(arguments: argparse.Namespace, rig: CameraRig) -> Summary:
     """Replay all bags and write the dataset; returns its summary."""
     try:
         from ...replay.dataset_results import rebuild_dataset
+        from ...replay.item_report import begin_with_reports
     except ImportError as error:
         raise BadInput(
             f"many recordings: {error.name} is not installed: pip install 'alpamayo_ros[cluster]'"
@@ -73,7 +74,7 @@ def replay_many(arguments: argparse.Namespace, rig: CameraRig) -> Summary:
     earlier = _open_earlier(arguments.against, describe) if arguments.against else None
     dataset.claim(arguments.resume)
     done = dataset.list_done_items() if arguments.resume else set()
-    begin = functools.partial(
+    begin_items = functools.partial(
         begin_replays,
         functools.partial(make_worker_engine, arguments),
         rig,
@@ -81,6 +82,7 @@ def replay_many(arguments: argparse.Namespace, rig: CameraRig) -> Summary:
         arguments.seed,
         functools.partial(read_navigation, arguments),
     )
+    begin = functools.partial(begin_with_reports, begin_items, rig)
     left = [item for item in items if item.name not in done]
     rebuild = functools.partial(rebuild_dataset, dataset, rig, limits, earlier)
 
@@ -88,11 +90,14 @@ def replay_many(arguments: argparse.Namespace, rig: CameraRig) -> Summary:
         row = dataset.take(outcome)
         return f'{row["name"]}: {row["detail"]}' if row['detail'] else ''
 
-    with keep_results(arguments.out, rebuild, dataset.has_run):
-        share(begin, cluster, left, len(items) - len(left), 'item', take)
-    if not dataset.has_run():
-        raise BadInput(f'{arguments.out}: no worker has lived to replay an item')
-    return rebuild()
+    if not left:
+        return rebuild()
+    with start_workers(begin, cluster) as workers:
+        with keep_results(arguments.out, rebuild, dataset.has_run):
+            share(workers, left, len(items) - len(left), 'item', take)
+        if not dataset.has_run():
+            raise BadInput(f'{arguments.out}: no worker has lived to replay an item')
+        return rebuild(make_reports=workers.run)
 
 
 def _open_earlier(folder: Path, describe: Callable[[EngineFacts], Run]) -> Dataset:

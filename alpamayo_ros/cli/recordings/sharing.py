@@ -9,12 +9,11 @@ import sys
 
 from tqdm import tqdm
 
-from ...cluster.workers import Begin, Cluster, Item, Outcome, Result, start_workers
+from ...cluster.workers import Item, Outcome, Result, Workers
 
 
 def share(
-    begin: Begin[Item, Result],
-    cluster: Cluster,
+    workers: Workers[Item, Result],
     items: list[Item],
     known: int,
     unit: str,
@@ -25,10 +24,7 @@ def share(
     known: items of an earlier run, for the bar. take returns what is to be printed, or ''.
     """
     total = known + len(items)
-    with (
-        start_workers(begin, cluster) as workers,
-        tqdm(total=total, initial=known, unit=unit, dynamic_ncols=True) as bar,
-    ):
+    with tqdm(total=total, initial=known, unit=unit, dynamic_ncols=True) as bar:
         for outcome in workers.run(items):
             if text := take(outcome):
                 bar.write(text, file=sys.stderr)
