@@ -48,6 +48,7 @@ SERVICES = {
     'enable': ('std_srvs/SetBool', 'activate, or deactivate'),
     'infer_once': ('std_srvs/Trigger', 'infers one context while inference is paused'),
     'reset': ('std_srvs/Trigger', 'clears the buffered inputs and the last path; no transition'),
+    'ask': ('diagnostic_msgs/AddDiagnostics', 'a question to Alpamayo 1.5, and its answer'),
     'load': ('std_srvs/SetBool', 'unconfigured, configure and activate; or back to unconfigured'),
 }
 # key of a run: heading and digits after the point

@@ -64,6 +64,16 @@ def test_both_hosts_give_the_same_prediction(process, context):
     assert pids == [os.getpid(), process.pid] and here.pid == os.getpid()
 
 
+def test_questions_are_answered_in_the_process_and_bad_ones_named(process, context):
+    ask = partial(replace, job(context))
+    reply = process.run(ask(question='What is ahead?'))
+    assert reply == (f'What is ahead? {process.pid}', True)
+    assert process.run(ask(question='For ever?')).has_ended is False
+    with pytest.raises(InferenceFailed, match='a question about nothing') as failed:
+        process.run(ask(question='Nothing?'))
+    assert explain_error(failed.value)[0] == 'bad_question'
+
+
 def test_frames_are_mapped_and_those_of_the_last_context_are_not_sent_again(process, context):
     rng, last_sums = np.random.default_rng(0), []
     process.run(job(replace(context, frames={})))

@@ -59,6 +59,7 @@ IMPORTS = {
     'rclpy.qos_overriding_options.QoSOverridingOptions': 'policy_kinds callback entity_id',
     'rclpy.serialization.deserialize_message': '',
     'rclpy.signals.SignalHandlerOptions': '',
+    'rclpy.task.Future': 'executor',
     'launch.LaunchDescription': '',
     'launch.actions.DeclareLaunchArgument': 'default_value description choices',
     'launch.actions.ExecuteProcess': 'cmd prefix name cwd env additional_env output shell on_exit '

@@ -398,6 +398,27 @@ def test_the_lifecycle_decides_what_is_served(peer, start):
     assert (answer.success, answer.message) == (False, 'unloaded')
 
 
+def test_a_question_is_refused_while_active_and_answered_while_paused(peer, start):
+    start('wire_engines:talking')
+    kind, question = 'diagnostic_msgs/srv/AddDiagnostics', {'load_namespace': 'What is ahead?'}
+    refused = peer.call(kind, 'ask', **question)
+    assert (refused.success, 'deactivate it' in refused.message) == (False, True)
+    assert change(peer, label='deactivate') == (True, 'inactive')
+    service = import_interface(kind)
+    client = peer.node.create_client(service, '/alpamayo/ask')
+    peer.until(client.service_is_ready, 'no service ask')
+    for _ in range(ATTEMPTS):
+        answer = client.call_async(service.Request(**question))
+        peer.play(drive(seconds=2.0))
+        assert peer.call('std_srvs/srv/SetBool', 'enable', data=False).success  # meanwhile
+        peer.until(answer.done, 'no answer')
+        if answer.result().success:
+            break
+    assert answer.result().message == 'What is ahead? A car.'
+    assert peer.heard['output/path'] == []
+    peer.node.destroy_client(client)
+
+
 def test_a_node_that_loads_is_active_and_tells_that_it_loads(peer, start):
     start('wire_engines:slow_load', state='loading')
     state = peer.call('lifecycle_msgs/srv/GetState', 'get_state').current_state

@@ -34,6 +34,7 @@ from alpamayo_ros.rig import load_rig
 from alpamayo_ros.ros.anchors import FATES
 from alpamayo_ros.ros.parameters import NodeParameters
 from alpamayo_ros.ros.pipeline import Pipeline
+from alpamayo_ros.ros.publishing import questions
 from alpamayo_ros.ros.publishing.outputs import OUTPUTS, read_samples
 from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
 
@@ -501,6 +502,60 @@ def test_paused_contexts_are_discarded_and_one_can_be_asked_for(bench):
     assert bench.pipeline.state == 'inactive'
     assert bench.status('model').message == bench.status('output').message == 'paused'
     bench.fates()
+
+
+class Talks(ConstantVelocityEngine):
+    """Answers a question with the time that it is about."""
+
+    def answer(self, context, question, seed):
+        """Say it, and never end where that is asked for."""
+        return f'{question} {(context.t0_ns - START_NS) / 1e9:g} s', question != 'For ever?'
+
+
+def test_a_question_is_answered_while_paused_and_costs_no_path(rig):
+    bench, answers = Bench(rig, Talks()), []
+    first, second = split(drive(seconds=3.0), 2.0)
+    bench.feed(first)
+    bench.pipeline.ask('What?', lambda *found: answers.append(found))
+    assert answers == [(False, answers[0][1])] and 'would delay its paths' in answers[0][1]
+    bench.pipeline.deactivate()
+    bench.pipeline.infer_once()
+    for question in (' ', 'What?', 'Who?'):
+        bench.pipeline.ask(question, lambda *found: answers.append(found))
+    refusals = ['the question is empty', 'another question is being answered']
+    assert answers[1:] == [(False, text) for text in refusals]
+    sent = len(bench.sent('output/path'))
+    bench.feed(second)
+    assert answers[-1] == (True, 'What? 2 s')
+    assert len(bench.sent('output/path')) == sent + 1  # the one that was asked for
+    assert bench.pipeline.anchors.fates['discarded', 'question'] == 1
+    bench.fates()
+
+
+def test_a_question_while_active_delays_paths_only_where_that_is_allowed(rig):
+    bench, answers = Bench(rig, Talks(), answer_while_active=True), []
+    first, second = split(drive(seconds=3.0), 2.0)
+    bench.feed(first)
+    bench.pipeline.ask('For ever?', lambda *found: answers.append(found))
+    bench.feed(second)
+    assert answers == [(False, 'the answer did not end within 256 tokens: For ever? 2 s')]
+    assert bench.fates() == {'inferred': 15, 'rejected': 15, 'discarded': 1}
+
+
+def test_a_question_without_a_context_or_a_model_is_refused_with_the_reason(rig, monkeypatch):
+    bench, answers = Bench(rig, Talks()), []
+    bench.pipeline.deactivate()
+    bench.feed(drive(seconds=1.0))
+    bench.pipeline.ask('What?', lambda *found: answers.append(found))
+    bench.pipeline.tick()
+    assert answers == []
+    monkeypatch.setattr(questions, 'CONTEXT_LIMIT_S', 0.0)
+    bench.pipeline.tick()
+    assert answers[0][0] is False and answers[0][1].startswith('no context within 0 s: ')
+    bench.pipeline.ask('What?', lambda *found: answers.append(found))
+    bench.pipeline.unload()
+    bench.pipeline.ask('What?', lambda *found: answers.append(found))
+    assert answers[1:] == [(False, 'the model is unloaded')] * 2
 
 
 def test_a_pause_drops_what_waits_and_what_runs(bench):

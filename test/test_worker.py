@@ -128,6 +128,31 @@ def test_inference_stops_after_failures_in_a_row_and_a_load_starts_it_again(job)
     assert owner.worker.state == 'ready'
 
 
+def test_a_question_keeps_its_place_however_old_and_a_bad_one_is_no_failure(job):
+    ages = iter(['', 'too old'])
+    owner = Owner(max_failures=1, find_staleness=lambda context: next(ages))
+    engine = Gate()
+    owner.load(engine)
+    owner.worker.submit(job(1))  # runs
+    engine.answer = lambda context, question, seed: (f'{question} {seed}', True)
+    assert owner.worker.submit(replace(job(2), question='What?')) is None
+    newer = job(3)
+    assert owner.worker.submit(newer) is newer
+    engine.permits.put('go')
+    owner.run_one()
+    owner.run_one()
+    assert owner.results[1].reply == ('What? 2', True)
+
+    def refuse(context, question, seed):
+        raise BadInput('no question')
+
+    engine.answer = refuse
+    owner.worker.submit(replace(job(4), question='What?'))
+    owner.run_one()
+    assert (owner.results[2].reason, owner.results[2].detail) == ('bad_question', 'no question')
+    assert owner.worker.state == 'ready'
+
+
 def test_a_broken_image_is_no_failure_of_the_engine_and_names_its_camera(job, context):
     owner, engine = Owner(max_failures=1), Gate()
     owner.load(engine)

@@ -52,6 +52,12 @@ class Toy(ConstantVelocityEngine):
         found = super().infer(context, seed)
         return replace(found, texts=(json.dumps(facts),) * len(found.samples))
 
+    def answer(self, context, question, seed):
+        """Say in which process the question is answered; one about nothing cannot be."""
+        if question == 'Nothing?':
+            raise BadInput('a question about nothing')
+        return f'{question} {os.getpid()}', question != 'For ever?'
+
 
 def start():
     """A Toy."""

@@ -97,6 +97,18 @@ def sleeping():
     return serve(act)
 
 
+def talking():
+    """Answer questions, after half a second."""
+
+    class Talks(ConstantVelocityEngine):
+        def answer(self, context, question, seed):
+            time.sleep(0.5)
+            return f'{question} A car.', True
+
+    start.ConstantVelocityEngine = Talks
+    return node.main()
+
+
 def broken_callback():
     """Raise in a callback while an inference runs."""
     original = Pipeline.tick

@@ -15,8 +15,10 @@ import traceback
 from types import TracebackType
 from typing import Any, NoReturn
 
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.task import Future
 
 from ..errors import BadInput
 from ..rig import CameraRig
@@ -131,6 +133,9 @@ class AlpamayoNode(ManagedNode):
         self.create_service(trigger, '~/infer_once', self._on_infer_once)
         self.create_service(trigger, '~/reset', self._on_reset)
         self.create_service(switch, '~/load', self._on_load)
+        words = import_interface('diagnostic_msgs/srv/AddDiagnostics')
+        alone = MutuallyExclusiveCallbackGroup()  # it waits while the others go on
+        self.create_service(words, '~/ask', self._on_ask, callback_group=alone)
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)
@@ -209,6 +214,12 @@ class AlpamayoNode(ManagedNode):
         (self.load if request.data else self.unload)()
         is_done = (self.lifecycle in ('active', 'inactive')) == request.data
         return _answer(response, self.pipeline.worker.state, is_done)
+
+    async def _on_ask(self, request: Any, response: Any) -> Any:
+        answered = Future()
+        self.pipeline.ask(request.load_namespace, lambda *found: answered.set_result(found))
+        success, text = await answered
+        return _answer(response, text, success)
 
 
 def _answer(response: Any, message: str, success: bool = True) -> Any:

@@ -193,6 +193,9 @@ class NodeParameters:
         True,
         'Configure and activate at the start; false: wait for those transitions, or for ~/load.',
     )
+    answer_while_active: bool = parameter_field(
+        False, 'Answer ~/ask while active too, where a question delays the paths.', live=True
+    )
     engine_process: bool = parameter_field(
         True,
         'Run the engine in a process of its own, which may hang or die; false: in a thread.',

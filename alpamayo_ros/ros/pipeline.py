@@ -32,6 +32,7 @@ from .messages import Make
 from .parameters import NodeParameters
 from .publishing.outputs import Output
 from .publishing.publication import Publication
+from .publishing.questions import Answer, Questions
 from .publishing.results import Results
 from .receiving.receiver import Receiver
 
@@ -74,6 +75,7 @@ class Pipeline:
         self._navigation = NavigationInput(
             parameters.navigation_max_age_s, parameters.on_missing_navigation
         )
+        self.questions = Questions()
         self._is_active, self._infers_next = False, False
         self._epoch = self.anchors.epoch
         self._context: Context | None = None
@@ -105,6 +107,7 @@ class Pipeline:
         """Free the engine and its memory."""
         self.results.reset(self._now_ns())
         self.worker.unload()
+        self.questions.refuse('the model is unloaded')
 
     def activate(self) -> None:
         """Infer and publish, as soon as there is an engine."""
@@ -144,6 +147,8 @@ class Pipeline:
         """
         self.worker.check()
         now_ns = self._now_ns()
+        last = self.anchors.last
+        self.questions.check(last.detail if last else f'no frame of {self.rig.anchor}')
         self._submit_newest(now_ns, time.perf_counter())
         name = self.rig.anchor
         newest_ns = self.monitors[name].newest_ns or now_ns
@@ -162,6 +167,14 @@ class Pipeline:
     def infer_once(self) -> None:
         """Infer the next context even while paused."""
         self._infers_next = True
+
+    def ask(self, question: str, answer: Answer) -> None:
+        """Ask the model in words about the next context, where that delays no path."""
+        refusal = '' if self.state in ('active', 'inactive') else f'the model is {self.state}'
+        if self.state == 'active' and not self.parameters.answer_while_active:
+            refusal = 'the node is active and a question would delay its paths: deactivate it, or '
+            refusal += 'set answer_while_active'
+        self.questions.ask(question, refusal, answer)
 
     def reset(self) -> None:
         """Forget input, plans and what is being inferred."""
@@ -230,11 +243,12 @@ class Pipeline:
 
     def _submit_newest(self, now_ns: int, start: float) -> None:
         """Submit the newest context that can be served, if there is one."""
-        refusal = '' if self._is_active or self._infers_next else 'paused'
+        is_wanted = self._is_active or self._infers_next or self.questions.waiting
+        refusal = '' if is_wanted else 'paused'
         if self.worker.state != 'ready':
             refusal = 'not_ready'
         found = self.anchors.take(now_ns, refusal)
-        if isinstance(found, Context):
+        if isinstance(found, Context) and not self.questions.waiting:
             found = self._navigation.apply(found, now_ns)
             if isinstance(found, Rejection):
                 self.anchors.reject(found)
@@ -250,11 +264,13 @@ class Pipeline:
     def _submit(self, context: Context) -> None:
         self._context = context
         seed = derive_seed(self.parameters.seed, context.t0_ns)
-        is_requested, self._infers_next = self._infers_next and not self._is_active, False
-        job = InferenceJob(context, seed, self.parameters.sampling, is_requested)
+        is_requested, question = self._infers_next and not self._is_active, self.questions.take()
+        self._infers_next = self._infers_next and bool(question)  # the path comes next
+        job = InferenceJob(context, seed, self.parameters.sampling, is_requested, question)
         dropped = self.worker.submit(job)
         if dropped is not None:
-            self.results.settle(dropped, 'dropped', 'newer_context')
+            reason = 'question' if dropped is job else 'newer_context'
+            self.results.settle(dropped, 'dropped', reason)
 
     def _follow_epoch(self, now_ns: int) -> None:
         """After a clock jump or a reset, forget what came from the input before."""
@@ -266,4 +282,8 @@ class Pipeline:
         self.results.reset(now_ns)
 
     def _on_result(self, result: Result) -> None:
+        if result.job.question:
+            self.results.settle(result.job, 'discarded', 'question')
+            self.questions.report(result)
+            return
         self.results.report(result, self.receiver.vehicle)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..data_types import GRID_NS, NANOSECONDS, WAYPOINTS, Context, Prediction, SamplingOptions
+from ..errors import BadInput
 from ..validity import check_trajectory
 
 
@@ -46,6 +47,10 @@ class ConstantVelocityEngine:
             checks=(*context.checks, *checks),
             timing_ms={'action': (time.perf_counter() - start) * 1e3},
         )
+
+    def answer(self, context: Context, question: str, seed: int) -> tuple[str, bool]:
+        """Raise BadInput: there is no model to ask."""
+        raise BadInput(f'{self.name} answers no questions, only Alpamayo 1.5 does')
 
     def predict_motion(self, context: Context) -> tuple[np.ndarray, np.ndarray]:
         """Return path (64, 4) and actions (64, 2), float32, as in Prediction."""

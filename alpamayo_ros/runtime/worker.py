@@ -24,6 +24,7 @@ from .serving.jobs import (
     EngineHost,
     EngineLost,
     InferenceJob,
+    Reply,
     Result,
     describe_error,
     explain_error,
@@ -110,7 +111,12 @@ class Worker:
         self._run(self._unload, self._on_unloaded)
 
     def submit(self, job: InferenceJob) -> InferenceJob | None:
-        """Take a job; returns the one that waited and is dropped for it."""
+        """Take a job; returns the one that waited and is dropped for it.
+
+        A question that waits keeps its place: the new job comes back.
+        """
+        if self._waiting is not None and self._waiting.question:
+            return job
         dropped, self._waiting = self._waiting, job
         self._next()
         return dropped
@@ -205,28 +211,34 @@ class Worker:
         if self.state != 'ready' or self._running is not None or self._waiting is None:
             return
         job, self._waiting = self._waiting, None
-        staleness = self._find_staleness(job.context)  # it may have waited for a long inference
+        # it may have waited for a long inference, which matters to a path only
+        staleness = '' if job.question else self._find_staleness(job.context)
         if staleness:
             self._on_result(Result(job, reason='stale_input', detail=staleness))
             return
         self._running = job, time.monotonic()
         self._run(self._infer, self._on_inferred, job)
 
-    def _infer(self, job: InferenceJob) -> Prediction:
+    def _infer(self, job: InferenceJob) -> Prediction | Reply:
         if self._host is None:  # the load that stood before this job in the queue has failed
             raise RuntimeError('no engine is loaded')
         start = time.perf_counter()
-        prediction = self._host.run(job)
+        found = self._host.run(job)
+        if isinstance(found, Reply):
+            return found
         total_ms = (time.perf_counter() - start) * 1e3
-        return replace(prediction, timing_ms={**prediction.timing_ms, 'total': total_ms})
+        return replace(found, timing_ms={**found.timing_ms, 'total': total_ms})
 
     def _on_inferred(self, generation: int, future: Future[Any]) -> None:
         assert self._running is not None
         (job, _), self._running = self._running, None
         discarded, self._discarded = self._discarded, ''
         error = future.exception()
-        if error is None:
-            result = Result(job, prediction=future.result())
+        found = future.result() if error is None else None
+        if isinstance(found, Reply):
+            result = Result(job, reply=found)
+        elif error is None:
+            result = Result(job, prediction=found)
         else:
             reason, detail = explain_error(error)
             result = Result(job, reason=reason, detail=detail)
@@ -240,10 +252,10 @@ class Worker:
         self._next()
 
     def _count(self, result: Result) -> None:
-        """Count failures in a row; an image that is broken is none of them."""
-        if result.prediction is not None:
+        """Count failures in a row; a broken image and a bad question are none of them."""
+        if not result.reason:
             self.failures_in_a_row = 0
-        elif result.reason != 'bad_image':
+        elif result.reason not in ('bad_image', 'bad_question'):
             self._count_failure(result.detail)
 
     def _count_failure(self, detail: str) -> None:

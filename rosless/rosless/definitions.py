@@ -14,6 +14,10 @@ from rosbags.typesys.store import Typestore
 # request, response
 SERVICES = {
     'std_srvs/srv/Empty': ('', ''),
+    'diagnostic_msgs/srv/AddDiagnostics': (
+        'string load_namespace',
+        'bool success\nstring message',
+    ),
     'lifecycle_msgs/srv/ChangeState': ('lifecycle_msgs/Transition transition', 'bool success'),
     'lifecycle_msgs/srv/GetState': ('', 'lifecycle_msgs/State current_state'),
     'lifecycle_msgs/srv/GetAvailableStates': ('', 'lifecycle_msgs/State[] available_states'),

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...data_types import Prediction
 from ...errors import BadInput
-from .jobs import Answer, Engine, EngineLost, Failure, InferenceFailed, InferenceJob
+from .jobs import Answer, Engine, EngineLost, Failure, InferenceFailed, InferenceJob, Reply
 from .shared_frames import JobSender
 
 SERVER = 'alpamayo_ros.runtime.serving.server'
@@ -58,10 +58,10 @@ class EngineProcess:
         """That of the engine."""
         return self._provenance
 
-    def run(self, job: InferenceJob) -> Prediction:
+    def run(self, job: InferenceJob) -> Prediction | Reply:
         """Do a job; raises InferenceFailed, or EngineLost when there is no engine any more."""
-        prediction: Prediction = self._ask(self._sender.send, job, self._limit_s)
-        return prediction
+        result: Prediction | Reply = self._ask(self._sender.send, job, self._limit_s)
+        return result
 
     def check(self) -> None:
         """Raise EngineLost when the process has ended."""

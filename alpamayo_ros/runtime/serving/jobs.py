@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 import os
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ... import images
 from ...data_types import Context, Prediction, SamplingOptions
+from ...errors import BadInput
 from ..memory import is_out_of_memory, read_gpu_peak_bytes
 
 
@@ -24,30 +25,48 @@ class Engine(Protocol):
     def infer(self, context: Context, seed: int) -> Prediction:
         """Predict; raises images.ImageError for a frame that cannot be decoded."""
 
+    def answer(self, context: Context, question: str, seed: int) -> tuple[str, bool]:
+        """Answer a question in words; the text, and whether it has ended.
+
+        Raises BadInput for a question that cannot be asked, ImageError as `infer`.
+        """
+
     def provenance(self) -> dict[str, Any]:
         """What a result depends on besides the inputs."""
 
 
+class Reply(NamedTuple):
+    """What an engine says to a question, and whether that has ended within the budget."""
+
+    text: str
+    has_ended: bool
+
+
 @dataclass(frozen=True)
 class InferenceJob:
-    """One inference to do. is_requested: somebody asked for this one while inference is paused."""
+    """One inference to do: a path, or with a question a reply in words.
+
+    is_requested: somebody asked for this one while inference is paused.
+    """
 
     context: Context
     seed: int
     options: SamplingOptions
     is_requested: bool = False
+    question: str = ''
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job: a prediction, or why there is none.
+    """What became of a job: a prediction or a reply, or why there is none.
 
-    reason: '' with a prediction, else 'bad_image', 'stale_input', 'out_of_memory', 'engine_error'
-    or that of an EngineLost; with is_discarded the reason that `discard` was given.
+    reason: '' with one, else 'bad_image', 'bad_question', 'stale_input', 'out_of_memory',
+    'engine_error' or that of an EngineLost; with is_discarded the reason that `discard` was given.
     """
 
     job: InferenceJob
     prediction: Prediction | None = None
+    reply: Reply | None = None
     reason: str = ''
     detail: str = ''
     is_discarded: bool = False
@@ -96,7 +115,7 @@ class EngineHost(Protocol):
     def provenance(self) -> dict[str, Any]:
         """That of the engine."""
 
-    def run(self, job: InferenceJob) -> Prediction:
+    def run(self, job: InferenceJob) -> Prediction | Reply:
         """Do a job; raises what the engine raises, InferenceFailed or EngineLost."""
 
     def check(self) -> None:
@@ -123,7 +142,7 @@ class EngineHere:
         """That of the engine."""
         return self._engine.provenance()
 
-    def run(self, job: InferenceJob) -> Prediction:
+    def run(self, job: InferenceJob) -> Prediction | Reply:
         """Do a job."""
         return run_job(self._engine, job)
 
@@ -141,11 +160,20 @@ class EngineHere:
         """Do nothing: the engine goes with its host."""
 
 
-def run_job(engine: Engine, job: InferenceJob) -> Prediction:
-    """Do a job; the error for a frame that cannot be decoded names camera and time."""
+def run_job(engine: Engine, job: InferenceJob) -> Prediction | Reply:
+    """Do a job; the error for a frame that cannot be decoded names camera and time.
+
+    Raises InferenceFailed for a question that cannot be asked.
+    """
     engine.options = job.options
     try:
+        if job.question:
+            return Reply(*engine.answer(job.context, job.question, job.seed))
         return engine.infer(job.context, job.seed)
+    except BadInput as error:
+        if not job.question:
+            raise
+        raise InferenceFailed('bad_question', str(error)) from error
     except images.ImageError as error:
         raise images.ImageError(images.find_broken_frame(job.context) or str(error)) from error
 
