@@ -37,6 +37,8 @@ TOPICS = {
     'debug/samples': 'x, y, z (m), yaw (rad), speed (m/s), acceleration (m/s^2) and curvature '
     '(1/m) of every sample: K rows of 64 points, in the frame of the vehicle at t0',
     'debug/path': 'every path, also one that a policy holds back',
+    'output/trusted_speed': 'm/s up to which paths that come so late can be trusted: '
+    '`trusted_distance_m` over age and time to the next path',
     'debug/path_age_ms': 'time of publication less t0',
     'debug/processing_time_ms': 'duration of the inference',
     'debug/dropped_contexts': 'contexts since the start that a newer one or the rate left out',

@@ -196,6 +196,18 @@ def test_plans_that_the_node_holds_back_are_not_driven():
     assert driving['end'] == 'done' and driving['without_path'] == 0.0
 
 
+def test_late_plans_are_driven_no_faster_than_they_can_be_trusted():
+    speeds = []
+    for name in ('keep', 'slow'):
+        policies = Policies(on_too_fast=name, trusted_distance_m=10.0)
+        loop = ClosedLoop('test', 24, 14.0, 1.0, policies, 0)
+        (record,) = closed_loop.measure(ExpertPlanner(), loop, [1], SIZE, lambda amount: None)
+        assert record['end'] == 'done'
+        trace = simulate_again(asdict(loop), record, LONGEST_LATENCY_S).trace
+        speeds.append(max(trace.ego(t_s).speed_mps for t_s in np.arange(9.0, 14.0, 0.5)))
+    assert speeds[0] > 7.0 and speeds[1] == pytest.approx(5.0, abs=0.6)  # 10 m over 2 s
+
+
 def test_who_stands_makes_no_progress_and_has_no_score():
     for record in driven(StandingPlanner(), 0.5, range(2)):
         assert (record['end'], record['makes_progress'], record['score']) == ('done', 0.0, 0.0)

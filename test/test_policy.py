@@ -20,6 +20,7 @@ from alpamayo_ros.ros.publishing.policy import (
     may_publish,
 )
 from alpamayo_ros.ros.publishing.publication import Publication
+from alpamayo_ros.ros.publishing.trusted_speed import LateTimes
 
 SECOND = 1_000_000_000
 
@@ -302,3 +303,49 @@ def test_nothing_is_built_for_a_topic_that_nobody_listens_to():
         listener.count = int(output.topic == 'output/path')
     bench.publish(prediction())
     assert [o.topic for o, x in bench.listeners.items() if x.messages] == ['output/path']
+
+
+def test_the_trusted_speed_is_a_distance_over_age_and_time_to_the_next_path():
+    times = LateTimes()
+    assert times.compute_trusted_speed(20.0) == np.inf
+    times.note(0, round(0.5 * SECOND))
+    assert times.compute_trusted_speed(20.0) == pytest.approx(20.0)  # 0.5 s again
+    for number in range(1, 100):  # every 1.5 s, 0.5 s old, and later 1 s old
+        age_s = 0.5 if number < 50 else 1.0
+        now_ns = round((0.5 + 1.5 * number) * SECOND)
+        times.note(now_ns - round(age_s * SECOND), now_ns)
+    assert times.compute_trusted_speed(20.0) == pytest.approx(20.0 / 2.5)
+    assert times.compute_trusted_speed(10.0) == pytest.approx(10.0 / 2.5)
+
+
+def test_one_late_path_of_many_does_not_lower_the_trusted_speed():
+    times = LateTimes()
+    for number in range(40):
+        now_ns = number * SECOND
+        times.note(now_ns - round((3.0 if number == 20 else 1.0) * SECOND), now_ns)
+    assert times.compute_trusted_speed(20.0) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize('on_too_fast', ['keep', 'slow'])
+def test_a_vehicle_too_fast_for_late_paths_is_told_and_slowed_down_where_that_is_chosen(
+    on_too_fast,
+):
+    bench = Bench(on_too_fast=on_too_fast, trusted_distance_m=12.0)
+    fast = replace(vehicle(1.0), speed_mps=10.0)
+    found = bench.publish(prediction(), 1.0, where=fast)  # trusted: 12 m / 2 s
+    assert 'too_fast' in found.prediction.checks and found.trusted_mps == pytest.approx(6.0)
+    assert bench.sent('output/trusted_speed')[0].data == pytest.approx(6.0)
+    sent, plain = (bench.sent(f'{x}/path')[0].poses[-1] for x in ('output', 'debug'))
+    behind_m = plain.pose.position.y - sent.pose.position.y
+    slowed_m = 4.0 * 2.0 / 2 + 4.0 * 3.4  # 2 s with -2 m/s^2, then 4 m/s slower up to 6.4 s
+    assert behind_m == pytest.approx(slowed_m if on_too_fast == 'slow' else 0.0, abs=0.1)
+    assert bench.publication.counts == {'published': 1}
+
+
+def test_a_vehicle_that_is_slow_enough_is_not_too_fast():
+    bench = Bench(trusted_distance_m=20.5)
+    found = bench.publish(prediction(), 1.0, where=replace(vehicle(1.0), speed_mps=10.0))
+    assert 'too_fast' not in found.prediction.checks
+    bench.publication.reset(0)
+    again = bench.publish(prediction(), 0.5, where=vehicle(0.5))
+    assert again.trusted_mps == pytest.approx(20.5)  # what came before is forgotten

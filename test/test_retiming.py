@@ -112,3 +112,24 @@ def test_a_vehicle_slower_than_a_plan_that_stops_never_drives_backward():
     found = retime(stops, POSE, slow).samples[0, LATER]
     assert found[:, 3].min() == 0.0
     assert np.diff(found[:, 0]).min() >= 0.0
+
+
+def test_a_vehicle_above_the_limit_comes_down_to_it_on_the_same_path():
+    here = replace(vehicle(LATE_S), speed_mps=10.0)
+    found = retime(turning(), POSE, here, 7.0)
+    path, passed_s = found.samples[0, LATER].astype(float), TIMES_S[1:][LATER] - LATE_S
+    wanted = np.maximum(10.0 - 2.0 * passed_s, 7.0)
+    assert np.allclose(path[:, 3], wanted, atol=1e-4)
+    radius_m = np.hypot(path[:, 0], path[:, 1] - 50.0)
+    assert np.allclose(radius_m, 50.0, atol=0.02)
+    way_m = 10.0 * 1.5 - 1.5**2 + 7.0 * (passed_s[-1] - 1.5)
+    start_rad = np.arctan(10.0 * LATE_S / 50.0)  # the vehicle is straight ahead of t0
+    assert 50.0 * (path[-1, 2] - start_rad) == pytest.approx(way_m, abs=0.05)
+    assert np.allclose(found.actions[0, LATER, 0], np.where(passed_s < 1.5, -2.0, 0.0), atol=1e-5)
+
+
+def test_a_limit_above_the_plans_speed_changes_nothing():
+    here = replace(vehicle(LATE_S), speed_mps=8.0)
+    plain, limited = (retime(turning(), POSE, here, limit) for limit in (np.inf, 10.5))
+    assert np.array_equal(plain.samples, limited.samples)
+    assert np.array_equal(plain.actions, limited.actions)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..data_types import NANOSECONDS, EgoPose, Prediction
+from ..data_types import NANOSECONDS, Prediction
 from ..metrics.driving_score import score_drive
-from ..ros.publishing.policy import Policies, check_takeover, decide
-from ..ros.publishing.retiming import retime
+from ..ros.publishing.policy import Policies, check_takeover, decide, time_path
+from ..ros.publishing.trusted_speed import LateTimes
 from ..world import bodies
 from ..world.moments import SIMULATION_STEP_S
 from ..world.simulation import Simulation
@@ -60,6 +60,7 @@ class ClosedLoopDrive:
     without_path_s: float = 0.0
     plans: int = 0
     held_back: dict[str, int] = field(default_factory=dict)
+    times: LateTimes = field(default_factory=LateTimes)
 
     def scene(self) -> Scene:
         """Scene of the current time."""
@@ -71,17 +72,17 @@ class ClosedLoopDrive:
         pose, vehicle = scene.pose(), self.scene().pose()
         prediction = check_takeover(prediction, pose, vehicle)
         now_ns = START_NS + round(self.simulation.time_s * NANOSECONDS)
+        self.times.note(prediction.t0_ns, now_ns)
         decision = decide(prediction, now_ns, self.loop.policies)
         for reason in decision.reasons:
             self.held_back[reason] = self.held_back.get(reason, 0) + 1
         if decision.action == 'publish':
-            self.path = self._place(scene, prediction, pose, vehicle)
+            policies = self.loop.policies
+            trusted_mps = self.times.compute_trusted_speed(policies.trusted_distance_m)
+            timed = time_path(prediction, pose, vehicle, policies, trusted_mps)
+            self.path = self._place(scene, timed)
 
-    def _place(
-        self, scene: Scene, prediction: Prediction, pose: EgoPose, vehicle: EgoPose
-    ) -> FollowedPath:
-        if self.loop.policies.retime:
-            prediction = retime(prediction, pose, vehicle)
+    def _place(self, scene: Scene, prediction: Prediction) -> FollowedPath:
         chosen, start = prediction.chosen, self.simulation.trace.ego(scene.t0_s)
         sample, actions = prediction.samples[chosen], prediction.actions[chosen]
         return place_path(start, scene.t0_s, sample.astype(np.float64), actions.astype(np.float64))

@@ -154,6 +154,8 @@ def _list_parts(
         on_invalid=settings.on_invalid,
         expired_path=settings.expired_path,
         retime=settings.retime,
+        on_too_fast=settings.on_too_fast,
+        trusted_distance_m=settings.trusted_distance_m,
     )
     closed = [
         ClosedLoop(settings.split, drives, settings.seconds, latency_s, policies, settings.seed)

@@ -8,7 +8,7 @@ from ..cluster.workers import LOCAL, Cluster
 from ..data_types import REASONING, SAMPLE_CHOICES, SamplingOptions
 from ..errors import BadInput
 from ..profiles import DEFAULT, Profile, choose
-from ..ros.publishing.policy import EXPIRED_PATH, ON_INVALID
+from ..ros.publishing.policy import EXPIRED_PATH, ON_INVALID, ON_TOO_FAST, TRUSTED_DISTANCE_M
 from ..world.moments import SIMULATION_STEP_S
 from ..world.samples import HORIZON_S
 from ..world.towns import SPLITS
@@ -26,7 +26,8 @@ class EvaluationSettings:
     node, 0, '' and 'profile' mean the profile's. navigation: 'route' puts the next turn of the
     drive into the prompt, for Alpamayo 1.5. moments: t0s per drive in the open loop.
     closed_drives: None for all. latencies_s: [] for no closed loop. counterfactuals: whether
-    pictures are edited and planned again. retime, sample_choice: as the node's parameters.
+    pictures are edited and planned again. retime, on_too_fast, trusted_distance_m,
+    sample_choice: as the node's parameters.
     batch: scenes per forward pass. cluster: empty for this process, local for Ray on this
     machine, or ray://HOST. workers: processes that share the drives; 2 or more
     without a cluster are a local one. rounds: of the bootstrap.
@@ -63,6 +64,8 @@ class EvaluationSettings:
     expired_path: str = 'drop'
     on_invalid: str = 'stop'
     retime: bool = False
+    on_too_fast: str = 'keep'
+    trusted_distance_m: float = TRUSTED_DISTANCE_M
     batch: int = 16
     cluster: str = ''
     workers: int | None = None
@@ -86,6 +89,10 @@ def check_settings(settings: EvaluationSettings) -> None:
         _require(getattr(settings, name) >= 0, name, getattr(settings, name), '0 or more')
     words, choice = ', '.join(SAMPLE_CHOICES), settings.sample_choice
     _require(choice in SAMPLE_CHOICES, 'sample_choice', choice, f'one of {words}')
+    _require(
+        settings.trusted_distance_m > 0, 'trusted_distance_m', settings.trusted_distance_m,
+        'more than 0',
+    )  # fmt: skip
     noise = settings.noise_temperature
     _require(noise > 0, 'noise_temperature', noise, 'more than 0')
     workers = settings.workers
@@ -98,6 +105,7 @@ def check_settings(settings: EvaluationSettings) -> None:
     )
     for name, known in (
         ('split', SPLITS), ('expired_path', EXPIRED_PATH), ('on_invalid', ON_INVALID),
+        ('on_too_fast', ON_TOO_FAST),
     ):  # fmt: skip
         value = getattr(settings, name)
         _require(value in known, name, value, f'one of {", ".join(known)}')

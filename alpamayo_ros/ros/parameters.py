@@ -18,7 +18,14 @@ from ..limits import ContextLimits
 from ..profiles import DEFAULT, PROFILES, Profile, choose, split_names
 from ..rig import CameraRig, load_rig, select_cameras
 from ..runtime.start import ENGINES, EngineChoice
-from .publishing.policy import EXPIRED_PATH, ON_INVALID, ON_UNHEALTHY, Policies
+from .publishing.policy import (
+    EXPIRED_PATH,
+    ON_INVALID,
+    ON_TOO_FAST,
+    ON_UNHEALTHY,
+    TRUSTED_DISTANCE_M,
+    Policies,
+)
 from .publishing.stamped_prediction import FRAMES
 
 BITS = (1.58, 2.0, 4.0, 8.0, 16.0)
@@ -113,6 +120,19 @@ class NodeParameters:
     )
     retime: bool = parameter_field(
         False, "Re-time a late path: same geometry, but it starts with the vehicle's speed."
+    )
+    on_too_fast: str = parameter_field(
+        'keep',
+        'What happens to a path while the vehicle is faster than paths can be trusted at, by how '
+        'late they come: it goes out as it is (keep), or re-timed and slowed down (slow).',
+        choices=ON_TOO_FAST,
+    )
+    trusted_distance_m: float = parameter_field(
+        TRUSTED_DISTANCE_M,
+        'How far from its t0 a path may be driven, m; over age and time to the next path it makes '
+        'the trusted speed.',
+        low=1.0,
+        high=500.0,
     )
     max_rate_hz: float = parameter_field(
         10.0, 'Upper limit of inferences per second, by header stamps.', low=0.01, high=100.0
@@ -260,6 +280,8 @@ class NodeParameters:
             self.expired_path,
             self.min_remaining_s,
             self.retime,
+            self.on_too_fast,
+            self.trusted_distance_m,
         )
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from ...context.checks import CONTEXT_CHECKS
 from ...data_types import NANOSECONDS, Context, Prediction, Rejection
 from ..anchors import FATES, Anchors
-from ..publishing.policy import UNHEALTHY, Decision
+from ..publishing.policy import TOO_FAST, UNHEALTHY, Decision
 from ..publishing.stamped_prediction import HORIZON_NS
 from .status import ERROR, OK, STALE, WARN, Status
 
@@ -28,12 +29,13 @@ SENTENCES = {
 
 @dataclass(frozen=True)
 class Served:
-    """The last prediction, its age at publication and the time of its inference."""
+    """The last prediction, its age when it came, how long it took, and the speed trusted then."""
 
     context: Context
     prediction: Prediction
     age_ms: float
     inference_ms: float = 0.0
+    trusted_mps: float = math.inf
 
 
 def describe_model(
@@ -138,6 +140,7 @@ def describe_output(
             {
                 'age ms': round(served.age_ms, 1),
                 'remaining s': round(remaining_s, 2),
+                'trusted m/s': round(served.trusted_mps, 2),
                 'checks': ', '.join(served.prediction.checks),
                 'spread m': round(served.prediction.spread_m, 2),
                 'samples': len(served.prediction.samples),
@@ -156,6 +159,9 @@ def describe_output(
     if remaining_s <= 0:
         text = f'the last path has been over for {-remaining_s:.1f} s'
         return Status(ERROR, 'output', text, values)
+    if TOO_FAST in served.prediction.checks:
+        text = f'faster than paths can be trusted at: {served.trusted_mps:.1f} m/s'
+        return Status(WARN, 'output', text, values)
     return Status(OK, 'output', 'published', values)
 
 

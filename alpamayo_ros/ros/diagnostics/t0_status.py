@@ -108,6 +108,11 @@ KEYS = (
         'failed checks of path and reasoning, and what is unusual about the context',
         _of_prediction(lambda prediction: ', '.join(prediction.checks)),
     ),
+    StatusKey(
+        'trusted m/s',
+        'speed that paths can be trusted at, by how late they come',
+        _of_served(lambda x: round(x.trusted_mps, 3)),
+    ),
     StatusKey('inference ms', 'duration of the inference', _of_served(lambda x: x.inference_ms)),
     StatusKey('samples', 'number of samples', _of_prediction(lambda x: len(x.samples))),
     StatusKey(

@@ -155,6 +155,11 @@ def build_processing_time_ms(plan: StampedPrediction, make: Make) -> Any:
     return make('std_msgs/msg/Float64', data=plan.inference_ms)
 
 
+def build_trusted_speed(plan: StampedPrediction, make: Make) -> Any:
+    """std_msgs/Float64: m/s, see trusted_speed.py."""
+    return make('std_msgs/msg/Float64', data=plan.trusted_mps)
+
+
 def build_dropped_contexts(plan: StampedPrediction, make: Make) -> Any:
     """std_msgs/UInt32: contexts since the start that gave way to a newer one or max_rate_hz."""
     return make('std_msgs/msg/UInt32', data=plan.dropped)
@@ -197,6 +202,7 @@ OUTPUTS = (
     Output('output/path', 'nav_msgs/msg/Path', build_path, serialize_path),
     Output('output/trajectory', 'trajectory_msgs/msg/MultiDOFJointTrajectory', build_trajectory),
     Output('output/reasoning', 'std_msgs/msg/String', build_reasoning),
+    Output('output/trusted_speed', 'std_msgs/msg/Float64', build_trusted_speed),
     Output('output/markers', 'visualization_msgs/msg/MarkerArray', build_markers),
     Output('debug/samples', 'sensor_msgs/msg/PointCloud2', build_samples),
     Output('debug/path', 'nav_msgs/msg/Path', build_path, serialize_path),

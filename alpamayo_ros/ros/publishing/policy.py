@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ... import geometry, validity
 from ...data_types import GRID_NS, NANOSECONDS, EgoPose, Prediction
+from .retiming import retime
 from .stamped_prediction import HORIZON_NS
 
 # States of the node. It publishes while it is active, and while it is inactive (paused) what was
@@ -26,14 +28,18 @@ UNHEALTHY = ('marker_missing', 'budget', 'repetition')
 ON_INVALID = ('stop', 'hold', 'flag', 'publish_invalid')
 ON_UNHEALTHY = ('drop', 'keep')
 EXPIRED_PATH = ('drop', 'trim', 'publish')
+ON_TOO_FAST = ('keep', 'slow')
+TOO_FAST = 'too_fast'  # a check that holds nothing back
+TRUSTED_DISTANCE_M = 20.0  # docs/evaluation.md has the scores
 
 
 @dataclass(frozen=True)
 class Policies:
-    """The choices of the user: values of ON_INVALID, ON_UNHEALTHY and EXPIRED_PATH.
+    """The choices of the user: values of ON_INVALID, ON_UNHEALTHY, EXPIRED_PATH and ON_TOO_FAST.
 
     min_remaining_s: shortest rest of a trimmed path. retime: whether a path starts with the
-    vehicle's speed, see retiming.py.
+    vehicle's speed, see retiming.py. trusted_distance_m: how far paths can be trusted, see
+    trusted_speed.py.
     """
 
     on_invalid: str = 'stop'
@@ -41,6 +47,8 @@ class Policies:
     expired_path: str = 'drop'
     min_remaining_s: float = 1.0
     retime: bool = False
+    on_too_fast: str = 'keep'
+    trusted_distance_m: float = TRUSTED_DISTANCE_M
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,31 @@ def check_takeover(
     after_s = (vehicle.stamp_ns - prediction.t0_ns) / NANOSECONDS
     jump = validity.check_jump(path, vehicle.position_m[:2], after_s)
     return replace(prediction, checks=(*prediction.checks, *jump))
+
+
+def check_speed(prediction: Prediction, vehicle: EgoPose | None, trusted_mps: float) -> Prediction:
+    """Return the prediction, with the check 'too_fast' where the vehicle is faster than trusted.
+
+    Without a vehicle's pose the speed at t0 counts.
+    """
+    speed_mps = prediction.v0_mps if vehicle is None else vehicle.speed_mps
+    if not speed_mps > trusted_mps:
+        return prediction
+    return replace(prediction, checks=(*prediction.checks, TOO_FAST))
+
+
+def time_path(
+    prediction: Prediction,
+    odom_from_t0: EgoPose,
+    vehicle: EgoPose | None,
+    policies: Policies,
+    trusted_mps: float,
+) -> Prediction:
+    """Return the prediction as it goes out: re-timed, and slowed down, where policies say so."""
+    is_slowed = policies.on_too_fast == 'slow'
+    if not (policies.retime or is_slowed):
+        return prediction
+    return retime(prediction, odom_from_t0, vehicle, trusted_mps if is_slowed else math.inf)
 
 
 def place_path(odom_from_t0: EgoPose, sample: ArrayLike) -> NDArray[np.float64]:

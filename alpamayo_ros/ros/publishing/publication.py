@@ -21,14 +21,16 @@ from .outputs import Output
 from .policy import (
     Decision,
     Policies,
+    check_speed,
     check_takeover,
     decide,
     decide_missing,
     find_first_waypoint,
     may_publish,
+    time_path,
 )
-from .retiming import retime
 from .stamped_prediction import HORIZON_NS, StampedPrediction
+from .trusted_speed import LateTimes
 
 MARKERS = 'output/markers'
 
@@ -55,6 +57,7 @@ class Publication:
         self._output_frame, self._policies = output_frame, policies
         self._get_state = get_state
         self._held: StampedPrediction | None = None
+        self._times = LateTimes()
 
     @property
     def state(self) -> str:
@@ -76,22 +79,31 @@ class Publication:
         goes out although inference is paused.
         """
         pose = context.odom_from_t0
+        self._times.note(prediction.t0_ns, now_ns)
+        trusted_mps = self._times.compute_trusted_speed(self._policies.trusted_distance_m)
         prediction = check_takeover(prediction, pose, vehicle)
+        prediction = check_speed(prediction, vehicle, trusted_mps)
         decision = decide(prediction, now_ns, self._policies)
-        plan = StampedPrediction(prediction, pose, now_ns, self._output_frame, dropped=dropped)
+        plan = StampedPrediction(
+            prediction,
+            pose,
+            now_ns,
+            self._output_frame,
+            dropped=dropped,
+            trusted_mps=trusted_mps,
+        )
         self._send('debug/', plan, is_requested)
         self.path_stamp_ns = None
         if decision.action == 'publish':
-            if self._policies.retime:
-                retimed = retime(prediction, pose, vehicle)
-                plan = replace(plan, prediction=retimed)
+            timed = time_path(prediction, pose, vehicle, self._policies, trusted_mps)
+            plan = replace(plan, prediction=timed)
             if self._send('output/', replace(plan, first=decision.first), is_requested):
                 self._held, self.path_stamp_ns = plan, prediction.t0_ns
             else:
                 decision = replace(decision, action='nothing')
         self._carry_out(decision, now_ns)
         age_ms = (now_ns - prediction.t0_ns) / 1e6
-        return Served(context, prediction, age_ms, plan.inference_ms)
+        return Served(context, prediction, age_ms, plan.inference_ms, trusted_mps)
 
     def publish_missing(self, reason: str, now_ns: int) -> Decision:
         """Do what the policies say where there is no prediction at a t0; return what was done."""
@@ -101,6 +113,7 @@ class Publication:
     def reset(self, now_ns: int) -> None:
         """Forget the last path, and have its markers removed."""
         held, self._held, self.decision = self._held, None, None
+        self._times = LateTimes()
         if held is not None and may_publish(self.state, is_requested=False):
             message = build_marker_deletion(self._make, now_ns, held.frame_id)
             for output, publisher in self._publishers.items():

@@ -6,6 +6,7 @@ Knows no message and no clock: the time of publication is a field.
 from __future__ import annotations
 
 from dataclasses import dataclass
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ class StampedPrediction:
     odom_from_t0 is the pose interpolated at exactly t0, never a later one. output_frame is one of
     FRAMES. Waypoints before the index `first` are left out, because they are in the past. now_ns:
     time of publication, on the clock of t0. dropped: contexts since the start that gave way to a
-    newer one or to max_rate_hz.
+    newer one or to max_rate_hz. trusted_mps: the speed that paths can be trusted at now.
     """
 
     prediction: Prediction
@@ -33,6 +34,7 @@ class StampedPrediction:
     output_frame: str = 'odometry'
     first: int = 0
     dropped: int = 0
+    trusted_mps: float = math.inf
 
     @property
     def frame_id(self) -> str:
