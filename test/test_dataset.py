@@ -136,7 +136,7 @@ def test_the_figures_of_an_item_are_those_of_its_own_replay(fleet, rig, tmp_path
 def test_a_list_of_paths_gives_the_items_of_the_folder(fleet, tmp_path):
     names = tmp_path / 'list'
     bags = ('south/faulty', 'north/2', 'south/blind', 'north/0', 'north/1', 'north/0')
-    names.write_text('\n'.join(str(fleet / x) for x in bags))
+    names.write_text('\ufeff' + '\r\n'.join(str(fleet / x) for x in bags))
     assert find_bags(read_list(names)) == find_bags([fleet])
 
 
@@ -296,7 +296,7 @@ def test_an_item_that_no_worker_has_lived_to_replay_is_a_row(tmp_path, whole):
         (['--cluster', 'slurm'], 'cluster slurm: expected local or ray://HOST'),
         (['--cluster', 'local', '--device', 'cuda:1'], 'cuda:1: expected cuda: Ray gives'),
         (['nowhere'], 'nowhere: no such bag'),
-        (['--list', 'nowhere'], 'nowhere: not a list of bags'),
+        (['--list', 'nowhere'], 'nowhere: no such file'),
         (['--against', 'nowhere'], '--against nowhere: no items.jsonl, expected a dataset'),
         (['--split', 'test'], '--split and --to-bag go with --clips'),
     ],

@@ -439,7 +439,9 @@ def test_route_texts_of_a_topic_hold_from_their_log_time_until_they_are_old(rig,
 
 def test_route_texts_of_a_file_are_in_the_run_and_bad_files_are_refused(rig, tmp_path, capsys):
     texts = tmp_path / 'texts.txt'
-    texts.write_text('# SECONDS TEXT\n\n2.5 Turn left in 30m\n3.5 Continue straight\n')
+    texts.write_bytes(  # of another editor: a byte order mark, a tab, line ends of two bytes
+        b'\xef\xbb\xbf# SECONDS TEXT\r\n\r\n2.5\tTurn left in 30m\r\n3.5 Continue straight\r\n'
+    )
     more = ('--navigation-file', str(texts), '--on-missing-navigation', 'reject')
     found = navigate(tmp_path, rig, *more)
     assert [(x['t0_ns'] - START_NS) / 1e8 for x in found if x['status'] == 'ok'] == [

@@ -15,6 +15,7 @@ from ..bags.reader import Bag
 from ..context.navigation import NavigationInput
 from ..data_types import NANOSECONDS, Context, Navigation, Rejection
 from ..errors import BadInput
+from ..files import read_text
 from ..json_types import Line
 from ..ros.inputs import to_route
 from .record import reason_line
@@ -55,7 +56,7 @@ class RecordedNavigation:
         '#' are left out.
         """
         for number, row in _read_rows(path):
-            seconds, _, text = row.partition(' ')
+            seconds, text = [*row.split(maxsplit=1), ''][:2]
             try:
                 at_ns = start_ns + round(float(seconds) * NANOSECONDS)
                 self._add_text(at_ns, text.strip())
@@ -78,10 +79,6 @@ class RecordedNavigation:
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        rows = path.read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f'{path}: not a file of route texts: {error}') from error
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(read_text(path).splitlines(), 1):
         if row.strip() and not row.startswith('#'):
             yield number, row.strip()

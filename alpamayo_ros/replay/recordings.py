@@ -11,6 +11,7 @@ import time
 from ..bags.folder import ENDINGS, METADATA
 from ..bags.reader import Bag
 from ..errors import BadInput
+from ..files import read_text
 from ..json_types import Facts, Line
 from ..rig import CameraRig
 from ..ros.inputs import to_image
@@ -62,10 +63,7 @@ def find_bags(paths: Iterable[Path]) -> list[BagItem]:
 
 def read_list(path: Path) -> list[Path]:
     """Paths of a text file, one a line; raises BadInput when it has none."""
-    try:
-        lines = path.read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f'{path}: not a list of bags: {error}') from error
+    lines = read_text(path).splitlines()
     if not (found := [Path(line.strip()) for line in lines if line.strip()]):
         raise BadInput(f'{path}: an empty list, expected a bag a line')
     return found
