@@ -45,6 +45,17 @@ IMAGE_TYPES = (
     'foxglove_msgs/msg/CompressedVideo',
 )
 TRANSPORTS = {'compressed': IMAGE_TYPES[1], 'ffmpeg': IMAGE_TYPES[2]}  # by the end of a topic
+ODOMETRY_TYPES = (
+    'nav_msgs/msg/Odometry',
+    'geometry_msgs/msg/PoseWithCovarianceStamped',
+    'geometry_msgs/msg/PoseStamped',
+    'tf2_msgs/msg/TFMessage',
+)
+TWIST_TYPES = (
+    'geometry_msgs/msg/TwistWithCovarianceStamped',
+    'geometry_msgs/msg/TwistStamped',
+    'autoware_vehicle_msgs/msg/VelocityReport',
+)
 TWIST_USES = ('use', 'ignore')
 _TOPIC = re.compile(r'/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*', re.ASCII)  # a name of ROS 2
 
@@ -92,12 +103,44 @@ class RigCamera:
 
 
 @dataclass(frozen=True)
+class RearAxle:
+    """Pose of the rear axle, with the name of its frame, in the frame whose pose is published."""
+
+    frame: str
+    position_m: tuple[float, ...] = (0.0, 0.0, 0.0)
+    quaternion_xyzw: tuple[float, ...] = (0.0, 0.0, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class EgoSource:
+    """What the topic of the odometry holds, and what beside it tells the motion of the vehicle.
+
+    type: one of ODOMETRY_TYPES. twist_topic: of messages of twist_type, one of TWIST_TYPES, for a
+    type without a twist; '' where there is none. frame, child_frame: the pair that is taken from
+    TF; a pose has no child_frame of its own. rear_axle: None where the pose is that of the axle.
+    """
+
+    type: str = ODOMETRY_TYPES[0]
+    twist_topic: str = ''
+    twist_type: str = TWIST_TYPES[0]
+    frame: str = ''
+    child_frame: str = 'base_link'
+    rear_axle: RearAxle | None = None
+
+    @property
+    def has_twist(self) -> bool:
+        """Whether speeds are measured, and not derived from the poses."""
+        return self.type == ODOMETRY_TYPES[0] or bool(self.twist_topic)
+
+
+@dataclass(frozen=True)
 class CameraRig:
     """Cameras by ascending model index; `anchor` is the one whose stamps are t0.
 
-    absent: cameras of the R1 set that this vehicle does not have; the prompt leaves them out.
-    ground_z_m: height of the road in base_link, for drawing only. uses_twist: whether the twist of
-    the odometry is compared with its poses. limits: the defaults, with what the file sets.
+    odometry_topic: brings the poses, as `ego` says. absent: cameras of the R1 set that this
+    vehicle does not have; the prompt leaves them out. ground_z_m: height of the road in base_link,
+    for drawing only. uses_twist: whether the twist of the odometry is compared with its poses.
+    limits: the defaults, with what the file sets.
     """
 
     name: str
@@ -109,6 +152,7 @@ class CameraRig:
     ground_z_m: float = 0.0
     uses_twist: bool = True
     limits: ContextLimits = ContextLimits()
+    ego: EgoSource = EgoSource()
 
 
 def select_cameras(rig: CameraRig, names: tuple[str, ...]) -> CameraRig:
@@ -154,7 +198,11 @@ def _find_rig_files() -> dict[str, Path]:
 def _read_rig(section: YamlSection, name: str, namespace: str) -> CameraRig:
     tolerance_s = section.number('tolerance_s', 0, MAX_TOLERANCE_S, default=0.05)
     odometry_topic = _read_topic(section, 'odometry_topic', namespace)
-    cameras = _read_cameras(section, tolerance_s, odometry_topic, namespace)
+    ego = _read_ego(section, namespace)
+    if ego.twist_topic == odometry_topic:
+        raise section.error('twist_topic', f'{odometry_topic} is also odometry_topic')
+    topics = {odometry_topic: 'odometry_topic', ego.twist_topic: 'twist_topic'}
+    cameras = _read_cameras(section, tolerance_s, topics, namespace)
     names = [camera.name for camera in cameras]
     rig = CameraRig(
         name=name,
@@ -164,18 +212,19 @@ def _read_rig(section: YamlSection, name: str, namespace: str) -> CameraRig:
         cameras=tuple(sorted(cameras, key=lambda camera: camera.index)),
         absent=_read_absent(section, names),
         ground_z_m=section.number('ground_z_m', -10, 10, default=0.0),
-        uses_twist=section.choice('twist', TWIST_USES, default='use') == 'use',
+        uses_twist=section.choice('twist', TWIST_USES, default='use') == 'use' and ego.has_twist,
         limits=_read_limits(section),
+        ego=ego,
     )
     section.end()
     return rig
 
 
 def _read_cameras(
-    section: YamlSection, tolerance_s: float, odometry_topic: str, namespace: str
+    section: YamlSection, tolerance_s: float, topics: dict[str, str], namespace: str
 ) -> list[RigCamera]:
     cameras: list[RigCamera] = []
-    topics = {odometry_topic: 'odometry_topic'}
+    topics = topics.copy()
     for part in section.sections('cameras'):
         camera = _read_camera(part, tolerance_s, namespace)
         if any(camera.index == other.index for other in cameras):
@@ -188,6 +237,48 @@ def _read_cameras(
         topics[camera.topic] = camera.name
         cameras.append(camera)
     return cameras
+
+
+def _read_ego(section: YamlSection, namespace: str) -> EgoSource:
+    plain = EgoSource()
+    type_name = section.choice('odometry_type', ODOMETRY_TYPES, default=plain.type)
+    source = EgoSource(type_name, rear_axle=_read_rear_axle(section))
+    if type_name != plain.type:
+        source = replace(source, child_frame=_read_frame(section, 'child_frame', 'base_link'))
+    if type_name == 'tf2_msgs/msg/TFMessage':
+        source = replace(source, frame=_read_frame(section, 'frame', 'odom'))
+    if type_name != plain.type and section.has('twist_topic'):
+        topic = _read_topic(section, 'twist_topic', namespace)
+        twist_type = section.choice('twist_type', TWIST_TYPES, default=plain.twist_type)
+        source = replace(source, twist_topic=topic, twist_type=twist_type)
+    return source
+
+
+def _read_rear_axle(section: YamlSection) -> RearAxle | None:
+    if not section.has('rear_axle'):
+        return None
+    part = section.section('rear_axle')
+    axle = RearAxle(
+        _read_frame(part, 'frame'),
+        part.numbers('position_m', (3,)),
+        _read_quaternion(part) if part.has('quaternion_xyzw') else RearAxle('').quaternion_xyzw,
+    )
+    part.end()
+    return axle
+
+
+def _read_frame(section: YamlSection, key: str, default: str | None = None) -> str:
+    value = section.take(key, default)
+    if not isinstance(value, str) or not value.strip('/ '):
+        raise section.error(key, f'expected the name of a frame, got {shorten(value)}')
+    return value.lstrip('/')
+
+
+def _read_quaternion(section: YamlSection) -> tuple[float, ...]:
+    values = section.numbers('quaternion_xyzw', (4,))
+    if abs(math.hypot(*values) - 1) > 0.01:
+        raise section.error('quaternion_xyzw', 'expected a norm of 1')
+    return values
 
 
 def _read_absent(section: YamlSection, names: list[str]) -> tuple[str, ...]:
@@ -245,10 +336,8 @@ def _read_calibration(section: YamlSection) -> CameraCalibration | None:
         cy=part.number('cy', -far, far),
         distortion=part.numbers('distortion', DISTORTION_LENGTHS),
         position_m=pose.numbers('position_m', (3,)),
-        quaternion_xyzw=pose.numbers('quaternion_xyzw', (4,)),
+        quaternion_xyzw=_read_quaternion(pose),
     )
-    if abs(math.hypot(*calibration.quaternion_xyzw) - 1) > 0.01:
-        raise pose.error('quaternion_xyzw', 'expected a norm of 1')
     x, y, z, w = calibration.quaternion_xyzw
     if abs(2 * (y * z + w * x)) < UPRIGHT:  # z of the optical y axis in base_link
         text = 'its y axis lies flat, expected base_link from an optical frame, whose y is down'

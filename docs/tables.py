@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 from alpamayo_ros.images import COMPRESSED, RAW_ENCODINGS, SEMI_PLANAR_ENCODINGS
 from alpamayo_ros.profiles import PROFILES, Profile
+from alpamayo_ros.rig import ODOMETRY_TYPES, TWIST_TYPES
 from alpamayo_ros.ros.diagnostics import t0_status
 from alpamayo_ros.ros.diagnostics.status import ARRAY_TYPE
 from alpamayo_ros.ros.parameter_tables import format_markdown_table
@@ -132,6 +133,15 @@ def encodings() -> str:
     return f'A `CompressedImage` is {compressed}. The encoding of an `Image` is one of {raw}.'
 
 
+def ego_sources() -> str:
+    """What may tell the motion of the vehicle: keys of a rig file and their message types."""
+    rows = [
+        [f'`{key}`', ', '.join(f'`{name.replace("/msg/", "/")}`' for name in types)]
+        for key, types in (('odometry_type', ODOMETRY_TYPES), ('twist_type', TWIST_TYPES))
+    ]
+    return _table(['key', 'one of; the first where it is left out'], rows)
+
+
 def speed() -> str:
     """Milliseconds and GB of each stage on an H200, and the commands that measured them.
 
@@ -218,6 +228,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     'services': services,
     'commands': commands,
     'encodings': encodings,
+    'ego-sources': ego_sources,
     'profiles': profiles,
     'speed': speed,
     'orin': orin,

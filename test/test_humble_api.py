@@ -124,7 +124,12 @@ BAG_OPTIONS = {
     'record': {'--use-sim-time', '--regex', '--output'},
 }
 INTERFACE = re.compile(r"'([a-z]+_\w+/msg/\w+)'")
-NOT_OF_ROS = {'autoware_planning_msgs', 'ffmpeg_image_transport_msgs', 'foxglove_msgs'}
+NOT_OF_ROS = {
+    'autoware_planning_msgs',
+    'autoware_vehicle_msgs',
+    'ffmpeg_image_transport_msgs',
+    'foxglove_msgs',
+}
 
 
 def imports_of(tree):

@@ -35,7 +35,9 @@ def odometry(
         position=SimpleNamespace(**dict(zip(names, position, strict=False))),
         orientation=SimpleNamespace(**dict(zip(names, quaternion, strict=True))),
     )
-    twist = SimpleNamespace(linear=SimpleNamespace(x=speed), angular=SimpleNamespace(z=yaw_rate))
+    twist = SimpleNamespace(
+        linear=SimpleNamespace(x=speed, y=0.0), angular=SimpleNamespace(z=yaw_rate)
+    )
     return SimpleNamespace(
         header=stamp or header(),
         child_frame_id=child,

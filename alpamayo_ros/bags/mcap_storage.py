@@ -17,7 +17,7 @@ import lz4.frame
 
 from ..errors import BadInput
 from .compression import ERRORS, decompress_bytes, is_compressed
-from .storage import HEADER_BYTES, LATEST_NS, Entry, Storage, read_stamp
+from .storage import HEADER_BYTES, LATEST_NS, Entry, Storage
 
 MAGIC = b'\x89MCAP0\r\n'
 FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, STATISTICS = 0x02, 0x03, 0x04, 0x05, 0x06, 0x0B
@@ -79,9 +79,12 @@ class McapStorage(Storage):
                 channel, _, log_ns, _ = _MESSAGE.unpack_from(head)
                 if channel in channels:
                     log_ns = min(log_ns, LATEST_NS)
-                    entry = Entry(channel, log_ns, read_stamp(head[_MESSAGE.size :]), block, at)
+                    stamp_ns = self._read_stamp(channel, head[_MESSAGE.size :])
+                    entry = Entry(channel, log_ns, stamp_ns, block, at)
                     if is_compressed(head[_MESSAGE.size :]):
-                        entry = entry._replace(stamp_ns=read_stamp(self.read(entry)))
+                        entry = entry._replace(
+                            stamp_ns=self._read_stamp(channel, self.read(entry))
+                        )
                     yield entry
 
     def read(self, entry: Entry) -> bytes:

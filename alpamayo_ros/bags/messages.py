@@ -26,6 +26,8 @@ from rosbags.typesys.store import Typestore
 TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
 # of packages that are not in the store: fields only, as their .msg files state them
 DEFINITIONS = {
+    'autoware_vehicle_msgs/msg/VelocityReport': 'std_msgs/Header header\n'
+    'float32 longitudinal_velocity\nfloat32 lateral_velocity\nfloat32 heading_rate',
     'ffmpeg_image_transport_msgs/msg/FFMPEGPacket': 'std_msgs/Header header\nint32 width\n'
     'int32 height\nstring encoding\nuint64 pts\nuint8 flags\nbool is_bigendian\nuint8[] data',
     'foxglove_msgs/msg/CompressedVideo': 'builtin_interfaces/Time timestamp\nstring frame_id\n'

@@ -15,7 +15,7 @@ import apsw
 
 from ..errors import BadInput
 from .compression import is_compressed
-from .storage import HEADER_BYTES, Entry, Storage, read_stamp
+from .storage import HEADER_BYTES, Entry, Storage
 
 MAGIC = b'SQLite format 3\0'
 _SCAN = (
@@ -62,9 +62,10 @@ class SqliteStorage(Storage):
         try:
             rows = self._database.execute(_SCAN.format(places), (HEADER_BYTES, *channels))
             for row, channel, log_ns, head, length in rows:
-                entry = Entry(channel, int(log_ns), read_stamp(head or b''), row, length or 0)
+                stamp_ns = self._read_stamp(channel, head or b'')
+                entry = Entry(channel, int(log_ns), stamp_ns, row, length or 0)
                 if is_compressed(head or b''):
-                    entry = entry._replace(stamp_ns=read_stamp(self.read(entry)))
+                    entry = entry._replace(stamp_ns=self._read_stamp(channel, self.read(entry)))
                 yield entry
         except (apsw.Error, TypeError, ValueError) as error:
             self._damage = f'the database is damaged: {error}'

@@ -17,7 +17,8 @@ from .compression import ERRORS, decompress_bytes, is_compressed
 
 NO_STAMP = -1
 LATEST_NS = 2**62  # MCAP has times beyond int64; a log time behind this one is none
-HEADER_BYTES = 12  # encapsulation of CDR, then the stamp: int32 s, uint32 ns
+HEADER_BYTES = 16  # encapsulation of CDR, the count of an array, the stamp: int32 s, uint32 ns
+STAMP_AT = {'tf2_msgs/msg/TFMessage': 8}  # behind the count of its transforms; others: 4
 _SEPARATORS = re.compile(r'/|::|\.')
 
 
@@ -35,7 +36,7 @@ class Entry(NamedTuple):
     """Where a message is: its channel, log time ns, stamp of its header ns, place in the file.
 
     stamp_ns: the first eight bytes behind the encapsulation, read as a stamp; NO_STAMP where the
-    payload is too short. It means something for types that begin with a Header only.
+    payload is too short. It means something for types that begin with a Header, and for TF.
     """
 
     channel: int
@@ -57,6 +58,10 @@ class Storage(ABC):
         self.channels: dict[int, Channel] = {}
         self.counts: dict[int, int] | None = None
         self.span_ns: tuple[int, int] | None = None
+
+    def _read_stamp(self, channel: int, payload: bytes) -> int:
+        """Stamp ns of the first Header in a payload of a channel; NO_STAMP for a shorter one."""
+        return read_stamp(payload, STAMP_AT.get(self.channels[channel].type_name, 4))
 
     def _add_channel(self, number: int, topic: str, type_name: str, encoding: str) -> None:
         """Note a channel, with topic and type in the spelling of ROS 2."""
@@ -94,7 +99,7 @@ def normalize_topic(name: str) -> str:
     return name if name.startswith('/') else f'/{name}'
 
 
-def read_stamp(payload: bytes) -> int:
+def read_stamp(payload: bytes, at: int = 4) -> int:
     """Stamp ns of the Header that a CDR payload begins with; NO_STAMP for a shorter one.
 
     The first HEADER_BYTES are enough, unless the payload is compressed.
@@ -104,7 +109,7 @@ def read_stamp(payload: bytes) -> int:
             payload = decompress_bytes(payload)
         except ERRORS:
             return NO_STAMP
-    if len(payload) < HEADER_BYTES:
+    if len(payload) < at + 8:
         return NO_STAMP
-    seconds, nanoseconds = struct.unpack_from('<iI' if payload[1] & 1 else '>iI', payload, 4)
+    seconds, nanoseconds = struct.unpack_from('<iI' if payload[1] & 1 else '>iI', payload, at)
     return max(seconds * 1_000_000_000 + nanoseconds, NO_STAMP)

@@ -19,7 +19,8 @@ from ..context.odometry_checks import PoseTrack, describe_jump, describe_turned_
 from ..data_types import GRID_NS, HISTORY_POSES, WAYPOINTS, EgoPose
 from ..json_types import PathFacts
 from ..rig import CameraRig
-from ..ros.inputs import to_pose
+from ..ros.input_topics import list_ego_topics
+from ..ros.receiving.ego import EgoReader
 
 MIN_POSES = 4  # what the cubic needs
 LEVEL_M, LEVEL_SLOPE = (
@@ -43,26 +44,28 @@ class DrivenTruth:
 
 
 class DrivenPath:
-    """Poses of one odometry topic by stamp: (N,) int64 ns, (N, 3) m, (N, 4) xyzw, (N,) m/s.
+    """Poses of a rig's odometry by stamp: (N,) int64 ns, (N, 3) m, (N, 4) xyzw, (N,) m/s.
 
     A pose is left out when it cannot be used, when its stamp is far from those around it, when it
     is not newer than the one before, or when it is in a rarer pair of frames. `facts` counts them.
     """
 
     def __init__(self, bag: Bag, rig: CameraRig) -> None:
-        topic = rig.odometry_topic
+        reader, topics = EgoReader(rig.ego), [x for x, _ in list_ego_topics(rig).values()]
         left_out: Counter[str] = Counter()
         poses: list[EgoPose] = []
-        for message in bag.messages_by_stamp([topic]):
+        for message in bag.messages_by_stamp(topics):
+            is_odometry = message.topic == rig.odometry_topic
+            read = reader.read_poses if is_odometry else reader.read_twist
             try:
-                pose = to_pose(bag.decode(topic, message.payload))
+                _, found = read(bag.decode(message.topic, message.payload))
             except ValueError:
                 left_out['bad_message'] += 1  # the replay itself writes a line about it
                 continue
             if message.is_outlier:
-                left_out['stamp_outlier'] += 1
+                left_out['stamp_outlier'] += len(found)
             else:
-                poses.append(pose)
+                poses += found
         pairs = Counter((pose.frame_id, pose.child_frame_id) for pose in poses)
         self._frames = pairs.most_common(1)[0][0] if pairs else ('', '')
         self._poses: list[EgoPose] = []

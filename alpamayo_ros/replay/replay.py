@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 import time
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,9 @@ from ..data_types import (
 from ..json_types import Line
 from ..metrics.displacement import measure_horizons
 from ..rig import IMAGE_TYPES, CameraRig
-from ..ros.inputs import find_stamp, to_image, to_pose
+from ..ros.input_topics import list_ego_topics, list_input_topics
+from ..ros.inputs import find_stamp, to_image
+from ..ros.receiving.ego import EgoReader
 from ..runtime.constant_velocity import make_straight_path
 from ..runtime.serving.jobs import Engine
 from ..video.decoder import VideoDecoder
@@ -35,7 +38,6 @@ from .driven_path import DrivenPath, DrivenTruth
 from .record import Key, line_key, ok_line, reason_line
 from .recorded_navigation import RecordedNavigation
 
-ODOMETRY_TYPES = ('nav_msgs/msg/Odometry',)
 WARM_UP_NS = 1_600_000_000  # the history, and one grid step for the frames around it
 # What is read before a span: its warm-up, and what the buffer keeps beside it.
 LEAD_NS, LEAD_MESSAGES = 4_000_000_000, 12
@@ -61,12 +63,12 @@ class Schedule:
 def require_topics(bag: Bag, rig: CameraRig) -> None:
     """Raise BadInput unless the bag has the rig's topics, with messages of the right types."""
     types = {x.topic: (x.type,) if x.type else IMAGE_TYPES for x in rig.cameras}
-    bag.require(types | {rig.odometry_topic: ODOMETRY_TYPES})
+    bag.require(types | {topic: (kind,) for topic, kind in list_ego_topics(rig).values()})
 
 
 def list_topics(rig: CameraRig) -> list[str]:
-    """The topics that a rig reads: those of the cameras, then the odometry."""
-    return [*(camera.topic for camera in rig.cameras), rig.odometry_topic]
+    """The topics that a rig reads: those of the cameras, then the odometry and its twist."""
+    return [topic for topic, _ in list_input_topics(rig).values()]
 
 
 class Replay:
@@ -87,6 +89,7 @@ class Replay:
         self.driven = DrivenPath(bag, rig)
         self._buffer = ContextBuffer(rig)
         self._cameras = {camera.topic: camera.name for camera in rig.cameras}
+        self._ego = EgoReader(rig.ego)
         self._videos: dict[str, VideoDecoder] = {}  # by topic
         self._anchor_topic = next(c.topic for c in rig.cameras if c.name == rig.anchor)
         self._waiting: dict[int, int] = {}  # t0 to log time of the anchor frame
@@ -171,7 +174,7 @@ class Replay:
                 text = f'stamp {stamp.sec}.{stamp.nanosec:09} s is far from those around it'
                 return reason_line(log_ns, 'rejected', 'stamp_outlier', text, topic)
             if camera is None:
-                refused = self._buffer.add_pose(to_pose(message))
+                refused = self._add_poses(topic, message)
             else:
                 refused, frame = self._add_image(topic, camera, to_image(message))
         except ValueError as error:
@@ -183,6 +186,13 @@ class Replay:
         if topic == self._anchor_topic and frame is not None and self._is_due(frame.stamp_ns):
             self._waiting[frame.stamp_ns] = log_ns
         return None
+
+    def _add_poses(self, topic: str, message: Any) -> Rejection | None:
+        """Put the poses that a message completes into the buffer; why one is refused."""
+        is_odometry = topic == self.rig.odometry_topic
+        read = self._ego.read_poses if is_odometry else self._ego.read_twist
+        refused = [self._buffer.add_pose(pose) for pose in read(message)[1]]
+        return next(filter(None, refused), None)
 
     def _add_image(
         self, topic: str, camera: str, image: Frame | VideoPacket

@@ -34,6 +34,7 @@ class Odometry(NamedTuple):
     yaw_rate_radps: float
     frame_id: str
     child_frame_id: str
+    lateral_mps: float = 0.0
 
 
 def read_odometry(data: bytes) -> Odometry:
@@ -51,13 +52,16 @@ def read_odometry(data: bytes) -> Odometry:
         at = _align(at, 8)
         *position_m, qx, qy, qz, qw = struct.unpack_from(f'{order}7d', data, at)
         at += 7 * 8 + COVARIANCE
-        speed_mps, _, _, _, _, yaw_rate = struct.unpack_from(f'{order}6d{COVARIANCE}x', data, at)
+        speed_mps, lateral_mps, _, _, _, yaw_rate = struct.unpack_from(
+            f'{order}6d{COVARIANCE}x', data, at
+        )
     except struct.error:
         raise ValueError(f'{len(data)} bytes are too few for an Odometry') from None
     stamp_ns = sec * NANOSECONDS + nanosec
     quaternion = qx, qy, qz, qw
+    names = frame_id, child_frame_id
     return Odometry(
-        stamp_ns, tuple(position_m), quaternion, speed_mps, yaw_rate, frame_id, child_frame_id
+        stamp_ns, tuple(position_m), quaternion, speed_mps, yaw_rate, *names, lateral_mps
     )
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from ..rig import CameraRig
 
-ODOMETRY = 'odometry'  # name of the input that is no camera
-ODOMETRY_TYPE = 'nav_msgs/msg/Odometry'
+ODOMETRY, TWIST = 'odometry', 'twist'  # names of the inputs that are no cameras
 
 NAVIGATION, NAVIGATION_TYPE = 'input/navigation', 'std_msgs/msg/String'  # below the node's name
 ROUTE, ROUTE_TYPE = 'input/route', 'nav_msgs/msg/Path'
 
 
 def list_input_topics(rig: CameraRig) -> dict[str, tuple[str, str]]:
-    """Inputs by name: topic and message type."""
+    """Inputs by name: topic and message type; the cameras, then what tells the motion."""
     cameras = {camera.name: (camera.topic, camera.message_type) for camera in rig.cameras}
-    return {**cameras, ODOMETRY: (rig.odometry_topic, ODOMETRY_TYPE)}
+    return {**cameras, **list_ego_topics(rig)}
+
+
+def list_ego_topics(rig: CameraRig) -> dict[str, tuple[str, str]]:
+    """Inputs that tell the motion of the vehicle, by name: topic and message type."""
+    topics = {ODOMETRY: (rig.odometry_topic, rig.ego.type)}
+    if rig.ego.twist_topic:
+        topics[TWIST] = rig.ego.twist_topic, rig.ego.twist_type
+    return topics

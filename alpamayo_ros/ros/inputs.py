@@ -29,7 +29,7 @@ def to_image(message: Any) -> Frame | VideoPacket:
     ValueError for a zero stamp, an empty or huge image and an unknown compression; an unknown raw
     encoding is only found when the frame is decoded.
     """
-    stamp_ns = _require_stamp(_to_nanoseconds(find_stamp(message)))
+    stamp_ns = _require_stamp(find_nanoseconds(find_stamp(message)))
     if not len(message.data):
         raise ValueError('image without data')
     data = np.frombuffer(message.data, np.uint8)
@@ -62,8 +62,14 @@ def make_compressed_frame(
 
 
 def find_stamp(message: Any) -> Any:
-    """The stamp of a message: that of its header, or of a CompressedVideo, which has none."""
-    return message.header.stamp if hasattr(message, 'header') else message.timestamp
+    """The first stamp of a message: CompressedVideo and TFMessage have no header of their own."""
+    if hasattr(message, 'timestamp'):
+        return message.timestamp
+    if hasattr(message, 'transforms'):
+        if not message.transforms:
+            raise ValueError('TFMessage without transforms')
+        return message.transforms[0].header.stamp
+    return message.header.stamp
 
 
 def to_pose(message: Any) -> EgoPose:
@@ -74,17 +80,22 @@ def to_pose(message: Any) -> EgoPose:
     not finite or further than MAX_POSITION_M away, and a quaternion whose norm is not 1 within a
     percent (all zero, as senders leave it when they know no orientation).
     """
+    return convert_odometry(read_odometry_message(message))
+
+
+def read_odometry_message(message: Any) -> Odometry:
+    """The fields of a nav_msgs/Odometry that are used."""
     position, orientation = message.pose.pose.position, message.pose.pose.orientation
-    return convert_odometry(
-        Odometry(
-            _to_nanoseconds(message.header.stamp),
-            (position.x, position.y, position.z),
-            (orientation.x, orientation.y, orientation.z, orientation.w),
-            float(message.twist.twist.linear.x),
-            float(message.twist.twist.angular.z),
-            message.header.frame_id,
-            message.child_frame_id,
-        )
+    linear = message.twist.twist.linear
+    return Odometry(
+        find_nanoseconds(message.header.stamp),
+        (position.x, position.y, position.z),
+        (orientation.x, orientation.y, orientation.z, orientation.w),
+        float(linear.x),
+        float(message.twist.twist.angular.z),
+        message.header.frame_id,
+        message.child_frame_id,
+        float(linear.y),
     )
 
 
@@ -132,7 +143,8 @@ def convert_odometry(odometry: Odometry) -> EgoPose:
     )
 
 
-def _to_nanoseconds(stamp: Any) -> int:
+def find_nanoseconds(stamp: Any) -> int:
+    """A builtin_interfaces/Time in ns."""
     return int(stamp.sec * NANOSECONDS + stamp.nanosec)
 
 

@@ -21,7 +21,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.task import Future
 
 from ..errors import BadInput
-from ..rig import CameraRig
+from ..rig import ODOMETRY_TYPES, CameraRig
 from ..runtime.start import start_engine
 from .declaration import declare, find_files_of_others, find_unknown
 from .diagnostics import t0_status
@@ -33,6 +33,7 @@ from .input_topics import (
     ODOMETRY,
     ROUTE,
     ROUTE_TYPE,
+    TWIST,
     list_input_topics,
 )
 from .lifecycle import ManagedNode
@@ -102,23 +103,29 @@ class AlpamayoNode(ManagedNode):
     def _create_inputs(self, rig: CameraRig) -> None:
         topics = list_input_topics(rig)
         is_waited_for = OnDemand(lambda: self.pipeline.anchors.waiting > 0)
-        self._odometry = create_input(
-            self,
-            *topics.pop(ODOMETRY),
-            partial(self.pipeline.receive, ODOMETRY),
-            ODOMETRY_DEPTH,
-            raw=True,
-            callback_group=is_waited_for,
-        )
-        for name, topic in topics.items():
-            create_input(self, *topic, partial(self._on_frame, name), CAMERA_DEPTH)
+        self._polled = {
+            name: create_input(
+                self,
+                topic,
+                type_name,
+                partial(self.pipeline.receive, name),
+                ODOMETRY_DEPTH,
+                raw=type_name == ODOMETRY_TYPES[0],
+                callback_group=is_waited_for,
+            )
+            for name, (topic, type_name) in topics.items()
+            if name in (ODOMETRY, TWIST)
+        }
+        for name in topics.keys() - self._polled.keys():
+            create_input(self, *topics[name], partial(self._on_frame, name), CAMERA_DEPTH)
         for own, type_name in ((NAVIGATION, NAVIGATION_TYPE), (ROUTE, ROUTE_TYPE)):
             create_latched_input(self, own, type_name, self.pipeline.receive_navigation)
         for monitor in self.pipeline.monitors.values():
             monitor.topic = self.resolve_topic_name(monitor.topic)
 
     def _fetch_odometry(self) -> None:
-        self.pipeline.receive(ODOMETRY, *take_messages(self._odometry, ODOMETRY_DEPTH))
+        for name, subscription in self._polled.items():
+            self.pipeline.receive(name, *take_messages(subscription, ODOMETRY_DEPTH))
 
     def _on_frame(self, name: str, message: Any) -> None:
         self._fetch_odometry()

@@ -52,6 +52,8 @@ SERVICES = {
 
 # of packages that no typestore holds: fields only, as their .msg files state them
 MESSAGES = {
+    'autoware_vehicle_msgs/msg/VelocityReport': 'std_msgs/Header header\n'
+    'float32 longitudinal_velocity\nfloat32 lateral_velocity\nfloat32 heading_rate',
     'ffmpeg_image_transport_msgs/msg/FFMPEGPacket': 'std_msgs/Header header\nint32 width\n'
     'int32 height\nstring encoding\nuint64 pts\nuint8 flags\nbool is_bigendian\nuint8[] data',
     'foxglove_msgs/msg/CompressedVideo': 'builtin_interfaces/Time timestamp\nstring frame_id\n'

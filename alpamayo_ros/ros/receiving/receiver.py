@@ -11,13 +11,14 @@ from functools import partial
 import time
 from typing import Any
 
-from ...data_types import EgoPose, Frame, Rejection, VideoPacket
+from ...data_types import EgoPose, Frame, Rejection
 from ...video.decoder_thread import Decoded, DecoderThread
 from ..anchors import Anchors
 from ..diagnostics.input_monitor import InputMonitor
 from ..diagnostics.log_throttle import LogThrottle
-from ..input_topics import ODOMETRY
-from ..inputs import read_pose, to_image
+from ..input_topics import ODOMETRY, TWIST
+from ..inputs import to_image
+from .ego import EgoReader
 
 
 class Receiver:
@@ -37,24 +38,40 @@ class Receiver:
         on_taken: Callable[[int, float], Any],
     ) -> None:
         self.vehicle: EgoPose | None = None
+        self._ego = EgoReader(anchors.rig.ego)
         self._anchors, self._monitors, self._log = anchors, monitors, log
         self._now_ns, self._post, self._on_taken = now_ns, post, on_taken
         self._videos: dict[str, DecoderThread] = {}
 
     def receive(self, name: str, *messages: Any) -> None:
-        """Take messages of a camera, or CDR bytes of Odometry; a video's packets follow later."""
+        """Take messages of an input, or CDR bytes of Odometry; a video's packets follow later."""
         start, now_ns = time.perf_counter(), self._now_ns()
         for message in messages:
-            item = _convert(name, message)
-            if not isinstance(item, VideoPacket):
-                self._take(name, item, start, now_ns)
-            elif refused := self._begin_decoding(name, item):
-                self._take(name, refused, start, now_ns)
+            try:
+                if name in (ODOMETRY, TWIST):
+                    self._take_poses(name, message, start, now_ns)
+                else:
+                    self._take_image(name, message, start, now_ns)
+            except ValueError as error:
+                self._take(name, Rejection(0, 'bad_message', str(error)), start, now_ns)
         self._on_taken(now_ns, start)
 
-    def _begin_decoding(self, name: str, packet: VideoPacket) -> Rejection | None:
+    def _take_poses(self, name: str, message: Any, start: float, now_ns: int) -> None:
+        read = self._ego.read_poses if name == ODOMETRY else self._ego.read_twist
+        stamp_ns, poses = read(message)
+        refused = [self._add_pose(pose) for pose in poses]
+        if stamp_ns is not None:
+            self._note(name, stamp_ns, next(filter(None, refused), None), start, now_ns)
+
+    def _take_image(self, name: str, message: Any, start: float, now_ns: int) -> None:
+        image = to_image(message)
+        if isinstance(image, Frame):
+            self._take(name, image, start, now_ns)
+            return
         video = self._videos.setdefault(name, DecoderThread())
-        return video.submit(packet, partial(self._post, self._take_decoded, name))
+        post = partial(self._post, self._take_decoded, name)
+        if refused := video.submit(image, post):
+            self._take(name, refused, start, now_ns)
 
     def _take_decoded(self, name: str, decoded: Decoded) -> None:
         start, now_ns = time.perf_counter(), self._now_ns()
@@ -66,32 +83,26 @@ class Receiver:
             self._take(name, item, start, now_ns)
         self._on_taken(now_ns, start)
 
-    def _take(
-        self, name: str, item: EgoPose | Frame | Rejection, start: float, now_ns: int
-    ) -> None:
-        """Hand an item to the anchors, and note its arrival or why it is refused."""
-        stamp_ns, refused = None, None
-        if isinstance(item, Rejection):
-            item = refused = replace(item, detail=f'{name}: {item.detail}')
-            self._anchors.refuse(name, item)
+    def _take(self, name: str, item: Frame | Rejection, start: float, now_ns: int) -> None:
+        """Hand a frame to the anchors, or tell them what is refused; note either."""
+        if isinstance(item, Frame):
+            refused = self._anchors.add_frame(name, item)
+            self._note(name, item.stamp_ns, refused, start, now_ns)
         else:
-            stamp_ns, refused = item.stamp_ns, self._add(name, item)
+            item = replace(item, detail=f'{name}: {item.detail}')
+            self._anchors.refuse(name, item)
+            self._note(name, None, item, start, now_ns)
+
+    def _add_pose(self, pose: EgoPose) -> Rejection | None:
+        refused = self._anchors.add_pose(pose)
+        if not refused and (self.vehicle is None or pose.stamp_ns > self.vehicle.stamp_ns):
+            self.vehicle = pose
+        return refused
+
+    def _note(
+        self, name: str, stamp_ns: int | None, refused: Rejection | None, start: float, now_ns: int
+    ) -> None:
         detail = refused.detail if refused else ''
         self._monitors[name].note_arrival(start, now_ns, stamp_ns, detail)
         if refused:
             self._log.warn(f'{name}: {refused.reason}', detail)
-
-    def _add(self, name: str, item: EgoPose | Frame) -> Rejection | None:
-        if isinstance(item, Frame):
-            return self._anchors.add_frame(name, item)
-        refused = self._anchors.add_pose(item)
-        if not refused and (self.vehicle is None or item.stamp_ns > self.vehicle.stamp_ns):
-            self.vehicle = item
-        return refused
-
-
-def _convert(name: str, message: Any) -> EgoPose | Frame | VideoPacket | Rejection:
-    try:
-        return read_pose(message) if name == ODOMETRY else to_image(message)
-    except ValueError as error:
-        return Rejection(0, 'bad_message', str(error))
