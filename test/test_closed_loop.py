@@ -208,6 +208,19 @@ def test_late_plans_are_driven_no_faster_than_they_can_be_trusted():
     assert speeds[0] > 7.0 and speeds[1] == pytest.approx(5.0, abs=0.6)  # 10 m over 2 s
 
 
+def test_a_displaced_drive_begins_beside_the_middle_and_came_from_there():
+    loop, aside = ClosedLoop('test', 24, 12.0, 0.5, Policies(), 0, displaced_m=0.6), []
+    for number in range(6):
+        simulation = closed_loop.begin_drive(loop, number, SIZE).simulation
+        now, before = (simulation.trace.ego(t_s) for t_s in (0.0, -1.4))
+        offsets = [simulation.route.road.locate(e.x_m, e.y_m, e.s_m)[1] for e in (now, before)]
+        assert offsets[0] == pytest.approx(offsets[1], abs=0.05)
+        aside.append(offsets[0])
+    assert np.abs(aside) == pytest.approx(0.6, abs=0.05) and {*np.sign(aside)} == {-1.0, 1.0}
+    plain = replace(loop, displaced_m=0.0)
+    assert closed_loop.begin_drive(plain, 0, SIZE).simulation.trace.ego(0.0).y_m == 0.0
+
+
 def test_who_stands_makes_no_progress_and_has_no_score():
     for record in driven(StandingPlanner(), 0.5, range(2)):
         assert (record['end'], record['makes_progress'], record['score']) == ('done', 0.0, 0.0)

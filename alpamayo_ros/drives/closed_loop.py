@@ -18,7 +18,7 @@ from ..ros.publishing.policy import Policies, check_takeover, decide, time_path
 from ..ros.publishing.trusted_speed import LateTimes
 from ..world import bodies
 from ..world.moments import SIMULATION_STEP_S
-from ..world.simulation import Simulation
+from ..world.simulation import MARGIN_S, Displacement, Simulation
 from .course import count_pedestrians, count_red_lights, list_demands, measure_course
 from .follower import FollowedPath, follow, place_path
 from .parts import Record
@@ -28,12 +28,13 @@ from .trajectories import encode_controls
 
 REPLAN_S = 0.5  # period of the plans where planning takes no time
 LONGEST_LATENCY_S = 10.0  # scenarios are made so much longer than a drive
+_PURPOSE = 22  # stream of a drive's random numbers
 _CHECK_STEPS = 2  # steps between two looks at lanes and bodies
 
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Which drives, how long each, and how late a plan comes."""
+    """Which drives, how long each, how late a plan comes, and how far aside each begins."""
 
     split: str
     drives: int
@@ -41,6 +42,7 @@ class ClosedLoop:
     latency_s: float
     policies: Policies
     seed: int
+    displaced_m: float = 0.0
 
     @property
     def period_s(self) -> float:
@@ -172,10 +174,13 @@ def measure(
 
 
 def begin_drive(loop: ClosedLoop, number: int, size: tuple[int, int]) -> ClosedLoopDrive:
-    """Begin a drive at t = 0 s."""
+    """Begin a drive at t = 0 s; a displaced one begins, and came, to one side of its lane."""
     drive = EvaluationDrive(loop.split, number, loop.seconds + LONGEST_LATENCY_S, size)
     simulation = drive.scenario.simulate()
     simulation.run(0.0)
+    if loop.displaced_m:
+        side = int(drive.scenario.rng(_PURPOSE, loop.seed).choice([-1, 1]))
+        simulation.displace(Displacement(left_m=side * loop.displaced_m), MARGIN_S)
     return ClosedLoopDrive(drive, loop, simulation)
 
 

@@ -158,7 +158,15 @@ def _list_parts(
         trusted_distance_m=settings.trusted_distance_m,
     )
     closed = [
-        ClosedLoop(settings.split, drives, settings.seconds, latency_s, policies, settings.seed)
+        ClosedLoop(
+            settings.split,
+            drives,
+            settings.seconds,
+            latency_s,
+            policies,
+            settings.seed,
+            settings.displaced_m,
+        )
         for latency_s in settings.latencies_s
     ]
     samples = {'samples': settings.samples}

@@ -14,6 +14,7 @@ from ..world.samples import HORIZON_S
 from ..world.towns import SPLITS
 from .closed_loop import LONGEST_LATENCY_S
 
+FARTHEST_ASIDE_M = 0.8  # a car there still stands in its lane
 NAVIGATION = ('none', 'route')
 
 
@@ -26,8 +27,9 @@ class EvaluationSettings:
     node, 0, '' and 'profile' mean the profile's. navigation: 'route' puts the next turn of the
     drive into the prompt, for Alpamayo 1.5. moments: t0s per drive in the open loop.
     closed_drives: None for all. latencies_s: [] for no closed loop. counterfactuals: whether
-    pictures are edited and planned again. retime, on_too_fast, trusted_distance_m,
-    sample_choice: as the node's parameters.
+    pictures are edited and planned again. displaced_m: how far aside of its lane's
+    middle a closed loop begins. retime, on_too_fast, trusted_distance_m and sample_choice: as the
+    node's parameters.
     batch: scenes per forward pass. cluster: empty for this process, local for Ray on this
     machine, or ray://HOST. workers: processes that share the drives; 2 or more
     without a cluster are a local one. rounds: of the bootstrap.
@@ -61,6 +63,7 @@ class EvaluationSettings:
     latencies_s: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0, 2.0, 5.0])
     closed_drives: int | None = None
     closed_samples: int = 6
+    displaced_m: float = 0.0
     expired_path: str = 'drop'
     on_invalid: str = 'stop'
     retime: bool = False
@@ -89,6 +92,8 @@ def check_settings(settings: EvaluationSettings) -> None:
         _require(getattr(settings, name) >= 0, name, getattr(settings, name), '0 or more')
     words, choice = ', '.join(SAMPLE_CHOICES), settings.sample_choice
     _require(choice in SAMPLE_CHOICES, 'sample_choice', choice, f'one of {words}')
+    aside = settings.displaced_m
+    _require(0 <= aside <= FARTHEST_ASIDE_M, 'displaced_m', aside, f'0 to {FARTHEST_ASIDE_M:g}')
     _require(
         settings.trusted_distance_m > 0, 'trusted_distance_m', settings.trusted_distance_m,
         'more than 0',
