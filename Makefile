@@ -13,6 +13,7 @@ DRIVE := $(DEMO)/drive/metadata.yaml
 BITS ?= 16
 CHECKPOINT = $(if $(filter 2,$(BITS)),small-2bit,small)
 LESSONS := out/calibration
+DEVICE ?= cpu
 # Drives that no training and no evaluation sees.
 LESSON_SEEDS := 1001 1002 1003
 
@@ -22,12 +23,13 @@ export HF_HUB_OFFLINE := 1
 export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo replay small-2bit test soak fuzz docs clean
+.PHONY: help setup demo replay small-2bit small15-2bit test soak fuzz docs clean
 
 help:
 	@echo 'make demo    a synthetic drive played to the live node, with a small trained checkpoint: $(DEMO)/live'
 	@echo 'make replay  the same drive offline: $(DEMO)/replay; BITS=2 takes the checkpoint of 2 bits, for both'
-	@echo 'make small-2bit  checkpoints/small-2bit anew, calibrated on three drives'
+	@echo 'make small-2bit  checkpoints/small-2bit anew, calibrated on three drives; small15-2bit likewise;'
+	@echo '             DEVICE=cuda does the work on a GPU'
 	@echo 'make test    unit, golden and lint tests'
 	@echo 'make soak    ten minutes of the node at five times real time, with a fault in every second'
 	@echo 'make fuzz    an hour of bags, rigs, images, messages and checkpoints changed at random'
@@ -79,9 +81,9 @@ $(LESSONS)/%/metadata.yaml: $(wildcard alpamayo_ros/world/*.py) | $(STAMP)
 	@rm -rf $(@D)
 	$(BIN)/alpamayo_drive $(@D) --seed $* --seconds 60
 
-small-2bit: $(STAMP) $(LESSON_SEEDS:%=$(LESSONS)/%/metadata.yaml)
-	@rm -rf checkpoints/small-2bit
-	$(BIN)/alpamayo_quantize small checkpoints/small-2bit --bits 2 --rig synthetic \
+small-2bit small15-2bit: %-2bit: $(STAMP) $(LESSON_SEEDS:%=$(LESSONS)/%/metadata.yaml)
+	@rm -rf checkpoints/$@
+	$(BIN)/alpamayo_quantize $* checkpoints/$@ --bits 2 --rig synthetic --device $(DEVICE) \
 	    $(LESSON_SEEDS:%=--drive $(LESSONS)/%)
 
 # Where ROS 2 is sourced the first runs on it; the tests of its stand-in never do. Three workers on

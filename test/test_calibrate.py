@@ -9,22 +9,28 @@ import small_bag
 import torch
 
 from alpamayo_ros.cli import quantize as command
-from alpamayo_ros.conversion import block_quantizer, calibrate, finetune, fit_widths, streams
+from alpamayo_ros.conversion import (
+    answers,
+    block_quantizer,
+    calibrate,
+    calibrate_release,
+    calibration_files,
+    finetune,
+    fit_widths,
+    streams,
+)
+from alpamayo_ros.conversion.answers import count_spoken, make_lessons, mix_pictures
 from alpamayo_ros.conversion.block_walk import list_blocks
 from alpamayo_ros.conversion.fit_widths import fit_rules
 from alpamayo_ros.conversion.learned_weight import LearnedLinear
-from alpamayo_ros.conversion.lessons import (
-    lessons_from_tensors,
-    make_lessons,
-    mix_pictures,
-)
+from alpamayo_ros.conversion.lessons import Curriculum, curriculum_from_tensors
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.kernels.packing import PackedMatrix, unpack_rows
 from alpamayo_ros.model.small import untrained
 from alpamayo_ros.model.teacher_forcing import predict_velocities, run_language_model
 from alpamayo_ros.quantization.codes import dequantize, measure_error
 from alpamayo_ros.quantization.matrix import quantize_matrix
-from alpamayo_ros.quantization.scheme import SCHEMES, Rule, count_bytes, find_rule
+from alpamayo_ros.quantization.scheme import SCHEMES, Rule, count_bytes, find_rule, make_rules
 from alpamayo_ros.replay.drawn_contexts import draw_contexts
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.runtime.engine import AlpamayoEngine
@@ -70,8 +76,21 @@ def contexts(drive):
 
 
 @pytest.fixture(scope='module')
-def lessons(source, contexts):
-    return make_lessons(AlpamayoEngine(source), contexts, 0, lambda count: None)
+def curriculum(source, contexts):
+    real, numbers = answers._read_images, iter(range(MOMENTS + 2))
+
+    def read(teacher, context):
+        images = real(teacher, context)
+        images[0, 0, 0, 0] = next(numbers)  # all pictures of the bag are alike
+        return images
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, 'MIXES', 1)
+        patch.setattr(answers, '_read_images', read)
+        spoken = []
+        made = make_lessons(AlpamayoEngine(source), contexts, 0, spoken.append)
+        assert sum(spoken) == count_spoken(len(contexts)) == len(made)
+    return made
 
 
 def run(source, drive, target, *more):
@@ -80,16 +99,42 @@ def run(source, drive, target, *more):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, 'MOMENTS', MOMENTS)
         patch.setattr(block_quantizer, 'PASSES', 1)
-        patch.setattr(finetune, 'PASSES', 1)
-        patch.setattr(calibrate, 'MIXES', 0)
+        patch.setattr(finetune, 'STEPS', 1)
+        patch.setattr(calibrate, '_MEASUREMENTS', 5)
+        patch.setattr(answers, 'MIXES', 0)
         return command.main([str(x) for x in arguments])
 
 
 @pytest.fixture(scope='module')
-def calibrated(source, drive, tmp_path_factory):
+def sizes():
+    """Bytes that the calibration counts for its training, and of the files of it."""
+    return {'counted': 0, 'written': 0}
+
+
+@pytest.fixture(scope='module')
+def calibrated(source, drive, tmp_path_factory, sizes):
     target = tmp_path_factory.mktemp('calibrated') / 'q'
-    assert run(source, drive, target) == 0
+    count, save = calibrate_release.count_training_bytes, calibrate.save_progress
+
+    def remember(job):
+        sizes['counted'] = count(job)
+        return sizes['counted']
+
+    def measure(progress, file):
+        save(progress, file)
+        sizes['written'] = file.stat().st_size
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate_release, 'count_training_bytes', remember)
+        patch.setattr(calibrate, 'save_progress', measure)
+        assert run(source, drive, target) == 0
     return target
+
+
+def test_room_for_the_training_is_that_of_its_file_twice(calibrated, sizes):
+    # names and shapes of the tensors stand in the file as well
+    assert sizes['written'] < sizes['counted'] / 2 + 100_000
+    assert sizes['counted'] / 2 < sizes['written']
 
 
 def test_contexts_are_spread_over_the_drives_as_the_replay_serves_them(drive, contexts):
@@ -104,37 +149,83 @@ def test_contexts_are_spread_over_the_drives_as_the_replay_serves_them(drive, co
     assert MOMENTS - 2 <= len(twice) <= MOMENTS + 2
 
 
-def test_blocks_in_their_order_are_the_model(source, lessons):
-    model, batch = load_model(source), lessons.batch
+def test_blocks_in_their_order_are_the_model(source, curriculum):
+    model, own = load_model(source), curriculum.learned
     with torch.no_grad():
-        state = finetune.run_blocks(model, list(list_blocks(model.config)), lessons)
-        logits, prefix = run_language_model(model, batch)
-        velocity = predict_velocities(model, prefix, lessons.x, lessons.t)
+        state = finetune.run_blocks(model, list(list_blocks(model.config)), own)
+        logits, prefix = run_language_model(model, own.batch)
+        velocity = predict_velocities(model, prefix, own.x, own.t)
     assert torch.allclose(state.logits, logits, atol=1e-4 * float(logits.abs().max()))
     assert torch.allclose(state.velocity, velocity, atol=1e-5)
     paths = [block.path for block in list_blocks(model.config)]
     assert len(paths) == len(set(paths)) == 2 + 1 + 1 + 2 * 2 + 2
 
 
-def test_mixed_pictures_keep_history_words_and_actions_together(lessons):
-    mixed = mix_pictures(lessons, 2)
-    assert len(mixed) == 3 * len(lessons)
-    rows = {tuple(row) for row in lessons.batch.prompt.tolist()}
-    assert {tuple(row) for row in mixed.batch.prompt.tolist()} == rows
-    for i, x in enumerate(mixed.x):
-        at = next(k for k, own in enumerate(lessons.x) if torch.equal(own, x))
-        assert torch.equal(mixed.batch.prompt[i], lessons.batch.prompt[at])
-        assert torch.equal(mixed.batch.rest[i], lessons.batch.rest[at])
+def test_mixed_pictures_come_with_other_histories_and_every_one_equally_often(monkeypatch):
+    monkeypatch.setattr(answers, 'MIXES', 2)
+    moments = [(f'history {i}', torch.full((1,), i)) for i in range(5)]
+    mixed = mix_pictures(moments)
+    pairs = [(history, int(images)) for history, images in mixed]
+    assert sorted(history for history, _ in pairs) == sorted(2 * [name for name, _ in moments])
+    assert sorted(images for _, images in pairs) == sorted(2 * list(range(5)))
+    assert sum(f'history {images}' != history for history, images in pairs) >= 6
 
 
-def test_lessons_survive_their_file_and_every_chunk_has_its_size(lessons, monkeypatch):
-    again = lessons_from_tensors(lessons.to_tensors())
-    assert again.to_tensors().keys() == lessons.to_tensors().keys()
-    assert all(torch.equal(x, lessons.to_tensors()[k]) for k, x in again.to_tensors().items())
-    tokens = lessons.batch.prompt.shape[1] + lessons.batch.rest.shape[1]
+def test_held_out_moments_are_in_no_mix(curriculum, contexts):
+    """The fixture numbers the pictures by their first value."""
+
+    def numbers(own):
+        return sorted(int(images.flatten()[0]) for images in own.batch.images)
+
+    held_out = list(range(4, len(contexts), 8))
+    assert numbers(curriculum.held_out) == held_out
+    assert numbers(curriculum.learned) == sorted(
+        2 * [number for number in range(len(contexts)) if number not in held_out]
+    )
+
+
+def test_lessons_survive_their_file_and_every_chunk_has_its_size(curriculum, monkeypatch):
+    tensors = curriculum.to_tensors()
+    again = curriculum_from_tensors(tensors)
+    assert isinstance(again, Curriculum) and len(again) == len(curriculum)
+    assert again.to_tensors().keys() == tensors.keys()
+    assert all(torch.equal(x, tensors[name]) for name, x in again.to_tensors().items())
+    own = curriculum.learned
+    tokens = own.batch.prompt.shape[1] + own.batch.rest.shape[1]
     monkeypatch.setattr(streams, 'CHUNK_TOKENS', 3 * tokens)
-    sizes = [len(chunk) for chunk in streams.split_chunks(lessons.take(range(7)))]
+    sizes = [len(chunk) for chunk in streams.split_chunks(own.take(range(7)))]
     assert sizes == [3, 3, 1]
+
+
+def test_blocks_are_quantized_on_the_first_chunks():
+    chunks = ['abc', 'def', 'g']
+    wanted = {1: 1, 3: 1, 4: 2, 6: 2, 7: 3, 100: 3}
+    assert {n: calibrate._count_chunks(chunks, n) for n in wanted} == wanted
+
+
+def test_block_is_taken_as_a_copy(source, tmp_path):
+    model = load_model(source)
+    own = streams.begin_streams(model, make_rules('mixed', 2), [], 0, 'cpu', tmp_path)
+    for block in list_blocks(model.config):
+        plain, taken = model.get_submodule(block.path), own.take_block(block)
+        for x, y in zip(plain.parameters(), taken.parameters(), strict=True):
+            assert torch.equal(x, y) and x.data_ptr() != y.data_ptr()
+
+
+def test_large_hidden_state_waits_in_a_file_that_goes_with_it(tmp_path, monkeypatch):
+    x = random(3, 5).to(torch.bfloat16)
+    monkeypatch.setattr(streams, 'LARGE', x.nbytes)
+    kept = streams.keep(x, tmp_path)
+    assert torch.equal(kept, x) and not list(tmp_path.iterdir())
+    assert kept.untyped_storage().filename is not None
+    assert streams.keep(x[:2], tmp_path).untyped_storage().filename is None
+
+    def fill(*arguments):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('os.posix_fallocate', fill)
+    with pytest.raises(BadInput, match='cannot be written: No space left on device'):
+        streams.keep(x, tmp_path)
 
 
 @pytest.mark.parametrize('bits', WIDTHS)
@@ -185,13 +276,15 @@ def test_matrix_that_follows_the_drift_gives_the_outputs_of_the_plain_input():
 def test_calibrated_checkpoint_is_an_ordinary_one_with_its_figures(calibrated, source):
     load_model(calibrated, bits=2)
     config = json.loads((calibrated / 'config.json').read_text())['quantization_config']
-    assert config['recipe'] == 'mixed_attention4' and len(config['calibration_sha256']) == 64
+    assert config['recipe'] == 'mixed_path4' and len(config['calibration_sha256']) == 64
     report = json.loads((calibrated / 'quantization_report.json').read_text())
     found = report['calibration']
     assert [own['block'] for own in found['blocks']] == [
         block.path for block in list_blocks(load_model(source).config)
     ]
     assert all(own['trained_error'] <= own['feedback_error'] for own in found['blocks'])
+    measured = [own['kl'] is not None for own in found['blocks']]
+    assert measured == [False, True] * 5  # every second of ten, so that five are
     assert found['after_training']['kl'] <= found['before_training']['kl'] + 1e-6
     assert not (calibrated / 'calibration').exists()
 
@@ -257,7 +350,7 @@ def test_disk_that_fills_up_keeps_the_blocks_that_are_finished(
 ):
     from safetensors import SafetensorError
 
-    real, names = calibrate.save_file, []
+    real, names = calibration_files.save_file, []
 
     def fill(tensors, file, metadata):
         names.append(file.name)
@@ -265,7 +358,7 @@ def test_disk_that_fills_up_keeps_the_blocks_that_are_finished(
             raise SafetensorError('No space left on device')
         real(tensors, file, metadata)
 
-    monkeypatch.setattr(calibrate, 'save_file', fill)
+    monkeypatch.setattr(calibration_files, 'save_file', fill)
     assert run(source, drive, tmp_path / 'q') == 2
     assert 'cannot be written: No space left on device' in capsys.readouterr().err
     kept = sorted(x.name for x in (tmp_path / '.q.unfinished/calibration').glob('*.safetensors'))
@@ -307,15 +400,15 @@ def test_widths_go_where_a_byte_saves_most_within_the_budget():
         fit_rules(shapes, harms, 2.0, 'release')
 
 
-def test_harm_is_squared_gradient_times_squared_rounding(source, lessons):
+def test_harm_is_squared_gradient_times_squared_rounding(source, curriculum):
     name = 'expert.layers.1.mlp.up_proj'
-    model = load_model(source)
-    harms = fit_widths.measure_harms(model, [lessons], 0, lambda count: None)
+    model, own = load_model(source), curriculum.learned
+    harms = fit_widths.measure_harms(model, [own], 0, lambda count: None)
     assert name in harms and 'action_out_proj' not in harms and 'vlm.lm_head' in harms
     assert all(own[2.0] > own[4.0] > own[8.0] >= 0 for own in harms.values())
     weight = model.get_submodule(name).weight.requires_grad_()
-    state = finetune.run_blocks(model, list(list_blocks(model.config)), lessons)
-    answer = fit_widths._draw_answer(state, lessons, torch.Generator().manual_seed(0))
+    state = finetune.run_blocks(model, list(list_blocks(model.config)), own)
+    answer = fit_widths._draw_answer(state, own, torch.Generator().manual_seed(0))
     (gradient,) = torch.autograd.grad(answer, weight)
     stored, _ = quantize_matrix(weight, Rule('*', 2))
     error = dequantize(stored, Rule('*', 2), *weight.shape) - weight.detach()

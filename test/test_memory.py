@@ -71,7 +71,12 @@ def test_int8_keys_and_values_take_half_and_a_scale_per_token_and_head():
 
 @pytest.mark.parametrize(
     ('recipe', 'device_gb', 'host_gb'),
-    [('mixed', 3.864, 3.525), ('mixed_expert4', 4.434, 4.095), ('mixed_attention4', 4.149, 3.810)],
+    [
+        ('mixed', 3.864, 3.525),
+        ('mixed_expert4', 4.434, 4.095),
+        ('mixed_attention4', 4.149, 3.810),
+        ('mixed_path4', 4.152, 3.813),
+    ],
 )
 def test_weights_of_the_release_take_what_the_format_says(recipe, device_gb, host_gb):
     model, on_host = release(recipe, 2)

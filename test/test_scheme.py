@@ -92,6 +92,7 @@ def test_padded_heights_of_the_vocabulary():
         ('mixed', 3_863_950_856),
         ('mixed_expert4', 4_433_720_840),
         ('mixed_attention4', 4_148_994_024),
+        ('mixed_path4', 4_151_353_320),
     ],
 )
 def test_bytes_of_the_release(recipe, total, release):

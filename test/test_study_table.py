@@ -96,7 +96,7 @@ def test_table_has_the_figures_of_an_evaluation_and_goes_on(tiny, tmp_path, few,
 
 @pytest.mark.parametrize(
     ('recipe', 'bits'),
-    [('mixed', 2.79), ('mixed_expert4', 3.20), ('mixed_attention4', 3.00), ('uniform', 3.05)],
+    [('mixed', 2.79), ('mixed_expert4', 3.20), ('mixed_path4', 3.00), ('uniform', 3.05)],
 )
 def test_bits_of_the_full_size_count_everything(recipe, bits):
     assert bits_per_weight(make_rules(recipe, 2)) == pytest.approx(bits, abs=0.005)

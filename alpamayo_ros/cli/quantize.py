@@ -17,7 +17,7 @@ from .entry import command
 
 if TYPE_CHECKING:
     from ..conversion.calibrate import Calibration
-    from ..conversion.lessons import Lessons
+    from ..conversion.lessons import Curriculum
     from ..conversion.plan import QuantizationPlan
 
 MOMENTS = 96  # of all drives together that a calibration learns from and is measured on
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     lessons, rules = None, None
     if arguments.recipe == FITTED:
         lessons = _speak(source, arguments.device, contexts)
-        with _bar('measure widths', len(lessons), 't0') as bar:
+        with _bar('measure widths', len(lessons.learned), 't0') as bar:
             budget = arguments.bits_per_weight
             rules = fit_release(source, arguments.device, lessons, budget, bar.update)
     with _bar('check', size, 'B') as bar:
@@ -106,15 +106,16 @@ def _draw_contexts(arguments: argparse.Namespace) -> list[Context]:
         return draw_contexts(arguments.drive, rig, MOMENTS, bar.update)
 
 
-def _speak(source: Path, device: str, contexts: Sequence[Context]) -> Lessons:
+def _speak(source: Path, device: str, contexts: Sequence[Context]) -> Curriculum:
+    from ..conversion.answers import count_spoken
     from ..conversion.calibrate_release import speak
 
-    with _bar('speak', len(contexts), 't0') as bar:
+    with _bar('speak', count_spoken(len(contexts)), 't0') as bar:
         return speak(source, device, contexts, bar.update)
 
 
 def _calibrate(
-    job: QuantizationPlan, vlm: Path | None, contexts: Sequence[Context], spoken: Lessons | None
+    job: QuantizationPlan, vlm: Path | None, contexts: Sequence[Context], spoken: Curriculum | None
 ) -> Calibration:
     from ..conversion.calibrate_release import calibrate_release, keep_lessons, load_source
 
@@ -141,8 +142,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add('--bits', type=float, required=True, help='16, 8, 4, 2 or 1.58: of most layers')
     add(
         '--recipe',
-        help='uniform, mixed, mixed_expert4, mixed_attention4 or fitted (default: mixed; with '
-        '--drive at 2 bits mixed_attention4)',
+        help='uniform, mixed, mixed_expert4, mixed_attention4, mixed_path4 or fitted (default: '
+        'mixed; with --drive at 2 bits mixed_path4)',
     )
     add(
         '--bits-per-weight',

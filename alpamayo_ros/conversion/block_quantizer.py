@@ -103,13 +103,23 @@ def measure_moments(
             runs.plain_input(runs.plain, number)
             runs.quantized_input(module, number)
         for name in names:
-            x, y = (of[name].to(torch.float32).flatten(0, -2) for of in (quantized, plain))
-            own = torch.stack([x.T @ x, (y - x).T @ x])
+            x, y = (of[name].flatten(0, -2) for of in (quantized, plain))
+            own = torch.stack([_multiply(x, x), _multiply(y - x, x)])
             totals[name] = totals[name].add_(own) if name in totals else own
             counts[name] += len(x)
         if all(counts[n] >= ROWS_PER_INPUT * len(totals[n][0]) for n in names):
             break
     return {name: (*(own / counts[name]), counts[name]) for name, own in totals.items()}
+
+
+def _multiply(x: Tensor, y: Tensor) -> Tensor:
+    """Return x^T y (K, K) in float32, from factors as they are: TF32 holds all of bfloat16."""
+    precise = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = x.dtype == torch.bfloat16
+    try:
+        return x.to(torch.float32).T @ y.to(torch.float32)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = precise
 
 
 def follow_drift(weight: Tensor, moments: Tensor, drift: Tensor, rows: int) -> Tensor:

@@ -19,8 +19,8 @@ from .block_quantizer import list_parameters
 from .block_walk import Block, HiddenState, advance_state, begin, map_state, run_block
 from .lessons import Lessons
 
-PASSES = 2  # over all learned lessons
-RATE = 2e-3  # of scales and shifts, relative to the scale
+STEPS = 300  # about: all learned lessons are gone through equally often
+RATE = 1e-3  # of scales and shifts, relative to the scale
 PATH_WEIGHT, KL_WEIGHT = 0.3, 0.3  # beside the velocity, as in training
 
 
@@ -35,6 +35,11 @@ class Figures:
     def harm(self) -> float:
         """Both as one number, weighed as in the training."""
         return self.velocity_error**2 + KL_WEIGHT * self.kl
+
+
+def count_passes(learned: int) -> int:
+    """Count how often a training goes through so many chunks."""
+    return max(1, round(STEPS / learned))
 
 
 @torch.no_grad()
@@ -71,39 +76,41 @@ def finetune(
     blocks: Sequence[Block],
     lessons: Sequence[Lessons],
     targets: Sequence[HiddenState],
-    learned: int,
+    held_out: int,
     seed: int,
     advance: Callable[[str], object],
     keep: Callable[[TrainingProgress], object] = lambda progress: None,
     known: TrainingProgress | None = None,
 ) -> Figures:
-    """Train towards the targets; the first `learned` chunks are learned from.
+    """Train towards the targets; the first `held_out` chunks are not learned from.
 
     model: with all blocks on one device. Keeps the parameters of the pass that measured best on
-    the other chunks, and returns its figures. keep is called behind each pass; known: what an
+    these chunks, and returns its figures. keep is called behind each pass; known: what an
     earlier run kept last, from which this one goes on.
     """
     given = list(zip(lessons, targets, strict=True))
+    measured, given = given[:held_out], given[held_out:]
     optimizer = torch.optim.Adam(list_parameters(model, RATE), betas=(0.9, 0.95))
     names = {name: own for name, own in model.named_parameters() if own.requires_grad}
     if known is None:
-        figures = _measure(model, blocks, given[learned:])
+        figures = _measure(model, blocks, measured)
         best = {f'best.{name}': own.detach().clone() for name, own in names.items()}
         progress = TrainingProgress(0, figures, best)
     else:
         progress = known
-        _restore(names, optimizer, progress, known.passes * learned)
-        for _ in range(known.passes * learned):
+        _restore(names, optimizer, progress, known.passes * len(given))
+        for _ in range(known.passes * len(given)):
             advance('known')
-    steps = max(PASSES * learned, 1)
+    passes = count_passes(len(given))
+    steps = passes * len(given)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
+        optimizer, lambda step: (1 + math.cos(math.pi * step / steps)) / 2
     )
-    for _ in range(progress.passes * learned):
+    for _ in range(progress.passes * len(given)):
         schedule.step()
-    for number in range(progress.passes, PASSES):
+    for number in range(progress.passes, passes):
         random = torch.Generator().manual_seed((seed << 8) + number)
-        for at in torch.randperm(learned, generator=random).tolist():
+        for at in torch.randperm(len(given), generator=random).tolist():
             own, target = given[at]
             optimizer.zero_grad()
             with torch.enable_grad():
@@ -112,7 +119,7 @@ def finetune(
             schedule.step()
             best_now = progress.figures
             advance(f'all blocks: KL {best_now.kl:.4f}, velocity {best_now.velocity_error:.3f}')
-        found = _measure(model, blocks, given[learned:])
+        found = _measure(model, blocks, measured)
         progress = _store(names, optimizer, progress, found)
         keep(progress)
     for name, own in names.items():

@@ -136,19 +136,33 @@ def _mixed(bits: float, expert: float | None = None) -> Rules:
     )
 
 
+# 8 bits where 4304 inputs of the tower share one scale at full size, which no small model can try.
+_VISION4 = (
+    Rule('vlm.model.visual.blocks.*.mlp.linear_fc2', 8),
+    Rule('vlm.model.visual.blocks.*', 4),
+    Rule('vlm.model.visual.*merger*', 4),
+)
+
+
 def _mixed_attention4(bits: float) -> Rules:
     """Attention at 4 bits: what a search found for 3.0 bits per weight of the full size.
 
-    The search gave the vision tower as few bits as the rest. At full size 4304 inputs of the tower
-    share one scale, which no small model can try: these layers get 8 bits and the others 4. The
-    expert pays for that.
+    The search gave the vision tower as few bits as the rest; here it has more, and the expert pays
+    for that.
+    """
+    return (*_VISION4, Rule('*.self_attn.*', 4), *_mixed(bits))
+
+
+def _mixed_path4(bits: float) -> Rules:
+    """What the path is made from at 4 bits: the expert, and the keys and values that it reads.
+
+    The expert's gates and the vision tower pay for that: 3.0 bits per weight of the full size.
     """
     return (
-        Rule('vlm.model.visual.blocks.*.mlp.linear_fc2', 8),
-        Rule('vlm.model.visual.blocks.*', 4),
-        Rule('vlm.model.visual.*merger*', 4),
-        Rule('*.self_attn.*', 4),
-        *_mixed(bits),
+        *_VISION4,
+        Rule('expert.*.mlp.gate_proj', bits),
+        Rule('*.language_model.*.self_attn.[kv]_proj', 4),
+        *_mixed(bits, expert=4),
     )
 
 
@@ -157,6 +171,7 @@ RECIPES: dict[str, Callable[[float], Rules]] = {
     'mixed': _mixed,
     'mixed_expert4': lambda bits: _mixed(bits, expert=4),
     'mixed_attention4': _mixed_attention4,
+    'mixed_path4': _mixed_path4,
 }
 
 
@@ -166,10 +181,10 @@ FITTED = 'fitted'  # widths measured on a checkpoint, so no row of RECIPES
 def choose_recipe(bits: float, is_calibrated: bool = False) -> str:
     """Choose the recipe where the user names none: the one that drives the small checkpoint best.
 
-    At 2 bits and within 3 bits per weight that is 'mixed_attention4' after a calibration, and
-    'mixed' without one (docs/two-bit-study.md).
+    At 2 bits and within 3 bits per weight that is 'mixed_path4' after a calibration, and 'mixed'
+    without one (docs/two-bit-study.md).
     """
-    return 'mixed_attention4' if bits == 2 and is_calibrated else 'mixed'
+    return 'mixed_path4' if bits == 2 and is_calibrated else 'mixed'
 
 
 def make_rules(recipe: str, bits: float) -> Rules:
