@@ -373,7 +373,7 @@ def test_services_load_pause_ask_for_one_reset_and_unload(peer, start):
 
 def change(peer, **transition):
     """Whether a transition succeeded, and the state after it."""
-    asked = make('lifecycle_msgs/msg/Transition', **transition)
+    asked = import_interface('lifecycle_msgs/msg/Transition')(**transition)
     done = peer.call('lifecycle_msgs/srv/ChangeState', 'change_state', transition=asked)
     state = peer.call('lifecycle_msgs/srv/GetState', 'get_state').current_state
     return done.success, state.label
