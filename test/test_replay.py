@@ -9,6 +9,7 @@ import pytest
 from rosbags.highlevel import AnyReader
 import small_bag
 from small_bag import ODOMETRY, START_NS, compressed, image_topic, odometry
+from test_calibrations import info, tf
 
 from alpamayo_ros.bags.messages import TYPESTORE
 from alpamayo_ros.cli.ask import main as ask_main
@@ -36,7 +37,9 @@ def summary(out):
 
 @pytest.fixture(scope='module')
 def straight(tmp_path_factory):
-    return small_bag.write(tmp_path_factory.mktemp('straight') / 'bag', small_bag.drive(10))
+    messages = small_bag.drive(10)
+    messages += [(START_NS, *tf()), (START_NS, '/camera/front_tele/camera_info', info())]
+    return small_bag.write(tmp_path_factory.mktemp('straight') / 'bag', messages)
 
 
 @pytest.fixture(scope='module')
@@ -52,6 +55,12 @@ def test_every_anchor_behind_the_warm_up_has_a_line(done):
         START_NS + k * 100_000_000 for k in range(16, 101)
     ]
     assert {line['status'] for line in found} == {'ok'}
+
+
+def test_calibrations_of_the_bag_are_compared_with_the_names_of_their_cameras(done):
+    text = 'front_tele: its calibration sees 120 degrees, the model knows front_tele with 30'
+    assert text in summary(done)['bag_notes']
+    assert 'front_wide: its calibration sees 77 degrees' in str(summary(done)['bag_notes'])
 
 
 def test_a_line_holds_what_the_contract_names(done):
@@ -204,13 +213,13 @@ def at(log_ns):
 def test_an_unknown_encoding_is_a_line_and_the_run_goes_on(tmp_path, rig):
     def change(log_ns, topic, message):
         if topic == image_topic('front_tele') and at(log_ns) == 25:
-            message.format, message.data = 'h265', np.arange(1, 99, dtype=np.uint8)
+            message.format, message.data = 'av1', np.arange(1, 99, dtype=np.uint8)
         return log_ns, topic, message
 
     code, found = run_changed(tmp_path, rig, change)
     assert code == 0
     refused = rejected(found)
-    assert any('h265' in line['reason'] or 'h265' in line.get('detail', '') for line in refused)
+    assert any("format 'av1' is neither" in line.get('detail', '') for line in refused)
     assert sum(line['status'] == 'ok' for line in found) == 25 - 4
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import tempfile
 from typing import Any
 
+from ..bags.calibrations import complete_calibrations
 from ..bags.reader import Bag
 from ..errors import BadInput
 from ..json_types import ItemRow, Line, Run
@@ -62,6 +63,7 @@ def make_report(item: ReportItem, rig: CameraRig) -> ItemReport:
             record.begin({**item.run, 'bag': {'name': row['name'], **row['bag']}})
             record.append(*item.lines)
             rebuild(record, bag, rig, driven, {})
+            rig, _ = complete_calibrations(bag, rig)
             files = [path for path in sorted(record.folder.rglob('*')) if path.is_file()]
             worst = next(
                 line

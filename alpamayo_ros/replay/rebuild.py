@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from ..bags.calibrations import complete_calibrations
 from ..bags.predictions import write_prediction_bag
 from ..bags.reader import Bag
 from ..data_types import NANOSECONDS
@@ -22,6 +23,7 @@ from ..report.overlay import draw_paths, to_jpeg
 from ..report.replay_page import CaseView, render
 from ..rig import CameraRig, RigCamera
 from ..ros.publishing.policy import place_path
+from ..ros.receiving.field_of_view import describe_wrong_views
 from ..runtime.constant_velocity import make_straight_path
 from .driven_path import DrivenPath
 from .record import ReplayRecord, read_run, to_pose, to_stamped_prediction
@@ -44,7 +46,9 @@ def rebuild(
     """Write all results of a record beside it and return the summary."""
     run = read_run(record.folder)
     lines = sorted(map(_drop_arrays, record.lines()), key=lambda line: line['t0_ns'])
-    summary = summarise(lines, run, limits, driven, bag.notes)
+    rig, notes = complete_calibrations(bag, rig)
+    notes = [*bag.notes, *notes, *describe_wrong_views(rig.cameras)]
+    summary = summarise(lines, run, limits, driven, notes)
     write_atomically(record.folder / 'summary.json', json.dumps(summary, indent=2))
     write_atomically(record.folder / 'results.csv', to_csv(lines))
     predictions = (to_stamped_prediction(x) for x in record.lines() if x['status'] == 'ok')
@@ -131,7 +135,9 @@ def _draw_front_image(
     if pixels is None:
         return None, 'The image is no longer in the bag.'
     if camera.calibration is None:
-        return to_jpeg(pixels), 'The rig has no calibration of this camera: nothing is drawn.'
+        return to_jpeg(
+            pixels
+        ), 'Neither rig nor bag has a calibration of this camera: nothing is drawn.'
     others = [x for k, x in enumerate(case.samples) if k != case.chosen]
     drawn = draw_paths(
         pixels, camera.calibration, ground_z_m, case.samples[case.chosen], others, case.driven

@@ -40,6 +40,7 @@ from .lifecycle import ManagedNode
 from .messages import import_interface, make
 from .pipeline import Pipeline
 from .publishing.outputs import AUTOWARE, OUTPUTS, Output
+from .receiving.field_of_view import describe_wrong_views
 from .receiving.polled import OnDemand, take_messages
 from .session import blame_inputs_while_starting, session
 from .systemd import ALIVE, READY, notify
@@ -83,7 +84,8 @@ class AlpamayoNode(ManagedNode):
         self._diagnostics = self.create_publisher(kind, '/diagnostics', 10)
         self._create_inputs(rig)
         self._create_services()
-        for text in find_unknown(self._parameter_overrides, self.has_parameter):
+        unknown = find_unknown(self._parameter_overrides, self.has_parameter)
+        for text in (*unknown, *describe_wrong_views(rig.cameras)):
             self._log('warning', text)
         self.add_on_set_parameters_callback(self._on_parameters)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # ROS time may stand still
