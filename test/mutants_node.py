@@ -14,7 +14,7 @@ MOST_SURVIVORS = 2
 PIPELINE, WORKER, ANCHORS = 'test_pipeline.py', 'test_worker.py', 'test_anchors.py'
 POLICY, OUTPUTS, DIAGNOSTICS = 'test_policy.py', 'test_outputs.py', 'test_diagnostics.py'
 CONTEXT, VALIDITY, INPUTS = 'test_context.py', 'test_validity.py', 'test_inputs.py'
-JUMPS, LOG, RETIMING = 'test_odometry_checks.py', 'test_log_throttle.py', 'test_retiming.py'
+JUMPS, LOG, RETIMING = 'test_odometry_jumps.py', 'test_log_throttle.py', 'test_retiming.py'
 
 # File below alpamayo_ros/, text, its replacement, tests of which one should fail.
 MUTANTS = (
@@ -89,7 +89,7 @@ MUTANTS = (
     ('context/ego_history.py', 'if after - before > max_gap_ns:',
      'if after - before > 2 * max_gap_ns:', CONTEXT),
     ('context/frame_selection.py', 'if spreads[-1] > max_skew_ns:', 'if False:', CONTEXT),
-    ('context/odometry_checks.py', 'JUMP_M, JUMP_ACCELERATION_MPS2, STAMP_JITTER_S = 0.25,',
+    ('context/odometry_jumps.py', 'JUMP_M, JUMP_ACCELERATION_MPS2, STAMP_JITTER_S = 0.25,',
      'JUMP_M, JUMP_ACCELERATION_MPS2, STAMP_JITTER_S = 0.6,', JUMPS),
     ('ros/publishing/retiming.py', 'speeds = np.maximum(plan[later, 3] + gap_mps * decay, 0.0)',
      'speeds = plan[later, 3] + gap_mps * decay', RETIMING),

@@ -17,12 +17,8 @@ from .. import geometry
 from ..data_types import GRID_NS, HISTORY_POSES, NANOSECONDS, EgoPose
 from ..geometry import Array
 from .not_servable import NotServable, format_age
-from .odometry_checks import (
-    PoseTrack,
-    describe_jump,
-    describe_turned_axes,
-    describe_upside_down,
-)
+from .odometry_axes import describe_turned_axes, describe_upside_down
+from .odometry_jumps import PoseTrack, describe_jump
 from .stream import Stream
 
 HISTORY_NS = (HISTORY_POSES - 1) * GRID_NS

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from .. import geometry
 from ..bags.reader import Bag
-from ..context.odometry_checks import PoseTrack, describe_jump, describe_turned_axes
+from ..context.odometry_axes import describe_turned_axes
+from ..context.odometry_jumps import PoseTrack, describe_jump
 from ..data_types import GRID_NS, HISTORY_POSES, WAYPOINTS, EgoPose
 from ..json_types import PathFacts
 from ..rig import CameraRig
