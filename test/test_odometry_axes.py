@@ -110,10 +110,22 @@ def test_path_that_turns_another_way_than_its_heading_is_found(change, curvature
     assert 'away from its x axis' in text or 'degrees to its own x axis' in text
 
 
-def test_negated_y_is_found_where_the_path_is_still_along_the_axis():
-    poses = drive(10, 10.0, curvature_per_m=0.03, yaw_rad=-0.27)  # heading 0 in the middle
+@pytest.mark.parametrize('yaw_rad', [-0.27, -0.51])  # heading 0 in the middle, or at the end
+def test_negated_y_is_found_where_the_path_is_still_along_the_axis(yaw_rad):
+    poses = drive(10, 10.0, curvature_per_m=0.03, yaw_rad=yaw_rad)
     text = describe_turned_axes(*history(negate_y(poses)), 'imu')
     assert text.startswith('odometry: the path of imu turns 34 degrees away from its x axis')
+
+
+def test_front_of_a_vehicle_that_enters_a_bend_has_no_turned_axes():
+    """4 m before the rear axle a path turns 24 degrees more than the heading."""
+    curvatures = np.linspace(0.0, 0.12, 16)
+    yaws = np.concatenate([[0.0], np.cumsum(0.5 * curvatures[:-1])])
+    forward = np.stack([np.cos(yaws), np.sin(yaws), 0 * yaws], -1)
+    axle = np.concatenate([np.zeros((1, 3)), np.cumsum(0.5 * forward[:-1], axis=0)])
+    quaternions = np.array([geometry.yaw_quaternion(yaw) for yaw in yaws])
+    front = geometry.to_local(axle[-1], quaternions[-1], axle + 4 * forward, quaternions)
+    assert describe_turned_axes(*front, 'imu') == ''
 
 
 @pytest.mark.parametrize('seed', range(20))
