@@ -104,6 +104,7 @@ def test_weights_that_were_cut_short_say_how_much_is_there(checkpoint_copy):
         ('config.json', lambda v: v['traj_token_ids'].pop('history'), "'history' is missing"),
         ('config.json', lambda v: v.update(vocab_size='many'), "vocab_size is 'many'"),
         ('config.json', lambda v: v.update(vocab_size=None), 'vocab_size is None'),
+        ('config.json', lambda v: v.update(vocab_size=10**400), 'vocab_size has 401 digits'),
         ('config.json', lambda v: v.update(min_pixels=10**9), 'more than max_pixels'),
         ('config.json', lambda v: v.update(max_pixels=0), 'max_pixels is 0, expected at least 1'),
         ('config.json', lambda v: v.update(tokens_per_history_traj=47), '16 poses are 48 tokens'),

@@ -10,6 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..checked_json import (
+    check_facts,
+    read_integer,
+    read_integers,
+    read_number,
+    read_size,
+    read_table,
+)
 from ..errors import BadInput
 from ..files import read_json
 from .blocks import check_targets
@@ -119,30 +127,30 @@ def parse_config(
     check_targets(raw, where)
     vlm_name = str(raw.get('vlm_name_or_path') or '')
     vlm, vlm_where = _vlm_config(vlm_name, folder)
-    text = _text_config(_table(vlm, 'text_config', vlm_where), vlm_where)
+    text = _text_config(read_table(vlm, 'text_config', vlm_where), vlm_where)
     blocks = {k: raw[k] for k in raw if k.endswith('_cfg') and raw[k] is not None}
     for name in (*REQUIRED_BLOCKS, *blocks):
-        _table(raw, name, where)
-    markers = _table(raw, 'traj_token_ids', where)
-    least = _size({'min_pixels': 163840} | dict(raw), 'min_pixels', where)
-    most = _size({'max_pixels': 196608} | dict(raw), 'max_pixels', where)
+        read_table(raw, name, where)
+    markers = read_table(raw, 'traj_token_ids', where)
+    least = read_size({'min_pixels': 163840} | dict(raw), 'min_pixels', where)
+    most = read_size({'max_pixels': 196608} | dict(raw), 'max_pixels', where)
     if least > most:
         raise BadInput(f'{where}: min_pixels is {least}, more than max_pixels, {most}')
     return AlpamayoConfig(
         model_type=model_type,
         version=version,
-        vocab_size=_size(raw, 'vocab_size', where),
+        vocab_size=read_size(raw, 'vocab_size', where),
         text=text,
-        vision=_vision_config(_table(vlm, 'vision_config', vlm_where), vlm_where),
-        expert=_expert_config(text, _table(raw, 'expert_cfg', where), where),
-        image_token_id=_integer(vlm, 'image_token_id', vlm_where),
-        traj_token_start_idx=_integer(raw, 'traj_token_start_idx', where),
-        traj_vocab_size=_integer(raw, 'traj_vocab_size', where),
+        vision=_vision_config(read_table(vlm, 'vision_config', vlm_where), vlm_where),
+        expert=_expert_config(text, read_table(raw, 'expert_cfg', where), where),
+        image_token_id=read_integer(vlm, 'image_token_id', vlm_where),
+        traj_token_start_idx=read_integer(raw, 'traj_token_start_idx', where),
+        traj_vocab_size=read_integer(raw, 'traj_vocab_size', where),
         traj_token_ids={
-            k: _integer(markers, k, where) for k in {*markers, 'history', 'future_start'}
+            k: read_integer(markers, k, where) for k in {*markers, 'history', 'future_start'}
         },
-        tokens_per_history_traj=_integer(raw, 'tokens_per_history_traj', where),
-        tokens_per_future_traj=_integer(raw, 'tokens_per_future_traj', where),
+        tokens_per_history_traj=read_integer(raw, 'tokens_per_history_traj', where),
+        tokens_per_future_traj=read_integer(raw, 'tokens_per_future_traj', where),
         add_special_tokens=bool(raw.get('add_special_tokens', True)),
         include_camera_ids=bool(raw.get('include_camera_ids', version.has_labels)),
         include_frame_nums=bool(raw.get('include_frame_nums', version.has_labels)),
@@ -179,26 +187,26 @@ def _vlm_config(name: str, folder: Path | None) -> tuple[Mapping[str, Any], str]
 
 
 def _text_config(raw: Mapping[str, Any], where: str) -> TextConfig:
-    _check_facts(raw, _TEXT_FACTS, where)
+    check_facts(raw, _TEXT_FACTS, where)
     rope = _read_rope(raw, where)
-    heads, groups = (_size(raw, f'num_{k}_heads', where) for k in ('attention', 'key_value'))
+    heads, groups = (read_size(raw, f'num_{k}_heads', where) for k in ('attention', 'key_value'))
     if heads % groups:
         raise BadInput(
             f'{where}: num_attention_heads is {heads}, expected a multiple of '
             f'num_key_value_heads, {groups}'
         )
-    sizes: dict[str, Any] = {name: _size(raw, name, where) for name in _TEXT_SIZES}
+    sizes: dict[str, Any] = {name: read_size(raw, name, where) for name in _TEXT_SIZES}
     return TextConfig(
         **sizes,
-        rms_norm_eps=_number({'rms_norm_eps': 1e-6} | dict(raw), 'rms_norm_eps', where),
-        rope_theta=_number(rope, 'rope_theta', where),
-        mrope_section=_integers(rope, 'mrope_section', where, 3),
+        rms_norm_eps=read_number({'rms_norm_eps': 1e-6} | dict(raw), 'rms_norm_eps', where),
+        rope_theta=read_number(rope, 'rope_theta', where),
+        mrope_section=read_integers(rope, 'mrope_section', where, 3),
     )
 
 
 def _read_rope(raw: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """Rotary facts: transformers 4 has rope_scaling and rope_theta, 5 has rope_parameters."""
-    tables = [_table(raw, k, where) for k in ('rope_scaling', 'rope_parameters') if raw.get(k)]
+    tables = [read_table(raw, k, where) for k in ('rope_scaling', 'rope_parameters') if raw.get(k)]
     if raw.get('rope_theta'):
         tables.append({'rope_theta': raw['rope_theta']})
     rope: dict[str, Any] = {}
@@ -206,9 +214,12 @@ def _read_rope(raw: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         for key, value in table.items():
             if rope.setdefault(key, value) != value:
                 raise BadInput(f'{where}: {key} is stated as {rope[key]!r} and as {value!r}')
-    _check_facts(rope, _ROPE_FACTS, where)
+    check_facts(rope, _ROPE_FACTS, where)
     rope = {'mrope_section': (24, 20, 20)} | rope
-    sections, half = _integers(rope, 'mrope_section', where, 3), _size(raw, 'head_dim', where) // 2
+    sections, half = (
+        read_integers(rope, 'mrope_section', where, 3),
+        read_size(raw, 'head_dim', where) // 2,
+    )
     if sum(sections) != half:
         raise BadInput(
             f'{where}: mrope_section {list(sections)} is {sum(sections)} in all, expected half of '
@@ -217,35 +228,28 @@ def _read_rope(raw: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return rope
 
 
-def _check_facts(
-    raw: Mapping[str, Any], facts: Mapping[str, tuple[object, ...]], where: str
-) -> None:
-    """Raise BadInput where a config states another architecture than Qwen3-VL's."""
-    for key, allowed in facts.items():
-        if raw.get(key) not in (None, *allowed):
-            raise BadInput(f'{where}: {key} is {raw[key]!r}, expected {allowed[0]!r}')
-
-
 def _vision_config(raw: Mapping[str, Any], where: str) -> VisionConfig:
-    _check_facts(raw, _VISION_FACTS, where)
+    check_facts(raw, _VISION_FACTS, where)
     sizes = [name for name in VisionConfig.__dataclass_fields__ if name != _DEEPSTACK]
-    width, heads = (_size(raw, key, where) for key in ('hidden_size', 'num_heads'))
+    width, heads = (read_size(raw, key, where) for key in ('hidden_size', 'num_heads'))
     if width % heads:
         raise BadInput(
             f'{where}: hidden_size is {width}, expected a multiple of num_heads, {heads}'
         )
     return VisionConfig(
-        **{name: _size(raw, name, where) for name in sizes},
-        deepstack_visual_indexes=_integers(raw, _DEEPSTACK, where),
+        **{name: read_size(raw, name, where) for name in sizes},
+        deepstack_visual_indexes=read_integers(raw, _DEEPSTACK, where),
     )
 
 
 def _expert_config(text: TextConfig, raw: Mapping[str, Any], where: str) -> TextConfig:
     """The decoder's geometry with the expert's overrides; unknown keys (dtype) are left out."""
-    own: dict[str, Any] = {n: _size(raw, n, where) for n in _TEXT_SIZES if n in raw}
-    own |= {key: _number(raw, key, where) for key in ('rms_norm_eps', 'rope_theta') if key in raw}
+    own: dict[str, Any] = {n: read_size(raw, n, where) for n in _TEXT_SIZES if n in raw}
+    own |= {
+        key: read_number(raw, key, where) for key in ('rms_norm_eps', 'rope_theta') if key in raw
+    }
     if 'mrope_section' in raw:
-        own['mrope_section'] = _integers(raw, 'mrope_section', where, 3)
+        own['mrope_section'] = read_integers(raw, 'mrope_section', where, 3)
     expert = replace(text, **own)
     shared = ('num_hidden_layers', 'num_key_value_heads', 'head_dim')  # it reads the VLM's cache
     for key in shared:
@@ -255,48 +259,3 @@ def _expert_config(text: TextConfig, raw: Mapping[str, Any], where: str) -> Text
                 f'but the cache of the VLM has {getattr(text, key)}'
             )
     return expert
-
-
-def _value(raw: Mapping[str, Any], key: str, where: str) -> Any:
-    if key not in raw:
-        raise BadInput(f'{where}: the key {key!r} is missing')
-    return raw[key]
-
-
-def _table(raw: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
-    value = _value(raw, key, where)
-    if not isinstance(value, Mapping):
-        raise BadInput(f'{where}: {key} is {value!r}, expected an object')
-    return value
-
-
-def _number(raw: Mapping[str, Any], key: str, where: str) -> float:
-    value = _value(raw, key, where)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadInput(f'{where}: {key} is {value!r}, expected a number')
-    return float(value)
-
-
-def _integer(raw: Mapping[str, Any], key: str, where: str) -> int:
-    value = _number(raw, key, where)
-    if not value.is_integer() or value < 0:
-        raise BadInput(f'{where}: {key} is {raw[key]!r}, expected a whole number')
-    return int(value)
-
-
-def _size(raw: Mapping[str, Any], key: str, where: str) -> int:
-    size = _integer(raw, key, where)
-    if size < 1:
-        raise BadInput(f'{where}: {key} is {size}, expected at least 1')
-    return size
-
-
-def _integers(
-    raw: Mapping[str, Any], key: str, where: str, count: int | None = None
-) -> tuple[int, ...]:
-    values = _value(raw, key, where)
-    if not isinstance(values, (list, tuple)) or len(values) != (count or len(values)):
-        raise BadInput(
-            f'{where}: {key} is {values!r}, expected a list of {count or "whole"} numbers'
-        )
-    return tuple(_integer({key: value}, key, where) for value in values)
