@@ -37,7 +37,7 @@ help:
 	@echo 'make setup   the virtual environment $(VENV), which both of them set up when needed'
 	@echo 'make clean   remove what demo, replay and tests made; the environment and the rest of out stay'
 
-setup test: EXTRAS := test,cluster
+setup test: EXTRAS := test,cluster,alpasim
 setup: $(TEST_STAMP)
 
 $(STAMP): setup.py package.xml constraints.txt rosless/pyproject.toml
@@ -48,9 +48,9 @@ $(STAMP): setup.py package.xml constraints.txt rosless/pyproject.toml
 	$(PIP_INSTALL) --editable '.[$(EXTRAS)]' --editable ./rosless
 	@touch $@
 
-# Ray is for tests alone: the demo and the node do without it.
+# Ray and the wire of AlpaSim are for tests alone: the demo and the node do without them.
 $(TEST_STAMP): $(STAMP)
-	@$(BIN)/python -m pip show --quiet ray || $(PIP_INSTALL) --editable '.[test,cluster]'
+	@$(BIN)/python -m pip show --quiet carla-driver-interface || $(PIP_INSTALL) --editable '.[test,cluster,alpasim]'
 	@touch $@
 
 # A drive that no training has seen: behind a slower car, right at a junction, a stop behind the car,
