@@ -25,9 +25,9 @@ import pytest
 from alpamayo_ros import images
 from alpamayo_ros.cli.replay import main
 from alpamayo_ros.clips.clip import read_frames
+from alpamayo_ros.clips.context import T0_US, make_clip_rig, read_context
 from alpamayo_ros.clips.dataset import ClipError, ClipFolder
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.replay.clips.clip_replay import T0_US, make_clip_rig, read_context
 
 RIG = make_clip_rig()
 

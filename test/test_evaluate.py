@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+from clip_folder import GOOD, write_clip_folder
 import pytest
 
 from alpamayo_ros.cli import evaluate
@@ -14,7 +15,9 @@ from alpamayo_ros.drives.rows import make_rows
 from alpamayo_ros.drives.settings import EvaluationSettings
 from alpamayo_ros.metrics.evaluation import CLOSED_LOOP_METRICS, OPEN_LOOP_METRICS
 from alpamayo_ros.model.small.untrained import write_small_checkpoint
+from alpamayo_ros.replay.clips.clip_replay import begin_clips
 from alpamayo_ros.report.evaluation_page import render
+from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
 
 TWO_BITS = ('bits=2', 'recipe=mixed', 'latencies_s=[5]', 'closed_drives=1', 'batch=1')
 SMALL = ('drives=2', 'moments=1', 'seconds=10', 'samples=2', 'rounds=50')
@@ -163,6 +166,38 @@ def test_widths_one_after_the_other_share_a_table(job, tmp_path, capsys):
     assert [row['name'] for row in rows[:2]] == ['16 bits', '4 bits mixed']
     plain, packed = (row['planner']['weight_bytes'] for row in rows[:2])
     assert packed < plain
+
+
+def test_clips_have_a_row_for_each_width_beside_sixteen_bits(checkpoint, tmp_path, capsys):
+    clips, out = write_clip_folder(tmp_path / 'clips'), tmp_path / 'out'
+    arguments = [f'checkpoint={checkpoint}', f'clips={clips}', f'out={out}', 'seed=42', *SMALL]
+    assert main([*arguments, 'bits=4']) == 0
+    printed = capsys.readouterr().out
+    table = json.loads((out / 'evaluation.json').read_text(encoding='utf-8'))
+    by_name = {row['name']: row for row in table['rows']}
+    assert list(by_name) == ['16 bits', '4 bits mixed', 'constant turn rate', 'constant velocity']
+    wide, narrow, blind = (
+        by_name[name]['open'] for name in ('16 bits', '4 bits mixed', 'constant velocity')
+    )
+    error = 'min_ade_m_6.4s'
+    ratio = narrow['all'][error]['mean'] / wide['all'][error]['mean']
+    assert narrow['ratio'][error]['mean'] == pytest.approx(ratio) and ratio != 1
+    assert narrow['all'][error]['n'] == 1  # of four clips one has a context
+    replay = begin_clips(ConstantVelocityEngine, clips, 42)
+    _, line = replay(GOOD)
+    assert blind['all']['ade_m_6.4s']['mean'] == line['horizons']['6.4']['ade_m']
+    assert blind['all']['corner_distance_m']['mean'] == line['corner_distance_m']
+    assert 'off the lane' not in printed
+    page = (out / 'evaluation.html').read_text(encoding='utf-8')
+    assert 'corner distance' in page and 'By scenario' not in page
+
+
+def test_clips_that_are_not_there_are_one_line(checkpoint, tmp_path, capsys):
+    own = [f'checkpoint={checkpoint}', f'out={tmp_path / "out"}']
+    assert 'features.csv: not found' in refused([*own, f'clips={tmp_path}'], capsys)
+    assert 'expected clips=FOLDER beside it' in refused([*own, 'clip_list=ids'], capsys)
+    line = refused([*own, f'clips={tmp_path}', 'navigation=route'], capsys)
+    assert 'navigation=route: expected none: clips have no routes' in line
 
 
 def test_hydra_runs_the_jobs_of_a_named_launcher(job, tmp_path, monkeypatch):

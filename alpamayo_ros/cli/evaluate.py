@@ -197,9 +197,9 @@ def _print_table(table: Table, out: Path) -> None:
         found = row['open']['all']
         best = found[f'min_ade_{"" if row["k"] > 1 else "1_"}m_{LONGEST_HORIZON}s']
         lane = found['off_lane']
-        off_lane = f'{100 * lane["mean"]:.1f}' if lane else 'unknown'
-        error = f'minADE_{row["k"]} {_format_interval(best, 2)} m'
-        text = f'{error}, off the lane {off_lane} %'
+        text = f'minADE_{row["k"]} {_format_interval(best, 2)} m'
+        if lane:
+            text += f', off the lane {100 * lane["mean"]:.1f} %'
         for latency, figures in row['closed'].items():
             text += f', {latency} s late score {figures["score"]["mean"]:.1f}'
             if lowest := figures['lowest_score']:

@@ -127,6 +127,14 @@ class ClipFolder:
         return path.relative_to(self.path).as_posix()
 
 
+def read_clip_list(path: Path) -> list[str]:
+    """Ids of a text file, with spaces or line ends between them; raises BadInput for another."""
+    try:
+        return path.read_text(encoding='utf-8').split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f'{path}: not a list of clip ids: {error}') from error
+
+
 def read_table(data: bytes, columns: Collection[str], name: str) -> dict[str, Any]:
     """Columns of a parquet file as numpy arrays; raises ClipError when it lacks one."""
     try:

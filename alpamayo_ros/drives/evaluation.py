@@ -6,13 +6,13 @@ Several evaluations may share a folder: its table then has the rows of all.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 import functools
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 from ..cluster.workers import Workers, start_workers
 from ..errors import BadInput
@@ -22,12 +22,16 @@ from .closed_loop import ClosedLoop
 from .counterfactual import Counterfactuals
 from .open_loop import OpenLoop
 from .parts import Record
+from .planners import BaselinePlanner, CheckpointPlanner
 from .rows import EvaluationRow, make_rows
 from .settings import EvaluationSettings, make_cluster
 
+if TYPE_CHECKING:
+    from .clips.clip_loop import ClipLoop
+
 Advance = Callable[[float], object]
 Progress = Callable[[str, float, float], Advance]
-Loop = OpenLoop | ClosedLoop | Counterfactuals
+Loop = Union[OpenLoop, ClosedLoop, Counterfactuals, 'ClipLoop']
 _PACKAGE = Path(__file__).parents[1]
 # Code that figures depend on beside the world: planners, loops, metrics, and the node's policies.
 _MEASURING = ('drives', 'metrics', 'ros/publishing', 'runtime')
@@ -81,6 +85,8 @@ def _describe_work(
         return f'{row.name}, open loop', group, work
     if isinstance(loop, Counterfactuals):
         return f'{row.name}, edited pictures', settings.batch, 1.0
+    if not isinstance(loop, ClosedLoop):
+        return f'{row.name}, clips', settings.batch, 1.0
     return f'{row.name}, {loop.latency_s:g} s late', settings.batch, loop.seconds
 
 
@@ -96,9 +102,15 @@ def _begin(rows: Iterable[EvaluationRow], advance: Advance) -> Callable[[Group],
         elif isinstance(loop, Counterfactuals):
             records = counterfactual.measure(row.planner, loop, group.drives, row.size)
             advance(len(group.drives))
-        else:
+        elif isinstance(loop, ClosedLoop):
             assert row.closed is not None
             records = closed_loop.measure(row.closed, loop, group.drives, row.size, advance)
+        else:
+            from .clips.clip_loop import measure as measure_clips  # an extra
+
+            assert isinstance(row.planner, BaselinePlanner | CheckpointPlanner)
+            records = measure_clips(row.planner, loop, group.drives)
+            advance(len(group.drives))
         return records
 
     return measure
@@ -146,6 +158,9 @@ def _list_parts(
 ) -> Iterator[tuple[EvaluationRow, Loop, dict[str, Any]]]:
     """Each row in each of its loops, and what the part is made from."""
     code = {'world': hash_world(), 'code': hash_measuring_code()}
+    if settings.clips:
+        yield from _list_clip_parts(settings, rows, code)
+        return
     drives = settings.closed_drives or settings.drives
     which = settings.split, settings.drives, settings.seconds
     opened = OpenLoop(*which, settings.moments, settings.seed)
@@ -179,6 +194,24 @@ def _list_parts(
         for late in closed if row.closed is not None else ():
             loop = {'kind': 'closed'} | asdict(late) | {'samples': settings.closed_samples}
             yield row, late, about | {'loop': loop}
+
+
+def _list_clip_parts(
+    settings: EvaluationSettings, rows: list[EvaluationRow], code: Mapping[str, str]
+) -> Iterator[tuple[EvaluationRow, Loop, dict[str, Any]]]:
+    """Each row that needs no world, in the open loop over clips."""
+    try:
+        from .clips.clip_loop import choose_clips
+    except ImportError as error:
+        raise BadInput(
+            f"clips: {error.name} is not installed: pip install 'alpamayo_ros[clips]'"
+        ) from None
+    clip_list = Path(settings.clip_list) if settings.clip_list else None
+    loop = choose_clips(Path(settings.clips), clip_list, settings.seed)
+    made_from = {'kind': 'open', **loop.describe(), 'samples': settings.samples}
+    for row in rows:
+        about = {'row': row.name, 'kind': row.kind, 'planner': row.about, **code}
+        yield row, loop, about | {'loop': made_from}
 
 
 def hash_world() -> str:

@@ -70,12 +70,7 @@ def make_record(scene: Scene, prediction: Prediction) -> Record:
     cause nor fails to.
     """
     trace = scene.simulation.trace
-    cause, causes, ends = trace.cause(scene.t0_s), trace.causes(scene.t0_s), prediction.end
-    has_reasoning = any(prediction.tokens) or any(prediction.texts)
-    chosen = prediction.chosen
-    is_finite = bool(
-        np.isfinite(prediction.samples).all() and np.isfinite(prediction.actions).all()
-    )
+    cause, causes = trace.cause(scene.t0_s), trace.causes(scene.t0_s)
     named = [find_causes(text) for text in prediction.texts]
     names_cause = (len(names) == 1 and names <= causes for names in named)
     found: Record = {
@@ -83,26 +78,46 @@ def make_record(scene: Scene, prediction: Prediction) -> Record:
         't0_s': round(scene.t0_s, 3),
         'cause': cause,
         'weather': scene.drive.scenario.weather.kind,
-        'k': len(prediction.samples),
-        'sentence': prediction.texts[chosen],
-        'finite': float(is_finite),
-        'text': _share_true(names_cause) if has_reasoning else None,
-        'marker': _share_true(end == 'marker' for end in ends) if has_reasoning else None,
-        **_measure_distances(prediction, get_future(scene, scene.simulation)),
-        'paths': encode_paths(prediction.samples),
+        'text': _share_true(names_cause) if _has_reasoning(prediction) else None,
+        **describe_prediction(prediction, get_future(scene, scene.simulation)),
     }
-    chosen_path = prediction.samples[chosen].astype(np.float64)
-    chosen_actions = prediction.actions[chosen].astype(np.float64)
-    if not (np.isfinite(chosen_path).all() and np.isfinite(chosen_actions).all()):
-        off_lane, collision = True, None
-    else:
-        found |= measure_comfort(chosen_actions)
+    off_lane, collision = True, None
+    if 'jerk_mps3' in found:
+        chosen_path = prediction.samples[prediction.chosen].astype(np.float64)
         off_lane, collision = _check_bodies(scene, chosen_path)
     return found | {
         'off_lane': float(off_lane),
         'off_lane_bend': float(off_lane) if cause in BENDS else None,
         'collision': None if collision is None else float(collision),
     }
+
+
+def describe_prediction(prediction: Prediction, driven: Array) -> Record:
+    """Figures of a prediction that need no world; driven (64, >= 3): x, y m, yaw rad.
+
+    Those of comfort are there where the chosen path and its actions are finite.
+    """
+    chosen, ends = prediction.chosen, prediction.end
+    is_finite = bool(
+        np.isfinite(prediction.samples).all() and np.isfinite(prediction.actions).all()
+    )
+    is_marked = _share_true(end == 'marker' for end in ends)
+    found: Record = {
+        'k': len(prediction.samples),
+        'sentence': prediction.texts[chosen],
+        'finite': float(is_finite),
+        'marker': is_marked if _has_reasoning(prediction) else None,
+        **_measure_distances(prediction, driven),
+        'paths': encode_paths(prediction.samples),
+    }
+    actions = prediction.actions[chosen].astype(np.float64)
+    if np.isfinite(prediction.samples[chosen]).all() and np.isfinite(actions).all():
+        found |= measure_comfort(actions)
+    return found
+
+
+def _has_reasoning(prediction: Prediction) -> bool:
+    return any(prediction.tokens) or any(prediction.texts)
 
 
 def _measure_distances(prediction: Prediction, driven: Array) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ..data_types import GRID_S, WAYPOINTS, Prediction, SamplingOptions, derive_seed
+from ..data_types import GRID_S, WAYPOINTS, Context, Prediction, SamplingOptions, derive_seed
 from ..runtime.serving.jobs import Engine
 from ..world.moments import State
 from ..world.reasons import choose_sentence
@@ -31,6 +31,13 @@ class Planner(Protocol):
         """Make a prediction per scene; random numbers depend on seed, drive and t0 alone."""
 
 
+class ContextPlanner(Planner, Protocol):
+    """A planner that needs no more than contexts."""
+
+    def predict(self, contexts: Sequence[Context], seeds: Sequence[int]) -> list[Prediction]:
+        """Make a prediction per context, each with its own seed."""
+
+
 def derive_scene_seed(seed: int, scene: Scene) -> int:
     """Seed of the inference at a scene: equal for every planner, so that rows can be paired."""
     return derive_seed(derive_seed(seed, scene.drive.seed), scene.t0_ns)
@@ -44,9 +51,12 @@ class BaselinePlanner:
 
     def plan(self, scenes: Sequence[Scene], seed: int) -> list[Prediction]:
         """See Planner."""
-        return [
-            self.engine.infer(scene.context(), derive_scene_seed(seed, scene)) for scene in scenes
-        ]
+        seeds = [derive_scene_seed(seed, scene) for scene in scenes]
+        return self.predict([scene.context() for scene in scenes], seeds)
+
+    def predict(self, contexts: Sequence[Context], seeds: Sequence[int]) -> list[Prediction]:
+        """See ContextPlanner."""
+        return [self.engine.infer(x, seed) for x, seed in zip(contexts, seeds, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -67,8 +77,6 @@ class CheckpointPlanner:
 
     def plan(self, scenes: Sequence[Scene], seed: int) -> list[Prediction]:
         """See Planner."""
-        from ..runtime.batch import infer_batch  # torch takes seconds to import
-
         engine, found = self.load(), []
         for start in range(0, len(scenes), self.batch):
             part = scenes[start : start + self.batch]
@@ -81,8 +89,14 @@ class CheckpointPlanner:
                 contexts = [
                     replace(x, navigation=text) for x, text in zip(contexts, texts, strict=True)
                 ]
-            found += infer_batch(engine, contexts, seeds, self.options)
+            found += self.predict(contexts, seeds)
         return found
+
+    def predict(self, contexts: Sequence[Context], seeds: Sequence[int]) -> list[Prediction]:
+        """See ContextPlanner; the contexts are one batch."""
+        from ..runtime.batch import infer_batch  # torch takes seconds to import
+
+        return infer_batch(self.load(), contexts, seeds, self.options) if contexts else []
 
 
 def find_other_drive(scene: Scene) -> Scene:

@@ -32,6 +32,7 @@ def _draw_plots(table: Table) -> dict[str, dict[str, bytes]]:
         'groups': {
             f'minADE_1 by {group}': study_plots.plot_errors_by_group([*shown, *beside], group)
             for group in ('cause', 'weather')
+            if rows and rows[0]['open'][group]  # clips have neither
         },
     }
     closed = [row for row in rows if row['closed']]

@@ -58,7 +58,9 @@ def make_rows(settings: EvaluationSettings) -> list[EvaluationRow]:
 
     Raises BadInput for a checkpoint that cannot be used as the settings ask.
     """
-    rows = _make_baselines()
+    rows = _make_blind_baselines()
+    if not settings.clips:
+        rows += _make_world_baselines()
     evaluated = _Checkpoint(
         settings.checkpoint, settings, settings.bits, settings.recipe, choose_profile(settings)
     )
@@ -71,14 +73,14 @@ def make_rows(settings: EvaluationSettings) -> list[EvaluationRow]:
     is_exact = evaluated.chosen == EXACT
     is_reference = evaluated.plan.bits == REFERENCE_BITS and not evaluated.plan.rules and is_exact
     rows.append(evaluated.make_row('reference' if is_reference else 'model'))
-    if settings.ablations:
+    if settings.ablations and not settings.clips:
         rows += [evaluated.make_ablation(name) for name in PICTURE_CHANGES]
         rows.append(evaluated.make_misled())
     return rows
 
 
-def _make_baselines() -> list[EvaluationRow]:
-    """Rows that need no checkpoint; each plans one sample."""
+def _make_blind_baselines() -> list[EvaluationRow]:
+    """Rows that look at the history alone; each plans one sample."""
     one = SamplingOptions(num_samples=1)
     rows = []
     for name, engine in (
@@ -87,6 +89,12 @@ def _make_baselines() -> list[EvaluationRow]:
     ):
         blind = BaselinePlanner(engine)
         rows.append(EvaluationRow(name, 'baseline', blind, blind, {'engine': engine.name}))
+    return rows
+
+
+def _make_world_baselines() -> list[EvaluationRow]:
+    """Rows that know the world, or its state; each plans one sample."""
+    rows = []
     planners: dict[str, Planner] = {'stands': StandingPlanner()}
     planners |= {name: ExpertPlanner(edit) for name, edit in _RULE_BREAKERS.items()}
     for name, planner in planners.items():

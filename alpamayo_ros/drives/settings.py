@@ -25,7 +25,9 @@ class EvaluationSettings:
     reference: the checkpoint of the 16-bit row; by default the evaluated one, if that is not
     packed; its row is of the profile exact. profile, and the six settings behind it: those of the
     node, 0, '' and 'profile' mean the profile's. navigation: 'route' puts the next turn of the
-    drive into the prompt, for Alpamayo 1.5. moments: t0s per drive in the open loop.
+    drive into the prompt, for Alpamayo 1.5. clips: a folder of the makers' data set, whose clips
+    are then measured in place of drives; clip_list: a file of the ids to take. moments: t0s per
+    drive in the open loop.
     closed_drives: None for all. latencies_s: [] for no closed loop. counterfactuals: whether
     pictures are edited and planned again. displaced_m: how far aside of its lane's
     middle a closed loop begins. retime, on_too_fast, trusted_distance_m and sample_choice: as the
@@ -52,6 +54,8 @@ class EvaluationSettings:
     noise_temperature: float = 1.0
     sample_choice: str = 'medoid'
     out: str = 'out/evaluation'
+    clips: str = ''
+    clip_list: str = ''
     split: str = 'test'
     drives: int = 200
     seconds: float = 60.0
@@ -118,6 +122,19 @@ def check_settings(settings: EvaluationSettings) -> None:
         even = abs(latency_s / SIMULATION_STEP_S - round(latency_s / SIMULATION_STEP_S)) < 1e-9
         wanted = f'0 to {LONGEST_LATENCY_S:g} in steps of {SIMULATION_STEP_S:g}'
         _require(0 <= latency_s <= LONGEST_LATENCY_S and even, 'latencies_s', latency_s, wanted)
+    _require(
+        not settings.clip_list or bool(settings.clips),
+        'clip_list',
+        settings.clip_list,
+        'clips=FOLDER beside it',
+    )
+    if settings.clips:
+        _require(
+            settings.navigation == 'none',
+            'navigation',
+            settings.navigation,
+            'none: clips have no routes',
+        )
     closed = settings.closed_drives
     _require(
         closed is None or 1 <= closed <= settings.drives, 'closed_drives', closed, '1 to drives'

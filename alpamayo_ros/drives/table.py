@@ -129,7 +129,7 @@ def _summarize_groups(
         name: _hide_single(
             _summarize([r for r in records if r[group] == name], OPEN_LOOP_METRICS, draws), records
         )
-        for name in _sort_by_frequency(record[group] for record in records)
+        for name in _sort_by_frequency(x[group] for x in records if group in x)
     }
 
 

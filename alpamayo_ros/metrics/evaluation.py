@@ -44,6 +44,7 @@ DISTANCE_METRICS = tuple(
     for horizon in HORIZONS
 )
 OTHER_METRICS = (
+    Metric('corner_distance_m', 'corner distance, best sample', 'm', of_k=True),
     Metric('acceleration_mps2', 'acceleration, RMS', 'm/s²'),
     Metric('jerk_mps3', 'jerk, RMS', 'm/s³'),
     Metric('curvature_rate', 'curvature rate, RMS', '1/(m s)', 4),

@@ -18,7 +18,6 @@ from ..metrics.evaluation import (
     LONGEST_HORIZON,
     OCCASIONS,
     OPEN_LOOP_METRICS,
-    OTHER_METRICS,
     Metric,
 )
 from .templating import fill
@@ -39,7 +38,9 @@ def render(table: Table, plots: Mapping[str, Mapping[str, bytes]]) -> str:
         level=LEVEL,
         compared=[x for x in rows if x['open']['ratio'] and x['kind'] != 'reference'],
         closed_rows=[x for x in rows if x['closed']],
-        open_metrics=(*DISTANCE_METRICS, *OTHER_METRICS),
+        open_metrics=[
+            x for x in OPEN_LOOP_METRICS if any(row['open']['all'][x.key] for row in rows)
+        ],
         ratio_metrics=[Metric(x.key, x.title, '', 3) for x in DISTANCE_METRICS],
         group_metrics=[x for x in OPEN_LOOP_METRICS if x.key in (BEST_ERROR, 'off_lane', 'text')],
         closed_metrics=CLOSED_LOOP_METRICS,

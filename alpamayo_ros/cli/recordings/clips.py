@@ -13,12 +13,13 @@ import sys
 
 from tqdm import tqdm
 
-from ...clips.dataset import ClipError, ClipFolder
+from ...clips.context import T0_US, make_clip_rig
+from ...clips.dataset import ClipError, ClipFolder, read_clip_list
 from ...cluster.workers import Outcome, start_workers
 from ...errors import BadInput
 from ...json_types import Facts, Line, Summary
 from ...replay.clips.clip_bag import write_clip_bag
-from ...replay.clips.clip_replay import T0_US, begin_clips, make_clip_rig, make_lost_line
+from ...replay.clips.clip_replay import begin_clips, make_lost_line
 from ...replay.clips.clip_results import rebuild_clips
 from ...replay.provenance import EngineGuard, describe_run
 from ...replay.record import ReplayRecord
@@ -30,7 +31,9 @@ from .sharing import keep_results, share
 def replay_clips(arguments: argparse.Namespace) -> Summary:
     """Replay clips and write all results; returns the summary."""
     folder = ClipFolder(arguments.clips)
-    clip_ids = folder.select(arguments.split, _read_list(arguments.list))
+    clip_ids = folder.select(
+        arguments.split, read_clip_list(arguments.list) if arguments.list else None
+    )
     t0_us = T0_US if arguments.t0 is None else arguments.t0 // 1000
     cluster, limits = make_cluster(arguments), read_thresholds(arguments)
     parameters = {**read_parameters(arguments), 'split': arguments.split}
@@ -72,7 +75,9 @@ def write_clip_bags(arguments: argparse.Namespace) -> int:
     """Write clips as bags; 0 done, 1 when one could not be read."""
     folder = ClipFolder(arguments.clips)
     failures = 0
-    clip_ids = folder.select(arguments.split, _read_list(arguments.list))
+    clip_ids = folder.select(
+        arguments.split, read_clip_list(arguments.list) if arguments.list else None
+    )
     for clip_id in tqdm(clip_ids, unit='clip', dynamic_ncols=True):
         try:
             write_clip_bag(folder, clip_id, arguments.out / clip_id)
@@ -103,12 +108,3 @@ def _open_earlier(folder: Path) -> ReplayRecord:
     if not earlier.path.is_file() or not all('clip' in line for line in earlier.lines()):
         raise BadInput(f'--against {folder}: expected the output of another run of clips')
     return earlier
-
-
-def _read_list(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
-    try:
-        return [line.strip() for line in path.read_text(encoding='utf-8').split() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f'{path}: not a list of clip ids: {error}') from error

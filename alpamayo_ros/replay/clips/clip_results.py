@@ -15,6 +15,7 @@ import numpy as np
 from ... import images
 from ...bags.predictions import write_prediction_bag
 from ...clips.clip import NS_PER_US
+from ...clips.context import make_clip_rig, read_context
 from ...clips.dataset import ClipError, ClipFolder
 from ...files import write_atomically
 from ...json_types import ClipMetrics, Line, Summary
@@ -28,7 +29,6 @@ from ...runtime.constant_velocity import make_straight_path
 from ..record import ReplayRecord, read_run, to_stamped_prediction
 from ..summary import describe_change, summarise, to_csv
 from ..tally import describe
-from .clip_replay import make_clip_rig, read_context
 
 MAX_CASES = 12
 COLUMNS = (  # of the table of clips: title, digits of a number

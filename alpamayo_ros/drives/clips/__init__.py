@@ -1,0 +1,1 @@
+"""Clips of the makers' data set in the open loop of an evaluation."""
