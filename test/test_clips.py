@@ -176,6 +176,8 @@ def test_a_replay_of_clips_writes_record_summary_bags_and_report(clips, tmp_path
     table = json.loads(re.search(r'rows = (\[.*\]), sortColumn = 1;', page)[1])
     assert [(row[1], row[-1]) for row in table] == [(x['clip'], x['reason']) for x in lines]
     assert table[0][2] == lines[0]['horizons']['6.4']['min_ade_m'] and table[1][2] is None
+    assert [row[0] for row in table] == [f'#{GOOD}', '', '', '']
+    assert f'id="{GOOD}"' in page and 'Errors of the clips' in page and 'Change of' not in page
     before = (out / 'results.jsonl').read_bytes()
     earlier = tmp_path / 'earlier'
     earlier.mkdir()
@@ -188,6 +190,7 @@ def test_a_replay_of_clips_writes_record_summary_bags_and_report(clips, tmp_path
     assert 'Against earlier: 1 in both, mean minADE +0.250 m, 1 worse.' in page
     assert '0.25' in re.search(r'rows = (\[.*\]), sortColumn = 6;', page)[1]
     assert (out / 'results.jsonl').read_bytes() == before
+    assert 'Change of minADE' in page
 
 
 @pytest.mark.parametrize(

@@ -388,6 +388,7 @@ def test_a_comparison_opens_with_the_largest_regression(rig, tmp_path, whole, ca
     }  # fmt: skip
     page = (changed / 'report.html').read_text()
     assert 'Against out: 4 in both, mean ADE +0.050 m, 1 worse.' in page
+    assert 'Change of ADE' in page
     found = re.search(r'rows = (\[.*\]), sortColumn = (\d+)', page)
     cells = {row[1]: row[1 + int(found[2])] for row in json.loads(found[1])}
     assert cells['north/1'] == 0.5 and cells['south/blind'] is None

@@ -21,7 +21,7 @@ from ..files import write_atomically
 from ..json_types import Change, ItemRow, Line, Run, Summary
 from ..metrics.paired import compare_pairs
 from ..report.dataset_page import WorstCase, render
-from ..report.distributions import plot_item_errors, plot_shares
+from ..report.distributions import plot_changes, plot_item_errors, plot_shares
 from ..rig import CameraRig
 from .dataset import Dataset
 from .item_report import ItemReport, ReportItem, make_report
@@ -72,6 +72,8 @@ def rebuild_dataset(
     if ranked:
         pictures['ADE of the items'] = plot_item_errors(ranked)
     pictures['t0 with a prediction'] = plot_shares(rows)
+    if changes:
+        pictures['Change of ADE'] = plot_changes(changes.values())
     page = render(summary, rows, worst, pictures, changes)
     write_atomically(dataset.folder / 'report.html', page)
     return summary

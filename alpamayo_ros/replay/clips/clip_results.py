@@ -5,7 +5,7 @@ The summary has the makers' metrics beside figures that others published, with t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 import json
 import shutil
 
@@ -22,6 +22,7 @@ from ...json_types import ClipMetrics, Line, Summary
 from ...metrics.displacement import HORIZONS_S
 from ...metrics.paired import compare_pairs
 from ...report import plots
+from ...report.distributions import plot_changes, plot_item_errors
 from ...report.items_table import ItemsTable
 from ...report.overlay import to_jpeg
 from ...report.replay_page import CaseView, render
@@ -80,14 +81,21 @@ def rebuild_clips(
     for line in valid:
         bag = record.folder / 'prediction' / line['clip']
         write_prediction_bag(bag, [to_stamped_prediction(line)])
-    worst = sorted(valid, key=lambda line: _min_ade(line), reverse=True)[:MAX_CASES]
-    cases = [_draw_case(line, folder) for line in worst]
+    if changes:
+        worst = sorted(valid, key=lambda line: changes.get(line['clip'], -np.inf), reverse=True)
+    else:
+        worst = sorted(valid, key=_min_ade, reverse=True)
+    cases = [_draw_case(line, folder) for line in worst[:MAX_CASES]]
     details = {line['reason']: line['detail'] for line in reversed(lines) if 'detail' in line}
     overview = {}
     if valid:
         times = np.array([line['ms']['total'] for line in valid])
         overview['Time per clip'] = plots.plot_latencies(times)
-    page = render(summary, overview, cases, details, _tabulate(lines, changes))
+        overview['Errors of the clips'] = plot_item_errors(list(map(_list_errors, valid)), 'clips')
+    if changes:
+        overview['Change of minADE'] = plot_changes(changes.values(), 'clips')
+    shown = {case.line['clip'] for case in cases}
+    page = render(summary, overview, cases, details, _tabulate(lines, changes, shown))
     write_atomically(record.folder / 'report.html', page)
     return summary
 
@@ -118,15 +126,27 @@ def _list_min_ades(lines: Iterable[Line]) -> dict[str, float | None]:
     return {line['clip']: _min_ade(line) for line in lines if line['status'] == 'ok'}
 
 
-def _tabulate(lines: list[Line], changes: Mapping[str, float]) -> ItemsTable:
-    """All clips, those with the largest regression or minADE first."""
+def _list_errors(line: Line) -> dict[str, float | None]:
+    """Errors of a clip under the names of an ItemRow."""
+    errors, straight = (line[key].get(_LONGEST) or {} for key in ('horizons', 'baseline'))
+    return {
+        'ade_m': errors.get('ade_m'),
+        'min_ade_m': errors.get('min_ade_m'),
+        'baseline_ade_m': straight.get('ade_m'),
+    }
+
+
+def _tabulate(
+    lines: list[Line], changes: Mapping[str, float], shown: Collection[str]
+) -> ItemsTable:
+    """All clips, those with the largest regression or minADE first; shown: those drawn below."""
     rows = []
     for line in lines:
         errors = (line.get('horizons') or {}).get(_LONGEST) or {}
         straight = (line.get('baseline') or {}).get(_LONGEST) or {}
         rows.append(
             [
-                '',
+                f'#{line["clip"]}' if line['clip'] in shown else '',
                 line['clip'],
                 *(errors.get(key) for key in ('min_ade_m', 'ade_m', 'fde_m')),
                 line.get('corner_distance_m'),

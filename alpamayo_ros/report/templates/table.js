@@ -1,5 +1,6 @@
 // Draws a table that sorts and filters. columns: [title, digits or null for a text]; rows: [link,
-// value of each column ...]; sortColumn: the first order, largest values first.
+// value of each column ...]; sortColumn: the first order, largest values first. A link that begins
+// with # leads to a place on the page.
 const LIMIT = 500;  // rows that are drawn; all are sorted and filtered
 let column = sortColumn, isDown = true;
 const table = document.getElementById('items'), field = document.getElementById('filter');
@@ -30,7 +31,7 @@ function draw() {
       const text = value === null ? '\u2013' : digits === null ? value : value.toFixed(digits);
       if (at === 0 && link) {
         const anchor = cell.appendChild(document.createElement('a'));
-        anchor.href = encodeURI(link).replaceAll('#', '%23');
+        anchor.href = link[0] === '#' ? link : encodeURI(link).replaceAll('#', '%23');
         anchor.textContent = text;
       } else cell.textContent = text;
       if (digits === null) cell.className = 'text';
