@@ -1,4 +1,4 @@
-"""Breaks the node's logic in 42 places, one after the other, and tells which tests notice.
+"""Breaks the node's logic in 60 places, one after the other, and tells which tests notice.
 
 Run: python test/mutants_node.py [FIRST LAST], numbers of mutants. The exit status is 1 if more
 than two survive, or if a mutant's text is no longer in its file.
@@ -14,6 +14,7 @@ MOST_SURVIVORS = 2
 PIPELINE, WORKER, ANCHORS = 'test_pipeline.py', 'test_worker.py', 'test_anchors.py'
 POLICY, OUTPUTS, DIAGNOSTICS = 'test_policy.py', 'test_outputs.py', 'test_diagnostics.py'
 CONTEXT, VALIDITY, INPUTS = 'test_context.py', 'test_validity.py', 'test_inputs.py'
+LIFECYCLE, REMAPS, RIG = 'test_lifecycle.py', 'test_remaps.py', 'test_rig.py'
 JUMPS, LOG, RETIMING = 'test_odometry_jumps.py', 'test_log_throttle.py', 'test_retiming.py'
 
 # File below alpamayo_ros/, text, its replacement, tests of which one should fail.
@@ -39,12 +40,12 @@ MUTANTS = (
     ('ros/pipeline.py', "self.worker.discard('paused')", 'pass', PIPELINE),
     ('ros/pipeline.py', "self.worker.discard('reset')", 'pass', PIPELINE),
     ('ros/pipeline.py',
-     'is_requested, self._infers_next = self._infers_next and not self._is_enabled, False',
-     'is_requested = self._infers_next and not self._is_enabled', PIPELINE),
+     'self._infers_next = self._infers_next and bool(question)', 'pass', PIPELINE),
     ('ros/pipeline.py', 'seed = derive_seed(self.parameters.seed, context.t0_ns)',
      'seed = self.parameters.seed', PIPELINE),
     ('ros/pipeline.py', "self.state == 'active' and age_s >", 'age_s >', PIPELINE),
-    ('ros/pipeline.py', 'newest is None or pose.stamp_ns > newest.stamp_ns', 'newest is None',
+    ('ros/receiving/receiver.py',
+     'self.vehicle is None or item.stamp_ns > self.vehicle.stamp_ns', 'self.vehicle is None',
      PIPELINE),
     ('ros/publishing/results.py', "self._anchors.settle('failed', reason)", 'pass', PIPELINE),
     ('ros/publishing/results.py', "        self.failure = ''\n        self.served = self.pub",
@@ -69,7 +70,8 @@ MUTANTS = (
     # the worker
     ('runtime/worker.py', '            self.failures_in_a_row = 0\n        elif',
      '            pass\n        elif', WORKER),
-    ('runtime/worker.py', "elif result.reason != 'bad_image':", 'else:', WORKER),
+    ('runtime/worker.py', "elif result.reason not in ('bad_image', 'bad_question'):", 'else:',
+     WORKER),
     ('runtime/worker.py', "if self.state == 'ready' and self._make_host is not None:",
      'if self._make_host is not None:', WORKER),
     ('runtime/serving/shared_frames.py', '        self._resting = [self',
@@ -93,6 +95,36 @@ MUTANTS = (
      'JUMP_M, JUMP_ACCELERATION_MPS2, STAMP_JITTER_S = 0.6,', JUMPS),
     ('ros/publishing/retiming.py', 'speeds = np.maximum(plan[later, 3] + gap_mps * decay, 0.0)',
      'speeds = plan[later, 3] + gap_mps * decay', RETIMING),
+    # the lifecycle
+    ('ros/lifecycle.py', 'return FAILURE', 'pass', LIFECYCLE),
+    ('ros/lifecycle.py', "return self._enter('inactive', self.pipeline.deactivate)",
+     "return self._enter('active', self.pipeline.deactivate)", LIFECYCLE),
+    ('ros/lifecycle.py', "        self._enter('finalized', self.pipeline.deactivate)\n", '',
+     LIFECYCLE),
+    ('ros/lifecycle.py', "is_paused = self.pipeline.state == 'inactive'", 'is_paused = False',
+     LIFECYCLE),
+    ('ros/lifecycle.py', "if self.pipeline.state == 'loading':", 'if False:', LIFECYCLE),
+    ('ros/lifecycle.py', "if self.pipeline.state == 'failed':\n            self.unload()", 'pass',
+     LIFECYCLE),
+    ('ros/lifecycle.py', 'sys.excepthook(*sys.exc_info())', 'pass', LIFECYCLE),
+    ('ros/lifecycle.py', 'service.callback = answer', 'pass', LIFECYCLE),
+    ('runtime/worker.py', "has_failed = self.state == 'failed'", 'has_failed = False', WORKER),
+    # questions, and names of inputs
+    ('ros/publishing/questions.py', 'if self._answer is not None:', 'if False:', PIPELINE,
+     'question'),
+    ('ros/publishing/questions.py', 'elif reply.has_ended:', 'elif True:', PIPELINE, 'question'),
+    ('ros/pipeline.py', "if self.state == 'active' and not self.parameters.answer_while_active:",
+     "if self.state == 'active':", PIPELINE, 'question'),
+    ('ros/pipeline.py', 'self._infers_next or self.questions.waiting', 'self._infers_next',
+     PIPELINE, 'question'),
+    ('ros/pipeline.py', 'isinstance(found, Context) and not self.questions.waiting:',
+     'isinstance(found, Context):', PIPELINE, 'question'),
+    ('runtime/worker.py', 'if self._waiting is not None and self._waiting.question:', 'if False:',
+     WORKER),
+    ('runtime/worker.py', "'' if job.question else self._find_staleness(job.context)",
+     'self._find_staleness(job.context)', WORKER),
+    ('rig.py', "else f'{namespace.rstrip(\"/\")}/{value}'", "else f'/{value}'", RIG),
+    ('ros/remaps.py', 'if expand(source, node) == full', 'if source == name', REMAPS),
 )  # fmt: skip
 
 

@@ -129,6 +129,14 @@ def test_enable_is_activate_and_deactivate_and_needs_a_model(node):
     assert node.pipeline.done == ['load', 'activate', 'deactivate']
 
 
+def test_a_request_for_an_impossible_transition_is_answered(node):
+    (service,) = (row for row in node.services if row.srv_name.endswith('/change_state'))
+    request, response = service.srv_type.Request(), service.srv_type.Response(success=True)
+    request.transition.id = 3  # activate
+    assert service.callback(request, response).success is False
+    assert node.lifecycle == 'unconfigured'
+
+
 def test_an_exception_in_a_transition_is_told_where_rclpy_would_swallow_it(node, monkeypatch):
     told = []
     monkeypatch.setattr(sys, 'excepthook', lambda *error: told.append(error[0]))

@@ -542,6 +542,14 @@ def test_a_question_while_active_delays_paths_only_where_that_is_allowed(rig):
     assert bench.fates() == {'inferred': 15, 'rejected': 15, 'discarded': 1}
 
 
+def test_a_question_needs_no_route(rig):
+    bench, answers = Bench(rig, Talks(), on_missing_navigation='reject'), []
+    bench.pipeline.deactivate()
+    bench.pipeline.ask('What?', lambda *found: answers.append(found))
+    bench.feed(drive(seconds=2.0))
+    assert answers == [(True, 'What? 1.5 s')]
+
+
 def test_a_question_without_a_context_or_a_model_is_refused_with_the_reason(rig, monkeypatch):
     bench, answers = Bench(rig, Talks()), []
     bench.pipeline.deactivate()

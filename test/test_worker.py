@@ -178,6 +178,9 @@ def test_a_failed_load_is_a_state_and_the_worker_can_load_again():
     assert owner.worker.state == 'loading'
     owner.run_one()
     assert (owner.worker.state, owner.worker.error) == ('failed', 'no weights here')
+    owner.worker.unload()
+    assert (owner.worker.state, owner.worker.error) == ('failed', 'no weights here')
+    owner.run_one()
     owner.load(Gate())
     assert (owner.worker.state, owner.worker.error) == ('ready', '')
 

@@ -56,7 +56,7 @@ class Questions:
     def report(self, result: Result) -> None:
         """Answer with the result of the job that carried the question."""
         reply = result.reply
-        if reply is None or result.is_discarded:
+        if reply is None:
             self._close(False, ': '.join(filter(None, (result.reason, result.detail))))
         elif reply.has_ended:
             self._close(True, reply.text)
