@@ -9,6 +9,7 @@ import numpy as np
 from process_table import wait_for_end
 import pytest
 from small_bag import PICTURE, START_NS, compressed, drive, jpeg, make, odometry, write_rig
+from test_lanelet_map import write_map
 import torch
 from wire import (
     ATTEMPTS,
@@ -31,6 +32,7 @@ from alpamayo_ros.model.small.untrained import write_small_checkpoint
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.ros.inputs import to_image, to_pose
 from alpamayo_ros.ros.messages import import_interface
+from alpamayo_ros.ros.messages import make as make_live
 from alpamayo_ros.ros.publishing import outputs
 from alpamayo_ros.ros.publishing.outputs import AUTOWARE, OUTPUTS
 from alpamayo_ros.ros.publishing.stamped_prediction import StampedPrediction
@@ -373,7 +375,7 @@ def test_services_load_pause_ask_for_one_reset_and_unload(peer, start):
 
 def change(peer, **transition):
     """Whether a transition succeeded, and the state after it."""
-    asked = import_interface('lifecycle_msgs/msg/Transition')(**transition)
+    asked = make_live('lifecycle_msgs/msg/Transition', **transition)
     done = peer.call('lifecycle_msgs/srv/ChangeState', 'change_state', transition=asked)
     state = peer.call('lifecycle_msgs/srv/GetState', 'get_state').current_state
     return done.success, state.label
@@ -578,14 +580,25 @@ def test_a_signal_ends_the_node_within_two_seconds_with_0(peer, start, program, 
     assert (status, seconds < 2.0) == (0, True), process.lines
 
 
-def test_autoware_gets_the_points_of_the_trajectory(peer, start):
+def test_autoware_gets_the_points_of_the_trajectory_and_its_route_is_heard(peer, start, tmp_path):
     pytest.importorskip('autoware_planning_msgs', reason='its messages are not built')
     heard, topic = {}, f'/alpamayo/{AUTOWARE.topic}'
     kind = import_interface(AUTOWARE.type_name)
     subscription = peer.node.create_subscription(
         kind, topic, lambda message: heard.setdefault(stamp_ns(message), message), 10
     )
-    start(autoware_trajectory=True)
+    process = start(autoware_trajectory=True, lanelet_map=write_map(tmp_path))
+    kind = 'autoware_planning_msgs/msg'
+    other = make_live(f'{kind}/LaneletPrimitive', id=9, primitive_type='lane')
+    segment = make_live(f'{kind}/LaneletSegment', preferred_primitive=other)
+    route = make_live(f'{kind}/LaneletRoute', segments=[segment])
+    route.header.frame_id = 'map'
+    sender = peer.node.create_publisher(
+        import_interface(f'{kind}/LaneletRoute'), '/alpamayo/input/route', LATCHED
+    )
+    sender.publish(route)
+    process.wait_for_line('navigation: lanelet 9 is not in')
+    peer.node.destroy_publisher(sender)
     messages = drive(seconds=2.5, curvature=0.02)
     peer.play_until(lambda _: heard, messages, rate=2.0, seen=20)
     peer.node.destroy_subscription(subscription)

@@ -20,8 +20,17 @@ from alpamayo_ros.shipped import find_shipped
 
 FIELDS = {row.name: row for row in fields(NodeParameters)}
 GOOD = {'rig': 'synthetic', 'engine': 'constant_velocity'}
-LIVE = {'num_samples', 'seed', 'temperature', 'top_p', 'greedy', 'max_tokens', 'flow_steps'}
+LIVE = {
+    'num_samples',
+    'seed',
+    'temperature',
+    'top_p',
+    'greedy',
+    'max_tokens',
+    'flow_steps',
+}
 LIVE |= {'reasoning', 'noise_temperature', 'guidance_weight', 'sample_choice'}
+LIVE |= {'answer_while_active'}
 
 
 class FakeNode:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import os
 import queue
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from small_bag import (
     odometry,
     write_rig,
 )
+from test_lanelet_map import write_map
 from test_policy import Listener
 import toy_engines
 
@@ -32,6 +34,7 @@ from alpamayo_ros.errors import BadInput
 from alpamayo_ros.replay.replay import Replay, Schedule
 from alpamayo_ros.rig import load_rig
 from alpamayo_ros.ros.anchors import FATES
+from alpamayo_ros.ros.inputs import to_lanelets
 from alpamayo_ros.ros.parameters import NodeParameters
 from alpamayo_ros.ros.pipeline import Pipeline
 from alpamayo_ros.ros.publishing import questions
@@ -247,6 +250,25 @@ def test_a_route_gives_each_t0_its_text_and_reject_holds_back_what_has_none(rig)
     bench.feed([(m[0] + 1, *m[1:]) for m in drive(seconds=3.3) if m[0] > messages[-1][0]])
     reports = [report for report in bench.reports.all if report.reason == 'no_navigation']
     assert reports[-1].detail == "the route is in 'map', the odometry in 'odom'"
+
+
+def test_a_route_of_lanelets_gets_its_points_from_the_map(rig, tmp_path):
+    """On the map the vehicle, far from it, is off the route: its frame and points have come."""
+    path = str(write_map(tmp_path))
+    bench = Bench(rig, lanelet_map=path, on_missing_navigation='reject')
+
+    def make_route(*numbers, frame_id='odom'):
+        parts = [SimpleNamespace(preferred_primitive=SimpleNamespace(id=x)) for x in numbers]
+        return SimpleNamespace(header=header(0, frame_id), segments=parts)
+
+    bench.pipeline.receive_navigation(make_route(1, 2))
+    bench.feed(drive(seconds=1.6))
+    details = [x.detail for x in bench.reports.all if x.reason == 'no_navigation']
+    assert details and all(x.endswith('m off the route') for x in details)
+    bench.pipeline.receive_navigation(make_route(1, 7))
+    assert 'navigation: lanelet 7 is not in' in bench.log[-1][1]
+    with pytest.raises(ValueError, match='without a frame_id'):
+        to_lanelets(make_route(1, frame_id=''))
 
 
 def test_live_and_offline_publish_the_same_poses_for_the_same_t0(bench, rig, tmp_path):

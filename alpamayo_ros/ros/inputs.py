@@ -107,6 +107,13 @@ def to_route(message: Any) -> tuple[list[tuple[float, float]], str]:
     return [(place.x, place.y) for place in places], message.header.frame_id
 
 
+def to_lanelets(message: Any) -> tuple[list[int], str]:
+    """autoware_planning_msgs/LaneletRoute to its preferred lanelets and the frame of their map."""
+    if not message.header.frame_id:
+        raise ValueError('route without a frame_id')
+    return [part.preferred_primitive.id for part in message.segments], message.header.frame_id
+
+
 def read_pose(data: bytes) -> EgoPose:
     """As to_pose, from the CDR bytes of an Odometry; other bytes raise ValueError too."""
     return convert_odometry(read_odometry(data))

@@ -28,6 +28,7 @@ from .diagnostics import t0_status
 from .diagnostics.status import ARRAY_TYPE, build_diagnostic_array
 from .endpoints import create_input, create_latched_input, create_output
 from .input_topics import (
+    LANELET_ROUTE_TYPE,
     NAVIGATION,
     NAVIGATION_TYPE,
     ODOMETRY,
@@ -120,7 +121,9 @@ class AlpamayoNode(ManagedNode):
         }
         for name in topics.keys() - self._polled.keys():
             create_input(self, *topics[name], partial(self._on_frame, name), CAMERA_DEPTH)
-        for own, type_name in ((NAVIGATION, NAVIGATION_TYPE), (ROUTE, ROUTE_TYPE)):
+        has_map = self.pipeline.parameters.lanelet_map
+        route = ROUTE, LANELET_ROUTE_TYPE if has_map else ROUTE_TYPE
+        for own, type_name in ((NAVIGATION, NAVIGATION_TYPE), route):
             create_latched_input(self, own, type_name, self.pipeline.receive_navigation)
         for monitor in self.pipeline.monitors.values():
             monitor.topic = self.resolve_topic_name(monitor.topic)

@@ -149,6 +149,11 @@ class NodeParameters:
         '(ignore), or none (reject).',
         choices=ON_MISSING_NAVIGATION,
     )
+    lanelet_map: str = parameter_field(
+        '',
+        'Lanelet2 map of Autoware (.osm with local_x, local_y): ~/input/route then takes '
+        'autoware_planning_msgs/LaneletRoute, in the frame of the map.',
+    )
     max_input_age_s: float = limit_field('max_input_age_s')
     odometry_max_gap_s: float = limit_field('odometry_max_gap_s')
     max_skew_s: float = limit_field('max_skew_s')

@@ -12,6 +12,7 @@ from functools import partial
 import time
 from typing import Any
 
+from ..context.lanelet_map import LaneletMap
 from ..context.navigation import NavigationInput
 from ..data_types import NANOSECONDS, Context, Rejection, derive_seed
 from ..rig import CameraRig
@@ -27,7 +28,7 @@ from .diagnostics.log_throttle import LogThrottle
 from .diagnostics.status import Status
 from .diagnostics.t0_status import T0StatusPublisher
 from .input_topics import list_input_topics
-from .inputs import to_route
+from .inputs import to_lanelets, to_route
 from .messages import Make
 from .parameters import NodeParameters
 from .publishing.outputs import Output
@@ -72,6 +73,8 @@ class Pipeline:
         self.receiver = Receiver(
             self.anchors, self.monitors, now_ns, post, self._log, self._follow_input
         )
+        path = parameters.lanelet_map
+        self._lanelets = LaneletMap(path) if path else None
         self._navigation = NavigationInput(
             parameters.navigation_max_age_s, parameters.on_missing_navigation
         )
@@ -124,10 +127,13 @@ class Pipeline:
         self.receiver.receive(name, *messages)
 
     def receive_navigation(self, message: Any) -> None:
-        """Take a route text (std_msgs/String) or a route (nav_msgs/Path)."""
+        """Take a route text (std_msgs/String) or a route (nav_msgs/Path, or LaneletRoute)."""
         try:
             if hasattr(message, 'data'):
                 self._navigation.add_text(message.data, self._now_ns())
+            elif self._lanelets is not None:
+                numbers, frame_id = to_lanelets(message)
+                self._navigation.add_route(self._lanelets.trace(numbers), frame_id)
             else:
                 self._navigation.add_route(*to_route(message))
         except ValueError as error:

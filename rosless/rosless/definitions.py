@@ -69,6 +69,19 @@ MESSAGES = {
         std_msgs/Header header
         ackermann_msgs/AckermannDrive drive
     """,
+    'autoware_planning_msgs/msg/LaneletPrimitive': 'int64 id\nstring primitive_type',
+    'autoware_planning_msgs/msg/LaneletSegment': """
+        autoware_planning_msgs/LaneletPrimitive preferred_primitive
+        autoware_planning_msgs/LaneletPrimitive[] primitives
+    """,
+    'autoware_planning_msgs/msg/LaneletRoute': """
+        std_msgs/Header header
+        geometry_msgs/Pose start_pose
+        geometry_msgs/Pose goal_pose
+        autoware_planning_msgs/LaneletSegment[] segments
+        unique_identifier_msgs/UUID uuid
+        bool allow_modification
+    """,
     'autoware_planning_msgs/msg/TrajectoryPoint': """
         builtin_interfaces/Duration time_from_start
         geometry_msgs/Pose pose
