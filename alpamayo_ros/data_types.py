@@ -23,6 +23,8 @@ GRID_NS = 100_000_000  # 10 Hz: frames, history and waypoints share it
 GRID_S = GRID_NS / NANOSECONDS
 REASONING = ('full', 'short', 'none')
 SAMPLE_CHOICES = ('medoid', 'mean', 'first')  # which of K paths is published, see validity.py
+# with the token before it 16 rows, the most of the packed products of few rows
+LONGEST_DRAFT = 15
 LONGEST_ROUTE_TEXT = 200
 
 
@@ -146,7 +148,9 @@ class SamplingOptions:
     reasoning: one of REASONING. With 'short', a text that reaches max_tokens gets the trajectory
     marker as its last token; with 'none', the prompt asks for the trajectory only.
     guidance_weight: of the route text, where the context has one; 1 means off. noise_temperature:
-    factor of the initial noise. sample_choice: one of SAMPLE_CHOICES.
+    factor of the initial noise. sample_choice: one of SAMPLE_CHOICES. draft_tokens: most tokens of
+    a draft of the reasoning, which one pass verifies; 0 means no drafts. With and without them the
+    tokens are the same.
     """
 
     num_samples: int = 1
@@ -160,6 +164,7 @@ class SamplingOptions:
     guidance_weight: float = 1.0
     noise_temperature: float = 1.0
     sample_choice: str = 'medoid'
+    draft_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,8 @@ import torch
 from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.model.prefill import compute_prompt_positions
 from alpamayo_ros.model.prompt.tokens import TokenIds
-from alpamayo_ros.model.reasoning import (
-    _running_sums,
-    generate_reasoning,
-    pad_behind,
-    sample_token,
-    summarise,
-)
+from alpamayo_ros.model.reasoning.generation import generate_reasoning, pad_behind, summarise
+from alpamayo_ros.model.reasoning.sampling import _running_sums, sample_token
 from alpamayo_ros.quantization.scheme import SCHEMES
 from alpamayo_ros.runtime.load import load_model
 

@@ -13,7 +13,7 @@ from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.flow_matching import FlowMatching, guide_field
 from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.prompt.batching import build_guided_prompts, remove_route, stack_prompts
-from alpamayo_ros.model.reasoning import (
+from alpamayo_ros.model.reasoning.generation import (
     feed_marker,
     generate_answer,
     generate_reasoning,

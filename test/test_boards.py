@@ -42,6 +42,19 @@ def test_an_inference_is_the_sum_of_its_stages():
     assert table == {'images': 40.0, 'vision': 80.0, 'token': 4.0, 'in_all': 40 + 80 + 32 * 4}
 
 
+def test_with_drafts_passes_take_the_place_of_tokens():
+    figures = {'vision': 1.0, 'prefill': 1.0, 'token': 10.0, 'flow_step': 1.0}
+    figures |= {'tokens': 30, 'draft_pass': 12.0, 'tokens_per_pass': 2.5}
+    work = {stage: {'bytes': 0.0} for stage in ('vision', 'prefill', 'token', 'flow_step')}
+    table = estimate_boards(figures, work, 0.0, Slice(8, 918, 3000))['Orin Nano 8 GB, 25 W']
+    assert 'token' not in table
+    assert table['draft_pass'] == pytest.approx(12.0)
+    assert table['in_all'] == pytest.approx(2 + 2 + 12 * 12.0 + 10)
+    work['token']['bytes'] = 8.16e9  # 100 ms of the board's memory
+    table = estimate_boards(figures, work, 0.0, Slice(8, 918, 3000))['Orin Nano 8 GB, 25 W']
+    assert table['draft_pass'] == pytest.approx(100.0)
+
+
 def test_every_board_is_estimated_from_the_figures_of_a_slice():
     figures = {'vision': 370.0, 'prefill': 930.0, 'token': 13.7, 'flow_step': 20.0}
     work = {stage: {'bytes': 0.0} for stage in figures} | {'token': {'bytes': 2.74e9}}

@@ -210,6 +210,20 @@ def test_frames_of_the_last_context_are_neither_decoded_nor_encoded_again(contex
     assert counts == [(16, 4), (20, 5), (32, 8), (48, 12)]
 
 
+def test_several_grid_times_are_encoded_at_once_where_none_is_kept(context):
+    """As on a GPU; with eight images at once the release takes two thirds of the time."""
+    alone = AlpamayoEngine(MODEL, options=SamplingOptions(greedy=True, max_tokens=4))
+    joint = AlpamayoEngine(MODEL, options=alone.options)
+    encoded, encode = [], joint._vision._encode
+    joint._vision._encode = lambda x, grids: encoded.append(len(grids)) or encode(x, grids)
+    joint._vision._images_at_once = 8
+    new = golden_scene.later(golden_scene.later(context, 4), 4)
+    for now in (context, golden_scene.later(context), new):
+        got, want = joint.infer(now, seed=0), alone.infer(now, seed=0)
+        assert np.abs(got.samples - want.samples).max() < 1e-4
+    assert encoded == [8, 8, 4, 8, 8]
+
+
 @pytest.mark.parametrize('bits', SCHEMES)
 def test_kept_features_give_the_same_bits_as_fresh_ones(context, bits):
     options = SamplingOptions(num_samples=2, max_tokens=40)

@@ -9,8 +9,9 @@ import torch
 from alpamayo_ros.model.flow_matching import guide_field
 from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.prompt.batching import build_guided_prompts, stack_prompts
-from alpamayo_ros.model.reasoning import summarise
-from alpamayo_ros.runtime.graphs import GraphRecorder, RecordedVision, StaticSteps
+from alpamayo_ros.model.reasoning.generation import summarise
+from alpamayo_ros.runtime.graphs.recorder import GraphRecorder, RecordedVision
+from alpamayo_ros.runtime.graphs.steps import StaticSteps
 from alpamayo_ros.runtime.load import load_model
 
 MODEL = Path(__file__).parent / 'golden/model'
@@ -132,7 +133,7 @@ def test_recorded_guidance_equals_the_plain_one(samples):
 @torch.inference_mode()
 def test_recorded_vision_equals_the_plain_one_for_every_size():
     model = load_model(MODEL, 'cuda')
-    recorded = RecordedVision(model.encode_images, GraphRecorder())
+    recorded = RecordedVision(model.encode_images, GraphRecorder(), torch.float32)
     for grids in ([(4, 8)], [(8, 4)] * 2, [(4, 8)], [(4, 8), (4, 4)]):
         patches = torch.randn(sum(h * w for h, w in grids), 1536, device='cuda')
         plain, fast = model.encode_images(patches, grids), recorded(patches, grids)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from alpamayo_ros.data_types import SamplingOptions
-from alpamayo_ros.kernels.int8 import ops, rotation, rows, weights
+from alpamayo_ros.kernels.int8 import norms, ops, rotation, rows, weights
 from alpamayo_ros.quantization import linear
 from alpamayo_ros.quantization.linear import QuantLinear
 from alpamayo_ros.quantization.scheme import SCHEMES
@@ -105,7 +105,10 @@ def test_int8_weights_with_a_bias():
     assert torch.equal(y, torch.tensor([[-6.5, 18.5], [-11.0, 1.75]]))
 
 
-@pytest.mark.parametrize('op', ['quantize_rows', 'int8_linear', 'packed_int8'])
+OPS = ['quantize_rows', 'int8_linear', 'packed_int8', 'add_rms_norm_int8', 'add_layer_norm_int8']
+
+
+@pytest.mark.parametrize('op', OPS)
 def test_op_has_a_sound_schema(op):
     stored, _ = random_weight(SCHEMES[2], 8, 128, torch.float32)
     x = draw(3, 128, torch.float32)
@@ -114,6 +117,8 @@ def test_op_has_a_sound_schema(op):
         'quantize_rows': (x, 'tanh'),
         'int8_linear': (*quantized, x, torch.ones(8, 128, dtype=torch.int8), ones, ones),
         'packed_int8': (*quantized, *stored, [4, 4], ones, True),
+        'add_rms_norm_int8': (x, x.unsqueeze(0), x[0], 1e-6),
+        'add_layer_norm_int8': (x, x, x[0], x[1], 1e-6),
     }
     torch.library.opcheck(getattr(torch.ops.alpamayo_ros, op).default, arguments[op])
 
@@ -142,6 +147,44 @@ def check_rows(dtype, device):
             assert (out != want).float().mean() < 0.1, (scheme, columns)
 
 
+def norm_arguments(columns, kind, device, terms=1):
+    """Inputs of both norms with int8 rows behind them; one row is a NaN, one only zeros."""
+    x, weight, bias = draw(6, columns, kind)[:5], draw(1, columns, kind)[0], 0.1
+    added = torch.stack([draw(5, columns, kind) for _ in range(terms)])
+    added = added.float() if terms > 1 else added  # terms of a product cut along K
+    x[1], added[:, 1], x[3, 7] = 0, 0, torch.nan
+    moved = [t.to(device) for t in (3 + x, added, weight, bias * draw(1, columns, kind)[0])]
+    return moved
+
+
+def check_norms(dtype, device):
+    """Norms that quantize, against the norm and what quantizes rows: two levels at most."""
+    kind = getattr(torch, dtype)
+    for columns in COLUMNS:
+        for terms in (1, 3):
+            x, added, weight, bias = norm_arguments(columns, kind, device, terms)
+            copy = x.clone()
+            got = norms.add_rms_norm_int8_triton(x, added, weight, 1e-6)
+            want = norms.add_rms_norm_int8_plain(copy, added, weight, 1e-6)
+            compare_rows(got, want, columns)
+            assert torch.allclose(x, copy, rtol=1e-2, equal_nan=True)
+        x, added, weight, bias = norm_arguments(columns, kind, device)
+        total, *got = norms.add_layer_norm_int8_triton(x, added[0], weight, bias, 1e-6)
+        wanted_total, *want = norms.add_layer_norm_int8_plain(x, added[0], weight, bias, 1e-6)
+        compare_rows(got, want, columns)
+        assert torch.allclose(total, wanted_total, rtol=1e-2, equal_nan=True)
+
+
+def compare_rows(got, want, columns):
+    """Levels and scales of rows; the row of a NaN has a scale that says so."""
+    (values, scale), (wanted, wanted_scale) = got, want
+    assert torch.allclose(scale, wanted_scale, rtol=1e-2, equal_nan=True), columns
+    assert wanted_scale.isnan().tolist() == [False, False, False, True, False]
+    real = ~wanted_scale.isnan()
+    assert (values[real].int() - wanted[real].int()).abs().max() <= 2, columns
+    assert (values[real] != wanted[real]).float().mean() < 0.1, columns
+
+
 def check_products(dtype, device):
     """Kernels, in one piece and in several, against the twins."""
     kind = getattr(torch, dtype)
@@ -161,7 +204,7 @@ def check_products(dtype, device):
                 arguments = [*quantized, *packed, heights, scales, gate]
                 want = ops.packed_int8_plain(*arguments).double().cpu()
                 for scratch in (1 << 20, 256 * 96):
-                    ops.SCRATCH_BYTES = scratch
+                    ops.INT8_SCRATCH_BYTES = scratch
                     error = relative(ops.packed_int8_cuda(*arguments), want)
                     assert error < 5e-3, (scheme, count, heights, scratch, error)
         weight = torch.randint(-127, 128, (70, 384), dtype=torch.int8, device=device)
@@ -172,16 +215,16 @@ def check_products(dtype, device):
             assert relative(ops.int8_linear_cuda(*arguments, bias), want) < limit
 
 
-@pytest.mark.parametrize('check', ['check_rows', 'check_products'])
+@pytest.mark.parametrize('check', ['check_rows', 'check_norms', 'check_products'])
 def test_kernels_in_the_interpreter(interpreted, check):
     interpreted(f"import test_int8 as t; t.{check}('float32', 'cpu')")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-@pytest.mark.parametrize('check', [check_rows, check_products])
+@pytest.mark.parametrize('check', [check_rows, check_norms, check_products])
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
 def test_kernels_on_the_gpu(check, dtype, monkeypatch):
-    monkeypatch.setattr(ops, 'SCRATCH_BYTES', ops.SCRATCH_BYTES)
+    monkeypatch.setattr(ops, 'INT8_SCRATCH_BYTES', ops.INT8_SCRATCH_BYTES)
     check(dtype, 'cuda')
 
 
@@ -218,7 +261,7 @@ def test_int8_is_for_vision_and_prompt_where_weights_are_packed(infer, monkeypat
     original = linear._multiply_int8
 
     def record(x, *others, **options):
-        seen.append(x.numel() // x.shape[-1])
+        seen.append(len(x.values))
         return original(x, *others, **options)
 
     monkeypatch.setattr(linear, '_multiply_int8', record)

@@ -61,9 +61,9 @@ def test_no_tensor_of_the_release_on_a_gpu_is_above_500_mb(recipe, bits):
 def test_int8_keys_and_values_take_half_and_a_scale_per_token_and_head():
     model, _ = release('mixed', 2)
     needed = [
-        budget.estimate_inference_bytes(model, torch.bfloat16, SamplingOptions(), kv_bits=bits)[
-            'keys and values'
-        ]
+        budget.estimate_inference_bytes(
+            model, torch.bfloat16, SamplingOptions(), sizes=budget.InferenceSizes(bits)
+        )['keys and values']
         for bits in (16, 8)
     ]
     assert needed[1] == needed[0] * (128 + 2) // (2 * 128)  # a head has 128 numbers
@@ -105,6 +105,29 @@ def test_an_inference_of_the_release_fits_the_board_with_one_sample_and_grows_wi
     decoded = count_threads() * 2 * 3 * 1920 * 1080
     assert one['images'] == 16 * 196_608 * 3 + 16 * 768 * 1536 * 4 + decoded
     assert 3.864 * GB + sum(one.values()) < 5.3 * GB
+
+
+def test_budget_counts_the_cameras_and_pixels_that_are_used_and_both_prompts_of_guidance():
+    model, _ = release('mixed', 2)
+
+    def estimate(guidance_weight=1.0, **sizes):
+        options = SamplingOptions(guidance_weight=guidance_weight)
+        choice = budget.InferenceSizes(**sizes)
+        return budget.estimate_inference_bytes(model, torch.bfloat16, options, 'cpu', choice)
+
+    whole, two, guided = estimate(), estimate(cameras=2), estimate(1.5)
+    decoded = count_threads() * 2 * 3 * 1920 * 1080
+    assert two['images'] - decoded == (whole['images'] - decoded) // 2
+    assert two['image features'] == whole['image features'] // 2
+    assert whole['keys and values'] - two['keys and values'] == 147_456 * 8 * 192
+    small = estimate(pixels=196_608 // 2)
+    assert small['image features'] == whole['image features'] // 2
+    assert guided['keys and values'] == 2 * whole['keys and values']
+    assert guided['masks'] == 2 * whole['masks']
+    # a second prompt in the layer: 3,072 tokens of 12,288 in the MLP and six states of 4,096
+    added = guided['activations and workspace'] - whole['activations and workspace']
+    assert added == 3072 * (12_288 + 6 * 4096) * 2
+    assert guided['images'] == whole['images']
 
 
 @pytest.mark.parametrize(

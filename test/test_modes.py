@@ -10,7 +10,7 @@ import torch
 
 from alpamayo_ros.data_types import Navigation, SamplingOptions
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.model.reasoning import summarise
+from alpamayo_ros.model.reasoning.generation import summarise
 from alpamayo_ros.runtime.batch import infer_batch
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 from alpamayo_ros.validity import average_near

@@ -23,7 +23,7 @@ from alpamayo_ros.kernels.packing import unpack_rows
 from alpamayo_ros.model.checkpoint import INDEX
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.model.processor import Processor
-from alpamayo_ros.model.reasoning import summarise
+from alpamayo_ros.model.reasoning.generation import summarise
 from alpamayo_ros.quantization.embedding import HostEmbedding
 from alpamayo_ros.quantization.linear import RowParts
 from alpamayo_ros.quantization.packed_weight import PackedWeight

@@ -8,13 +8,9 @@ import torch
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from alpamayo_ros.model.config import TextConfig, VisionConfig
+from alpamayo_ros.model.kv_cache import KVCache, build_decode_window, build_prompt_window
 from alpamayo_ros.model.prefill import compute_prompt_positions
-from alpamayo_ros.model.text import (
-    KVCache,
-    LanguageModel,
-    build_decode_window,
-    build_prompt_window,
-)
+from alpamayo_ros.model.text import LanguageModel
 from alpamayo_ros.model.vision import VisionTower
 
 IMAGE, START = 90, 91

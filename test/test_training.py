@@ -18,7 +18,7 @@ import yaml
 
 from alpamayo_ros.data_types import Context, EgoPose, Frame, SamplingOptions
 from alpamayo_ros.errors import BadInput
-from alpamayo_ros.model.reasoning import Reasoning
+from alpamayo_ros.model.reasoning.generation import Reasoning
 from alpamayo_ros.model.teacher_forcing import predict_velocities, run_language_model
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 from training import compiled, train

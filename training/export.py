@@ -21,7 +21,9 @@ from alpamayo_ros.errors import BadInput
 from alpamayo_ros.files import create_folder
 from alpamayo_ros.model.checkpoint import SINGLE, hash_checkpoint
 from alpamayo_ros.model.config import CARD
+from alpamayo_ros.model.prompt.phrases import PHRASES
 from alpamayo_ros.model.small.vlm_files import write_json
+from alpamayo_ros.world.reasons import REASONS
 
 from .architecture import create_checkpoint_folder, make_model
 from .card import Run, draw_losses, make_card
@@ -48,6 +50,8 @@ def export(run: Path, folder: Path) -> None:
         if (run / INITIAL).is_dir():
             facts['began_with_sha256'] = hash_checkpoint(run / INITIAL)
         write_json(place / CARD, facts)
+        texts = [text for reason in REASONS.values() for text in reason.wordings]
+        (place / PHRASES).write_text('\n'.join(texts) + '\n', encoding='utf-8')
         draw_losses(runs, place / 'losses.png')
 
 

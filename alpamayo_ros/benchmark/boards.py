@@ -95,14 +95,17 @@ def estimate_boards(
     """Estimate every board from the figures of `engine.measure` on a slice and its work.
 
     image_ms: of one frame on one core of the host. `figures` may say how many frames, tokens and
-    flow steps an inference has; a prompt without reasoning has its marker.
+    flow steps an inference has; a prompt without reasoning has its marker. With drafts, passes
+    that verify several tokens take the place of single ones, and read as many bytes.
     """
+    words = 'draft_pass' if 'draft_pass' in figures else 'token'
+    moved = {**work, 'draft_pass': work['token']}
     stages = {
-        name: StageWork(figures[name], work[name]['bytes'], name in ('vision', 'prefill'))
-        for name in ('vision', 'prefill', 'token', 'flow_step')
+        name: StageWork(figures[name], moved[name]['bytes'], name in ('vision', 'prefill'))
+        for name in ('vision', 'prefill', words, 'flow_step')
     }
-    tokens = max(int(figures.get('tokens', REASONING_TOKENS)), 1)
-    counts = {'token': tokens, 'flow_step': int(figures.get('flow_steps', FLOW_STEPS))}
+    passes = max(figures.get('tokens', REASONING_TOKENS), 1) / figures.get('tokens_per_pass', 1)
+    counts = {words: passes, 'flow_step': figures.get('flow_steps', FLOW_STEPS)}
     core_ms = figures.get('frames', IMAGES) * image_ms
     return {
         board.name: estimate_board(stages, core_ms, counts, measured, board) for board in BOARDS
@@ -112,7 +115,7 @@ def estimate_boards(
 def estimate_board(
     stages: Mapping[str, StageWork],
     image_core_ms: float,
-    counts: Mapping[str, int],
+    counts: Mapping[str, float],
     measured: Slice,
     board: Board,
 ) -> dict[str, float]:

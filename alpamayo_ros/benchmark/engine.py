@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import BadInput
 from ..model.alpamayo import AlpamayoModel
 from ..model.text import apply_joint
-from ..runtime.graphs import GraphRecorder
+from ..runtime.graphs.recorder import GraphRecorder
 from ..runtime.memory import release_cached
 from .full_size import FullSizeInputs, device_bytes
 from .pictures import make_reader, read_patches
@@ -44,38 +44,45 @@ def measure(
     runs: int = RUNS,
     is_guided: bool = False,
     kv_bits: int = 16,
+    drafts: float = 0.0,
 ) -> Figures:
     """Milliseconds per stage (median of runs), end to end, and GB of memory.
 
     graphs: the stages behind the images are recorded, as in the engine. is_guided: with and
-    without a route text. kv_bits: of the cache. images: the frames to patches on the device.
-    end_to_end: patches to trajectory, which is vision, prefill, the scene's tokens (without
-    reasoning one, the marker) and its flow steps; sum_of_stages: the same from the stages, as a
-    check of both. frames_to_trajectory: images and end_to_end in one go. weights_gb: on the
-    device, without a mapped embedding. largest_gb: the largest piece that the allocator took from
-    a GPU. The last two and peak_gb are None on a CPU.
+    without a route text. kv_bits: of the cache. drafts: tokens of the reasoning that a pass
+    accepts on average, 0 for one at a time; draft_pass: one such pass. images: the frames to
+    patches on the device. end_to_end: patches to trajectory, which is vision, prefill, the
+    scene's tokens (without reasoning one, the marker) and its flow steps; sum_of_stages: the same
+    from the stages, as a check of both. frames_to_trajectory: images and end_to_end in one go.
+    weights_gb: on the device, without a mapped embedding. largest_gb: the largest piece that the
+    allocator took from a GPU. The last two and peak_gb are None on a CPU.
     """
     device = model.action_space.accel_mean.device
     release_cached()
     weights_gb = device_bytes(model, device) / 1e9
     _reset_peak(device)
-    run = InferenceStages(model, scene, samples, graphs, is_guided, kv_bits)
+    run = InferenceStages(model, scene, samples, graphs, is_guided, kv_bits, drafts)
     stages = {
         'images': run.images,
         'vision': run.vision,
         'prefill': run.prefill,
         'token': run.token,
+        **({'draft_pass': run.draft_pass} if drafts else {}),
         'flow_step': run.flow_step,
         'end_to_end': run.whole,
         'frames_to_trajectory': run.whole_from_frames,
     }
     times = {name: median_ms(stage, device, runs) for name, stage in stages.items()}
-    steps = run.tokens_in_all * times['token'] + scene.flow_steps * times['flow_step']
+    words = run.tokens_in_all * times['token']
+    if drafts:
+        words = run.tokens_in_all / drafts * times['draft_pass']
+    steps = words + scene.flow_steps * times['flow_step']
     return {
         'samples': samples,
         'runs': runs,
         'frames': len(scene.frames),
         'tokens': scene.tokens,
+        **({'tokens_per_pass': drafts} if drafts else {}),
         'flow_steps': scene.flow_steps,
         **times,
         'sum_of_stages': round(times['vision'] + times['prefill'] + steps, 3),

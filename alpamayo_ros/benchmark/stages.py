@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,13 +13,18 @@ from ..model.alpamayo import AlpamayoModel
 from ..model.flow_matching import VelocityField, guide_field
 from ..model.prefill import Prompt
 from ..model.prompt.tokens import TokenIds
-from ..model.reasoning import Reasoning, feed_marker, generate_reasoning
-from ..runtime.graphs import GraphRecorder, RecordedVision, StaticSteps
+from ..model.reasoning.drafts import PhraseTrie
+from ..model.reasoning.generation import Reasoning, feed_marker, generate_reasoning
+from ..model.reasoning.speculation import speculate_reasoning
+from ..runtime.graphs.recorder import IMAGES_AT_ONCE, GraphRecorder, RecordedVision
+from ..runtime.graphs.steps import StaticSteps
 from .full_size import FullSizeInputs
 from .pictures import make_reader, read_patches
 
 ROUTE_TOKENS = 12  # of a text such as 'Turn left in 30m' with its two marks
 GUIDANCE_WEIGHT = 1.5
+DRAFT_TOKENS = 7  # with the token before it, a pass has as many rows as a tensor core multiplies
+ONLY_TOKEN, WRONG_TOKEN = 0, 1  # where drafts are timed: what is always drawn, and what never is
 Features = tuple[Tensor, list[Tensor]]
 
 
@@ -24,6 +32,7 @@ class InferenceStages:
     """The stages over one cache, each callable again and again.
 
     is_guided: the prompt runs with and without the tokens of a route. kv_bits: of the cache.
+    drafts: tokens of the reasoning that a pass accepts on average, 0 for no drafts.
     """
 
     def __init__(
@@ -34,6 +43,7 @@ class InferenceStages:
         graphs: bool,
         is_guided: bool,
         kv_bits: int,
+        drafts: float = 0.0,
     ) -> None:
         self.model, self.scene, self.is_guided = model, scene, is_guided
         device, copies = model.action_space.accel_mean.device, 2 if is_guided else 1
@@ -43,21 +53,32 @@ class InferenceStages:
         self.cache = model.allocate_cache(*sizes, kv_bits)
         self.tokens = torch.full((copies, samples), 3, device=device)
         self.reader = make_reader(model.config, device)
-        self.options = SamplingOptions(num_samples=samples, max_tokens=self.tokens_in_all)
+        self.drafts = drafts
+        draft_tokens = DRAFT_TOKENS if drafts else 0
+        self.options = SamplingOptions(
+            num_samples=samples, max_tokens=self.tokens_in_all, draft_tokens=draft_tokens
+        )
         start = model.config.traj_token_start_idx
         # no marker and no eos among the ids: every run says all of its tokens
         marker = -1 if scene.tokens else 3
         stop = start + model.config.traj_vocab_size
+        if drafts:  # all tokens but one are hidden
+            start, stop = ONLY_TOKEN + 1, model.config.vocab_size
         self.ids = TokenIds(0, 0, marker, -1, 0, start, stop, 0)
         self.noise = torch.randn(samples, model.waypoints, 2, device=device)
         self.generator = torch.Generator(device).manual_seed(2)
         recorder = GraphRecorder() if graphs else None
-        self.encode = RecordedVision(model.encode_images, recorder) if recorder else None
+        dtype = scene.patches.dtype
+        self.encode: RecordedVision | None = None
+        if recorder:
+            self.encode = RecordedVision(model.encode_images, recorder, dtype)
         self.features: Features | None = None
         self.vision()
         self.steps: AlpamayoModel | StaticSteps = model
         if recorder:
-            self.steps = StaticSteps(model, self.cache, samples, recorder.record, is_guided)
+            self.steps = StaticSteps(
+                model, self.cache, samples, recorder.record, is_guided, draft_tokens
+            )
         self.prompt = self.prefill()
         self.velocity = self.field()
 
@@ -66,19 +87,21 @@ class InferenceStages:
         return read_patches(self.reader, self.scene.frames)
 
     def vision(self) -> None:
-        """Encode all images; a recorded encoder takes one grid time after the other."""
+        """Encode all images; a recorded encoder takes some grid times at once, as the engine."""
         scene, self.features = self.scene, None  # frees the memory of the last ones
         if self.encode is None:
             patches = scene.patches.to(self.noise.device)
             self.features = self.model.encode_images(patches, scene.grids)
             return
-        slots = len(scene.grids) // scene.cameras
+        count = max(scene.cameras, IMAGES_AT_ONCE // scene.cameras * scene.cameras)
+        count = min(count, len(scene.grids))
+        groups = len(scene.grids) // count
         joined: list[Tensor] = []
-        for at, patches in enumerate(scene.patches.chunk(slots)):
+        for at, patches in enumerate(scene.patches.chunk(groups)):
             there = patches.to(self.noise.device, non_blocking=True)
-            embeddings, levels = self.encode(there, scene.grids[: scene.cameras])
+            embeddings, levels = self.encode(there, scene.grids[:count])
             found = [embeddings, *levels]
-            joined = joined or [x.new_empty(slots, *x.shape) for x in found]
+            joined = joined or [x.new_empty(groups, *x.shape) for x in found]
             for whole, part in zip(joined, found, strict=True):
                 whole[at] = part
         self.features = joined[0].flatten(0, 1), [x.flatten(0, 1) for x in joined[1:]]
@@ -101,6 +124,13 @@ class InferenceStages:
         samples = self.options.num_samples
         self.cache.length = self.length + samples * (self.tokens_in_all // 2)
         return self.steps.decode_step(self.prompt, self.tokens)
+
+    def draft_pass(self) -> Tensor:
+        """Verify a draft behind the prompt and half of the reasoning."""
+        samples = self.options.num_samples
+        self.cache.length = self.length + samples * (self.tokens_in_all // 2)
+        tokens = self.tokens.unsqueeze(-1).repeat(1, 1, 1 + DRAFT_TOKENS)
+        return self.steps.verify_step(self.prompt, tokens)
 
     def flow_step(self) -> Tensor:
         """Run one flow step; what all steps share was made before."""
@@ -125,14 +155,34 @@ class InferenceStages:
         """Run everything, from patches to normalised actions (K, T, 2)."""
         self.vision()
         prompt = self.prompt = self.prefill()
-        step, options = self.steps.decode_step, self.options
-        if self.scene.tokens:
-            reasoning = generate_reasoning(step, prompt, self.ids, options, self.generator)
+        steps, options = self.steps, self.options
+        if not self.scene.tokens:
+            reasoning = feed_marker(steps.decode_step, prompt, self.ids, options.num_samples)
+        elif self.drafts:
+            reasoning = speculate_reasoning(
+                steps, prompt, self.ids, options, self.generator, RatedDrafts(self.drafts)
+            )
         else:
-            reasoning = feed_marker(step, prompt, self.ids, options.num_samples)
+            reasoning = generate_reasoning(
+                steps.decode_step, prompt, self.ids, options, self.generator
+            )
         field = self._make_field(reasoning)
         return self.model.flow.sample(self.noise, field, self.scene.flow_steps)
 
     def _make_field(self, reasoning: Reasoning) -> VelocityField:
         field = self.steps.make_velocity_field(self.prompt, reasoning)
         return guide_field(field, GUIDANCE_WEIGHT) if self.is_guided else field
+
+
+class RatedDrafts(PhraseTrie):
+    """Drafts of which a pass accepts so many tokens on average, with the token it draws itself."""
+
+    def __init__(self, tokens_per_pass: float) -> None:
+        super().__init__()
+        self._rate, self._passes = tokens_per_pass, 0
+
+    def propose(self, text: Sequence[int], count: int) -> list[int]:
+        """Right tokens by the rate, then wrong ones."""
+        before, self._passes = self._passes, self._passes + 1
+        right = math.floor(self._passes * self._rate) - math.floor(before * self._rate) - 1
+        return ([ONLY_TOKEN] * right + [WRONG_TOKEN] * count)[:count]

@@ -27,12 +27,16 @@ SLOW_RUNS = 3  # of what takes seconds
 
 @dataclass(frozen=True)
 class BenchmarkCase:
-    """One row of the table: samples, whether steps are recorded and guided, bits of the cache."""
+    """One row of the table: samples, whether steps are recorded and guided, bits of the cache.
+
+    drafts: tokens of the reasoning that a pass accepts, 0 without drafts.
+    """
 
     samples: int
     graphs: bool
     is_guided: bool = False
     kv_bits: int = 16
+    drafts: float = 0.0
 
     @property
     def title(self) -> str:
@@ -50,7 +54,11 @@ def add_engine(parts: Any) -> None:
         '--host-embedding', action='store_true', help='a packed embedding in memory of the host'
     )
     part.add_argument(
-        '--compare', action='store_true', help='16 bits and optimum-quanto beside it, in this run'
+        '--compare',
+        nargs='?',
+        const='all',
+        choices=('all', 'recorded'),
+        help='16 bits and optimum-quanto beside it, in this run; or recorded 16 bits alone',
     )
     part.add_argument(
         '--samples', type=int, nargs='+', default=[1, 6], metavar='K', help='default: 1 6'
@@ -59,6 +67,13 @@ def add_engine(parts: Any) -> None:
         '--guidance', action='store_true', help='also with and without a route text, first K'
     )
     add_profile_arguments(part)
+    part.add_argument(
+        '--drafts',
+        type=float,
+        default=0.0,
+        metavar='X',
+        help='drafts of the reasoning: a pass accepts X tokens on average (default: none)',
+    )
     part.add_argument(
         '--slice',
         type=int,
@@ -94,6 +109,7 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from ..benchmark import full_size
     from ..benchmark.conclusions import conclude
+    from ..benchmark.stages import DRAFT_TOKENS
     from ..benchmark.stock_quanto import stock_model
     from ..model.config import load_config, parse_config
     from ..model.small.untrained import write_small_checkpoint
@@ -102,6 +118,8 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
 
     if min(arguments.samples) < 1:
         raise BadInput(f'--samples {min(arguments.samples)}: expected 1 or more')
+    if arguments.drafts and not 1 <= arguments.drafts <= 1 + DRAFT_TOKENS:
+        raise BadInput(f'--drafts {arguments.drafts:g}: expected 1 to {1 + DRAFT_TOKENS}, or 0')
     check_device(arguments.device)
     bits, device = arguments.bits, arguments.device
     if arguments.slice is not None:
@@ -131,10 +149,10 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
 
     name = f'{bits:g} bits {arguments.recipe}' if rules else PLAIN
     first = arguments.samples[0]
-    own = chosen.kv_bits
-    main = [BenchmarkCase(samples, gpu, kv_bits=own) for samples in arguments.samples]
-    main += [BenchmarkCase(first, gpu, is_guided=True, kv_bits=own)] * arguments.guidance
-    main += [BenchmarkCase(first, False, kv_bits=own)] * (gpu and arguments.compare)
+    own = {'kv_bits': chosen.kv_bits, 'drafts': arguments.drafts}
+    main = [BenchmarkCase(samples, gpu, **own) for samples in arguments.samples]
+    main += [BenchmarkCase(first, gpu, is_guided=True, **own)] * arguments.guidance
+    main += [BenchmarkCase(first, False, **own)] * (gpu and arguments.compare == 'all')
     ways: list[tuple[str, Callable[[], Any], list[BenchmarkCase]]] = [
         (
             name,
@@ -142,15 +160,18 @@ def benchmark_engine(arguments: argparse.Namespace) -> dict[str, Any]:
             main,
         )
     ]
+    is_whole = arguments.compare == 'all'
     if arguments.compare:
         ways += [
             (
                 PLAIN,
                 lambda: full_size.random_model(config, device, dtype),
-                [BenchmarkCase(first, graphs) for graphs in (True, False)[1 - gpu :]],
+                [BenchmarkCase(first, gpu), BenchmarkCase(first, False)][: 1 + (gpu and is_whole)],
             ),
-            (STOCK, lambda: stock_model(config, device, dtype), [BenchmarkCase(first, False)]),
         ]
+    if is_whole:
+        eager = [BenchmarkCase(first, False)]
+        ways.append((STOCK, lambda: stock_model(config, device, dtype), eager))
     found: dict[str, Any] = {
         **arguments.card,
         'size': arguments.size,
@@ -215,7 +236,7 @@ def _measure_way(
     yield 'bytes', full_size.module_bytes(model), ''
     runs = runs or engine_benchmark.RUNS
     for case in cases:
-        options = case.samples, case.graphs, runs, case.is_guided, case.kv_bits
+        options = case.samples, case.graphs, runs, case.is_guided, case.kv_bits, case.drafts
         measure = partial(engine_benchmark.measure, model, scene, *options)
         yield case.title, *engine_benchmark.attempt(measure)
     if not is_stock:

@@ -8,7 +8,7 @@ from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..data_types import REASONING, SAMPLE_CHOICES, SamplingOptions
+from ..data_types import LONGEST_DRAFT, REASONING, SAMPLE_CHOICES, SamplingOptions
 from ..errors import BadInput
 from ..limits import ContextLimits
 from ..profiles import DEFAULT, PROFILES, Profile, choose, split_names
@@ -63,6 +63,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         ('temperature', float, 'sampling temperature of the reasoning text'),
         ('top-p', float, 'probability mass that the reasoning text is sampled from'),
         ('max-tokens', int, 'longest reasoning text of a sample, in tokens'),
+        ('draft-tokens', int, 'longest draft of that text: the same text in less time; 0: none'),
         ('noise-temperature', float, 'factor of the noise that a path begins as'),
         ('guidance-weight', float, 'weight of the route text of Alpamayo 1.5; 1 is off'),
     ):
@@ -127,6 +128,8 @@ def check_engine_arguments(arguments: argparse.Namespace) -> None:
     require(arguments.temperature > 0, '--temperature', arguments.temperature, 'more than 0')
     require(0 < arguments.top_p <= 1, '--top-p', arguments.top_p, 'more than 0, at most 1')
     require(arguments.max_tokens >= 1, '--max-tokens', arguments.max_tokens, '1 or more')
+    drafted = arguments.draft_tokens
+    require(0 <= drafted <= LONGEST_DRAFT, '--draft-tokens', drafted, f'0 to {LONGEST_DRAFT}')
     require(steps >= 0, '--flow-steps', steps, '1 or more')
     require(arguments.pixels >= 0, '--pixels', arguments.pixels, '0 or more')
     require(weight >= 0, '--guidance-weight', weight, '0 or more')
@@ -143,6 +146,7 @@ def make_engine(arguments: argparse.Namespace) -> Any:
         top_p=arguments.top_p,
         greedy=arguments.greedy,
         max_tokens=arguments.max_tokens,
+        draft_tokens=arguments.draft_tokens,
         flow_steps=arguments.flow_steps or None,
         reasoning=arguments.reasoning,
         guidance_weight=arguments.guidance_weight,

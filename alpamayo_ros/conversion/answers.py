@@ -16,9 +16,9 @@ from ..errors import BadInput
 from ..images import ImageError
 from ..model.alpamayo import AlpamayoModel
 from ..model.flow_matching import make_training_pair
+from ..model.kv_cache import KVCache
 from ..model.prompt.generated_text import trim_tokens
 from ..model.teacher_forcing import Batch, make_layout
-from ..model.text import KVCache
 from ..runtime.batch import draw_noise, roll_out
 from ..runtime.engine import AlpamayoEngine
 from ..runtime.stopwatch import Stopwatch

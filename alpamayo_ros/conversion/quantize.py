@@ -28,6 +28,7 @@ from ..model.config import (
     read_card_limits,
 )
 from ..model.processor import Processor
+from ..model.prompt.phrases import PHRASES
 from ..model.prompt.vlm_folder import find_vlm_folder
 from ..quantization.codes import measure_error
 from ..quantization.matrix import quantize_matrix
@@ -83,6 +84,8 @@ def quantize_checkpoint(
     for path in find_vlm_files(job.source, vlm):
         (folder / 'vlm').mkdir(exist_ok=True)
         shutil.copyfile(path, folder / 'vlm' / path.name)
+    if (job.source / PHRASES).is_file():
+        shutil.copyfile(job.source / PHRASES, folder / PHRASES)
     if limits := read_card_limits(job.source):  # its figures are those of other weights
         _write_json(folder / CARD, {'limits': [limits]})
     config = read_json(job.source / 'config.json')

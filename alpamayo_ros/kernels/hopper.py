@@ -41,9 +41,10 @@ def launch_options(device: torch.device, release: bool = False) -> dict[str, Any
 def library_options(device: torch.device) -> dict[str, Any]:
     """Launch options of a kernel in place of a product of the library.
 
-    Where another GPU is assumed, it is still made for the GPU at hand, as the library's are.
+    Where another GPU is assumed, it is still made for the GPU at hand, as the library's are. The
+    kernel behind it unpacks the next weights: it may start while the last blocks multiply.
     """
-    options, own = launch_options(device), query_gpu(device)
+    options, own = launch_options(device, release=True), query_gpu(device)
     return (
         options if gpu_of(device) == own else options | {'arch': 'sm{}{}'.format(*own.capability)}
     )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 SCRATCH_BYTES = 32 << 20  # of dense weights at a time, where many rows are multiplied
+INT8_SCRATCH_BYTES = SCRATCH_BYTES // 2  # of int8 weights
 
 
 def count_digits(levels: int) -> int:

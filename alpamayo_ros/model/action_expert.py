@@ -11,7 +11,8 @@ from einops import rearrange, repeat
 import torch
 from torch import Tensor, nn
 
-from .text import RMSNorm, Window
+from .kv_cache import Window
+from .text import RMSNorm
 
 NORM_EPS = 1e-5
 
@@ -106,7 +107,7 @@ def build_expert_window(
 
     A waypoint sees the prompt, the first `visible` (S, K) reasoning tokens of its own sample (up
     to the marker), and all waypoints of its own sample, also later ones. Slots are those of
-    `text.KVCache`, lengths (S) those of `Prompt`: padding is hidden. The mask is bool
+    `kv_cache.KVCache`, lengths (S) those of `Prompt`: padding is hidden. The mask is bool
     (S, 1, K * T, span). A single sample of a single scene needs none, which makes attention
     twice as fast: its waypoints stand directly behind the tokens that they see.
     """
@@ -139,7 +140,7 @@ def place_waypoints(
 
     rope_delta, prompt (its length) and lengths: of the Prompt. marker and length: of the
     Reasoning. used: filled slots of the cache. prompt, used and length may be 0-d tensors, with
-    `span` the cache's capacity: see text.Window. With guidance, rope_delta (S) has twice the
+    `span` the cache's capacity: see kv_cache.Window. With guidance, rope_delta (S) has twice the
     scenes of marker (B, K): both halves have the same markers. Without a marker the pass with
     the route does not see the last token of the budget and the pass without the route does, as
     in the reference.

@@ -17,6 +17,7 @@ from .action_expert import place_waypoints
 from .blocks import build_block
 from .config import AlpamayoConfig
 from .flow_matching import FlowMatching, VelocityField
+from .kv_cache import KVCache, Window, build_decode_window, build_prompt_window
 from .prefill import (
     PrefillSteps,
     Prompt,
@@ -25,17 +26,8 @@ from .prefill import (
     keep_last_states,
     lay_out_prompts,
 )
-from .reasoning import Reasoning
-from .text import (
-    Decoder,
-    KVCache,
-    LanguageModel,
-    RotaryTables,
-    Window,
-    build_decode_window,
-    build_prompt_window,
-    compute_rotary,
-)
+from .reasoning.generation import Reasoning
+from .text import Decoder, LanguageModel, RotaryTables, compute_rotary
 from .transfers import to_device
 from .vision import CHUNK_IMAGES, VisionTower
 
@@ -188,15 +180,34 @@ class AlpamayoModel(nn.Module):
 
     def decode_step(self, prompt: Prompt, tokens: Tensor) -> Tensor:
         """Logits (S, K, vocab) float32 behind one more token (S, K) of each sample."""
-        cache, samples = prompt.cache, tokens.shape[1]
+        return self._decode(prompt, tokens, tokens.shape[1])
+
+    def verify_step(self, prompt: Prompt, tokens: Tensor) -> Tensor:
+        """Logits (S, K, L, vocab) float32 behind each of L more tokens (S, K, L) of each sample.
+
+        The caller takes from `cache.length` what it does not keep.
+        """
+        samples = tokens.shape[1]
+        logits = self._decode(prompt, rearrange(tokens, 's k l -> s (l k)'), samples)
+        return rearrange(logits, 's (l k) vocab -> s k l vocab', k=samples)
+
+    def _decode(self, prompt: Prompt, tokens: Tensor, samples: int) -> Tensor:
+        """Logits (S, L * K, vocab) behind tokens (S, L * K), step by step."""
+        cache, count = prompt.cache, tokens.shape[1]
         x = self.vlm.model.language_model.embed_tokens(tokens)
         used = cache.length
         tables_and_window = self.prepare_decode(
-            prompt.rope_delta, prompt.length, used, samples, used + samples, prompt.lengths
+            prompt.rope_delta,
+            prompt.length,
+            used,
+            samples,
+            used + count,
+            prompt.lengths,
+            count // samples,
         )
         layers = len(self.vlm.model.language_model.layers)
         logits = self.decode_layers(x, tables_and_window, cache, 0, layers)
-        cache.length += samples
+        cache.length += count
         return logits
 
     def prepare_decode(
@@ -207,16 +218,19 @@ class AlpamayoModel(nn.Module):
         samples: int,
         span: int,
         lengths: Tensor | None = None,
+        tokens: int = 1,
     ) -> tuple[RotaryTables, Window]:
-        """Rotary tables and window of one more token of each sample behind `used` slots.
+        """Rotary tables and window of so many more tokens of each sample behind `used` slots.
 
-        prompt and used may be 0-d tensors, with `span` the cache's capacity: see text.Window.
+        prompt and used may be 0-d tensors, with `span` the cache's capacity: see kv_cache.Window.
         rope_delta and lengths: those of the Prompt.
         """
         at = rearrange(rope_delta + prompt + (used - prompt) // samples, 's -> 1 s 1')
         norm = self.expert.norm.weight  # never quantized: it has the model's dtype and device
-        tables = compute_rotary(at.expand(3, -1, samples), self.config.text, norm.dtype)
-        return tables, build_decode_window(prompt, used, samples, span, norm.device, lengths)
+        step = torch.arange(tokens * samples, device=at.device) // samples
+        tables = compute_rotary((at + step).expand(3, -1, -1), self.config.text, norm.dtype)
+        window = build_decode_window(prompt, used, samples, span, norm.device, lengths, tokens)
+        return tables, window
 
     def decode_layers(
         self,

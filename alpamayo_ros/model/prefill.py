@@ -15,7 +15,8 @@ from einops import rearrange
 import torch
 from torch import Tensor
 
-from .text import KVCache, LanguageModel
+from .kv_cache import KVCache
+from .text import LanguageModel
 from .transfers import to_device
 
 

@@ -220,6 +220,11 @@ class Processor:
         xyz = rearrange(history_xyz, 'poses axes -> 1 poses axes')
         return self.write_history(ids, xyz, rearrange(history_rot, 'poses i j -> 1 poses i j'))
 
+    def tokenize_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, special tokens in it included."""
+        encode = self.tokenizer
+        return [list(encode(text, add_special_tokens=False)['input_ids']) for text in texts]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids. It keeps special tokens, because generated_text.py looks for them."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)

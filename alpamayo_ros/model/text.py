@@ -1,14 +1,11 @@
-"""Qwen3-style decoder with rotary positions on three axes and a preallocated key-value cache.
+"""Qwen3-style decoder with rotary positions on three axes over a key-value cache.
 
-Knows no vision, no tokenizer, no sampling. One cache row holds one scene: the prompt once, then
-the tokens of its K samples interleaved step by step, so that samples share the prompt without a
-copy. A mask says which slots a query sees; see `KVCache`.
+Knows no vision, no tokenizer, no sampling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.attention.ops import attend, attend_causal
+from ..kernels.int8.norms import add_rms_norm_int8
+from ..kernels.int8.rows import Int8Rows
 from ..kernels.kv_cache import rotate_into_cache
 from ..kernels.norm import add_rms_norm, add_terms, rms_norm
 from ..kernels.swiglu import swiglu
 from .config import TextConfig
+from .kv_cache import KVCache, Window
 
 RotaryTables = tuple[Tensor, Tensor]  # cosine and sine of positions, see `compute_rotary`
 
@@ -36,81 +36,6 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension."""
         return rms_norm(x, self.weight, self.eps)
-
-
-@dataclass(frozen=True)
-class Window:
-    """The cache slots that L new tokens are written to, and the slots that they see.
-
-    slots (L) int64. span: attention reads the first `span` slots. mask: bool (L, span) or
-    (B, 1, L, span), True where visible; None means that every slot is visible. causal: each new
-    token sees itself and the slots before it, and there is no mask. count: int64 () in place of a
-    mask: every new token sees the first `count` slots. Offsets may be tensors on the device: then
-    one recorded CUDA graph serves every prompt length, and span is the capacity.
-    """
-
-    slots: Tensor
-    span: int
-    mask: Tensor | None = None
-    causal: bool = False
-    count: Tensor | None = None
-
-
-class KVCache:
-    """Keys (post-rotary) and values of all layers, allocated once.
-
-    keys, values: (layers, scenes, kv heads, capacity, head_dim). With `bits` 8 they are int8 and
-    have key_scales and value_scales (layers, scenes, kv heads, capacity), else None: one for each
-    token and head. dtype: of the numbers that they stand for. The first `length` slots are in use.
-    The caller advances `length`; a flow step does not, so every step overwrites the keys of
-    the step before. The prompts take the first slots, and a prompt that is shorter than the
-    longest leaves unused slots behind it. After the prompts, decode step i of K samples takes K
-    slots, the r-th for sample r: slot s belongs to sample (s - prompt) % K.
-    """
-
-    def __init__(
-        self,
-        config: TextConfig,
-        scenes: int,
-        capacity: int,
-        dtype: torch.dtype,
-        device: torch.device | str,
-        bits: int = 16,
-    ) -> None:
-        shape = (
-            config.num_hidden_layers,
-            scenes,
-            config.num_key_value_heads,
-            capacity,
-            config.head_dim,
-        )
-        self.dtype, self.capacity, self.length = dtype, capacity, 0
-        stored = torch.int8 if bits == 8 else dtype
-        self.keys = torch.zeros(shape, dtype=stored, device=device)
-        self.values = torch.zeros(shape, dtype=stored, device=device)
-        self.key_scales = self.value_scales = None
-        if bits == 8:
-            self.key_scales = torch.zeros(shape[:-1], dtype=dtype, device=device)
-            self.value_scales = torch.zeros(shape[:-1], dtype=dtype, device=device)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of keys and values, with their scales."""
-        parts = self.keys, self.values, self.key_scales, self.value_scales
-        return sum(part.nbytes for part in parts if part is not None)
-
-    def layer_scales(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
-        """Scales of keys and values (scenes, kv heads, capacity) of a layer, if there are any."""
-        if self.key_scales is None or self.value_scales is None:
-            return None, None
-        return self.key_scales[layer], self.value_scales[layer]
-
-    def clear(self) -> None:
-        """Empty the cache. Zeros, because a NaN spreads even from a masked slot."""
-        for part in (self.keys, self.values, self.key_scales, self.value_scales):
-            if part is not None:
-                part.zero_()
-        self.length = 0
 
 
 def compute_rotary(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> RotaryTables:
@@ -139,7 +64,13 @@ def _frequencies(config: TextConfig, device: torch.device) -> tuple[Tensor, Tens
     return frequency, axis
 
 
-def apply_joint(x: Tensor, *layers: nn.Module) -> list[Tensor]:
+def takes_int8(layer: nn.Module, x: Tensor) -> bool:
+    """Whether a layer multiplies the rows of x (..., K) as int8."""
+    own = getattr(layer, 'takes_int8', None)
+    return own is not None and own(x.numel() // x.shape[-1])
+
+
+def apply_joint(x: Tensor | Int8Rows, *layers: nn.Module) -> list[Tensor]:
     """Outputs of layers that read the same x. One pass when loading gave the first a `joint`."""
     joint = getattr(layers[0], 'joint', None)
     return joint(x) if joint else [layer(x) for layer in layers]
@@ -167,7 +98,7 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | Int8Rows,
         cos: Tensor,
         sin: Tensor,
         cache: KVCache,
@@ -212,7 +143,7 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Int8Rows) -> Tensor:
         """(B, L, hidden) to terms (S, B, L, hidden) of the output."""
         joint = getattr(self.gate_proj, 'joint', None)
         inner = joint.swiglu(x) if joint else swiglu(self.gate_proj(x), self.up_proj(x))
@@ -281,20 +212,29 @@ class Decoder(nn.Module):
         for i in range(start, stop):
             layer: Any = self.layers[i]
             last = last_only and i == stop - 1
-            normed = _add_and_norm(x, branch, layer.input_layernorm)
+            normed = _add_and_norm(x, branch, layer.input_layernorm, layer.self_attn.q_proj)
             branch = None
             branch = layer.self_attn(normed, cos, sin, cache, i, window, last)
             if last:
                 x = x[:, -1:]
-            normed = _add_and_norm(x, branch, layer.post_attention_layernorm)
+            normed = _add_and_norm(x, branch, layer.post_attention_layernorm, layer.mlp.gate_proj)
             branch = None
             branch = layer.mlp(normed)
         return x if branch is None else add_terms(x, branch)
 
 
-def _add_and_norm(x: Tensor, branch: Tensor | None, norm: RMSNorm) -> Tensor:
-    """Add the terms of a branch, if any, to x in place, and normalise x."""
-    return norm(x) if branch is None else add_rms_norm(x, branch, norm.weight, norm.eps)
+def _add_and_norm(
+    x: Tensor, branch: Tensor | None, norm: RMSNorm, reader: nn.Module
+) -> Tensor | Int8Rows:
+    """Add the terms of a branch, if any, to x in place, and normalise x for the layer behind."""
+    if branch is None:
+        normed: Tensor = norm(x)
+        return normed
+    if takes_int8(reader, x):
+        values, scale = add_rms_norm_int8(x, branch, norm.weight, norm.eps)
+        return Int8Rows(values, scale, x)
+    normed = add_rms_norm(x, branch, norm.weight, norm.eps)
+    return normed
 
 
 class LanguageModel(Decoder):
@@ -303,36 +243,3 @@ class LanguageModel(Decoder):
     def __init__(self, config: TextConfig, vocab_size: int) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(vocab_size, config.hidden_size)
-
-
-def build_prompt_window(length: int, past: int, device: torch.device | str) -> Window:
-    """The next `length` prompt tokens behind `past` ones: each sees itself and those before."""
-    slots = torch.arange(past, past + length, device=device)
-    return Window(slots, past + length, causal=True)
-
-
-def build_decode_window(
-    prompt: int | Tensor,
-    used: int | Tensor,
-    samples: int,
-    span: int,
-    device: torch.device | str,
-    lengths: Tensor | None = None,
-) -> Window:
-    """One more token of each sample behind `used` slots. It sees the prompt and its own sample.
-
-    Slots behind the prompt are interleaved (see KVCache). lengths (B): see `Prompt.lengths`. No
-    mask is needed for a single sample that sees every slot of the span.
-    """
-    slots = torch.arange(samples, device=device) + used
-    if samples == 1 and lengths is None and isinstance(used, int) and span == used + 1:
-        return Window(slots, span)
-    if samples == 1 and lengths is None:
-        return Window(slots, span, count=slots[0] + 1)
-    slot = torch.arange(span, device=device)
-    own = (slot - prompt) % samples == torch.arange(samples, device=device).unsqueeze(-1)
-    if lengths is None:
-        return Window(slots, span, ((slot < prompt) | own) & (slot < used + samples))
-    own &= (slot >= prompt) & (slot < used + samples)
-    in_prompt = slot < rearrange(lengths, 'b -> b 1 1')
-    return Window(slots, span, rearrange(in_prompt | own, 'b k span -> b 1 k span'))

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
+from ..kernels.int8.norms import add_layer_norm_int8
+from ..kernels.int8.rows import Int8Rows
 from ..kernels.norm import add_layer_norm
 from ..kernels.rotary import rotate_heads
 from .config import VisionConfig
+from .text import takes_int8
 
 NORM_EPS = 1e-6
 ROPE_THETA = 10000.0
@@ -46,7 +49,7 @@ class VisionAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Int8Rows, cos: Tensor, sin: Tensor) -> Tensor:
         """(images, patches, hidden) to the same; cos and sin (patches, head_dim) float32."""
         heads = self.qkv(x).unflatten(-1, (3 * self.num_heads, -1))
         turned = rotate_heads(heads[:, :, : 2 * self.num_heads], cos, sin)
@@ -72,7 +75,7 @@ class VisionMLP(nn.Module):
         self.linear_fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.linear_fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | Int8Rows) -> Tensor:
         """(images, patches, hidden) to the same."""
         return multiply_gelu(self.linear_fc2, self.linear_fc1(x), 'tanh')
 
@@ -94,16 +97,23 @@ class VisionBlock(nn.Module):
 
         branch: the branch that the block before left. The next norm adds it in the same kernel.
         """
-        x, normed = _add_and_norm(x, branch, self.norm1)
-        x, normed = _add_and_norm(x, self.attn(normed, cos, sin), self.norm2)
+        x, normed = _add_and_norm(x, branch, self.norm1, self.attn.qkv)
+        branch = self.attn(normed, cos, sin)
+        x, normed = _add_and_norm(x, branch, self.norm2, self.mlp.linear_fc1)
         return x, self.mlp(normed)
 
 
-def _add_and_norm(x: Tensor, branch: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """Add a branch, if any, to x; returns the sum and its norm."""
-    if branch is None or torch.is_grad_enabled():  # the fused op has no gradient
+def _add_and_norm(
+    x: Tensor, branch: Tensor | None, norm: nn.LayerNorm, reader: nn.Module
+) -> tuple[Tensor, Tensor | Int8Rows]:
+    """Add a branch, if any, to x; returns the sum and its norm for the layer behind."""
+    if branch is None or torch.is_grad_enabled():  # the fused ops have no gradient
         x = x if branch is None else x + branch
         return x, norm(x)
+    if takes_int8(reader, x):
+        own = norm.weight, norm.bias, norm.eps
+        total, values, scale = add_layer_norm_int8(x, branch, *own)
+        return total, Int8Rows(values, scale, total)
     total, normed = add_layer_norm(x, branch, norm.weight, norm.bias, norm.eps)
     return total, normed
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.int8.ops import int8_linear
-from ..kernels.int8.rows import quantize_rows, quantize_rows_plain
+from ..kernels.int8.rows import Int8Rows, make_int8_rows, quantize_rows_plain
 from ..kernels.int8.weights import compute_weight_scales
 from ..kernels.packing import unpack_rows
 from .linear import QuantLinear
@@ -34,18 +34,21 @@ class Int8Linear(nn.Module):
         for name, tensors in zip(('data', 'scale'), zip(*parts, strict=True), strict=True):
             self.register_buffer(name, torch.cat(tensors))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def takes_int8(self, rows: int) -> bool:
+        """Whether so many rows of an input are multiplied as int8: any."""
+        return rows > 0
+
+    def forward(self, x: Tensor | Int8Rows) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        return self._multiply(x, '')
+        return self._multiply(x if isinstance(x, Int8Rows) else make_int8_rows(x))
 
     def multiply_gelu(self, x: Tensor, approximate: str) -> Tensor:
         """Output for gelu(x), which is never stored."""
-        return self._multiply(x, CURVES[approximate])
+        return self._multiply(make_int8_rows(x, CURVES[approximate]))
 
-    def _multiply(self, x: Tensor, curve: str) -> Tensor:
-        values, scale = quantize_rows(x, curve)
-        y: Tensor = int8_linear(values, scale, x, self.data, self.scale, self.bias)
-        return y.view(*x.shape[:-1], -1)
+    def _multiply(self, x: Int8Rows) -> Tensor:
+        y: Tensor = int8_linear(*x, self.data, self.scale, self.bias)
+        return y.view(*x.like.shape[:-1], -1)
 
 
 def _split_rows(layer: nn.Linear | QuantLinear) -> tuple[Tensor, ...]:

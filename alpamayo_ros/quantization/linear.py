@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.int8.ops import packed_int8
-from ..kernels.int8.rows import quantize_rows
+from ..kernels.int8.rows import Int8Rows, make_int8_rows
 from ..kernels.packed_ops import (
     MAX_BLOCK_ROWS,
     packed_linear,
@@ -57,12 +57,16 @@ class QuantLinear(nn.Module):
         """Height of the weight, padding included, as the ops take it."""
         return [self.weight.rows]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def takes_int8(self, rows: int) -> bool:
+        """Whether so many rows of an input are multiplied as int8."""
+        return _takes_int8(rows, self.row_scale)
+
+    def forward(self, x: Tensor | Int8Rows) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        is_int8 = _is_int8(x, self.row_scale)
-        separate = is_int8 or self.weight.rows > self.out_features
-        if is_int8:
-            y = _multiply_int8(x, self.stored, self.rows, self.row_scale)
+        int8 = _take_int8(x, self.row_scale)
+        separate = int8 is not None or self.weight.rows > self.out_features
+        if int8 is not None:
+            y = _multiply_int8(int8, self.stored, self.rows, self.row_scale)
         else:
             y = packed_linear(x, *self.stored, self.rows, None if separate else self.bias)
         y = y[..., : self.out_features]
@@ -70,7 +74,7 @@ class QuantLinear(nn.Module):
 
     def terms(self, x: Tensor) -> Tensor:
         """Terms (S, ..., out_features) that add up to the output."""
-        if self.bias is not None or _is_int8(x, self.row_scale):
+        if self.bias is not None or self.takes_int8(x.numel() // x.shape[-1]):
             return self(x).unsqueeze(0)
         terms: Tensor = packed_terms(x, *self.stored, self.rows)
         return terms[..., : self.out_features]
@@ -136,36 +140,48 @@ class JointProduct:
                 weight._shift = shift[row:rows_end]  # type: ignore[index]
             byte, row = bytes_end, rows_end
 
-    def __call__(self, x: Tensor) -> list[Tensor]:
+    def __call__(self, x: Tensor | Int8Rows) -> list[Tensor]:
         """Outputs (..., out_features) of each layer for x (..., in_features)."""
-        if _is_int8(x, self.row_scale):
-            joined = _multiply_int8(x, self.stored, self.rows, self.row_scale)
+        if (int8 := _take_int8(x, self.row_scale)) is not None:
+            joined = _multiply_int8(int8, self.stored, self.rows, self.row_scale)
         else:
             joined = packed_linear(x, *self.stored, self.rows)
         outputs = joined.split(self.rows, -1)
         return [y[..., :size] for y, size in zip(outputs, self.out_features, strict=True)]
 
-    def swiglu(self, x: Tensor) -> Tensor:
+    def swiglu(self, x: Tensor | Int8Rows) -> Tensor:
         """silu(gate) * up, (..., out_features), where the two layers are these."""
-        if _is_int8(x, self.row_scale):
-            y = _multiply_int8(x, self.stored, self.rows, self.row_scale, gated=True)
+        if (int8 := _take_int8(x, self.row_scale)) is not None:
+            y = _multiply_int8(int8, self.stored, self.rows, self.row_scale, gated=True)
         else:
             y = packed_swiglu(x, *self.stored, self.rows)
         return y[..., : self.out_features[0]]
 
 
-def _is_int8(x: Tensor, row_scale: Tensor | None) -> bool:
-    """Whether a product with x is one of int8 rows: so many that weights are unpacked for it."""
-    return row_scale is not None and x.numel() // x.shape[-1] > MAX_BLOCK_ROWS
+def _takes_int8(rows: int, row_scale: Tensor | None) -> bool:
+    """Whether so many rows are multiplied as int8: so many that weights are unpacked for them."""
+    return row_scale is not None and rows > MAX_BLOCK_ROWS
+
+
+def _take_int8(x: Tensor | Int8Rows, row_scale: Tensor | None) -> Int8Rows | None:
+    """Input as int8 rows, where a product with it is one of int8."""
+    if isinstance(x, Int8Rows):
+        return x
+    is_int8 = _takes_int8(x.numel() // x.shape[-1], row_scale)
+    return make_int8_rows(x) if is_int8 else None
 
 
 def _multiply_int8(
-    x: Tensor, matrix: PackedMatrix, rows: list[int], row_scale: Tensor | None, gated: bool = False
+    x: Int8Rows,
+    matrix: PackedMatrix,
+    rows: list[int],
+    row_scale: Tensor | None,
+    gated: bool = False,
 ) -> Tensor:
-    """Product of x (..., K), quantized first, with packed matrices: see `packed_int8`."""
+    """Product of x (..., K) with packed matrices: see `packed_int8`."""
     assert row_scale is not None
-    y: Tensor = packed_int8(*quantize_rows(x), *matrix, rows, row_scale, gated)
-    return y.view(*x.shape[:-1], -1)
+    y: Tensor = packed_int8(x.values, x.scale, *matrix, rows, row_scale, gated)
+    return y.view(*x.like.shape[:-1], -1)
 
 
 def join(layers: Sequence[nn.Module]) -> bool:

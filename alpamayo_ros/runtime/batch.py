@@ -2,7 +2,7 @@
 
 Contexts with images of one size share a batch, also where their prompts differ in length. Every
 scene has its own generator, so its samples do not depend on the other scenes. `infer_batch` uses
-no recorded steps and keeps no images. This module knows no ROS and no drives.
+no recorded steps, no drafts, and keeps no images. This module knows no ROS and no drives.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from ..data_types import Context, Prediction, SamplingOptions
 from ..errors import BadInput
 from ..model.alpamayo import AlpamayoModel
 from ..model.flow_matching import guide_field
+from ..model.kv_cache import KVCache
 from ..model.prompt.batching import PromptBatch
 from ..model.prompt.tokens import TokenIds
-from ..model.reasoning import Generators, Reasoning, feed_marker, generate_reasoning
-from ..model.text import KVCache
-from .graphs import StaticSteps
+from ..model.reasoning.drafts import PhraseTrie
+from ..model.reasoning.generation import Reasoning, feed_marker, generate_reasoning
+from ..model.reasoning.sampling import Generators
+from ..model.reasoning.speculation import speculate_reasoning
+from .graphs.steps import StaticSteps
 from .load import select_device
 from .memory import guard, release_cached
 from .stopwatch import Stopwatch
@@ -79,10 +82,12 @@ def roll_out(
     generators: Generators,
     prepare: Callable[[], Steps],
     watch: Stopwatch,
+    phrases: PhraseTrie | None = None,
 ) -> tuple[Reasoning, Tensor]:
     """Reasoning and normalised actions (S * K, T, 2) of scenes: prefill, reasoning, flow matching.
 
-    noise (S * K, T, 2); the other arguments are those of the model's methods.
+    noise (S * K, T, 2); the other arguments are those of the model's methods. phrases: what drafts
+    come from, where the options ask for drafts.
     """
     with watch.stage('prefill'):
         cache, steps = prepare()
@@ -93,6 +98,8 @@ def roll_out(
     with watch.stage('reasoning'):
         if options.reasoning == 'none':
             reasoning = feed_marker(steps.decode_step, prompt, ids, options.num_samples)
+        elif phrases is not None and options.draft_tokens:
+            reasoning = speculate_reasoning(steps, prompt, ids, options, generators, phrases)
         else:
             reasoning = generate_reasoning(steps.decode_step, prompt, ids, options, generators)
     with watch.stage('action'):

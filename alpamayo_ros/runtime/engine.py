@@ -30,12 +30,20 @@ from ..model.prompt.generated_text import (
     extract_unfinished_text,
     trim_tokens,
 )
+from ..model.prompt.phrases import read_phrases
 from ..model.prompt.tokens import IM_END
-from ..model.reasoning import Reasoning, generate_answer
+from ..model.reasoning.drafts import PhraseTrie
+from ..model.reasoning.generation import Reasoning, generate_answer
 from ..rig import CAMERA_INDEX
 from .batch import Steps, draw_noise, roll_out
-from .budget import estimate_inference_bytes, estimate_needed_bytes
-from .graphs import GraphRecorder, RecordedVision, StaticSteps
+from .budget import (
+    CAMERAS,
+    InferenceSizes,
+    estimate_inference_bytes,
+    estimate_needed_bytes,
+)
+from .graphs.recorder import IMAGES_AT_ONCE, GraphRecorder, RecordedVision
+from .graphs.steps import StaticSteps
 from .load import check_device, load, plan_load, select_device
 from .memory import (
     OutOfMemory,
@@ -84,10 +92,11 @@ class AlpamayoEngine:
         self.activations, self.kv_bits = activations, kv_bits
         self.cameras, self.pixels = tuple(cameras), pixels
         self.plan = plan_load(self.checkpoint, device, bits, recipe, host_embedding)
-        needed = estimate_needed_bytes(self.plan, self.options, kv_bits)
-        require_memory(self.checkpoint, needed, device)
         self.config, self.device = self.plan.model.config, torch.device(device)
         self._require_choices()
+        self._sizes = InferenceSizes(kv_bits, len(self.cameras) or CAMERAS, pixels)
+        needed = estimate_needed_bytes(self.plan, self.options, self._sizes)
+        require_memory(self.checkpoint, needed, device)
         most = pixels or self.config.max_pixels
         sized = replace(self.config, min_pixels=min(self.config.min_pixels, most), max_pixels=most)
         self.processor = Processor(sized, self.checkpoint)
@@ -95,10 +104,15 @@ class AlpamayoEngine:
         self.model = guard(lambda: load(self.plan, activations), self._make_load_error)
         encode = self.model.encode_images
         self._recorder = GraphRecorder() if self.device.type == 'cuda' else None
-        self._encode = RecordedVision(encode, self._recorder) if self._recorder else encode
+        self._encode: Any = encode
+        if self._recorder:
+            self._encode = RecordedVision(encode, self._recorder, self.plan.dtype)
         self.pictures = PictureReader(self.processor, self.device)
-        self._vision = VisionCache(self.pictures.read, self._encode)
+        at_once = IMAGES_AT_ONCE if self._recorder else 0
+        self._vision = VisionCache(self.pictures.read, self._encode, at_once)
         self._recorded: StaticSteps | None = None
+        known = self.processor.tokenize_texts(read_phrases(self.checkpoint))
+        self._phrases = PhraseTrie(known)  # of drafts, where the options ask for them
 
     def provenance(self) -> dict[str, Any]:
         """Name the weights and numerics that make the results, for records."""
@@ -144,6 +158,7 @@ class AlpamayoEngine:
         reasoning, action = roll_out(
             self.model, self.processor.ids, prompts, vision, grids, options,
             noise.to(self.device), generator, lambda: self._prepare_steps(prompts), watch,
+            self._phrases,
         )  # fmt: skip
         with watch.stage('action'):
             paths, actions, v0 = self.integrate([context], action, options)
@@ -261,8 +276,9 @@ class AlpamayoEngine:
             recorded = self._recorded = None  # frees the old cache before the new one is there
             cache = model.allocate_cache(scenes, length, samples, tokens, self.kv_bits)
             recorded = self._recorded = StaticSteps(
-                model, cache, samples, self._recorder.record, prompts.is_guided
-            )
+                model, cache, samples, self._recorder.record, prompts.is_guided,
+                options.draft_tokens,
+            )  # fmt: skip
         recorded.cache.clear()
         return recorded.cache, recorded
 
@@ -298,7 +314,7 @@ class AlpamayoEngine:
         self.plan.model.to('meta')
         release_cached()
         _, text = compare_with_available(
-            estimate_needed_bytes(self.plan, self.options, self.kv_bits), str(self.device)
+            estimate_needed_bytes(self.plan, self.options, self._sizes), str(self.device)
         )
         return BadInput(f'{self.checkpoint}: out of memory while loading: {text} ({message})')
 
@@ -310,7 +326,7 @@ class AlpamayoEngine:
             self._encode.clear()
         release_cached()
         needed = estimate_inference_bytes(
-            self.model, self.plan.dtype, self.options, str(self.device), self.kv_bits
+            self.model, self.plan.dtype, self.options, str(self.device), self._sizes
         )
         samples, (_, text) = (
             self.options.num_samples,

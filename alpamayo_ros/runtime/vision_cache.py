@@ -1,8 +1,9 @@
 """Cache of image features: a frame that two contexts share is decoded and encoded once.
 
-A slot holds the frames of one grid time, one of each camera, and the vision tower encodes a slot
-at once. When one camera has another frame at a grid time, the whole slot is encoded again, so that
-cached features equal fresh ones to the bit. This module knows no prompt.
+A slot holds the frames of one grid time, one of each camera. When one camera has another frame at
+a grid time, the whole slot is encoded again. On a CPU each slot is encoded by itself, so that
+cached features equal fresh ones to the bit; on a GPU several are, where none is kept. This module
+knows no prompt.
 """
 
 from __future__ import annotations
@@ -38,15 +39,17 @@ class VisionCache:
     """Keeps the slots of the last context.
 
     read: turns frames into patches and grids. encode: turns the patches of some images into
-    features; its next call may overwrite them.
+    features; its next call may overwrite them. images_at_once: most images of several slots that
+    are encoded together, 0 for one slot at a time.
     """
 
     def __init__(
         self,
         read: Callable[[Sequence[Frame]], list[tuple[Tensor, Grid]]],
         encode: Callable[[Tensor, Sequence[Grid]], Features],
+        images_at_once: int = 0,
     ) -> None:
-        self._read, self._encode = read, encode
+        self._read, self._encode, self._images_at_once = read, encode, images_at_once
         self._kept: list[Slot] = []
 
     def find_slots(self, context: Context) -> list[Slot]:
@@ -71,16 +74,20 @@ class VisionCache:
     def encode_slots(self, slots: Sequence[Slot]) -> Features:
         """Return the features of all images, camera by camera; encode slots that have none."""
         joined: list[Tensor] = []
-        for at, slot in enumerate(slots):
-            fresh = slot.features or self._encode_slot(slot)
-            if not joined:
-                joined = [_allocate_level(slots, slot, level) for level in fresh]
-            for level, parts in enumerate(fresh):
-                own = _select_rows(slots, at, joined[level])
-                for place, part in zip(own, parts, strict=True):
-                    place.copy_(part)
-                fresh[level] = own  # views: nothing is held twice
-            slot.features, slot.patches = fresh, None
+        at = 0
+        for group in self._group(slots):
+            found = [slot.features for slot in group]
+            for slot, fresh in zip(
+                group, found if found[0] else self._encode_group(group), strict=True
+            ):
+                if not joined:
+                    joined = [_allocate_level(slots, slot, level) for level in fresh]
+                own = [_select_rows(slots, at, whole) for whole in joined]
+                for places, parts in zip(own, fresh, strict=True):
+                    for place, part in zip(places, parts, strict=True):
+                        place.copy_(part)
+                slot.features, slot.patches = own, None  # views: nothing is held twice
+                at += 1
         self._kept = list(slots)
         return joined[0], joined[1:]
 
@@ -88,10 +95,21 @@ class VisionCache:
         """Drop all kept images."""
         self._kept = []
 
-    def _encode_slot(self, slot: Slot) -> list[list[Tensor]]:
-        assert slot.patches is not None
-        embeddings, levels = self._encode(slot.patches, slot.grids)
-        return [list(x.split(_count_tokens(slot.grids, len(x)))) for x in (embeddings, *levels)]
+    def _group(self, slots: Sequence[Slot]) -> list[Sequence[Slot]]:
+        """Slots that are encoded together; a GPU records two sizes: one slot, and several."""
+        size = max(1, self._images_at_once // len(slots[0].frames))
+        size = 1 if any(slot.features for slot in slots) else size
+        return [slots[start : start + size] for start in range(0, len(slots), size)]
+
+    def _encode_group(self, slots: Sequence[Slot]) -> list[list[list[Tensor]]]:
+        """Return the features of each slot."""
+        patches = torch.cat([slot.patches for slot in slots if slot.patches is not None])
+        grids = [grid for slot in slots for grid in slot.grids]
+        embeddings, levels = self._encode(patches, grids)
+        images = [x.split(_count_tokens(grids, len(x))) for x in (embeddings, *levels)]
+        count = len(slots[0].grids)
+        starts = range(0, len(grids), count)
+        return [[list(level[start : start + count]) for level in images] for start in starts]
 
     def _find_kept(self, cameras: tuple[str, ...], frames: tuple[Frame, ...]) -> Slot | None:
         for slot in self._kept:

@@ -14,7 +14,7 @@ from ..model.alpamayo import AlpamayoModel
 from ..model.prefill import Prompt
 from ..model.processor import Processor
 from ..model.prompt.batching import build_guided_prompts, stack_prompts
-from ..model.reasoning import Reasoning, summarise
+from ..model.reasoning.generation import Reasoning, summarise
 from .comparison import Fields, read_fields, tensors
 from .golden_layout import ReferenceLayout
 

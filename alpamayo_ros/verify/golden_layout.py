@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..model.kv_cache import Window
 from ..model.prefill import Prompt
-from ..model.text import Window
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..data_types import SamplingOptions
 from ..model.flow_matching import VelocityField, guide_field
 from ..model.prompt.batching import build_guided_prompts, stack_prompts
 from ..model.prompt.generated_text import extract_text
-from ..model.reasoning import Reasoning, generate_reasoning, summarise
+from ..model.reasoning.generation import Reasoning, generate_reasoning, summarise
 from .comparison import ComparisonRow, compare, compare_exactly, tensors
 from .golden_case import (
     ForcedRun,

@@ -18,7 +18,7 @@ from ..model.config import parse_config
 from ..model.prompt.generated_text import extract_text
 from ..model.prompt.image_processor import smart_resize
 from ..model.prompt.tokens import IMAGE_PAD, format_special, list_special_tokens
-from ..model.reasoning import pad_behind
+from ..model.reasoning.generation import pad_behind
 from .comparison import ComparisonRow, compare_exactly, read_table
 
 

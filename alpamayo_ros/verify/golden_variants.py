@@ -13,7 +13,7 @@ import torch
 from ..data_types import SamplingOptions
 from ..model.flow_matching import guide_field
 from ..model.prompt.generated_text import extract_text
-from ..model.reasoning import generate_answer
+from ..model.reasoning.generation import generate_answer
 from .comparison import ComparisonRow, compare, compare_exactly, read_fields, tensors
 from .golden_case import GoldenScene, make_trajectory, read_case, run_forced
 

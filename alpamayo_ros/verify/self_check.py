@@ -15,7 +15,7 @@ from ..data_types import FRAMES_PER_CAMERA, HISTORY_POSES, SamplingOptions
 from ..model.alpamayo import AlpamayoModel
 from ..model.processor import ModelInputs, Processor
 from ..model.prompt.image_processor import resize_bicubic, resize_bicubic_plain
-from ..model.reasoning import generate_reasoning
+from ..model.reasoning.generation import generate_reasoning
 from ..runtime.load import load_model
 from .comparison import ComparisonRow, compare_exactly
 

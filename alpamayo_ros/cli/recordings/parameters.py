@@ -17,7 +17,7 @@ PARAMETERS = (  # arguments that a result depends on
     *('engine', 'device', 'samples', 'seed', 'greedy', 'temperature', 'top_p'),
     *('max_tokens', 'noise_temperature', 'guidance_weight', 'profile', 'activations', 'kv_bits'),
     *('navigation_topic', 'navigation_file', 'reasoning', 'flow_steps', 'cameras', 'pixels'),
-    *('period', 't0', 'sample_choice'),
+    *('draft_tokens', 'period', 't0', 'sample_choice'),
 )
 NAVIGATION = ('navigation_max_age_s', 'on_missing_navigation')
 THRESHOLDS = ('max_ade_m', 'max_fde_m', 'max_p90_ms', 'min_valid')

@@ -6,6 +6,7 @@ The kernel keeps rotated rows in registers. Knows no product.
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +30,18 @@ STEP = 128  # columns of a product's inner step: zeros fill int8 rows up to whol
 TILE_BLOCKS = 256  # blocks of 64 columns that a program rotates at once
 LEAST_BLOCKS = 16  # a tensor core takes no fewer
 CURVES = ('', 'tanh', 'erf')  # GELU before the rounding: none, its approximation by tanh, exact
+
+
+class Int8Rows(NamedTuple):
+    """Rows that are quantized already: what products take in place of x (..., K).
+
+    values (rows, `fill_up(K)`) int8 and scale (rows) float32: see `quantize_rows`. like (..., K):
+    a tensor of the shape and dtype of x.
+    """
+
+    values: Tensor
+    scale: Tensor
+    like: Tensor
 
 
 def fill_up(columns: int) -> int:
@@ -60,6 +73,12 @@ def _(x: Tensor, curve: str = '') -> tuple[Tensor, Tensor]:
     return values, x.new_empty(rows, dtype=torch.float32)
 
 
+def make_int8_rows(x: Tensor, curve: str = '') -> Int8Rows:
+    """Rows of x as products take them; see `quantize_rows`."""
+    values, scale = quantize_rows(x, curve)
+    return Int8Rows(values, scale, x)
+
+
 def round_rows(turned: Tensor, scale: Tensor) -> Tensor:
     """Levels (R, `fill_up(K)`) of rotated rows (R, K), zeros behind the last column."""
     levels = (turned / scale.unsqueeze(-1)).round().clamp(-LEVELS, LEVELS).to(torch.int8)
@@ -67,17 +86,21 @@ def round_rows(turned: Tensor, scale: Tensor) -> Tensor:
 
 
 @cache
-def split_blocks(blocks: int, curve: str, gpu: Gpu) -> tuple[int, int, int]:
+def split_blocks(
+    blocks: int, curve: str, gpu: Gpu, tile: int = TILE_BLOCKS
+) -> tuple[int, int, int]:
     """Powers of two: blocks of a row that a program takes first, then behind these, and its rows.
+
+    tile: blocks that a program takes at once.
 
     Two parts leave little of what a program computes unused. Before Hopper, a curve and a small
     second part need more registers than there are: there all blocks are one part.
     """
     if curve and not is_hopper(gpu):
         most = triton.next_power_of_2(blocks)
-        return most, 0, max(1, TILE_BLOCKS // 2 // most)
+        return most, 0, max(1, tile // 2 // most)
     most = 1 << (blocks.bit_length() - 1)
-    rows = max(1, TILE_BLOCKS // most)
+    rows = max(1, tile // most)
     if blocks == most:
         return most, 0, rows
     return most, max(triton.next_power_of_2(blocks - most), LEAST_BLOCKS // rows), rows
@@ -126,55 +149,89 @@ if triton is not None:
         return 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
 
     @triton.jit
-    def _turn_blocks(
-        x_ptr,
+    def locate_blocks(first, start, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr):
+        """Rows (ROWS * BLOCKS, 1) and columns (ROWS * BLOCKS, BLOCK) from `start` on of a part."""
+        piece = tl.arange(0, ROWS * BLOCKS)
+        row = (first + piece // BLOCKS)[:, None].to(tl.int64)
+        return row, (piece % BLOCKS * BLOCK + start)[:, None] + tl.arange(0, BLOCK)[None, :]
+
+    @triton.jit
+    def sum_rows(x, BLOCKS: tl.constexpr, ROWS: tl.constexpr):
+        """Sums (ROWS) of blocks (ROWS * BLOCKS, BLOCK)."""
+        return tl.sum(tl.reshape(tl.sum(x, 1), (ROWS, BLOCKS)), 1)
+
+    @triton.jit
+    def repeat_rows(x, BLOCKS: tl.constexpr, ROWS: tl.constexpr):
+        """A number of each row (ROWS) at each of its blocks, (ROWS * BLOCKS, 1)."""
+        return tl.reshape(tl.broadcast_to(x[:, None], (ROWS, BLOCKS)), (ROWS * BLOCKS,))[:, None]
+
+    @triton.jit
+    def turn_blocks(
+        x,
         full_ptr,
         rest_ptr,
-        first,
         start,
-        rows,
         columns,
-        x_row,
-        CURVE: tl.constexpr,
         HAS_REST: tl.constexpr,
         EXACT: tl.constexpr,
         BLOCK: tl.constexpr,
         BLOCKS: tl.constexpr,
         ROWS: tl.constexpr,
     ):
-        """Rotated blocks (ROWS * BLOCKS, BLOCK) from column `start` on of ROWS rows, and peaks."""
-        piece = tl.arange(0, ROWS * BLOCKS)
-        row = (first + piece // BLOCKS)[:, None].to(tl.int64)
-        block = piece % BLOCKS + start // BLOCK
-        column = (block * BLOCK)[:, None] + tl.arange(0, BLOCK)[None, :]
-        x = tl.load(x_ptr + row * x_row + column, (row < rows) & (column < columns), other=0.0)
-        if CURVE != '':
-            x = _gelu(x.to(tl.float32), CURVE).to(x.dtype)
+        """Rotated blocks of x (ROWS * BLOCKS, BLOCK) from column `start` on, and peaks of rows."""
+        block = tl.arange(0, ROWS * BLOCKS) % BLOCKS + start // BLOCK
         is_rest = (block == columns // BLOCK)[:, None]
         turned = rotate_blocks(x, full_ptr, rest_ptr, is_rest, HAS_REST, EXACT)
         peak = tl.max(tl.reshape(tl.max(tl.abs(turned), 1), (ROWS, BLOCKS)), 1)
         # a sum notices a NaN, a maximum does not
-        return turned, peak + 0 * tl.sum(tl.reshape(tl.sum(turned, 1), (ROWS, BLOCKS)), 1)
+        return turned, peak + 0 * sum_rows(turned, BLOCKS, ROWS)
 
     @triton.jit
-    def _store_blocks(
+    def store_levels(
         out_ptr,
+        scale_ptr,
         turned,
-        factor,
+        last,
+        peak,
         first,
-        start,
         rows,
         width,
         BLOCK: tl.constexpr,
         BLOCKS: tl.constexpr,
+        LEFT: tl.constexpr,
         ROWS: tl.constexpr,
     ):
-        piece = tl.arange(0, ROWS * BLOCKS)
-        row = (first + piece // BLOCKS)[:, None].to(tl.int64)
-        column = (piece % BLOCKS * BLOCK + start)[:, None] + tl.arange(0, BLOCK)[None, :]
-        factor = tl.reshape(tl.broadcast_to(factor[:, None], (ROWS, BLOCKS)), (ROWS * BLOCKS,))
-        level = round_levels(turned * factor[:, None])
+        """Write the scales of ROWS rows, and the levels of their blocks and of the last ones."""
+        peak = tl.where(peak < 127 * 1e-30, 127 * 1e-30, peak)
+        own = first + tl.arange(0, ROWS)
+        tl.store(scale_ptr + own, peak / 127, own < rows)
+        factor = 127 / peak
+        row, column = locate_blocks(first, 0, BLOCK, BLOCKS, ROWS)
+        level = round_levels(turned * repeat_rows(factor, BLOCKS, ROWS))
         tl.store(out_ptr + row * width + column, level, (row < rows) & (column < width))
+        if LEFT > 0:
+            row, column = locate_blocks(first, BLOCKS * BLOCK, BLOCK, LEFT, ROWS)
+            level = round_levels(last * repeat_rows(factor, LEFT, ROWS))
+            tl.store(out_ptr + row * width + column, level, (row < rows) & (column < width))
+
+    @triton.jit
+    def _load_blocks(
+        x_ptr,
+        first,
+        start,
+        rows,
+        columns,
+        x_row,
+        CURVE: tl.constexpr,
+        BLOCK: tl.constexpr,
+        BLOCKS: tl.constexpr,
+        ROWS: tl.constexpr,
+    ):
+        row, column = locate_blocks(first, start, BLOCK, BLOCKS, ROWS)
+        x = tl.load(x_ptr + row * x_row + column, (row < rows) & (column < columns), other=0.0)
+        if CURVE != '':
+            x = _gelu(x.to(tl.float32), CURVE).to(x.dtype)
+        return x
 
     @triton.jit
     def _quantize_kernel(
@@ -200,22 +257,20 @@ if triton is not None:
         wait_for_previous_kernel(OVERLAP)
         first = tl.program_id(0) * ROWS
         behind: tl.constexpr = BLOCKS * BLOCK
-        turned, peak = _turn_blocks(
-            x_ptr, full_ptr, rest_ptr, first, 0, rows, columns, x_row,
-            CURVE, HAS_REST and LEFT == 0, EXACT, BLOCK, BLOCKS, ROWS,
-        )  # fmt: skip
+        x = _load_blocks(x_ptr, first, 0, rows, columns, x_row, CURVE, BLOCK, BLOCKS, ROWS)
+        has_rest: tl.constexpr = HAS_REST and LEFT == 0
+        turned, peak = turn_blocks(
+            x, full_ptr, rest_ptr, 0, columns, has_rest, EXACT, BLOCK, BLOCKS, ROWS
+        )
+        last = turned
         if LEFT > 0:
-            last, other = _turn_blocks(
-                x_ptr, full_ptr, rest_ptr, first, behind, rows, columns, x_row,
-                CURVE, HAS_REST, EXACT, BLOCK, LEFT, ROWS,
-            )  # fmt: skip
+            x = _load_blocks(x_ptr, first, behind, rows, columns, x_row, CURVE, BLOCK, LEFT, ROWS)
+            last, other = turn_blocks(
+                x, full_ptr, rest_ptr, behind, columns, HAS_REST, EXACT, BLOCK, LEFT, ROWS
+            )
             peak = tl.where(other > peak, other, peak) + 0 * other
-        peak = tl.where(peak < 127 * 1e-30, 127 * 1e-30, peak)
-        own = first + tl.arange(0, ROWS)
-        tl.store(scale_ptr + own, peak / 127, own < rows)
-        factor = 127 / peak
-        _store_blocks(out_ptr, turned, factor, first, 0, rows, width, BLOCK, BLOCKS, ROWS)
-        if LEFT > 0:
-            _store_blocks(out_ptr, last, factor, first, behind, rows, width, BLOCK, LEFT, ROWS)
+        store_levels(
+            out_ptr, scale_ptr, turned, last, peak, first, rows, width, BLOCK, BLOCKS, LEFT, ROWS
+        )
 
     quantize_rows.register_kernel('cuda')(quantize_rows_triton)

@@ -1,26 +1,24 @@
 """Generates reasoning: samples tokens step by step, and finds where each row of them ended.
 
 Knows no model: a decode step is a function of a prompt and one more token (S, K) of each sample
-that returns logits (S, K, vocab) float32.
+that returns logits (S, K, vocab) float32. speculation.py generates the same with drafts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from einops import rearrange, repeat
 import torch
 from torch import Tensor
 
-from ..data_types import SamplingOptions
-from .prefill import Prompt
-from .prompt.tokens import TokenIds
-from .transfers import read_flag_later
+from ...data_types import SamplingOptions
+from ..prefill import Prompt
+from ..prompt.tokens import TokenIds
+from ..transfers import read_flag_later
+from .sampling import Generators, sample_token
 
-FEW_ROWS = 16  # a GPU sums the rows of a draw one by one up to this number
-
-Generators = torch.Generator | Sequence[torch.Generator]
 DecodeStep = Callable[[Prompt, Tensor], Tensor]
 
 
@@ -58,6 +56,59 @@ def _name_end(marker: int, eos: int, is_fed: int) -> str:
     return 'marker' if marker >= 0 else 'eos' if eos else 'budget'
 
 
+class ReasoningRows:
+    """The tokens that B * K rows have said so far, and which rows have ended.
+
+    columns: tokens (B, K) of each step, pads in rows that have ended. is_cut (B, K): see
+    Reasoning.is_fed.
+    """
+
+    def __init__(self, ids: TokenIds, options: SamplingOptions, prompt: Prompt) -> None:
+        self._ids, self._options = ids, options
+        shape = prompt.sampled_scenes, options.num_samples
+        none = torch.zeros(shape, dtype=torch.bool, device=prompt.logits.device)
+        self.columns: list[Tensor] = []
+        self._done = [none]  # before each column
+        self.is_cut = none
+
+    @property
+    def done(self) -> Tensor:
+        """Which rows (B, K) have ended."""
+        return self._done[-1]
+
+    @property
+    def room(self) -> int:
+        """How many tokens of the budget are left."""
+        return self._options.max_tokens - len(self.columns)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the budget has ended."""
+        return self.room == 0
+
+    def draw(self, logits: Tensor, generator: Generators | None) -> Tensor:
+        """Draw the next tokens (B, K) from logits (B, K, vocab).
+
+        With short reasoning the last token of the budget is the marker in every row that has not
+        ended.
+        """
+        ids, done = self._ids, self.done
+        token = sample_token(logits, ids, self._options, generator)
+        token = torch.where(done, torch.full_like(token, ids.pad), token)
+        if self._options.reasoning == 'short' and self.room == 1:
+            self.is_cut = ~done & (token != ids.future_start) & (token != ids.eos)
+            token = torch.where(self.is_cut, torch.full_like(token, ids.future_start), token)
+        self.columns.append(token)
+        self._done.append(done | (token == ids.future_start) | (token == ids.eos))
+        return token
+
+    def keep(self, count: int) -> None:
+        """Forget all but the first `count` columns."""
+        if count < len(self.columns):
+            self.is_cut = self._done[0]
+        del self.columns[count:], self._done[count + 1 :]
+
+
 def generate_reasoning(
     decode_step: DecodeStep,
     prompt: Prompt,
@@ -71,36 +122,25 @@ def generate_reasoning(
 
     The marker itself is fed to the cache, because the expert reads it there; the token behind
     it is discarded, as in the reference. Unlike there, a row that ended with eos does not keep
-    the others generating. With short reasoning the last token of the budget is the marker in
-    every row that has not ended. RuntimeError if logits are not finite.
+    the others generating. RuntimeError if logits are not finite.
     """
-    samples, scenes = options.num_samples, prompt.sampled_scenes
     # before the first draw: a draw from NaN ends the process on a GPU
-    _check_finite(prompt.logits)
-    logits = repeat(prompt.logits[:scenes], 'b vocab -> b k vocab', k=samples)
-    done = torch.zeros(scenes, samples, dtype=torch.bool, device=logits.device)
-    is_cut = done
-    columns: list[Tensor] = []
-    while len(columns) < options.max_tokens:
-        token = sample_token(logits, ids, options, generator)
-        token = torch.where(done, torch.full_like(token, ids.pad), token)
-        if options.reasoning == 'short' and len(columns) + 1 == options.max_tokens:
-            is_cut = ~done & (token != ids.future_start) & (token != ids.eos)
-            token = torch.where(is_cut, torch.full_like(token, ids.future_start), token)
-        columns.append(token)
-        done = done | (token == ids.future_start) | (token == ids.eos)
-        is_finished = read_flag_later(done.all())
-        if is_within := len(columns) < options.max_tokens:
-            logits = _feed(decode_step, prompt, token)
-        if finished := is_finished():
-            if not is_within:
-                _feed(decode_step, prompt, token)
-            break
+    check_finite(prompt.logits)
+    logits = repeat_logits(prompt, options.num_samples)
+    rows = ReasoningRows(ids, options, prompt)
+    finished = False
+    while not finished and not rows.is_full:
+        token = rows.draw(logits, generator)
+        is_finished = read_flag_later(rows.done.all())
+        if is_within := not rows.is_full:
+            logits = feed(decode_step, prompt, token)
+        if (finished := is_finished()) and not is_within:
+            feed(decode_step, prompt, token)
     if prompt.is_guided and not finished:
-        _feed(decode_step, prompt, token)  # the pass without a route reads all tokens
+        feed(decode_step, prompt, token)  # the pass without a route reads all tokens
     # a NaN or infinity of any step spreads through the cache to the last logits
-    _check_finite(logits)
-    return summarise(torch.stack(columns, -1), ids, prompt.length, finished, is_cut)
+    check_finite(logits)
+    return summarise(torch.stack(rows.columns, -1), ids, prompt.length, finished, rows.is_cut)
 
 
 def generate_answer(
@@ -133,78 +173,27 @@ def feed_marker(decode_step: DecodeStep, prompt: Prompt, ids: TokenIds, samples:
     """
     shape = (prompt.sampled_scenes, samples)
     token = torch.full(shape, ids.future_start, device=prompt.logits.device)
-    _feed(decode_step, prompt, token)
+    feed(decode_step, prompt, token)
     tokens = rearrange(token, 'b k -> b k 1')
     return summarise(tokens, ids, prompt.length, complete=True, is_fed=token > -1)
 
 
-def _feed(decode_step: DecodeStep, prompt: Prompt, token: Tensor) -> Tensor:
-    """Feed one token (B, K) of each sample; logits (B, K, vocab) of the sampled scenes."""
+def feed(decode_step: DecodeStep, prompt: Prompt, token: Tensor) -> Tensor:
+    """Feed tokens (B, K, ...) of each sample; logits (B, K, ..., vocab) of the sampled scenes."""
     if not prompt.is_guided:
         return decode_step(prompt, token)
-    return decode_step(prompt, token.repeat(2, 1))[: len(token)]
+    return decode_step(prompt, torch.cat([token, token]))[: len(token)]
 
 
-def _check_finite(logits: Tensor) -> None:
+def repeat_logits(prompt: Prompt, samples: int) -> Tensor:
+    """Logits (B, K, vocab) behind the prompts of the sampled scenes."""
+    return repeat(prompt.logits[: prompt.sampled_scenes], 'b vocab -> b k vocab', k=samples)
+
+
+def check_finite(logits: Tensor) -> None:
     """Raise RuntimeError if logits hold a NaN or positive infinity. Waits for the device."""
     if not bool(logits.amax().isfinite()):
         raise RuntimeError('the language model gave logits that are not finite')
-
-
-def sample_token(
-    logits: Tensor,
-    ids: TokenIds,
-    options: SamplingOptions,
-    generator: Generators | None = None,
-    hide_discrete: bool = True,
-) -> Tensor:
-    """Next tokens (B, K) from logits (B, K, vocab): mask, temperature, top-k, top-p, draw.
-
-    hide_discrete: never draw discrete trajectory tokens; the reference hides them in reasoning,
-    not in answers. Greedy means argmax. generator: one for all scenes, or one for each scene, so
-    that its draws do not depend on the others. Logits that are not finite give meaningless draws;
-    generate_reasoning raises for them.
-    """
-    logits = logits.to(torch.float32).clone()
-    if hide_discrete:
-        logits[..., ids.discrete_start : ids.discrete_end] = -torch.inf
-    if options.greedy:
-        return logits.argmax(-1)
-    logits = logits / options.temperature
-    if options.top_k > 0:
-        floor = logits.topk(min(options.top_k, logits.shape[-1])).values[..., -1:]
-        logits = logits.masked_fill(logits < floor, -torch.inf)
-    # weights in proportion to the probabilities are enough for a draw: a softmax over one row of
-    # the whole vocabulary leaves most of a GPU idle
-    weights = (logits - logits.amax(-1, keepdim=True)).exp()
-    if options.top_p < 1:
-        ordered, order = weights.sort()
-        sums = _running_sums(ordered)
-        below = sums <= (1 - options.top_p) * sums[..., -1:]
-        below[..., -1] = False  # the likeliest token always stays
-        weights = weights.masked_fill(below.scatter(-1, order, below), 0.0)
-    if isinstance(generator, Sequence):
-        return torch.stack([_draw(w, g) for w, g in zip(weights, generator, strict=True)])
-    return _draw(weights, generator)
-
-
-def _running_sums(x: Tensor) -> Tensor:
-    """Cumulative sums (..., n) of x."""
-    if not x.is_cuda or x.numel() > FEW_ROWS * x.shape[-1]:
-        return x.cumsum(-1)
-    sums = torch.empty_like(x)  # a GPU sums six rows 40 times as slowly as one alone
-    for row, out in zip(x.flatten(0, -2), sums.flatten(0, -2), strict=True):
-        torch.cumsum(row, 0, out=out)
-    return sums
-
-
-def _draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Indices (...) drawn in proportion to weights (..., n), as torch.multinomial draws them.
-
-    torch.multinomial also checks its input: that takes as long as the draw, and a check that fails
-    ends the context of a GPU.
-    """
-    return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(-1)
 
 
 def pad_behind(tokens: Tensor, marker: int, pad: int) -> tuple[Tensor, Tensor]:
