@@ -359,8 +359,8 @@ def test_another_number_of_samples_or_a_longer_prompt_is_recorded_anew(monkeypat
         engine.options = SamplingOptions(num_samples=samples, max_tokens=8)
         prompts = PromptBatch(torch.zeros(scenes, length), is_guided=scenes == 2)
         cache, steps = engine._prepare_steps(prompts)
-        assert steps.embedded.shape[1] == samples
+        assert len(steps.x) == scenes * samples
         assert cache is steps.cache and cache.length == 0
         assert cache.capacity >= length + samples * (8 + 64)
-        assert (steps.is_guided, len(steps.tokens)) == (scenes == 2, scenes)
+        assert (steps.is_guided, len(steps.rope_delta)) == (scenes == 2, scenes)
     assert [steps.samples for steps in made] == [6, 1, 1, 1]
