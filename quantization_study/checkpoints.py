@@ -26,7 +26,7 @@ from alpamayo_ros.drives.open_loop import OpenLoop
 from alpamayo_ros.drives.scene import keep_pictures, make_contexts
 from alpamayo_ros.model.config import load_config
 from alpamayo_ros.quantization.scheme import RECIPES, SCHEMES, Rules, make_rules
-from quantization_study.forced import picture_size
+from quantization_study.forced import choose_picture_size
 
 SOLVED = {'min/max': 'minmax', 'HQQ': 'hqq', 'MSE': 'mse'}  # method: solver of alpamayo_quantize
 CALIBRATED = 'calibrated'
@@ -43,17 +43,17 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """Of the row."""
+        """Name of the row."""
         return ' '.join(f'{self.bits:g} bits {self.recipe} {self.method}'.split())
 
     @property
     def rules(self) -> Rules:
-        """How its tensors are stored; none for the plain one."""
+        """Rules for its tensors; none for the plain checkpoint."""
         return make_rules(self.recipe, self.bits) if self.recipe else ()
 
 
 def list_variants() -> Iterator[Variant]:
-    """All rows: the plain one, then from many bits to few."""
+    """Yield all rows: the plain checkpoint, then from many bits to few."""
     yield Variant()
     for bits in (bits for bits, scheme in SCHEMES.items() if scheme.levels):
         for recipe in RECIPES:
@@ -70,7 +70,7 @@ class Checkpoints:
     device: str
 
     def folder(self, variant: Variant) -> Path:
-        """The checkpoint of a row."""
+        """Find the folder of a row, and make it when it is missing."""
         if not variant.recipe:
             return self.source
         target = self.work / 'checkpoints' / variant.name.replace(' ', '_').replace('/', '')
@@ -96,7 +96,7 @@ class Checkpoints:
         """Draw the moments of the calibration, with pictures as the cameras take them."""
         loop, size = (
             OpenLoop('test', 0, SECONDS, MOMENTS, 0),
-            picture_size(load_config(self.source)),
+            choose_picture_size(load_config(self.source)),
         )
         contexts = []
         for drive in DRIVES:

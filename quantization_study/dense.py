@@ -16,20 +16,20 @@ from alpamayo_ros.quantization.linear import QuantLinear
 from alpamayo_ros.quantization.packed_weight import PackedWeight
 
 
-def packed_layers(model: nn.Module) -> Iterator[tuple[str, QuantLinear | QuantEmbedding]]:
-    """Every packed layer of a model with its name."""
+def list_packed_layers(model: nn.Module) -> Iterator[tuple[str, QuantLinear | QuantEmbedding]]:
+    """Yield every packed layer of a model with its name."""
     for name, module in list(model.named_modules()):
         if isinstance(module, QuantLinear | QuantEmbedding):
             yield name, module
 
 
 def unpack(model: nn.Module) -> dict[str, PackedWeight]:
-    """Put plain layers of equal numbers in the place of packed ones; the packed weights by name.
+    """Replace packed layers by plain ones of equal numbers; return the packed weights by name.
 
-    Padding rows are left out.
+    The plain layers have no padding rows.
     """
     found = {}
-    for name, packed in packed_layers(model):
+    for name, packed in list_packed_layers(model):
         columns = packed.weight.columns
         with torch.device('meta'):
             if isinstance(packed, QuantLinear):
@@ -39,14 +39,14 @@ def unpack(model: nn.Module) -> dict[str, PackedWeight]:
             else:
                 rows = packed.num_embeddings
                 plain = nn.Embedding(rows, columns)
-        plain.weight = nn.Parameter(dense(packed.weight, rows), requires_grad=False)
+        plain.weight = nn.Parameter(unpack_matrix(packed.weight, rows), requires_grad=False)
         path, _, leaf = name.rpartition('.')
         setattr(model.get_submodule(path), leaf, plain)
         found[name] = packed.weight
     return found
 
 
-def dense(weight: PackedWeight, rows: int) -> Tensor:
-    """The first rows (rows, columns) of the matrix, in the dtype of its scales."""
+def unpack_matrix(weight: PackedWeight, rows: int) -> Tensor:
+    """Unpack the first rows (rows, columns) of a matrix, in the dtype of its scales."""
     index = torch.arange(rows, device=weight.device)
     return unpack_rows(weight.stored, weight.columns, index)

@@ -27,21 +27,21 @@ from alpamayo_ros.runtime.engine import AlpamayoEngine
 from quantization_study.dense import unpack
 from quantization_study.forced import (
     Lesson,
+    choose_picture_size,
+    choose_settings,
     compare,
     generate_lessons,
-    picture_size,
-    settings_for,
 )
 
 SAMPLES, SCENES = 6, 16  # of a prediction; that share a forward pass
-HELD_OUT = 'validation'  # split of what is told; paths are those of the test drives
-_TOLD_BATCHES, _TOLD_BATCH, _TOLD_PER_DRIVE = 4, 32, 4
+HELD_OUT = 'validation'  # split of the lessons; paths are those of the test drives
+_LESSON_BATCHES, _LESSON_BATCH, _LESSON_PER_DRIVE = 4, 32, 4
 Record = dict[str, Any]
 
 
 @dataclass
 class Bench:
-    """What all checkpoints are measured on, made once: the plain model, drives, told scenes."""
+    """What every checkpoint is measured on, made once: plain model, drives, held-out lessons."""
 
     source: Path
     loop: OpenLoop
@@ -49,13 +49,13 @@ class Bench:
     _scenes: dict[int, list[tuple[Scene, Context]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Load the plain model and draw what it is told."""
+        """Load the plain model and draw the lessons."""
         self.plain = AlpamayoEngine(self.source, self.device, None, 16)
-        self.size = picture_size(self.plain.config)
-        self.told = draw_held_out_lessons(self.plain.model, self.source, self.device)
+        self.size = choose_picture_size(self.plain.config)
+        self.lessons = draw_held_out_lessons(self.plain.model, self.source, self.device)
 
     def load(self, folder: Path) -> AlpamayoEngine:
-        """A checkpoint, unpacked."""
+        """Load a checkpoint and unpack it."""
         engine = AlpamayoEngine(folder, self.device)
         unpack(engine.model)
         return engine
@@ -63,7 +63,7 @@ class Bench:
     def records(
         self, name: str, engine: AlpamayoEngine, folder: Path, advance: Callable[[int], object]
     ) -> list[Record]:
-        """Records of the open loop, kept below a folder; what is there is not done again."""
+        """Make the records of the open loop below a folder; those that are there are kept."""
         about = {'checkpoint_sha256': hash_checkpoint(engine.checkpoint), 'device': self.device}
         loop = {'kind': 'open'} | asdict(self.loop) | {'samples': SAMPLES}
         made_from = {'row': name.replace('/', ''), 'kind': 'model', 'planner': about,
@@ -82,14 +82,14 @@ class Bench:
         return next(p.records for p in parts.read_parts(folder) if p.made_from['row'] == row)
 
     def _measure(self, engine: AlpamayoEngine, drives: Sequence[int]) -> list[Record]:
-        pairs = [pair for number in drives for pair in self._drawn(number)]
+        pairs = [pair for number in drives for pair in self._draw_scenes(number)]
         seeds = [derive_scene_seed(self.loop.seed, scene) for scene, _ in pairs]
         options = SamplingOptions(num_samples=SAMPLES)
         made = infer_batch(engine, [context for _, context in pairs], seeds, options)
         return [open_loop.make_record(pair[0], own) for pair, own in zip(pairs, made, strict=True)]
 
-    def _drawn(self, number: int) -> list[tuple[Scene, Context]]:
-        """Scenes of a drive with their pictures."""
+    def _draw_scenes(self, number: int) -> list[tuple[Scene, Context]]:
+        """Draw the scenes of a drive with their pictures."""
         if number not in self._scenes:
             scenes = self.loop.scenes(number, self.size)
             rngs = [np.random.default_rng() for _ in scenes]  # `as_they_are` draws nothing
@@ -101,14 +101,14 @@ class Bench:
 
 
 def draw_held_out_lessons(model: AlpamayoModel, folder: Path, device: str) -> list[Lesson]:
-    """Held-out scenes with the answers of the plain model."""
-    drives = _TOLD_BATCHES * _TOLD_BATCH // _TOLD_PER_DRIVE
-    settings = settings_for(model, _TOLD_BATCH, _TOLD_BATCHES, 1, _TOLD_PER_DRIVE, drives)
+    """Draw held-out lessons with the answers of the plain model."""
+    drives = _LESSON_BATCHES * _LESSON_BATCH // _LESSON_PER_DRIVE
+    settings = choose_settings(model, _LESSON_BATCH, _LESSON_BATCHES, 1, _LESSON_PER_DRIVE, drives)
     return list(generate_lessons(model, folder, HELD_OUT, settings, device))
 
 
 def measure_weight_error(plain: AlpamayoModel, other: AlpamayoModel) -> float:
-    """Frobenius norm of the difference of all matrices that differ, over theirs."""
+    """Measure the Frobenius norm of the difference of all matrices that differ, over theirs."""
     rest, whole = 0.0, 0.0
     found = dict(other.named_parameters())
     for name, weight in plain.named_parameters():
@@ -120,12 +120,12 @@ def measure_weight_error(plain: AlpamayoModel, other: AlpamayoModel) -> float:
 
 
 def measure_forced(bench: Bench, model: AlpamayoModel) -> dict[str, float]:
-    """Divergence and velocity error on the told scenes, and the error of the weights."""
-    return compare(model, bench.told) | {
+    """Measure divergence and velocity error on the lessons, and the error of the weights."""
+    return compare(model, bench.lessons) | {
         'weight_error': measure_weight_error(bench.plain.model, model)
     }
 
 
 def count_file_bytes(folder: Path) -> int:
-    """Bytes of the safetensors files of a checkpoint."""
+    """Count the bytes of the safetensors files of a checkpoint."""
     return sum(file.stat().st_size for file in list_shard_files(folder))

@@ -1,7 +1,7 @@
 """Compares a quantized model with the 16-bit one on the same words, noises and times.
 
-Reasoning is told, not sampled, so differences are those of the weights alone. Pictures, prompts
-and words come as in training. Knows no quantization and no paths.
+Both models read the same words, so that only their weights differ. The training code makes
+pictures, prompts and words. Knows no quantization and no paths.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from training.losses import draw_times
 from training.settings import TrainingSettings, load_settings
 from training.train import DEFAULT
 
-_NOISE = 30  # what random numbers are for, beside those of training
+_NOISE = 30  # purpose in the seed, beside those of training
 DRAWS = 2  # noises and times for each scene
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A batch with noisy actions x (B, DRAWS, T, 2) at times t (B, DRAWS), and what 16 bits say.
+    """A batch, noisy actions x (B, DRAWS, T, 2) at times t (B, DRAWS), the answer of 16 bits.
 
     logits (B, N, vocab) of the reasoning; velocity like x.
     """
@@ -43,8 +43,8 @@ class Lesson:
     velocity: Tensor
 
 
-def picture_size(config: AlpamayoConfig) -> tuple[int, int]:
-    """Height and width of the pictures of the world as a checkpoint sees them."""
+def choose_picture_size(config: AlpamayoConfig) -> tuple[int, int]:
+    """Choose height and width at which a checkpoint sees pictures of the world."""
     camera, vision = CAMERAS[0], config.vision
     return smart_resize(
         camera.height, camera.width, config.min_pixels, config.max_pixels,
@@ -52,15 +52,15 @@ def picture_size(config: AlpamayoConfig) -> tuple[int, int]:
     )  # fmt: skip
 
 
-def settings_for(
+def choose_settings(
     model: AlpamayoModel, batch: int, steps: int, passes: int, per_drive: int, drives: int
 ) -> TrainingSettings:
-    """Settings of the training data for a checkpoint: its picture size, other batches.
+    """Choose settings of the training data for a checkpoint: its picture size, other batches.
 
     per_drive: samples of each drive; drives: of a chunk, whose samples are painted once.
     """
     shipped = load_settings(DEFAULT)
-    height, width = picture_size(model.config)
+    height, width = choose_picture_size(model.config)
     return replace(
         shipped,
         model_type=model.config.model_type,
@@ -79,7 +79,7 @@ def settings_for(
 def generate_lessons(
     teacher: AlpamayoModel, folder: Path, split: str, settings: TrainingSettings, device: str
 ) -> Iterator[Lesson]:
-    """Lessons of a split, `settings.steps` of them; the teacher is on the device."""
+    """Yield `settings.steps` lessons of a split; the teacher is on the device."""
     words = TokenSequences(folder, settings, list_camera_sets(settings))
     drives = Drives(split, settings, teacher.action_space.cpu())
     teacher.to(device)
@@ -100,7 +100,7 @@ def _lesson(teacher: AlpamayoModel, batch: Batch, random: torch.Generator) -> Le
 
 
 def compare_answers(model: AlpamayoModel, lesson: Lesson) -> tuple[Tensor, Tensor]:
-    """Divergence of each spoken token (tokens,) in nats, and the error of the velocity, like x."""
+    """Divergence of each token of the reasoning (tokens,) in nats, and velocity error, like x."""
     logits, prefix = run_language_model(model, lesson.batch)
     written = lesson.batch.written
     own, wanted = (part[written].log_softmax(-1) for part in (logits, lesson.logits))

@@ -18,7 +18,7 @@ _COLUMNS = (
 
 
 def render(tables: Iterable[Mapping[str, Any]]) -> str:
-    """All tables, and what they were made from."""
+    """Write all tables, and what they were made from."""
     lines: list[str] = []
     for table in tables:
         lines += [*_made_from(table['made_from']), '', *_rows(table), '']

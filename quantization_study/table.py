@@ -34,7 +34,7 @@ from quantization_study.checkpoints import (
     list_variants,
 )
 from quantization_study.figures import SAMPLES, Bench, Record, count_file_bytes, measure_forced
-from quantization_study.full_size import bits_per_weight
+from quantization_study.full_size import count_bits_per_weight
 
 ROUNDS = 2000  # of the bootstrap
 DISTANCE = f'min_ade_m_{LONGEST_HORIZON}s'
@@ -53,7 +53,10 @@ def measure(bench: Bench, checkpoints: Checkpoints, chosen: Sequence[Variant], o
         records = _records(bench, engine, checkpoints, variant)
         table['rows'][variant.name] = (
             asdict(variant)
-            | {'bytes': count_file_bytes(folder), 'full_size_bits': bits_per_weight(variant.rules)}
+            | {
+                'bytes': count_file_bytes(folder),
+                'full_size_bits': count_bits_per_weight(variant.rules),
+            }
             | measure_forced(bench, engine.model)
             | _summarise_drives(records, reference, bench.loop)
         )
@@ -64,7 +67,7 @@ def measure(bench: Bench, checkpoints: Checkpoints, chosen: Sequence[Variant], o
 
 
 def _open_table(bench: Bench, out: Path) -> Table:
-    """The table in the file, or an empty one. BadInput if it was made from something else."""
+    """Read the table of the file, or begin one. Raises BadInput for a table of another source."""
     config = bench.plain.config
     made_from = {
         'checkpoint_sha256': hash_checkpoint(bench.source),
@@ -93,7 +96,7 @@ def _records(
 def _summarise_drives(
     records: Sequence[Record], reference: Sequence[Record], loop: OpenLoop
 ) -> dict[str, Any]:
-    """Figures of the open loop, with intervals."""
+    """Summarise the open loop, with intervals."""
     draws = Bootstrap(loop.drives, ROUNDS, loop.seed)
     drives = [record['drive'] for record in records]
 
@@ -115,8 +118,8 @@ def _summarise_drives(
     }
 
 
-def chosen_variants(patterns: Sequence[str]) -> Iterator[Variant]:
-    """Rows whose names match one of the patterns; BadInput for a pattern without a row."""
+def choose_variants(patterns: Sequence[str]) -> Iterator[Variant]:
+    """Yield rows whose names match a pattern. Raises BadInput for a pattern without a row."""
     known = list(list_variants())
     for pattern in patterns:
         if not any(fnmatchcase(variant.name, pattern) for variant in known):
@@ -143,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     add('--moments', type=int, default=4, help='of each drive')
     add('--seed', type=int, default=0)
     arguments = parser.parse_args(argv)
-    chosen = list(chosen_variants(arguments.rows))
+    chosen = list(choose_variants(arguments.rows))
     loop = OpenLoop('test', arguments.drives, 60.0, arguments.moments, arguments.seed)
     bench = Bench(arguments.checkpoint, loop, arguments.device)
     made = Checkpoints(arguments.checkpoint, arguments.work, arguments.device)

@@ -17,8 +17,8 @@ from alpamayo_ros.drives.settings import EvaluationSettings
 from alpamayo_ros.quantization.scheme import SCHEMES, make_rules
 from alpamayo_ros.runtime.load import load_model
 from quantization_study import checkpoints, figures, page, table
-from quantization_study.dense import packed_layers, unpack
-from quantization_study.full_size import bits_per_weight
+from quantization_study.dense import list_packed_layers, unpack
+from quantization_study.full_size import count_bits_per_weight
 from training.architecture import create_checkpoint_folder, make_model
 from training.settings import load_settings
 from training.train import DEFAULT
@@ -47,7 +47,7 @@ def tiny(tmp_path_factory):
 def few(monkeypatch):
     """Let everything be measured on few scenes."""
     for module, name, value in (
-        (figures, '_TOLD_BATCHES', 1), (figures, '_TOLD_BATCH', 8),
+        (figures, '_LESSON_BATCHES', 1), (figures, '_LESSON_BATCH', 8),
         (checkpoints, 'DRIVES', (1001,)), (checkpoints, 'MOMENTS', 8),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
@@ -58,8 +58,8 @@ def few(monkeypatch):
 def test_unpacked_layers_are_the_packed_ones(recipe, bits):
     packed, plain = (load_model(MODEL, bits=bits, recipe=recipe) for _ in range(2))
     weights = unpack(plain)
-    assert weights.keys() == {name for name, _ in packed_layers(packed)}
-    assert not list(packed_layers(plain))
+    assert weights.keys() == {name for name, _ in list_packed_layers(packed)}
+    assert not list(list_packed_layers(plain))
     for name in weights:
         layer, own = packed.get_submodule(name), plain.get_submodule(name)
         size = own.weight.shape[-1]
@@ -99,8 +99,8 @@ def test_table_has_the_figures_of_an_evaluation_and_goes_on(tiny, tmp_path, few,
     [('mixed', 2.79), ('mixed_expert4', 3.20), ('mixed_path4', 3.00), ('uniform', 3.05)],
 )
 def test_bits_of_the_full_size_count_everything(recipe, bits):
-    assert bits_per_weight(make_rules(recipe, 2)) == pytest.approx(bits, abs=0.005)
-    assert bits_per_weight(()) == pytest.approx(16, abs=0.001)
+    assert count_bits_per_weight(make_rules(recipe, 2)) == pytest.approx(bits, abs=0.005)
+    assert count_bits_per_weight(()) == pytest.approx(16, abs=0.001)
 
 
 def test_page_shows_every_row():
