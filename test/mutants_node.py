@@ -1,4 +1,4 @@
-"""Breaks the node's logic in 60 places, one after the other, and tells which tests notice.
+"""Breaks the node's logic in 74 places, one after the other, and tells which tests notice.
 
 Run: python test/mutants_node.py [FIRST LAST], numbers of mutants. The exit status is 1 if more
 than two survive, or if a mutant's text is no longer in its file.
@@ -15,6 +15,7 @@ PIPELINE, WORKER, ANCHORS = 'test_pipeline.py', 'test_worker.py', 'test_anchors.
 POLICY, OUTPUTS, DIAGNOSTICS = 'test_policy.py', 'test_outputs.py', 'test_diagnostics.py'
 CONTEXT, VALIDITY, INPUTS = 'test_context.py', 'test_validity.py', 'test_inputs.py'
 LIFECYCLE, REMAPS, RIG = 'test_lifecycle.py', 'test_remaps.py', 'test_rig.py'
+VIDEO, EGO = 'test_video.py', 'test_ego.py'
 JUMPS, LOG, RETIMING = 'test_odometry_jumps.py', 'test_log_throttle.py', 'test_retiming.py'
 
 # File below alpamayo_ros/, text, its replacement, tests of which one should fail.
@@ -45,7 +46,7 @@ MUTANTS = (
      'seed = self.parameters.seed', PIPELINE),
     ('ros/pipeline.py', "self.state == 'active' and age_s >", 'age_s >', PIPELINE),
     ('ros/receiving/receiver.py',
-     'self.vehicle is None or item.stamp_ns > self.vehicle.stamp_ns', 'self.vehicle is None',
+     'self.vehicle is None or pose.stamp_ns > self.vehicle.stamp_ns', 'self.vehicle is None',
      PIPELINE),
     ('ros/publishing/results.py', "self._anchors.settle('failed', reason)", 'pass', PIPELINE),
     ('ros/publishing/results.py', "        self.failure = ''\n        self.served = self.pub",
@@ -85,6 +86,26 @@ MUTANTS = (
      "'lateral_acceleration': False", VALIDITY),
     ('validity.py', 'np.maximum(speed[:-1] ** 2, speed[1:] ** 2)', 'speed[1:] ** 2', VALIDITY),
     ('validity.py', 'abs(across) > JUMP_ACROSS_M', 'across > JUMP_ACROSS_M', VALIDITY),
+    # videos, other sources of the motion
+    ('video/bitstream.py', 'number not in (last, (last + 1) % (1 << self._bits))',
+     'number < last', VIDEO),
+    ('video/bitstream.py', 'if is_key or unit[0] & 0x60:', 'if True:', VIDEO),
+    ('video/decoder.py', 'if not self._waits_since or is_key(self._codec, data):', 'if True:',
+     VIDEO),
+    ('video/decoder.py', 'packet.stamp_ns < self._newest_ns - BACK_NS', 'False', VIDEO),
+    ('video/decoder_thread.py', 'if len(self._last) >= MOST_WAITING:', 'if False:', VIDEO),
+    ('ros/anchors.py', 'if name == self.rig.anchor and why.t0_ns:', 'if False:', VIDEO),
+    ('ros/receiving/ego.py', 'if gap_ns > TWIST_GAP_NS:', 'if False:', EGO),
+    ('ros/receiving/ego.py', 'if not (has_later or is_last or waited_ns > TWIST_GAP_NS):',
+     'if not (has_later or is_last):', EGO),
+    ('ros/receiving/ego.py', '(yaw_rate * r[1] if r[1] else 0.0)', '0.0', EGO),
+    ('ros/receiving/ego.py', 'left * (lateral_mps + yaw_rate * r[0])', 'left * lateral_mps', EGO),
+    ('ros/receiving/ego.py', 'if names[-1] == wanted:', 'if names[-1][1] == wanted[1]:', EGO),
+    ('ros/receiving/ego.py', '                    poses += self._release(is_last=True)\n', '',
+     EGO),
+    ('rig.py', "== 'use' and ego.has_twist", "== 'use'", EGO),
+    ('ros/receiving/field_of_view.py', '> TOLERANCE * nominal', '> 2 * TOLERANCE * nominal',
+     'test_calibrations.py'),
     # the inputs and their history
     ('context/buffer.py', 'is_behind = step_ns < -LATE_NS and not is_copy',
      'is_behind = step_ns < -COPY_NS and not is_copy', CONTEXT),
@@ -93,8 +114,8 @@ MUTANTS = (
     ('context/frame_selection.py', 'if spreads[-1] > max_skew_ns:', 'if False:', CONTEXT),
     ('context/odometry_jumps.py', 'JUMP_M, JUMP_ACCELERATION_MPS2, STAMP_JITTER_S = 0.25,',
      'JUMP_M, JUMP_ACCELERATION_MPS2, STAMP_JITTER_S = 0.6,', JUMPS),
-    ('ros/publishing/retiming.py', 'speeds = np.maximum(plan[later, 3] + gap_mps * decay, 0.0)',
-     'speeds = plan[later, 3] + gap_mps * decay', RETIMING),
+    ('ros/publishing/retiming.py', 'speeds = np.maximum(wanted[1:] + gap_mps * decay, 0.0)',
+     'speeds = wanted[1:] + gap_mps * decay', RETIMING),
     # the lifecycle
     ('ros/lifecycle.py', 'return FAILURE', 'pass', LIFECYCLE),
     ('ros/lifecycle.py', "return self._enter('inactive', self.pipeline.deactivate)",

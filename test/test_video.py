@@ -17,6 +17,7 @@ from alpamayo_ros.replay.recorded_pictures import read_picture
 from alpamayo_ros.replay.recordings import BagItem, split_bags
 from alpamayo_ros.replay.replay import Replay, Schedule
 from alpamayo_ros.rig import load_rig
+from alpamayo_ros.ros.diagnostics.status import ERROR, WARN
 from alpamayo_ros.ros.inputs import to_image
 from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
 from alpamayo_ros.video import bitstream, decoder, decoder_thread
@@ -295,6 +296,8 @@ def test_a_video_that_never_begins_says_so_in_the_status_of_its_input(videos, ri
             bench.run_one()
     status = bench.status('input/front_wide')
     assert status.message == 'front_wide: h264: waits for a key frame, since none has come'
+    # the video may begin at any time; the input itself is an error as long as nothing came
+    assert (status.level, bench.status('context').level) == (ERROR, WARN)
 
 
 def test_what_a_decoder_refuses_is_a_bad_message(rig_file):
