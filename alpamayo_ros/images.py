@@ -6,6 +6,7 @@ All image decoding is here. Knows no ROS and no torch.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import cv2
@@ -90,6 +91,17 @@ def decode(frame: Frame) -> NDArray[np.uint8]:
     return planes
 
 
+def convert_raw_with(
+    convert: Callable[[Frame], NDArray[np.uint8]], encodings: Iterable[str]
+) -> None:
+    """Let another function turn raw frames of some encodings into pixels (H, W, 3) RGB.
+
+    It raises ImageError for a frame that it cannot convert. Channels of 16 bits whose depth is
+    known, and what has a wrong number of bytes, never reach it. Holds for this process.
+    """
+    _converters.update(dict.fromkeys(encodings, convert))
+
+
 def is_dark(pixels: NDArray[np.uint8]) -> bool:
     """Whether decoded pixels (3, H, W) are nearly black, as 12 bits in 16 or a lens cap are."""
     sample = pixels[:, ::DARK_STRIDE, ::DARK_STRIDE]
@@ -117,6 +129,7 @@ def find_broken_frame(context: Context) -> str:
     return ''
 
 
+_converters: dict[str, Callable[[Frame], NDArray[np.uint8]]] = {}
 _is_dark: OrderedDict[tuple[int, int, int], bool] = OrderedDict()
 
 
@@ -228,6 +241,8 @@ def _convert(frame: Frame) -> NDArray[np.uint8]:
             f'{frame.encoding} image of {frame.width}x{frame.height} with step {frame.step} has '
             f'{frame.data.size} bytes, expected {frame.height} rows of at least {row_bytes}'
         )
+    if (convert := _converters.get(frame.encoding)) and not frame.bit_depth:
+        return convert(frame)
     rows = frame.data.reshape(frame.height, frame.step)[:, :row_bytes]
     wide = frame.encoding.endswith('16')
     numbers = np.ascontiguousarray(rows).view('<u2' if wide else np.uint8)

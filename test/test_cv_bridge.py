@@ -7,8 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
+from alpamayo_ros import images
 from alpamayo_ros.images import RAW_ENCODINGS, decode
 from alpamayo_ros.ros.inputs import to_image
+from alpamayo_ros.ros.receiving.cv_bridge_images import ENCODINGS, use_cv_bridge
 
 cv_bridge = pytest.importorskip('cv_bridge', reason='cv_bridge is not there: no ROS 2 is sourced')
 # The one of a distribution ends the process where numpy is not the one it was compiled for.
@@ -20,7 +22,6 @@ bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(numpy.zeros((2, 2, 3), 'uint8'), 'bgr8
 if subprocess.run([sys.executable, '-c', CONVERT], capture_output=True).returncode:
     pytest.skip(f'cv_bridge cannot use numpy {np.__version__}', allow_module_level=True)
 HEIGHT, WIDTH = 24, 32
-NEWER_NAMES = ('uyvy', 'yuyv')  # of yuv422 and yuv422_yuy2, unknown to older releases
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def ours(message):
     return decode(to_image(message)).transpose(1, 2, 0)
 
 
-@pytest.mark.parametrize('encoding', [x for x in RAW_ENCODINGS if x not in NEWER_NAMES])
+@pytest.mark.parametrize('encoding', ENCODINGS)
 def test_raw_image(message, encoding):
     step = WIDTH * RAW_ENCODINGS[encoding][0]
     data = np.random.default_rng(0).integers(0, 256, HEIGHT * step, np.uint8)
@@ -62,3 +63,15 @@ def test_compressed_image(message, codec):
     image = message('sensor_msgs/msg/CompressedImage', format=codec, data=data)
     theirs = cv_bridge.CvBridge().compressed_imgmsg_to_cv2(image, 'rgb8')
     np.testing.assert_array_equal(ours(image), theirs)
+
+
+@pytest.mark.parametrize('encoding', ENCODINGS)
+def test_the_node_decodes_with_cv_bridge_what_it_decodes_without(message, monkeypatch, encoding):
+    monkeypatch.setattr(images, '_converters', {})
+    step = (WIDTH + 2) * RAW_ENCODINGS[encoding][0]
+    data = np.random.default_rng(1).integers(0, 256, HEIGHT * step, np.uint8)
+    size = {'height': HEIGHT, 'width': WIDTH, 'step': step}
+    image = message('sensor_msgs/msg/Image', encoding=encoding, data=data.tobytes(), **size)
+    expected = ours(image)
+    assert use_cv_bridge()
+    np.testing.assert_array_equal(ours(image), expected)

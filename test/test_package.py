@@ -35,7 +35,7 @@ SYSTEM_PACKAGES = {
 ROS = {'rclpy'}
 INTERFACE = re.compile(r"'([a-z]+_\w+)/(?:msg|srv)/\w+'")
 # what runs the launch files, shows the compressed images of the RViz file, and reads our bags
-TOOLS = {'ros2launch', 'compressed_image_transport', 'rosbag2_storage_mcap'}
+TOOLS = {'ros2launch', 'compressed_image_transport', 'cv_bridge', 'rosbag2_storage_mcap'}
 OPTIONAL_INTERFACES = {'autoware_planning_msgs'}  # behind a parameter
 OPTIONAL = {
     'av',

@@ -22,7 +22,6 @@ from rclpy.task import Future
 
 from ..errors import BadInput
 from ..rig import ODOMETRY_TYPES, CameraRig
-from ..runtime.start import start_engine
 from .declaration import declare, find_files_of_others, find_unknown
 from .diagnostics import t0_status
 from .diagnostics.status import ARRAY_TYPE, build_diagnostic_array
@@ -41,6 +40,7 @@ from .lifecycle import ManagedNode
 from .messages import import_interface, make
 from .pipeline import Pipeline
 from .publishing.outputs import AUTOWARE, OUTPUTS, Output
+from .receiving.cv_bridge_images import start_engine
 from .receiving.field_of_view import describe_wrong_views
 from .receiving.polled import OnDemand, take_messages
 from .session import blame_inputs_while_starting, session

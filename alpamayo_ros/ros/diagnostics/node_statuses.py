@@ -201,6 +201,6 @@ def describe_memory(
 
 def rate_rejection(rejection: Rejection) -> int:
     """Level of a rejection: a gap or a clock jump passes by itself, what is missing does not."""
-    passing = ('odometry_gap', 'odometry_late', 'history_short', 'clock_jump', 'too_old')
-    passing += ('no_key_frame', 'decoder_behind')
+    passing = {'odometry_gap', 'odometry_late', 'history_short', 'clock_jump', 'too_old'}
+    passing |= {'no_key_frame', 'decoder_behind'}
     return WARN if rejection.reason in passing else ERROR
