@@ -24,10 +24,7 @@ from ..ros.input_topics import list_ego_topics
 from ..ros.receiving.ego import EgoReader
 
 MIN_POSES = 4  # what the cubic needs
-LEVEL_M, LEVEL_SLOPE = (
-    1.0,
-    0.35,
-)  # a path that climbs more than that is not in the plane of x and y
+LEVEL_M, LEVEL_SLOPE = 1.0, 0.35  # a path that climbs more is not in the plane of x and y
 _NOTHING = np.zeros((0, 3))
 
 
