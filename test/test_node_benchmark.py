@@ -26,7 +26,7 @@ def test_a_run_ends_with_one_line_of_json_and_leaves_no_node_behind():
     document = json.loads(run.stdout.splitlines()[-1])
     assert 200_000 < document['image_bytes'] < 300_000
     assert document['cpu_percent_of_a_core'] > 0
-    assert 0 < document['submit_p50_ms'] <= document['submit_p95_ms']
+    assert 0 < document['submit_p50_ms'] <= document['submit_p99_ms']
     assert document['submit_p50_ms'] < document['stamp_to_path_p50_ms']
     assert document['paths_per_s'] > 5
     assert document['anchors']['inferred'] <= document['anchors']['seen']

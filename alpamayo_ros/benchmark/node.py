@@ -126,7 +126,7 @@ def _summarise(
         'cpu_percent_of_a_core': round(100 * sum(used_s) / elapsed_s, 2),
         'engine_cpu_percent_of_a_core': round(100 * used_s[1] / elapsed_s, 2),
         'submit_p50_ms': float(heard.values['submit ms']),
-        'submit_p95_ms': float(heard.values['submit p95 ms']),
+        'submit_p99_ms': float(heard.values['submit p99 ms']),
         'stamp_to_path_p50_ms': round(float(p50), 3),
         'stamp_to_path_p95_ms': round(float(p95), 3),
         'paths_per_s': round(heard.paths / elapsed_s, 2),

@@ -107,8 +107,8 @@ def describe_inference(
         }
     )
     if submit_ms:
-        median, p95 = np.percentile(submit_ms, [50, 95])
-        values |= {'submit ms': round(float(median), 3), 'submit p95 ms': round(float(p95), 3)}
+        median, p99 = np.percentile(submit_ms, [50, 99])
+        values |= {'submit ms': round(float(median), 3), 'submit p99 ms': round(float(p99), 3)}
     if served is not None:
         stages = served.prediction.timing_ms
         values.update({f'{stage} ms': round(ms, 2) for stage, ms in stages.items()})
