@@ -65,6 +65,21 @@ def test_a_local_ray_has_the_address_of_this_machine_alone(local_ray):
     assert [node['NodeManagerAddress'] for node in local_ray.nodes()] == ['127.0.0.1']
 
 
+def test_workers_have_the_priority_of_this_process(local_ray):
+    read_niceness = local_ray.remote(lambda: os.nice(0))
+    assert local_ray.get(read_niceness.remote()) == os.nice(0)
+
+
+def test_a_local_ray_has_as_many_workers_as_the_cpus_of_this_process(local_ray, monkeypatch):
+    from alpamayo_ros.cluster import ray_workers
+
+    monkeypatch.setattr(os, 'cpu_count', lambda: 16)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {3, 5})
+    assert ray_workers._count_own_cpus() == 2
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: set(range(16)))
+    assert ray_workers._count_own_cpus() is None  # Ray knows limits of containers too
+
+
 def test_a_cluster_without_gpus_is_one_line(local_ray):
     with (
         pytest.raises(BadInput, match='^cluster local: it has no GPU$'),

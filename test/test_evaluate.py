@@ -10,6 +10,7 @@ import pytest
 
 from alpamayo_ros.cli import evaluate
 from alpamayo_ros.cli.evaluate import main
+from alpamayo_ros.data_types import SamplingOptions
 from alpamayo_ros.drives import open_loop, parts
 from alpamayo_ros.drives.rows import make_rows
 from alpamayo_ros.drives.settings import EvaluationSettings
@@ -18,6 +19,7 @@ from alpamayo_ros.model.small.untrained import write_small_checkpoint
 from alpamayo_ros.replay.clips.clip_replay import begin_clips
 from alpamayo_ros.report.evaluation_page import render
 from alpamayo_ros.runtime.constant_velocity import ConstantVelocityEngine
+from alpamayo_ros.runtime.engine import AlpamayoEngine
 
 TWO_BITS = ('bits=2', 'recipe=mixed', 'latencies_s=[5]', 'closed_drives=1', 'batch=1')
 SMALL = ('drives=2', 'moments=1', 'seconds=10', 'samples=2', 'rounds=50')
@@ -183,13 +185,18 @@ def test_clips_have_a_row_for_each_width_beside_sixteen_bits(checkpoint, tmp_pat
     ratio = narrow['all'][error]['mean'] / wide['all'][error]['mean']
     assert narrow['ratio'][error]['mean'] == pytest.approx(ratio) and ratio != 1
     assert narrow['all'][error]['n'] == 1  # of four clips one has a context
-    replay = begin_clips(ConstantVelocityEngine, clips, 42)
-    _, line = replay(GOOD)
+    options = SamplingOptions(num_samples=2)
+    replay = begin_clips(lambda: AlpamayoEngine(checkpoint, options=options), clips, 42)
+    own = replay(GOOD)[1]['horizons']['6.4']['min_ade_m']
+    assert wide['all'][error]['mean'] == pytest.approx(own, abs=1e-4)
+    _, line = begin_clips(ConstantVelocityEngine, clips, 42)(GOOD)
     assert blind['all']['ade_m_6.4s']['mean'] == line['horizons']['6.4']['ade_m']
     assert blind['all']['corner_distance_m']['mean'] == line['corner_distance_m']
+    assert blind['all']['marker'] is None  # a baseline says nothing
     assert 'off the lane' not in printed
     page = (out / 'evaluation.html').read_text(encoding='utf-8')
     assert 'corner distance' in page and 'By scenario' not in page
+    assert 'leaves the lane' not in page  # nobody knows it
 
 
 def test_clips_that_are_not_there_are_one_line(checkpoint, tmp_path, capsys):
