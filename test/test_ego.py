@@ -145,10 +145,10 @@ def test_what_is_no_pose_is_refused_and_not_kept_waiting():
 
 def test_a_frame_pair_of_tf_is_found_among_others():
     reader = EgoReader(EgoSource(TF, frame='odom', child_frame='base_link'))
-    other = make('geometry_msgs/msg/TransformStamped', child_frame_id='/odom')
+    other = make('geometry_msgs/msg/TransformStamped', child_frame_id='/base_link')
     other.header.frame_id = 'map'
     alone = make(TF, transforms=[other])
-    text = 'no transform of base_link in odom so far, but odom in map'
+    text = 'no transform of base_link in odom so far, but base_link in map'
     with pytest.raises(ValueError, match=text):
         reader.read_poses(alone)
     stamp_ns, (pose,) = reader.read_poses(pose_at(4, TF))

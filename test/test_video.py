@@ -130,6 +130,15 @@ def test_a_lost_picture_that_no_other_one_refers_to_costs_itself_only(videos):
     assert numbers(frames) == [k for k in range(COUNT - 1) if k != gone]
 
 
+def test_a_lost_picture_behind_one_that_no_other_refers_to_is_noticed(videos):
+    packets = videos['both ways']
+    assert [(p.stamp_ns - START_NS) // GRID for p in packets[:5]] == [0, 2, 1, 4, 3]
+    frames = decode(packets[:3] + packets[4:])
+    assert numbers(frames)[:2] == [0, 1]
+    assert not {3, 4, 5} & set(numbers(frames))
+    assert 'h264: waits for a key frame, since packets are missing' in frames
+
+
 def test_a_damaged_packet_is_a_loss(videos):
     packets = list(videos['h264'])
     data = packets[3].data.copy()
