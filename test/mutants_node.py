@@ -1,4 +1,4 @@
-"""Breaks the node's logic in 74 places, one after the other, and tells which tests notice.
+"""Breaks the node's logic in 85 places, one after the other, and tells which tests notice.
 
 Run: python test/mutants_node.py [FIRST LAST], numbers of mutants. The exit status is 1 if more
 than two survive, or if a mutant's text is no longer in its file.
@@ -146,6 +146,22 @@ MUTANTS = (
      'self._find_staleness(job.context)', WORKER),
     ('rig.py', "else f'{namespace.rstrip(\"/\")}/{value}'", "else f'/{value}'", RIG),
     ('ros/remaps.py', 'if expand(source, node) == full', 'if source == name', REMAPS),
+    # late paths, and the choice among samples
+    ('ros/publishing/retiming.py', 'driven_m -= np.cumsum', 'driven_m -= 0 * np.cumsum', RETIMING),
+    ('ros/publishing/retiming.py', 'np.where(allowed > limit_mps, -SLOWING_MPS2, 0.0)',
+     'np.where(allowed > limit_mps, 0.0, 0.0)', RETIMING),
+    ('ros/publishing/policy.py', 'trusted_mps if is_slowed else math.inf', 'trusted_mps', POLICY),
+    ('ros/publishing/policy.py', 'if not speed_mps > trusted_mps:', 'if speed_mps > trusted_mps:',
+     POLICY),
+    ('ros/publishing/trusted_speed.py', 'max(age_s + period_s, ', 'max(age_s, ', POLICY),
+    ('ros/publishing/trusted_speed.py', 'KEPT = 50', 'KEPT = 500', POLICY),
+    ('ros/publishing/trusted_speed.py', '_PERCENTILE = 90', '_PERCENTILE = 100', POLICY),
+    ('ros/publishing/publication.py', '        self._times = LateTimes()\n        if held',
+     '        if held', POLICY),
+    ('ros/diagnostics/node_statuses.py', 'if TOO_FAST in served.prediction.checks:', 'if False:',
+     DIAGNOSTICS),
+    ('validity.py', 'NEAR_M = 2.0', 'NEAR_M = 4.0', VALIDITY),
+    ('validity.py', '    others[chosen] = False\n', '', VALIDITY),
 )  # fmt: skip
 
 

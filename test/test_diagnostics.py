@@ -156,9 +156,9 @@ def test_a_long_inference_is_an_error_and_counts_are_shown_by_fate(anchors):
     assert node_statuses.describe_inference(anchors, 0, 0.0, 60.0, [], None).level == OK
 
 
-def output(decision, later_s=0.25, failure='', found=True, state='active'):
+def output(decision, later_s=0.25, failure='', found=True, state='active', last=None):
     """Status of the output some time after t0."""
-    last = served() if found else None
+    last = last or (served() if found else None)
     t0_ns = served().prediction.t0_ns
     return node_statuses.describe_output(
         state, last, decision, {'published': 3}, failure, t0_ns + round(later_s * 1e9)
@@ -188,6 +188,15 @@ def test_the_output_says_what_was_done_and_why():
     assert (back.level, back.message) == (ERROR, 'held back: expired')
     failed = output(Decision('publish'), failure='inference failed: x')
     assert (failed.level, failed.message) == (ERROR, 'inference failed: x')
+
+
+def test_a_vehicle_too_fast_for_late_paths_is_a_warning_of_the_output():
+    good = served()
+    checked = replace(good.prediction, checks=('too_fast',))
+    fast = output(Decision('publish'), last=replace(good, prediction=checked, trusted_mps=6.25))
+    message = 'faster than paths can be trusted at: 6.2 m/s'
+    assert (fast.level, fast.message, fast.values['trusted m/s']) == (WARN, message, 6.25)
+    assert output(Decision('publish'), last=replace(good, trusted_mps=6.25)).level == OK
 
 
 def test_the_output_is_an_error_once_its_last_path_is_over():

@@ -65,6 +65,20 @@ def test_the_lowest_score_is_that_of_the_drives_with_the_broken_rule(table):
     assert (model['lowest_score']['demand'], model['lowest_score']['mean']) == ('all drives', 90.0)
 
 
+def test_drives_that_failed_are_listed_with_the_lowest_score_first():
+    half = {'own_lane': 0.5, 'clean': 0.0, 'score': 44.96, 'time_s': 60.0, 'cause': 'curve_left'}
+    changes = {3: half, 7: RUNS, 9: RUNS | {'time_s': 12.0, 'on_road': 0.0}, 11: {'score': 20.0}}
+    found = tabulate(
+        [open_part('16 bits', 'reference', 6, 0.5), closed_part('16 bits', 'reference', changes)],
+        100, 0,
+    )['rows'][0]['closed']['0.5']['failures']  # fmt: skip
+    assert [x['drive'] for x in found] == [9, 7, 3]  # a low score alone is no failure
+    assert found[0]['broken'] == ['on_road', 'red_light']
+    assert found[2] == {
+        'drive': 3, 'score': 45.0, 'broken': ['own_lane'], 'time_s': 60.0, 'cause': 'curve_left',
+    }  # fmt: skip
+
+
 def test_broken_rules_count_by_occasion(table):
     found = table['rows'][1]['closed']['0.5']
     assert (found['red_lights_run']['mean'], found['red_lights_run']['n']) == (0.125, 40)

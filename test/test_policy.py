@@ -310,12 +310,12 @@ def test_the_trusted_speed_is_a_distance_over_age_and_time_to_the_next_path():
     assert times.compute_trusted_speed(20.0) == np.inf
     times.note(0, round(0.5 * SECOND))
     assert times.compute_trusted_speed(20.0) == pytest.approx(20.0)  # 0.5 s again
-    for number in range(1, 100):  # every 1.5 s, 0.5 s old, and later 1 s old
-        age_s = 0.5 if number < 50 else 1.0
+    for number in range(1, 101):  # every 1.5 s, 1 s old, and later 0.5 s old
+        age_s = 1.0 if number < 51 else 0.5
         now_ns = round((0.5 + 1.5 * number) * SECOND)
         times.note(now_ns - round(age_s * SECOND), now_ns)
-    assert times.compute_trusted_speed(20.0) == pytest.approx(20.0 / 2.5)
-    assert times.compute_trusted_speed(10.0) == pytest.approx(10.0 / 2.5)
+    assert times.compute_trusted_speed(20.0) == pytest.approx(20.0 / 2.0)
+    assert times.compute_trusted_speed(10.0) == pytest.approx(10.0 / 2.0)
 
 
 def test_one_late_path_of_many_does_not_lower_the_trusted_speed():
@@ -330,7 +330,7 @@ def test_one_late_path_of_many_does_not_lower_the_trusted_speed():
 def test_a_vehicle_too_fast_for_late_paths_is_told_and_slowed_down_where_that_is_chosen(
     on_too_fast,
 ):
-    bench = Bench(on_too_fast=on_too_fast, trusted_distance_m=12.0)
+    bench = Bench(retime=True, on_too_fast=on_too_fast, trusted_distance_m=12.0)
     fast = replace(vehicle(1.0), speed_mps=10.0)
     found = bench.publish(prediction(), 1.0, where=fast)  # trusted: 12 m / 2 s
     assert 'too_fast' in found.prediction.checks and found.trusted_mps == pytest.approx(6.0)

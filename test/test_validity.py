@@ -173,7 +173,7 @@ def test_medoid_averages_over_all_waypoints_and_the_spread_is_at_the_last():
 
 
 def test_the_mean_is_of_those_near_the_medoid_and_takes_its_place():
-    samples = lanes(0.0, 1.0, 2.9, 9.0).astype(np.float32)  # 1.9 m from the second is near
+    samples = lanes(0.0, 1.0, 2.9, 3.1).astype(np.float32)  # 1.9 m from the second is near
     actions = np.arange(4 * 64 * 2, dtype=np.float32).reshape(4, 64, 2)
     found, driven = average_near(samples, actions, 1)
     assert found[1, :, 1] == pytest.approx(1.3)

@@ -180,6 +180,7 @@ def _summarize_closed(part: Part, rounds: int, seed: int) -> Facts:
         'plans': sum(record['plans'] for record in records),
         'held_back': dict(sorted(held.items())),
         'faults': dict(faults.most_common()),
+        'failures': _list_failures(records),
     }
 
 
@@ -211,6 +212,21 @@ def _count_occasions(
 def _name_fault(record: Record) -> str:
     """The first multiplier below 1 of a drive, '' for none."""
     return next((f'not {name}' for name in MULTIPLIERS if record[name] < 1.0), '')
+
+
+def _list_failures(records: Sequence[Record]) -> list[Facts]:
+    """Drives with a multiplier below 1: what broke, where it ended; the lowest scores first."""
+    failed = [record for record in records if record['clean'] < 1.0]
+    return [
+        {
+            'drive': record['drive'],
+            'score': round(record['score'], 1),
+            'broken': [name for name in MULTIPLIERS if record[name] < 1.0],
+            'time_s': record['time_s'],
+            'cause': record['cause'],
+        }
+        for record in sorted(failed, key=lambda x: (x['score'], x['time_s'], x['drive']))
+    ]
 
 
 def _summarize_edits(part: Part, draws: Bootstrap) -> dict[str, Figures]:
