@@ -322,8 +322,8 @@ def feed(rig, messages):
     return engine.seen
 
 
-def test_the_road_between_two_rears_is_the_odometrys_with_a_jump_named(tmp_path):
-    """Speeds by differences explain no jump: they are not compared with the poses."""
+def test_speeds_by_differences_explain_no_jump(tmp_path):
+    """They are made of the poses that jump, so they are not compared with them."""
     rig = load(tmp_path, *RIGS['tf'])
     assert not rig.uses_twist
     messages = drive(seconds=3.0)
