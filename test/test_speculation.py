@@ -16,7 +16,7 @@ from alpamayo_ros.model.prompt.phrases import PHRASES, read_phrases
 from alpamayo_ros.model.prompt.tokens import TokenIds
 from alpamayo_ros.model.reasoning import drafts
 from alpamayo_ros.model.reasoning.drafts import PhraseTrie
-from alpamayo_ros.model.reasoning.generation import generate_reasoning
+from alpamayo_ros.model.reasoning.generation import ReasoningRows, generate_reasoning
 from alpamayo_ros.model.reasoning.speculation import speculate_reasoning
 from alpamayo_ros.runtime.engine import AlpamayoEngine
 from alpamayo_ros.runtime.graphs.recorder import GraphRecorder
@@ -146,7 +146,8 @@ def test_tokens_cache_and_random_numbers_are_those_without_drafts(case, source):
         want = generate_reasoning(plain.decode_step, plain.prompt, IDS, options, own)
         if source == 'said before':
             for row in want.tokens.flatten(0, 1).tolist():
-                phrases.add([token for token in row if token != IDS.pad])
+                # pads that a draft goes on with are no tokens of a text
+                phrases.add([token for token in row if token != IDS.pad] + 3 * [IDS.pad])
         if source == 'nothing':
             phrases = PhraseTrie()
         got = speculate_reasoning(fast, fast.prompt, IDS, options, other, phrases)
@@ -159,6 +160,17 @@ def test_tokens_cache_and_random_numbers_are_those_without_drafts(case, source):
         spared += len(plain.calls) - len(fast.calls)
     if source == 'said before' and options.max_tokens > 4:
         assert spared > 12
+
+
+def test_rows_that_forget_a_column_forget_that_it_was_cut():
+    options = SamplingOptions(reasoning='short', greedy=True, max_tokens=2)
+    rows, logits = ReasoningRows(IDS, options, ToySteps(1).prompt), torch.zeros(1, 1, VOCABULARY)
+    logits[..., 3] = 1
+    for _ in range(2):
+        rows.draw(logits, None)
+    assert (rows.is_full, rows.is_cut.tolist(), rows.done.tolist()) == (True, [[True]], [[True]])
+    rows.keep(1)
+    assert (rows.room, rows.is_cut.tolist(), rows.done.tolist()) == (1, [[False]], [[False]])
 
 
 def test_texts_that_were_said_are_drafted_the_next_time():
