@@ -58,5 +58,5 @@ class PathGate:
             return 'there is no path'
         age = self._node.get_clock().now() - Time.from_msg(self._path.header.stamp)
         age_s = age.nanoseconds / 1e9
-        is_fresh = 0 <= age_s <= self._max_age_s
+        is_fresh = abs(age_s) <= self._max_age_s
         return '' if is_fresh else f'the path is {age_s:.1f} s old'

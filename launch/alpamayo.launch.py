@@ -33,6 +33,8 @@ RVIZ_TOPICS = (
     'camera/cross_right/image_raw/compressed',
     'camera/front_tele/image_raw/compressed',
 )
+# RViz looks for the calibration of a picture below the topic that image_transport leaves of it.
+CAMERA_INFO = ('/camera/front_wide/image_raw/camera_info', 'camera/front_wide/camera_info')
 
 
 def generate_launch_description():
@@ -146,7 +148,10 @@ def _nodes(context):
             namespace=namespace,
             arguments=['-d', PathJoinSubstitution([CONFIG, 'alpamayo.rviz'])],
             parameters=[sim_time],
-            remappings=[(f'/{x}', remap(x, node, remaps)) for x in RVIZ_TOPICS],
+            remappings=[
+                *((f'/{x}', remap(x, node, remaps)) for x in RVIZ_TOPICS),
+                CAMERA_INFO,
+            ],
             condition=IfCondition(LaunchConfiguration('rviz')),
             output='screen',
         ),

@@ -1,10 +1,13 @@
 """The followers of examples/ drive the synthetic world in closed loop, over the wire."""
 
 from dataclasses import replace
+import importlib
 import math
 import os
 import sys
+import threading
 import time
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,6 +41,7 @@ WHEELBASE_M = 2.9
 TURN = 11  # this drive of the split has a turn of 90 degrees in its first seconds
 AGAIN_S = 0.3  # after so long without an answer a message is sent again
 SECOND = 10**9
+NO_SIGNALS = SignalHandlerOptions.NO
 STEP_NS, PLAN_NS = round(STEP_S * SECOND), SECOND // 2
 
 
@@ -46,7 +50,7 @@ class Car:
 
     def __init__(self, seconds):
         self.context = rclpy.Context()
-        rclpy.init(args=[], context=self.context, signal_handler_options=SignalHandlerOptions.NO)
+        rclpy.init(args=[], context=self.context, signal_handler_options=NO_SIGNALS)
         self.node = rclpy.create_node('car', context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
@@ -62,9 +66,7 @@ class Car:
         }
         kind = import_interface('ackermann_msgs/msg/AckermannDriveStamped')
         self.node.create_subscription(kind, 'drive', self.commands.append, 10)
-        self.engaging = self.node.create_client(
-            import_interface('std_srvs/srv/SetBool'), 'ackermann_follower/engage'
-        )
+        self.engaging = self.connect('ackermann_follower')
 
     def close(self):
         """Leave the graph."""
@@ -93,10 +95,16 @@ class Car:
             if not condition():
                 again()
 
-    def engage(self, data):
+    def connect(self, follower):
+        """Client of ~/engage of a follower."""
+        kind = import_interface('std_srvs/srv/SetBool')
+        return self.node.create_client(kind, f'{follower}/engage')
+
+    def engage(self, data, client=None):
         """Answer of ~/engage."""
-        self.until(self.engaging.service_is_ready, 'no service')
-        future = self.engaging.call_async(self.engaging.srv_type.Request(data=data))
+        client = client or self.engaging
+        self.until(client.service_is_ready, 'no service')
+        future = client.call_async(client.srv_type.Request(data=data))
         self.until(future.done, 'no answer')
         return future.result()
 
@@ -308,3 +316,102 @@ def test_odometry_that_no_longer_comes_stops_the_vehicle(car, follower):
     follower.wait_for_line('stopping: the odometry is ')
     stop = car.commands[-1].drive
     assert (stop.speed, stop.acceleration) == (0.0, 3.0)
+
+
+class ControllerServer:
+    """Nav2's controller server at the boundary of rclpy.action, which rosless has not."""
+
+    def __init__(self):
+        self.goals, self.cancelled = [], []
+        self.is_ready = self.accepts = True
+
+    def make_client(self, node, kind, name):
+        """Stand in for ActionClient."""
+        assert name == 'follow_path'
+        return SimpleNamespace(server_is_ready=lambda: self.is_ready, send_goal_async=self.accept)
+
+    def accept(self, goal):
+        """Future of the handle of a goal."""
+        self.goals.append(goal)
+        handle = SimpleNamespace(
+            accepted=self.accepts, cancel_goal_async=lambda: self.cancelled.append(goal)
+        )
+        answer = SimpleNamespace(result=lambda: handle)
+        return SimpleNamespace(add_done_callback=lambda call: call(answer))
+
+
+@pytest.fixture
+def nav2(car, monkeypatch):
+    """Return the controller server of a running Nav2Follower, and the client of its gate."""
+    server = ControllerServer()
+    kind = SimpleNamespace(Goal=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, 'nav2_msgs', ModuleType('nav2_msgs'))
+    stubs = {'nav2_msgs.action': {'FollowPath': kind}}
+    stubs['rclpy.action'] = {'ActionClient': server.make_client}
+    for name, members in stubs.items():
+        module = ModuleType(name)
+        vars(module).update(members)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, 'nav2_follower', raising=False)
+    follower = importlib.import_module('nav2_follower')
+    context = rclpy.get_default_context()
+    rclpy.init(args=['--ros-args', '-p', 'use_sim_time:=true'], signal_handler_options=NO_SIGNALS)
+    node, executor = follower.Nav2Follower(), SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    client = car.connect('nav2_follower')
+    yield server, client
+    executor.shutdown()
+    thread.join(LIMIT_S)
+    car.node.destroy_client(client)
+    node.destroy_node()
+    rclpy.try_shutdown()
+
+
+def follow_goals(car, server, seconds):
+    """Drive as a controller that follows the newest goal would."""
+    for _ in range(round(seconds / STEP_S)):
+        if car.now_ns % PLAN_NS == 0:
+            car.plan()
+            car.until(
+                lambda: server.goals and stamp_ns(server.goals[-1].path) == car.now_ns,
+                'no goal', car.tell_time,
+            )  # fmt: skip
+        car.tell_motion()
+        wanted = follow_path(server.goals[-1].path, car.run.scene().pose())
+        car.run.simulation.step(wanted.after(STEP_S))
+
+
+def engage_nav2(car, gate):
+    """Engage at the time of a plan."""
+    while car.now_ns % PLAN_NS:
+        car.drive(STEP_S, late_steps=None)
+    car.tell_time()
+    car.plan()
+    car.until(lambda: car.engage(True, gate).success, 'not engaged', car.tell_time)
+
+
+def test_nav2_gets_each_path_while_engaged_and_a_cancellation_after(car, nav2):
+    server, gate = nav2
+    begin_m = car.state.s_m
+    engage_nav2(car, gate)
+    follow_goals(car, server, 6.0)
+    assert car.state.s_m - begin_m > 20.0
+    assert abs(car.run.simulation.offset_from_path_m()) < 0.3
+    assert server.cancelled == []
+    assert car.engage(False, gate).success
+    car.until(lambda: server.cancelled, 'not cancelled', car.tell_time)
+    assert [goal.path for goal in server.cancelled] == [server.goals[-1].path]
+    count = len(server.goals)
+    car.drive(1.0, late_steps=None)
+    assert len(server.goals) == count
+
+
+@pytest.mark.parametrize('is_ready, accepts, goals', [(False, True, 0), (True, False, 1)])
+def test_nav2_that_takes_no_goal_closes_the_gate(car, nav2, is_ready, accepts, goals):
+    server, gate = nav2
+    server.is_ready, server.accepts = is_ready, accepts
+    engage_nav2(car, gate)
+    car.drive(1.2, late_steps=None)
+    assert len(server.goals) == goals

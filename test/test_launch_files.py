@@ -37,6 +37,7 @@ MESSAGES = {
     'MarkerArray': 'visualization_msgs/msg/MarkerArray',
     'Odometry': 'nav_msgs/msg/Odometry',
     'Image': 'sensor_msgs/msg/CompressedImage',
+    'Camera': 'sensor_msgs/msg/CompressedImage',
 }
 
 
@@ -154,10 +155,10 @@ def test_rviz_shows_topics_that_the_node_publishes_or_the_rig_names_with_their_t
     }
 
 
-def test_rviz_shows_grid_and_transforms_in_the_frame_of_the_odometry(rviz):
+def test_rviz_shows_grid_and_transforms_in_the_frame_of_the_vehicle(rviz):
     classes = {display['Class'].split('/')[1] for display in rviz['Displays']}
     assert classes == {'Grid', 'TF', *MESSAGES}
-    assert rviz['Global Options']['Fixed Frame'] == 'odom'
+    assert rviz['Global Options']['Fixed Frame'] == 'base_link'
 
 
 def test_rviz_knows_the_namespaces_of_the_markers(rviz):
