@@ -91,6 +91,30 @@ def test_quantized_rows_stay_in_registers(columns, curve, gpu):
     assert counts.spilled_bytes == 0
 
 
+@pytest.mark.parametrize('gpu', [(8, 7, 8), (9, 0, 132)], ids=['orin', 'h200'])
+@pytest.mark.parametrize('columns', [4096, 1152])
+def test_norms_that_quantize_stay_in_registers(columns, gpu):
+    pytest.importorskip('triton', reason='triton is not installed')
+    from alpamayo_ros.kernels.compiled import compile_kernel
+    from alpamayo_ros.kernels.gpu import Gpu
+    from alpamayo_ros.kernels.int8 import norms, rows
+
+    *capability, multiprocessors = gpu
+    gpu = Gpu(tuple(capability), multiprocessors)
+    blocks = rows.fill_up(columns) // 64
+    first, left, height = rows.split_blocks(blocks, '', gpu, norms.TILE_BLOCKS)
+    pointers = ['x_ptr', 'terms_ptr', 'total_ptr', 'weight_ptr', 'bias_ptr']
+    types = dict.fromkeys([*pointers, 'full_ptr', 'rest_ptr'], BF16)
+    types |= {'out_ptr': '*i8', 'scale_ptr': FP32, 'eps': 'fp32'}
+    constants = {'SPLITS': 1, 'HAS_REST': False, 'EXACT': False, 'BLOCK': 64, 'BLOCKS': first}
+    constants |= {'LEFT': left, 'ROWS': height}
+    constants |= {'bias_ptr': None} if columns == 4096 else {}  # a root-mean-square norm
+    aligned = 'columns', 'x_row', 'total_row', 'width', 'terms_size'
+    kernel = norms._norm_int8_kernel
+    counts = compile_kernel(kernel, types, constants, gpu, norms.WARPS, aligned)
+    assert counts.spilled_bytes == 0
+
+
 # query rows of a kv head, keys, mask: a token, a flow step, and those of six samples
 ATTENTION = [(4, 3136, False), (24, 3136, True), (128, 3136, False), (768, 3520, True)]
 
