@@ -285,7 +285,7 @@ def test_rviz_starts_when_it_is_asked_for_with_our_layout_in_the_namespace(tell)
     assert status == 0, text
     arguments = told['RVIZ']
     assert Path(arguments[arguments.index('-d') + 1]).read_text().startswith('# RViz')
-    assert '/alpamayo/output/path:=alpamayo/output/path' in arguments
+    assert '/alpamayo/output/path:=/vehicle/alpamayo/output/path' in arguments
     assert '__ns:=/vehicle' in arguments
     assert told['NODE'][1]['use_sim_time'] is True
 
