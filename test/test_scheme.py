@@ -123,15 +123,27 @@ def test_mixed_keeps_what_few_bits_hurt_most():
     assert [bits(name) for name in kept] == [16, 16, 16]
 
 
-def test_a_calibrated_checkpoint_pays_for_attention_with_the_vision_tower():
-    def bits(module):
-        return find_rule(module, make_rules(choose_recipe(2, is_calibrated=True), 2)).bits
+def test_attention_and_path_are_paid_for_with_the_vision_tower():
+    def bits(module, recipe=None):
+        recipe = recipe or choose_recipe(2, is_calibrated=True)
+        return find_rule(module, make_rules(recipe, 2)).bits
 
-    assert bits(LAYER + 'self_attn.q_proj') == bits('expert.layers.0.self_attn.o_proj') == 4
-    assert bits(LAYER + 'mlp.down_proj') == bits('expert.layers.0.mlp.down_proj') == 2
-    assert bits('vlm.model.visual.blocks.0.mlp.linear_fc1') == 4
-    assert bits('vlm.model.visual.blocks.0.mlp.linear_fc2') == 8  # one scale for 4304 inputs
-    assert bits('vlm.model.visual.merger.linear_fc2') == bits('vlm.lm_head') == 4
+    attention = 'mixed_attention4'
+    assert bits(LAYER + 'self_attn.q_proj', attention) == 4
+    assert bits('expert.layers.0.self_attn.o_proj', attention) == 4
+    assert bits(LAYER + 'mlp.down_proj', attention) == 2
+    assert bits('expert.layers.0.mlp.down_proj', attention) == 2
+    assert bits(LAYER + 'self_attn.k_proj') == bits(LAYER + 'self_attn.v_proj') == 4
+    assert bits(LAYER + 'self_attn.q_proj') == bits(LAYER + 'mlp.down_proj') == 2
+    assert bits('expert.layers.0.self_attn.q_proj') == 4
+    assert bits('expert.layers.0.mlp.up_proj') == bits('expert.layers.0.mlp.down_proj') == 4
+    assert bits('expert.layers.0.mlp.gate_proj') == 2
+    for recipe in (attention, 'mixed_path4'):
+        assert bits('vlm.model.visual.blocks.0.mlp.linear_fc1', recipe) == 4
+        assert bits('vlm.model.visual.blocks.0.mlp.linear_fc2', recipe) == 8  # one scale for 4304
+        assert (
+            bits('vlm.model.visual.merger.linear_fc2', recipe) == bits('vlm.lm_head', recipe) == 4
+        )
     assert choose_recipe(2) == choose_recipe(4, is_calibrated=True) == 'mixed'
     assert choose_recipe(1.58) == 'mixed'
 
