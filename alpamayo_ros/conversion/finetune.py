@@ -19,7 +19,7 @@ from .block_quantizer import list_parameters
 from .block_walk import Block, HiddenState, advance_state, begin, map_state, run_block
 from .lessons import Lessons
 
-STEPS = 300  # about: all learned lessons are gone through equally often
+STEPS = 130  # about: all learned lessons are gone through equally often
 RATE = 1e-3  # of scales and shifts, relative to the scale
 PATH_WEIGHT, KL_WEIGHT = 0.3, 0.3  # beside the velocity, as in training
 
