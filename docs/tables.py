@@ -67,14 +67,20 @@ SPEED_COLUMNS = {
     'peak_gb': ('peak, GB', 3),
 }
 H200 = 'nvidia-h200-2-bits-'
+SLICE = 'nvidia-h200-slice-8-2-bits-mixed-host-embedding'
+NANO = 'Orin Nano 8 GB, 25 W'
+RUNS = (*PROFILES, 'fast-drafts')
 # file in docs/results, weights, case
 SPEED_ROWS = (
-    ('mixed', '2 bits mixed', 'recorded K=1'),
     ('mixed', '2 bits mixed', 'recorded K=6'),
-    ('mixed-host-embedding', '2 bits mixed', 'recorded K=1'),
+    ('mixed-exact', '2 bits mixed', 'recorded K=1'),
+    ('mixed-fast', '2 bits mixed', 'recorded K=1'),
     ('mixed-host-embedding', '2 bits mixed', 'recorded K=6'),
+    ('mixed-host-embedding-exact', '2 bits mixed', 'recorded K=1'),
     ('mixed-host-embedding-fast', '2 bits mixed', 'recorded K=1'),
+    ('mixed-host-embedding-fast-drafts', '2 bits mixed', 'recorded K=1'),
     ('mixed-host-embedding-drive', '2 bits mixed', 'recorded K=1'),
+    ('mixed-host-embedding-fast', '16 bits', 'recorded K=1'),
     ('mixed_attention4', '2 bits mixed_attention4', 'recorded K=1'),
     ('mixed_attention4', '2 bits mixed_attention4', 'recorded K=6'),
     ('mixed', '16 bits', 'recorded K=1'),
@@ -117,13 +123,18 @@ def commands() -> str:
 
 
 def profiles() -> str:
-    """Table of the profiles."""
+    """Table of the profiles: choices, measured and estimated time."""
     names = [row.name for row in fields(Profile)]
-    rows = [
-        [f'`{name}`', *(str(value or '-') for value in vars(row).values())]
-        for name, row in PROFILES.items()
-    ]
-    return _table(['profile', *(f'`{name}`' for name in names)], rows)
+    rows = []
+    for name, row in PROFILES.items():
+        run = _result(f'{H200}mixed-host-embedding-{name}')['2 bits mixed']['recorded K=1']
+        nano = _result(f'{SLICE}-{name}')['boards'][NANO]
+        cells = [str(value or '-') for value in vars(row).values()]
+        cells += [f'{run["end_to_end"]:.0f}', f'{nano["in_all"] / 1e3:.1f}']
+        rows.append([f'`{name}`', *cells])
+    headings = ['profile', *(f'`{name}`' for name in names)]
+    headings += ['H200, patches to path, ms', 'Orin Nano at 25 W, s (estimate)']
+    return _table(headings, rows)
 
 
 def encodings() -> str:
@@ -152,9 +163,11 @@ def speed() -> str:
     columns = {key: x for key, x in SPEED_COLUMNS.items() if any(key in run for run in runs)}
     rows = []
     for (name, weights, case), run in zip(SPEED_ROWS, runs, strict=True):
-        host = ', embedding on the host' if 'host-embedding' in name else ''
-        profile = name.partition('host-embedding-')[2]
-        host += f', profile {profile}' if profile else ''
+        is_dense = weights == '16 bits'
+        host = ', embedding on the host' if 'host-embedding' in name and not is_dense else ''
+        profile = re.sub('^mixed(-host-embedding)?-?', '', name)
+        if profile in RUNS:
+            host += f', {"in the run of" if is_dense else "profile"} {profile}'
         cells = [f'{run[k]:.{digits}f}' if k in run else '' for k, (_, digits) in columns.items()]
         rows.append([f'{weights}{host}, {case}', *cells])
     headings = ['case', *(heading for heading, _ in columns.values())]
@@ -164,15 +177,20 @@ def speed() -> str:
 
 def orin() -> str:
     """Estimated, not measured, milliseconds on boards with an Orin."""
-    keys = ('images', 'vision', 'prefill', 'token', 'flow_step', 'in_all')
-    boards = _result('nvidia-h200-slice-8-2-bits-mixed-host-embedding')['boards']
-    rows = [
-        [board, *(f'{figures[key]:.0f}' for key in keys)]
-        for board, figures in boards.items()
-        if board != 'assumptions'
-    ]
-    headings = ['board (2 bits mixed, ms)', 'images', 'vision', 'prefill', 'token', 'flow step']
-    return '\n'.join([_table([*headings, 'one inference'], rows), '', boards['assumptions']])
+    rows = []
+    for profile in PROFILES:
+        result = _result(f'{SLICE}-{profile}')
+        for board, figures in result['boards'].items():
+            if board == 'assumptions' or (profile != 'exact' and 'Nano' not in board):
+                continue
+            words = figures.get('token', figures.get('draft_pass', 0))
+            stages = [figures['images'], figures['vision'], figures['prefill'], words]
+            cells = [f'{x:.0f}' for x in (*stages, figures['flow_step'], figures['in_all'])]
+            rows.append([f'`{profile}`', board, *cells])
+    headings = ['profile', 'board (2 bits mixed, ms)', 'images', 'vision', 'prefill']
+    headings += ['token or pass', 'flow step', 'one inference']
+    assumptions = _result(f'{SLICE}-exact')['boards']['assumptions']
+    return '\n'.join([_table(headings, rows), '', assumptions])
 
 
 def evaluation() -> str:
