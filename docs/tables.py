@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import fields
+from functools import partial
 from importlib.metadata import entry_points
 from io import StringIO
 import json
@@ -26,6 +27,8 @@ from alpamayo_ros.ros.diagnostics.status import ARRAY_TYPE
 from alpamayo_ros.ros.parameter_tables import format_markdown_table
 from alpamayo_ros.ros.publishing.outputs import AUTOWARE, OUTPUTS
 from quantization_study.page import TABLES, render
+
+from .driving import list_closed_rows, list_open_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / 'docs/results'
@@ -234,6 +237,12 @@ def latencies() -> str:
     return '\n'.join([_table(headings, rows), '', _made_from(table)])
 
 
+def driving(list_rows: Callable[[Mapping[str, Any]], list[list[str]]]) -> str:
+    """How two states of small15 drive, in one of the loops."""
+    headings, *rows = list_rows(_result('small15-validation'))
+    return _table(headings, rows)
+
+
 def two_bit_study() -> str:
     """What each width, recipe and method costs the small checkpoint."""
     tables = [_result(path.stem) for path in TABLES]
@@ -252,6 +261,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     'orin': orin,
     'evaluation': evaluation,
     'latencies': latencies,
+    'driving-open': partial(driving, list_open_rows),
+    'driving-closed': partial(driving, list_closed_rows),
     'two-bit-study': two_bit_study,
 }
 
