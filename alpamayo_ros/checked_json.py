@@ -17,7 +17,7 @@ def check_facts(
     """Raise BadInput where a key of `facts` has another value than one of its tuple, or null."""
     for key, allowed in facts.items():
         if raw.get(key) not in (None, *allowed):
-            raise BadInput(f'{where}: {key} is {raw[key]!r}, expected {allowed[0]!r}')
+            raise BadInput(f'{where}: {key} is {raw[key]!r:.80}, expected {allowed[0]!r}')
 
 
 def read_value(raw: Mapping[str, Any], key: str, where: str) -> Any:
@@ -31,7 +31,7 @@ def read_table(raw: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any
     """Read an object."""
     value = read_value(raw, key, where)
     if not isinstance(value, Mapping):
-        raise BadInput(f'{where}: {key} is {value!r}, expected an object')
+        raise BadInput(f'{where}: {key} is {value!r:.80}, expected an object')
     return value
 
 
@@ -39,18 +39,34 @@ def read_number(raw: Mapping[str, Any], key: str, where: str) -> float:
     """Read a number, which JSON may also state as NaN or Infinity."""
     value = read_value(raw, key, where)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadInput(f'{where}: {key} is {value!r}, expected a number')
+        raise BadInput(f'{where}: {key} is {value!r:.80}, expected a number')
     try:
         return float(value)
     except OverflowError:
         raise BadInput(f'{where}: {key} has {len(str(value))} digits, expected a number') from None
 
 
+def read_numbers(raw: Mapping[str, Any], key: str, where: str) -> tuple[float, ...]:
+    """Read a list of numbers."""
+    values = read_value(raw, key, where)
+    if not isinstance(values, (list, tuple)):
+        raise BadInput(f'{where}: {key} is {values!r:.80}, expected a list of numbers')
+    return tuple(read_number({key: value}, key, where) for value in values)
+
+
+def read_flag(raw: Mapping[str, Any], key: str, where: str) -> bool:
+    """Read true or false."""
+    value = read_value(raw, key, where)
+    if not isinstance(value, bool):
+        raise BadInput(f'{where}: {key} is {value!r:.80}, expected true or false')
+    return value
+
+
 def read_integer(raw: Mapping[str, Any], key: str, where: str) -> int:
     """Read a whole number of 0 or more."""
     value = read_number(raw, key, where)
     if not value.is_integer() or value < 0:
-        raise BadInput(f'{where}: {key} is {raw[key]!r}, expected a whole number')
+        raise BadInput(f'{where}: {key} is {raw[key]!r:.80}, expected a whole number')
     return int(value)
 
 
@@ -69,6 +85,6 @@ def read_integers(
     values = read_value(raw, key, where)
     if not isinstance(values, (list, tuple)) or len(values) != (count or len(values)):
         raise BadInput(
-            f'{where}: {key} is {values!r}, expected a list of {count or "whole"} numbers'
+            f'{where}: {key} is {values!r:.80}, expected a list of {count or "whole"} numbers'
         )
     return tuple(read_integer({key: value}, key, where) for value in values)

@@ -133,6 +133,66 @@ def test_weights_that_were_cut_short_say_how_much_is_there(checkpoint_copy):
             'tokenizers [0-9.]+, transformers [0-9.]+ cannot read it',
         ),
         ('vlm/tokenizer.json', lambda v: v.pop('model'), 'cannot read it as a tokenizer'),
+        (  # Rust panics
+            'vlm/tokenizer.json',
+            lambda v: v['model'].update(continuing_subword_prefix='x' * 9),
+            'cannot read it as a tokenizer: ',
+        ),
+        (
+            'vlm/tokenizer.json',
+            lambda v: v['model']['vocab'].update({'Ġsa': 2**31}),
+            "the id of 'Ġsa' is 2147483648, expected 0 to 1000000",
+        ),
+        (
+            'vlm/tokenizer.json',
+            lambda v: v['model']['vocab'].update({'Ġsa': 3}),
+            "'Ġsa'.* have the id 3, expected one token of an id",
+        ),
+        (
+            'vlm/tokenizer_config.json',
+            lambda v: v.update(added_tokens_decoder={'431': {'x': ['y' * 4000]}}),
+            r"has '431': \{'x': \['y{60,80}, expected an id",
+        ),
+        (
+            'config.json',
+            lambda v: v['diffusion_cfg'].update(_target_=['a']),
+            r"unknown _target_ \['a'\]",
+        ),
+        (
+            'config.json',
+            lambda v: v['traj_tokenizer_cfg'].update(action_space_cfg='x'),
+            "config.json: 'x', expected a block with _target_",
+        ),
+        (
+            'config.json',
+            lambda v: v.update(traj_tokenizer_cfg=v['diffusion_cfg']),
+            'FlowMatching stands where DiscreteTrajectoryTokenizer or DeltaTrajectoryTokenizer is',
+        ),
+        (
+            'config.json',
+            lambda v: v.pop('hist_traj_tokenizer_cfg'),
+            'DiscreteTrajectoryTokenizer stands where DeltaTrajectoryTokenizer is expected',
+        ),
+        (
+            'config.json',
+            lambda v: v['traj_tokenizer_cfg'].update(num_bins='1'),
+            "num_bins is '1', expected a number",
+        ),
+        (
+            'config.json',
+            lambda v: v['action_space_cfg'].update(n_waypoints=float('inf')),
+            'n_waypoints is inf, expected a whole number',
+        ),
+        (
+            'config.json',
+            lambda v: v['action_space_cfg'].update(accel_bounds=[-9.8, 'x']),
+            "accel_bounds is 'x', expected a number",
+        ),
+        (
+            'config.json',
+            lambda v: v['hist_traj_tokenizer_cfg'].update(predict_yaw='x'),
+            "predict_yaw is 'x', expected true or false",
+        ),
         (
             'vlm/tokenizer_config.json',
             lambda v: v.update(added_tokens_decoder={'x': 1}),

@@ -140,6 +140,19 @@ def test_a_homemade_database_is_read(tmp_path, rig, with_qos):
     assert read(tmp_path / 'x_0.db3', rig) == (len(MESSAGES), [])
 
 
+@pytest.mark.parametrize('value', [None, b'/odometry'])
+@pytest.mark.parametrize('column', ['name', 'type'])
+def test_a_topic_whose_name_or_type_is_no_text_leaves_the_others(tmp_path, rig, column, value):
+    database = homemade(tmp_path / 'x_0.db3')
+    row = {'name': '/other', 'type': 'std_msgs/msg/Empty'} | {column: value}
+    database.execute('INSERT INTO topics VALUES(99,?,?,?,?)', (row['name'], row['type'], 0, ''))
+    database.commit()
+    database.close()
+    count, notes = read(tmp_path / 'x_0.db3', rig)
+    assert count == len(MESSAGES)
+    assert ('topic 99 has the name' in ' '.join(notes)) == (column == 'name')
+
+
 def test_what_a_crash_left_in_the_journal_is_read(tmp_path, rig):
     database = homemade(tmp_path / 'x_0.db3')
     crashed = tmp_path / 'crashed'

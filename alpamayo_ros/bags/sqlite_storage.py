@@ -96,14 +96,22 @@ class SqliteStorage(Storage):
         for number, topic, name, form in self._database.execute(
             f'SELECT id, name, type, {encoding} FROM topics ORDER BY id'
         ):
-            self._add_channel(number, topic, name or '', form or 'cdr')
+            if isinstance(topic, str):
+                kind = name if isinstance(name, str) else ''
+                self._add_channel(number, topic, kind, form if isinstance(form, str) else 'cdr')
+            else:
+                self._damage = (
+                    f'the database is damaged: topic {number} has the name {topic!r:.80}, '
+                    'expected text'
+                )
         try:
             self.counts = dict(
                 self._database.execute('SELECT topic_id, count(*) FROM messages GROUP BY topic_id')
             )
             rows = self._database.execute('SELECT min(timestamp), max(timestamp) FROM messages')
             first_ns, last_ns = next(iter(rows))
-            self.span_ns = None if first_ns is None else (first_ns, last_ns)
+            if isinstance(first_ns, int) and isinstance(last_ns, int):
+                self.span_ns = first_ns, last_ns
         except apsw.Error as error:
             self._damage = f'the database is damaged: {error}'
 

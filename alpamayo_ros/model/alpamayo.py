@@ -13,7 +13,8 @@ from einops import rearrange
 import torch
 from torch import Tensor, nn
 
-from .action_expert import place_waypoints
+from .action_expert import PerWaypointActionInProjV2, place_waypoints
+from .action_space import UnicycleAccelCurvatureActionSpace
 from .blocks import build_block
 from .config import AlpamayoConfig
 from .flow_matching import FlowMatching, VelocityField
@@ -63,13 +64,17 @@ class AlpamayoModel(nn.Module):
         blocks = config.blocks
         self.vlm = VisionLanguageModel(config)
         self.expert = Decoder(config.expert)
-        self.action_space = build_block(blocks['action_space_cfg'])
-        width = config.expert.hidden_size
-        self.action_in_proj = build_block(blocks['action_in_proj_cfg'], out_dim=width, in_dims=2)
-        self.action_out_proj = build_block(
-            blocks['action_out_proj_cfg'], in_features=width, out_features=2
+        self.action_space = build_block(
+            blocks['action_space_cfg'], UnicycleAccelCurvatureActionSpace
         )
-        self.flow: FlowMatching = build_block(blocks['diffusion_cfg'])
+        width = config.expert.hidden_size
+        self.action_in_proj = build_block(
+            blocks['action_in_proj_cfg'], PerWaypointActionInProjV2, out_dim=width, in_dims=2
+        )
+        self.action_out_proj = build_block(
+            blocks['action_out_proj_cfg'], nn.Linear, in_features=width, out_features=2
+        )
+        self.flow: FlowMatching = build_block(blocks['diffusion_cfg'], FlowMatching)
 
     @property
     def waypoints(self) -> int:

@@ -32,6 +32,7 @@ from .prompt.tokens import (
     list_discrete_tokens,
     list_special_tokens,
 )
+from .prompt.trajectory_tokenizer import DeltaTrajectoryTokenizer, DiscreteTrajectoryTokenizer
 from .prompt.vlm_folder import find_vlm_folder, resolve_hub_vlm
 from .prompt.wording import SYSTEM, Message, write_drive_messages, write_question_messages
 
@@ -62,9 +63,10 @@ class Processor:
     def _collect_trajectory_tokens(self, vlm: Path) -> tuple[Any, TokenIds]:
         """The history tokenizer and all ids, checked against config.json."""
         blocks = self.config.blocks
-        future = build_block(blocks['traj_tokenizer_cfg'])
+        kinds = DiscreteTrajectoryTokenizer, DeltaTrajectoryTokenizer
+        future = build_block(blocks['traj_tokenizer_cfg'], kinds)
         separate = blocks.get('hist_traj_tokenizer_cfg')
-        history = build_block(separate) if separate else future
+        history = build_block(separate or blocks['traj_tokenizer_cfg'], DeltaTrajectoryTokenizer)
         ids = collect_token_ids(self.config, self._find_id, future.vocab_size if separate else 0)
         names = ('<i0>', format_special('traj_history'), format_special('traj_future_start'))
         found = [*map(self._find_id, names), self._find_id(IMAGE_PAD)]

@@ -6,6 +6,8 @@ transformers 4 and 5, and Alpamayo needs none of them. Knows no model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from ...errors import BadInput
 from ...files import read_json, read_text, require_file
 
 SETTINGS = 'tokenizer_config.json'
+LARGEST_ID = 1_000_000  # of a token; the vocabulary of the release has 155,697
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -28,21 +31,51 @@ def load_tokenizer(folder: Path) -> Any:
     if not os.path.lexists(path) and os.path.lexists(folder / 'vocab.json'):
         return _load_from_vocabulary(folder)
     require_file(path)
-    try:
+    versions = f'tokenizers {tokenizers.__version__}, transformers {__version__}'
+    what = f'{path}: {versions} cannot read it as a tokenizer'
+    expected = 'the tokenizer.json of a Qwen3-VL folder; a newer one needs a newer tokenizers'
+    with _refuse_failure(what, expected):
         tokenizer = tokenizers.Tokenizer.from_str(read_text(path))
+        _check_ids(tokenizer.get_vocab(with_added_tokens=False), path)
+        _add_missing_tokens(tokenizer, folder)
+        return PreTrainedTokenizerFast(  # it copies the tokenizer by way of its text
+            tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, model_max_length=10**9
+        )
+
+
+@contextmanager
+def _refuse_failure(what: str, expected: str) -> Iterator[None]:
+    """Raise BadInput for whatever the tokenizers library raises, a panic of its Rust included."""
+    try:
+        yield
     except BadInput:
         raise
-    except Exception as error:  # noqa: BLE001  the library raises nothing more precise
-        versions = f'tokenizers {tokenizers.__version__}, transformers {__version__}'
+    except BaseException as error:  # a panic is no Exception, and its class cannot be imported
+        if not isinstance(error, Exception) and type(error).__name__ != 'PanicException':
+            raise
         reason = ' '.join(str(error).split())
-        raise BadInput(
-            f'{path}: {versions} cannot read it as a tokenizer: {reason}; expected the '
-            'tokenizer.json of a Qwen3-VL folder; a newer one needs a newer tokenizers'
-        ) from None
-    _add_missing_tokens(tokenizer, folder)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, model_max_length=10**9
-    )
+        raise BadInput(f'{what}: {reason:.300}; expected {expected}') from None
+
+
+def _check_ids(vocabulary: Mapping[str, Any], path: Path) -> None:
+    """Raise BadInput unless each token has an id of its own, none beyond LARGEST_ID.
+
+    The library counts up to the largest id where it writes a tokenizer, and drops one of two
+    tokens with the same id.
+    """
+    owners: dict[int, str] = {}
+    for token, number in vocabulary.items():
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise BadInput(f'{path}: the id of {token!r:.80} is {number!r:.80}, expected a number')
+        if not 0 <= number <= LARGEST_ID:
+            raise BadInput(
+                f'{path}: the id of {token!r:.80} is {number}, expected 0 to {LARGEST_ID}'
+            )
+        if owners.setdefault(number, token) != token:
+            raise BadInput(
+                f'{path}: {owners[number]!r:.80} and {token!r:.80} have the id {number}, '
+                'expected one token of an id'
+            )
 
 
 def _load_from_vocabulary(folder: Path) -> Any:
@@ -50,19 +83,17 @@ def _load_from_vocabulary(folder: Path) -> Any:
     from transformers import Qwen2TokenizerFast, __version__
 
     require_file(folder / 'merges.txt')
-    for name in ('vocab.json', SETTINGS):
-        if name != SETTINGS or os.path.lexists(folder / name):
-            read_json(folder / name)
-    try:
+    _check_ids(read_json(folder / 'vocab.json'), folder / 'vocab.json')
+    if os.path.lexists(folder / SETTINGS):
+        read_json(folder / SETTINGS)
+    what = (
+        f'{folder}: transformers {__version__} makes no tokenizer of vocab.json, merges.txt and '
+        f'{SETTINGS}'
+    )
+    with _refuse_failure(what, 'those of a Qwen3-VL folder'):
         return Qwen2TokenizerFast.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # noqa: BLE001  the kind depends on the version
-        reason = ' '.join(str(error).split())
-        raise BadInput(
-            f'{folder}: transformers {__version__} makes no tokenizer of vocab.json, merges.txt '
-            f'and {SETTINGS}: {reason}; expected those of a Qwen3-VL folder'
-        ) from None
 
 
 def _add_missing_tokens(tokenizer: Any, folder: Path) -> None:
@@ -75,11 +106,11 @@ def _add_missing_tokens(tokenizer: Any, folder: Path) -> None:
     listed = read_json(path).get('added_tokens_decoder') or {}
     if not isinstance(listed, dict):
         raise BadInput(f'{path}: added_tokens_decoder is no object, expected ids to tokens')
-    for number in sorted(listed, key=lambda key: int(key) if key.isdigit() else -1):
+    for number in sorted(listed, key=lambda key: int(key) if key.isdecimal() else -1):
         content = listed[number].get('content') if isinstance(listed[number], dict) else None
-        if not number.isdigit() or not isinstance(content, str):
+        if not number.isdecimal() or not isinstance(content, str):
             raise BadInput(
-                f'{path}: added_tokens_decoder has {number!r}: {listed[number]!r}, '
+                f'{path}: added_tokens_decoder has {number!r:.80}: {listed[number]!r:.80}, '
                 'expected an id and an object with content'
             )
         if tokenizer.token_to_id(content) is None:

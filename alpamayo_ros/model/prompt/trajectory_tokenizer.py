@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..action_space import rotation_from_yaw, wrap
+from ..action_space import UnicycleAccelCurvatureActionSpace, rotation_from_yaw, wrap
 from ..blocks import build_block
 
 YAW_WINDOW = 10  # points of the sliding cubic fit that re-estimates headings
@@ -103,7 +103,7 @@ class DiscreteTrajectoryTokenizer:
         self.action_space: Any = (
             action_space_cfg
             if isinstance(action_space_cfg, nn.Module)
-            else build_block(action_space_cfg)
+            else build_block(action_space_cfg, UnicycleAccelCurvatureActionSpace)
         )
         self.low = torch.tensor(list(dims_min), dtype=torch.float32)
         self.high = torch.tensor(list(dims_max), dtype=torch.float32)
