@@ -1,4 +1,4 @@
-"""The checkpoints that ship, `small` and `small15`: hash, size, words, card."""
+"""The checkpoints that ship, `small`, `small15` and `small-2bit`: hash, size, words, card."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_it_is_small(folder):
     files = [file for file in folder.rglob('*') if file.is_file()]
     assert sum(file.stat().st_size for file in files if file.suffix == '.safetensors') <= BYTES
     assert sum(file.stat().st_size for file in files) <= BYTES
-    assert {file.suffix for file in files} == {'.json', '.png', '.safetensors', '.txt'}
+    assert {file.suffix for file in files} == {'.json', '.png', '.safetensors'}
 
 
 def test_it_loads_strictly_and_is_trained(folder, card):
@@ -95,3 +95,13 @@ def test_figures_of_the_card_of_small_are_those_of_the_published_evaluation(root
     assert metrics['cause'] == pytest.approx(opened['text'], abs=1e-5)
     assert metrics['marker'] == pytest.approx(opened['marker'], abs=1e-5)
     assert metrics['closed_loop']['clean'] == pytest.approx(late['clean'], abs=1e-5)
+
+
+def test_two_bits_are_those_of_the_checkpoint_that_ships(root):
+    packed = root / 'checkpoints/small-2bit'
+    config = json.loads((packed / 'config.json').read_text(encoding='utf-8'))
+    made = config['quantization_config']
+    assert made['source_sha256'] == hash_checkpoint(root / 'checkpoints/small')
+    assert made['recipe'] == 'mixed_path4' and len(made['calibration_sha256']) == 64
+    assert sum(x.stat().st_size for x in packed.rglob('*') if x.is_file()) < 6_000_000
+    load_model(packed, bits=2)
