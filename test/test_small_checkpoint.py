@@ -39,7 +39,7 @@ def test_it_is_small(folder):
     files = [file for file in folder.rglob('*') if file.is_file()]
     assert sum(file.stat().st_size for file in files if file.suffix == '.safetensors') <= BYTES
     assert sum(file.stat().st_size for file in files) <= BYTES
-    assert {file.suffix for file in files} == {'.json', '.png', '.safetensors'}
+    assert {file.suffix for file in files} == {'.json', '.png', '.safetensors', '.txt'}
 
 
 def test_it_loads_strictly_and_is_trained(folder, card):
