@@ -57,7 +57,7 @@ def average_near(
 def measure_spread(samples: ArrayLike, chosen: int) -> float:
     """Mean distance m of a sample (K, 64, >= 2) to the other finite ones at 6.4 s; 0 without."""
     xy = np.asarray(samples, np.float64)[..., :2]
-    others = np.isfinite(xy).all(axis=(1, 2))
+    others: NDArray[np.bool_] = np.asarray(np.isfinite(xy).all(axis=(1, 2)))
     if not others[chosen] or others.sum() < 2:
         return 0.0
     others[chosen] = False

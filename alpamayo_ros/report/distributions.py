@@ -37,7 +37,7 @@ def plot_changes(changes_m: Collection[float], unit: str = 'items') -> bytes:
     """How many items have which change of their error against another run; worse is red."""
     values = np.array(list(changes_m))
     most = max(float(np.abs(values).max()), 1e-3)
-    edges = np.linspace(-most, most, 31)
+    edges = np.linspace(-most, most, 31).tolist()
     with open_figure(4.4, 3.0, 1) as (figure, (axes,)):
         for found, colour, label in (
             (values[values <= 0], CHOSEN, 'not worse'),
