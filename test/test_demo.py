@@ -134,7 +134,7 @@ def test_a_process_that_dies_ends_all_and_what_was_recorded_is_reported(tmp_path
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_player_with_0_and_a_line(tmp_path, number):
     bag = write(tmp_path / 'drive', drive(1.0))
-    process = run('play', bag, '--rig', write_rig(tmp_path))
+    process = run('processes.play', bag, '--rig', write_rig(tmp_path))
     wait_for(process, 'waiting')
     process.send_signal(number)
     text, _ = process.communicate(timeout=LIMIT_S)
