@@ -13,6 +13,7 @@ from nav_msgs.msg import Path
 from path_gate import PathGate
 import rclpy
 from rclpy.action import ActionClient
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from alpamayo_ros.ros.session import session
@@ -37,7 +38,8 @@ class Nav2Follower(Node):
         self._client = ActionClient(self, FollowPath, 'follow_path')
         self._sent: Path | None = None
         self._goal: Any = None
-        self.create_timer(PERIOD_S, self._update)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # ROS time may stand still
+        self.create_timer(PERIOD_S, self._update, clock=steady)
 
     def _update(self) -> None:
         """Send a path that is new, or cancel."""

@@ -131,6 +131,11 @@ class Car:
         )
         self.publishers['path'].publish(build_path(stamped, make))
 
+    def tell_plan(self):
+        """Publish /clock and the path: a follower that knows no time yet takes no path."""
+        self.tell_time()
+        self.plan()
+
     def drive(self, seconds, plans=True, moves=True, late_steps=0):
         """Drive as the commands say, which may be late; None: there are none to wait for."""
         for _ in range(round(seconds / STEP_S)):
@@ -376,7 +381,7 @@ def follow_goals(car, server, seconds):
             car.plan()
             car.until(
                 lambda: server.goals and stamp_ns(server.goals[-1].path) == car.now_ns,
-                'no goal', car.tell_time,
+                'no goal', car.tell_plan,
             )  # fmt: skip
         car.tell_motion()
         wanted = follow_path(server.goals[-1].path, car.run.scene().pose())
@@ -387,8 +392,7 @@ def engage_nav2(car, gate):
     """Engage at the time of a plan."""
     while car.now_ns % PLAN_NS:
         car.drive(STEP_S, late_steps=None)
-    car.tell_time()
-    car.plan()
+    car.tell_plan()
     car.until(lambda: car.engage(True, gate).success, 'not engaged', car.tell_time)
 
 
