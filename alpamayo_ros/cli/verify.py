@@ -64,13 +64,14 @@ def _rows(folder: Path, device: str) -> Iterator[ComparisonRow]:
     from ..verify.self_check import check_checkpoint
 
     check_device(device)
-    folder = resolve_checkpoint(folder)
-    if (folder / 'config.json').is_file():
+    expected = ['model', *(name for _, names, _ in STAGES for name in names)]
+    has_tensors = any((folder / name).exists() for name in expected)
+    if not has_tensors or (folder / 'config.json').is_file():
+        folder = resolve_checkpoint(folder)
+        if not (folder / 'config.json').is_file():
+            raise BadInput(f'{folder}: neither reference tensors nor a checkpoint (config.json)')
         yield from check_checkpoint(folder, device)
         return
-    expected = ['model', *(name for _, names, _ in STAGES for name in names)]
-    if not any((folder / name).exists() for name in expected):
-        raise BadInput(f'{folder}: neither reference tensors nor a checkpoint (config.json)')
     for stage, files, run in STAGES:
         yield from run_stage(stage, folder, files, run)
     yield from compare_model(folder, device)
