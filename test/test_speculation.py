@@ -168,9 +168,10 @@ def test_rows_that_forget_a_column_forget_that_it_was_cut():
     logits[..., 3] = 1
     for _ in range(2):
         rows.draw(logits, None)
-    assert (rows.is_full, rows.is_cut.tolist(), rows.done.tolist()) == (True, [[True]], [[True]])
+    assert rows.is_full
+    assert (rows.is_cut.tolist(), rows.has_ended.tolist()) == ([[True]], [[True]])
     rows.keep(1)
-    assert (rows.room, rows.is_cut.tolist(), rows.done.tolist()) == (1, [[False]], [[False]])
+    assert (rows.room, rows.is_cut.tolist(), rows.has_ended.tolist()) == (1, [[False]], [[False]])
 
 
 def test_texts_that_were_said_are_drafted_the_next_time():

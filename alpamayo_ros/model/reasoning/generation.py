@@ -72,7 +72,7 @@ class ReasoningRows:
         self.is_cut = none
 
     @property
-    def done(self) -> Tensor:
+    def has_ended(self) -> Tensor:
         """Which rows (B, K) have ended."""
         return self._done[-1]
 
@@ -92,7 +92,7 @@ class ReasoningRows:
         With short reasoning the last token of the budget is the marker in every row that has not
         ended.
         """
-        ids, done = self._ids, self.done
+        ids, done = self._ids, self.has_ended
         token = sample_token(logits, ids, self._options, generator)
         token = torch.where(done, torch.full_like(token, ids.pad), token)
         if self._options.reasoning == 'short' and self.room == 1:
@@ -131,7 +131,7 @@ def generate_reasoning(
     finished = False
     while not finished and not rows.is_full:
         token = rows.draw(logits, generator)
-        is_finished = read_flag_later(rows.done.all())
+        is_finished = read_flag_later(rows.has_ended.all())
         if is_within := not rows.is_full:
             logits = feed(decode_step, prompt, token)
         if (finished := is_finished()) and not is_within:
