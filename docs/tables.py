@@ -37,7 +37,8 @@ TOPICS = {
     'output/path': '64 poses, 0.1 s apart, the first at t0 + 0.1 s',
     'output/trajectory': 'the poses of the path with speed, yaw rate and acceleration',
     'output/reasoning': 'the reasoning text of the path',
-    'output/markers': 'for RViz: path by speed, other samples, outline of the vehicle, text',
+    'output/markers': 'for RViz, in the frame of the vehicle at t0: path by speed, other samples, '
+    'outline of the vehicle, text',
     'debug/samples': 'x, y, z (m), yaw (rad), speed (m/s), acceleration (m/s^2) and curvature '
     '(1/m) of every sample: K rows of 64 points, in the frame of the vehicle at t0',
     'debug/path': 'every path, also one that a policy holds back',

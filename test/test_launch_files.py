@@ -161,6 +161,12 @@ def test_rviz_shows_grid_and_transforms_in_the_frame_of_the_vehicle(rviz):
     assert rviz['Global Options']['Fixed Frame'] == 'base_link'
 
 
+def test_rviz_draws_no_lines_with_the_coordinates_of_a_map_in_float32(rviz):
+    """They were jagged by half a metre; the markers are in the frame of the vehicle."""
+    enabled = {d['Class'].split('/')[1] for d in rviz['Displays'] if d['Enabled']}
+    assert 'MarkerArray' in enabled and not enabled & {'Path', 'Odometry'}
+
+
 def test_rviz_knows_the_namespaces_of_the_markers(rviz):
     source = (ROOT / 'alpamayo_ros/ros/publishing/markers.py').read_text(encoding='utf-8')
     made = re.findall(r"_make_line\(plan, make, '(\w+)'|\bns='(\w+)'", source)

@@ -128,12 +128,12 @@ def test_reverse_keeps_the_sign_of_the_speed():
     assert outputs.build_trajectory(backward, make).points[5].velocities[0].linear.x == -1.0
 
 
-def test_markers_are_never_frame_locked_and_end_with_the_path():
+def test_markers_are_in_the_frame_of_the_vehicle_at_t0_and_end_with_the_path():
     late = plan(now_ns=T0_NS + 2_000_000_000)
     for marker in markers.build_markers(late, make).markers:
         assert marker.frame_locked is False
         assert ns(marker.header.stamp) == T0_NS
-        assert marker.header.frame_id == 'map'
+        assert marker.header.frame_id == 'rear_axle'
         assert marker.lifetime.sec * 10**9 + marker.lifetime.nanosec == 4_400_000_000
 
 
@@ -143,6 +143,7 @@ def test_markers_show_path_samples_footprint_and_text():
     assert 'Turn left in 30m\nKeep the lane.' in [marker.text for marker in shown]
     line = next(marker for marker in shown if marker.ns == 'path')
     assert len(line.points) == len(line.colors) == 64
+    assert (line.points[-1].x, line.points[-1].y, line.points[-1].z) == (64.0, 0.0, 0.02)
 
 
 def test_reset_deletes_all_markers():

@@ -25,20 +25,21 @@ LINE_STRIP, TEXT_VIEW_FACING, ADD, DELETEALL = 4, 9, 0, 3
 def build_markers(plan: StampedPrediction, make: Make) -> Any:
     """MarkerArray: path coloured by speed, other samples faint, footprint at t0 and the texts.
 
-    Frame and stamp are those of the path, so an old path does not ride along with the vehicle.
-    The markers disappear when the path ends.
+    The points are in the vehicle's frame at t0, whatever output_frame says: RViz computes in
+    float32, which resolves 0.5 m in a frame with the coordinates of a map. The stamp is t0, so an
+    old path does not ride along with the vehicle. The markers disappear when the path ends.
     """
     prediction = plan.prediction
     markers = []
     for k, sample in enumerate(plan.samples):
         if k != prediction.chosen:
-            line = plan.place_points(sample)
+            line = _to_points(sample)
             markers.append(_make_line(plan, make, 'samples', k, line, [SAMPLE_COLOR], 0.08))
     chosen = plan.samples[prediction.chosen]
     colors = [color_speed(speed) for speed in chosen[:, 3]]
-    line = plan.place_points(chosen, z_m=0.02)
+    line = _to_points(chosen, z_m=0.02)
     markers.append(_make_line(plan, make, 'path', 0, line, colors, 0.35))
-    outline = plan.place_points(np.array(FOOTPRINT_M))
+    outline = _to_points(np.array(FOOTPRINT_M))
     markers.append(_make_line(plan, make, 'footprint', 0, outline, [FOOTPRINT_COLOR], 0.08))
     texts = (prediction.navigation, prediction.texts[prediction.chosen])
     if text := '\n'.join(filter(None, texts)):
@@ -86,7 +87,7 @@ def _make_line(
 
 
 def _make_text(plan: StampedPrediction, make: Make, text: str) -> Any:
-    above = plan.place_points(np.array([[1.5, 0.0]]), z_m=3.0)[0]
+    above = _to_points(np.array([[1.5, 0.0]]), z_m=3.0)[0]
     return _make_marker(
         plan,
         make,
@@ -101,12 +102,18 @@ def _make_text(plan: StampedPrediction, make: Make, text: str) -> Any:
 
 
 def _make_marker(plan: StampedPrediction, make: Make, **fields: Any) -> Any:
+    frame_id = plan.odom_from_t0.child_frame_id
     left_ns = plan.prediction.t0_ns + HORIZON_NS - plan.now_ns
     return make(
         'visualization_msgs/msg/Marker',
-        header=make_header(make, plan.prediction.t0_ns, plan.frame_id),
+        header=make_header(make, plan.prediction.t0_ns, frame_id),
         action=ADD,
         lifetime=make_duration(make, max(left_ns, MIN_LIFETIME_NS)),
         frame_locked=False,
         **fields,
     )
+
+
+def _to_points(xy: NDArray[np.float64], z_m: float = 0.0) -> NDArray[np.float64]:
+    """Points (N, 3) at the height z_m, from the columns x, y of (N, >=2)."""
+    return np.column_stack([xy[:, :2], np.full(len(xy), z_m)])

@@ -70,27 +70,14 @@ class StampedPrediction:
         timing_ms = self.prediction.timing_ms
         return float(timing_ms.get('total', sum(timing_ms.values())))
 
-    def place(
-        self, xyz: NDArray[np.float64], yaw: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Poses of the t0 frame in the output frame: positions (N, 3) and quaternions (N, 4).
+    def place_chosen(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The chosen sample's poses in the output frame: positions (N, 3), quaternions (N, 4).
 
         In the odometry frame p_t0 + R_t0 p and q_t0 * q_yaw, float64.
         """
+        chosen = self.samples[self.prediction.chosen]
+        xyz, yaw = np.insert(chosen[:, :2], 2, 0.0, axis=1), chosen[:, 2]
         if self.output_frame == 'base_link':
             return xyz, geometry.yaw_quaternion(yaw)
         odom = self.odom_from_t0
         return geometry.to_world(odom.position_m, odom.quaternion_xyzw, xyz, yaw)
-
-    def place_points(self, xy: NDArray[np.float64], z_m: float = 0.0) -> NDArray[np.float64]:
-        """Points (N, 3) in the output frame of the columns x, y of (N, >=2) in the t0 frame."""
-        return self.place(_add_height(xy, z_m), np.zeros(len(xy)))[0]
-
-    def place_chosen(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The chosen sample's poses in the output frame: positions (N, 3), quaternions (N, 4)."""
-        chosen = self.samples[self.prediction.chosen]
-        return self.place(_add_height(chosen, 0.0), chosen[:, 2])
-
-
-def _add_height(xy: NDArray[np.float64], z_m: float) -> NDArray[np.float64]:
-    return np.column_stack([xy[:, :2], np.full(len(xy), z_m)])
