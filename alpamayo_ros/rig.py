@@ -104,10 +104,13 @@ class RigCamera:
 
 @dataclass(frozen=True)
 class RearAxle:
-    """Pose of the rear axle, with the name of its frame, in the frame whose pose is published."""
+    """Pose of the rear axle, with the name of its frame, in the frame whose pose is published.
+
+    position_m: None where /tf_static has the pose.
+    """
 
     frame: str
-    position_m: tuple[float, ...] = (0.0, 0.0, 0.0)
+    position_m: tuple[float, ...] | None = None
     quaternion_xyzw: tuple[float, ...] = (0.0, 0.0, 0.0, 1.0)
 
 
@@ -131,6 +134,11 @@ class EgoSource:
     def has_twist(self) -> bool:
         """Whether speeds are measured, and not derived from the poses."""
         return self.type == ODOMETRY_TYPES[0] or bool(self.twist_topic)
+
+    @property
+    def needs_static_transforms(self) -> bool:
+        """Whether no pose is known without /tf_static."""
+        return self.rear_axle is not None and self.rear_axle.position_m is None
 
 
 @dataclass(frozen=True)
@@ -258,11 +266,11 @@ def _read_rear_axle(section: YamlSection) -> RearAxle | None:
     if not section.has('rear_axle'):
         return None
     part = section.section('rear_axle')
-    axle = RearAxle(
-        _read_frame(part, 'frame'),
-        part.numbers('position_m', (3,)),
-        _read_quaternion(part) if part.has('quaternion_xyzw') else RearAxle('').quaternion_xyzw,
-    )
+    axle = RearAxle(_read_frame(part, 'frame'))
+    if part.has('position_m'):  # else /tf_static has both
+        axle = replace(axle, position_m=part.numbers('position_m', (3,)))
+        if part.has('quaternion_xyzw'):
+            axle = replace(axle, quaternion_xyzw=_read_quaternion(part))
     part.end()
     return axle
 

@@ -1,5 +1,6 @@
 """Calibrations from CameraInfo and TF of a bag, and fields of view that do not fit a name."""
 
+from dataclasses import replace
 import math
 
 import cv2
@@ -11,11 +12,15 @@ from alpamayo_ros import geometry
 from alpamayo_ros.bags.calibrations import complete_calibrations
 from alpamayo_ros.bags.reader import Bag
 from alpamayo_ros.rig import CameraCalibration, RigCamera, load_rig
+from alpamayo_ros.ros.diagnostics.status import OK, WARN
+from alpamayo_ros.ros.inputs import to_links
+from alpamayo_ros.ros.receiving.calibrations import LiveCalibrations
 from alpamayo_ros.ros.receiving.field_of_view import (
     NOMINAL_DEGREES,
     describe_wrong_views,
     measure_view,
 )
+from alpamayo_ros.transform_tree import TransformTree
 
 OPTICAL = (-0.5, 0.5, -0.5, 0.5)
 WIDE = 32 / math.tan(math.radians(60))  # focal length of 64 pixels for 120 degrees
@@ -116,8 +121,12 @@ def test_without_camera_info_nothing_is_said(tmp_path):
 @pytest.mark.parametrize(
     ('transforms', 'message', 'text'),
     [
-        (STATIC[1:], info(), '/tf_static does not lead from base_link to front_optical'),
-        (STATIC, info(frame=''), '/tf_static does not lead from base_link to its frame'),
+        (
+            STATIC[1:],
+            info(),
+            '/tf_static: no transforms lead from front_optical to base_link: chassis and',
+        ),
+        (STATIC, info(frame=''), 'its CameraInfo has no frame_id'),
         (STATIC, info(fx=0.0), 'its CameraInfo is that of a camera without calibration'),
         (STATIC, info(model='equidistant', d=(0.1,) * 4), "distortion model 'equidistant' with 4"),
         (STATIC, info(d=(0.1,) * 6), "distortion model 'plumb_bob' with 6 coefficients"),
@@ -189,3 +198,63 @@ def test_a_view_that_is_not_that_of_its_name_is_named():
 
 def test_rigs_of_the_package_have_the_views_of_their_names():
     assert describe_wrong_views(load_rig('synthetic').cameras) == []
+
+
+def live_calibrations(*static):
+    """Calibrations of a rig whose two cameras have none, as the node keeps them."""
+    tree = TransformTree()
+    for message in static:
+        for link in to_links(message, is_static=True):
+            tree.add(link)
+    cameras = [
+        replace(camera(name, WIDE), calibration=None) for name in ('front_wide', 'rear_left')
+    ]
+    topics = {'front_wide': '/front/image_raw/compressed', 'rear_left': '/left/image'}
+    return LiveCalibrations([*cameras, camera('front_tele', 120.0)], topics, tree)
+
+
+def test_a_live_calibration_is_that_of_the_recording(tmp_path):
+    recorded, _ = complete(tmp_path, tf(), (INFO_TOPIC, info()))
+    live = live_calibrations(tf()[1])
+    assert live.add_info('front_wide', info(), 'base_link') == ''
+    assert live._cameras['front_wide'].calibration == recorded
+    assert list(live.wanted) == ['rear_left']
+    values = live.describe().values
+    assert (values['front_wide'], values['front_tele']) == ('120 degrees', '30 degrees')
+
+
+def test_the_topics_that_have_brought_nothing_are_named():
+    status = live_calibrations().describe()
+    text = 'no sensor_msgs/msg/CameraInfo on /left/image/camera_info or /left/camera_info'
+    assert status.level == WARN
+    assert status.values['rear_left'] == text
+    assert f'rear_left: {text}' in status.message
+    assert live_calibrations().wanted['front_wide'] == (
+        '/front/image_raw/camera_info',
+        '/front/camera_info',
+    )
+
+
+@pytest.mark.parametrize(
+    ('base', 'static', 'text'),
+    [
+        ('', (tf()[1],), 'no odometry has named the frame of the rear axle'),
+        ('base_link', (), '/tf_static: no transforms lead from front_optical to base_link'),
+    ],
+)
+def test_a_live_calibration_waits_for_all_that_it_needs(base, static, text):
+    live = live_calibrations(*static)
+    assert live.add_info('front_wide', info(), base) == ''
+    assert live.describe().values['front_wide'].startswith(text)
+    assert 'front_wide' in live.wanted
+
+
+def test_a_live_view_that_is_not_that_of_its_name_is_a_warning():
+    live = live_calibrations(tf()[1])
+    text = 'front_wide: its calibration sees 65 degrees, the model knows front_wide with 120'
+    assert live.add_info('front_wide', info(fx=50.0), 'base_link') == text
+    assert live.add_info('rear_left', info(fx=WIDE, frame='camera'), 'base_link') != ''
+    status = live.describe()
+    assert status.level == WARN and text in status.message
+    known = LiveCalibrations([camera('front_wide', WIDE)], {'front_wide': '/front/image'}, None)
+    assert known.describe().level == OK

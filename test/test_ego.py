@@ -148,7 +148,8 @@ def test_a_frame_pair_of_tf_is_found_among_others():
     other = make('geometry_msgs/msg/TransformStamped', child_frame_id='/base_link')
     other.header.frame_id = 'map'
     alone = make(TF, transforms=[other])
-    text = 'no transform of base_link in odom so far, but base_link in map'
+    other.header.stamp.sec = 1
+    text = 'no transforms lead from base_link to odom: map and odom have no parent'
     with pytest.raises(ValueError, match=text):
         reader.read_poses(alone)
     stamp_ns, (pose,) = reader.read_poses(pose_at(4, TF))
@@ -342,6 +343,7 @@ def test_a_rear_axle_is_read_with_its_frame(tmp_path):
     lines = ['rear_axle: {frame: /rear, position_m: [-1.4, 0, -0.5]}']
     axle = load(tmp_path, *lines).ego.rear_axle
     assert axle == RearAxle('rear', (-1.4, 0.0, -0.5), (0.0, 0.0, 0.0, 1.0))
+    assert load(tmp_path, 'rear_axle: {frame: rear}').ego.rear_axle == RearAxle('rear')
 
 
 @pytest.mark.parametrize(
@@ -361,6 +363,10 @@ def test_a_rear_axle_is_read_with_its_frame(tmp_path):
         ([f'odometry_type: {TF}', 'frame: /'], "frame: expected the name of a frame, got '/'"),
         (['rear_axle: {position_m: [0, 0, 0]}'], 'rear_axle.frame: missing'),
         (['rear_axle: {frame: a, position_m: [0, 0]}'], 'expected 3 finite numbers'),
+        (
+            ['rear_axle: {frame: a, quaternion_xyzw: [0, 0, 0, 1]}'],
+            'rear_axle.quaternion_xyzw: unknown key',
+        ),
         (
             ['rear_axle: {frame: a, position_m: [0, 0, 0], quaternion_xyzw: [0, 0, 0, 2]}'],
             'rear_axle.quaternion_xyzw: expected a norm of 1',

@@ -9,6 +9,7 @@ import numpy as np
 from process_table import wait_for_end
 import pytest
 from small_bag import PICTURE, START_NS, compressed, drive, jpeg, make, odometry, write_rig
+from test_calibrations import info, tf
 from test_lanelet_map import write_map
 import torch
 from wire import (
@@ -25,6 +26,7 @@ from wire import (
     stamp_ns,
 )
 
+from alpamayo_ros.bags.messages import TYPESTORE
 from alpamayo_ros.context.buffer import ContextBuffer
 from alpamayo_ros.data_types import SamplingOptions, derive_seed
 from alpamayo_ros.limits import ContextLimits
@@ -503,6 +505,41 @@ def test_two_publishers_of_an_input_are_a_warning_that_names_them(peer, start):
     peer.play(drive(seconds=2.0))
     assert peer.status('input/odometry')[:2] == (1, expected)
     peer.node.destroy_publisher(other)
+
+
+def test_calibrations_of_cameras_come_from_camera_info_and_static_transforms(
+    peer, start, tmp_path
+):
+    text = write_rig(tmp_path).read_text()
+    begin = text.index('    calibration:')
+    rig = tmp_path / 'bare.yaml'
+    rig.write_text(text[:begin] + text[text.index('  - name', begin) :])
+    latched = peer.node.create_publisher(
+        import_interface('tf2_msgs/msg/TFMessage'), '/tf_static', LATCHED
+    )
+    topic = '/camera/front_wide/camera_info'
+    infos = peer.node.create_publisher(
+        import_interface('sensor_msgs/msg/CameraInfo'), topic, BEST_EFFORT
+    )
+    latched.publish(bytes(TYPESTORE.serialize_cdr(tf()[1], 'tf2_msgs/msg/TFMessage')))
+    process = start(rig=rig)
+    level, _, values = peer.status('calibration')
+    assert (level, values['front_wide']) == (1, f'no sensor_msgs/msg/CameraInfo on {topic}')
+    message = bytes(TYPESTORE.serialize_cdr(info(fx=50.0), 'sensor_msgs/msg/CameraInfo'))
+
+    wrong = 'front_wide: its calibration sees 65 degrees, the model knows front_wide with 120'
+
+    def is_known():
+        infos.publish(message)
+        peer.spin(0.2)
+        return wrong in str(process.lines)
+
+    peer.play(drive(seconds=0.5))  # whose odometry names the frame of the axle
+    peer.until(is_known, 'no calibration')
+    assert peer.status('calibration')[2]['front_wide'] == '65 degrees'
+    peer.until(lambda: infos.get_subscription_count() == 0, 'the node still listens')
+    peer.node.destroy_publisher(latched)
+    peer.node.destroy_publisher(infos)
 
 
 def test_an_exception_in_a_callback_ends_the_node_at_once_with_1(peer, start):

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import geometry
+from ..bags.calibrations import read_static_transforms
 from ..bags.reader import Bag
 from ..context.odometry_axes import describe_turned_axes
 from ..context.odometry_jumps import PoseTrack, describe_jump
@@ -26,6 +27,14 @@ from ..ros.receiving.ego import EgoReader
 MIN_POSES = 4  # what the cubic needs
 LEVEL_M, LEVEL_SLOPE = 1.0, 0.35  # a path that climbs more is not in the plane of x and y
 _NOTHING = np.zeros((0, 3))
+
+
+def make_ego_reader(bag: Bag, rig: CameraRig) -> EgoReader:
+    """A reader of the rig's motion that knows the static transforms of the bag."""
+    reader = EgoReader(rig.ego)
+    for message in read_static_transforms(bag):
+        reader.add_static(message)
+    return reader
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,8 @@ class DrivenPath:
     """
 
     def __init__(self, bag: Bag, rig: CameraRig) -> None:
-        reader, topics = EgoReader(rig.ego), [x for x, _ in list_ego_topics(rig).values()]
+        reader = make_ego_reader(bag, rig)
+        topics = [x for x, _ in list_ego_topics(rig).values()]
         left_out: Counter[str] = Counter()
         poses: list[EgoPose] = []
         for message in bag.messages_by_stamp(topics):

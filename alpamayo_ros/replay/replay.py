@@ -28,13 +28,12 @@ from ..data_types import (
 from ..json_types import Line
 from ..metrics.displacement import measure_horizons
 from ..rig import IMAGE_TYPES, CameraRig
-from ..ros.input_topics import list_ego_topics, list_input_topics
+from ..ros.input_topics import STATIC_TOPIC, TF_TYPE, list_ego_topics, list_input_topics
 from ..ros.inputs import find_stamp, to_image
-from ..ros.receiving.ego import EgoReader
 from ..runtime.constant_velocity import make_straight_path
 from ..runtime.serving.jobs import Engine
 from ..video.decoder import VideoDecoder
-from .driven_path import DrivenPath, DrivenTruth
+from .driven_path import DrivenPath, DrivenTruth, make_ego_reader
 from .record import Key, line_key, ok_line, reason_line
 from .recorded_navigation import RecordedNavigation
 
@@ -63,7 +62,10 @@ class Schedule:
 def require_topics(bag: Bag, rig: CameraRig) -> None:
     """Raise BadInput unless the bag has the rig's topics, with messages of the right types."""
     types = {x.topic: (x.type,) if x.type else IMAGE_TYPES for x in rig.cameras}
-    bag.require(types | {topic: (kind,) for topic, kind in list_ego_topics(rig).values()})
+    types |= {topic: (kind,) for topic, kind in list_ego_topics(rig).values()}
+    if rig.ego.needs_static_transforms:
+        types[STATIC_TOPIC] = (TF_TYPE,)
+    bag.require(types)
 
 
 def list_topics(rig: CameraRig) -> list[str]:
@@ -89,7 +91,7 @@ class Replay:
         self.driven = DrivenPath(bag, rig)
         self._buffer = ContextBuffer(rig)
         self._cameras = {camera.topic: camera.name for camera in rig.cameras}
-        self._ego = EgoReader(rig.ego)
+        self._ego = make_ego_reader(bag, rig)
         self._videos: dict[str, VideoDecoder] = {}  # by topic
         self._anchor_topic = next(c.topic for c in rig.cameras if c.name == rig.anchor)
         self._waiting: dict[int, int] = {}  # t0 to log time of the anchor frame

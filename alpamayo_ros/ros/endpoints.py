@@ -72,17 +72,17 @@ def create_input(
 
 
 def create_latched_input(
-    node: Node, topic: str, type_name: str, receive: Callable[[Any], Any]
+    node: Node, topic: str, type_name: str, receive: Callable[[Any], Any], depth: int = 1
 ) -> None:
-    """Two subscriptions of a topic below the node's name, for latched and for other publishers.
+    """Two subscriptions of a topic, for latched and for other publishers.
 
     A transient local one gets what a latched publisher has sent before, but nothing from others; a
     best-effort one hears every publisher. A latched message may come twice.
     """
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    _subscribe(node, f'~/{topic}', type_name, receive, latched)
-    every = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-    _subscribe(node, f'~/{topic}', type_name, receive, every)
+    latched = QoSProfile(depth=depth, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    _subscribe(node, topic, type_name, receive, latched)
+    every = QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
+    _subscribe(node, topic, type_name, receive, every)
 
 
 def _subscribe(

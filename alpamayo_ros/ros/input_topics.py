@@ -8,6 +8,7 @@ ODOMETRY, TWIST = 'odometry', 'twist'  # names of the inputs that are no cameras
 
 NAVIGATION, NAVIGATION_TYPE = 'input/navigation', 'std_msgs/msg/String'  # below the node's name
 ROUTE, ROUTE_TYPE = 'input/route', 'nav_msgs/msg/Path'
+TF_TYPE, STATIC_TOPIC = 'tf2_msgs/msg/TFMessage', '/tf_static'
 LANELET_ROUTE_TYPE = 'autoware_planning_msgs/msg/LaneletRoute'  # where there is a map for it
 
 

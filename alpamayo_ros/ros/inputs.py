@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..data_types import NANOSECONDS, EgoPose, Frame, VideoPacket
 from ..images import MAX_PIXELS, detect_codec, read_header_size
+from ..transform_tree import Link
 from .cdr import Odometry, read_odometry
 
 CODECS = {'jpeg': 'jpeg', 'jpg': 'jpeg', 'png': 'png'}
@@ -97,6 +98,24 @@ def read_odometry_message(message: Any) -> Odometry:
         message.child_frame_id,
         float(linear.y),
     )
+
+
+def to_links(message: Any, is_static: bool = False) -> list[Link]:
+    """The transforms of a tf2_msgs/TFMessage; leading slashes of frame names are taken off."""
+    links = []
+    for found in message.transforms:
+        at, turn = found.transform.translation, found.transform.rotation
+        links.append(
+            Link(
+                found.header.frame_id.lstrip('/'),
+                found.child_frame_id.lstrip('/'),
+                find_nanoseconds(found.header.stamp),
+                (at.x, at.y, at.z),
+                (turn.x, turn.y, turn.z, turn.w),
+                is_static,
+            )
+        )
+    return links
 
 
 def to_route(message: Any) -> tuple[list[tuple[float, float]], str]:

@@ -33,6 +33,8 @@ from .input_topics import (
     ODOMETRY,
     ROUTE,
     ROUTE_TYPE,
+    STATIC_TOPIC,
+    TF_TYPE,
     TWIST,
     list_input_topics,
 )
@@ -40,6 +42,7 @@ from .lifecycle import ManagedNode
 from .messages import import_interface, make
 from .pipeline import Pipeline
 from .publishing.outputs import AUTOWARE, OUTPUTS, Output
+from .receiving.calibration_inputs import CalibrationInputs
 from .receiving.cv_bridge_images import start_engine
 from .receiving.field_of_view import describe_wrong_views
 from .receiving.polled import OnDemand, take_messages
@@ -51,6 +54,7 @@ DIAGNOSTICS_PERIOD_S = 1.0
 FETCH_PERIOD_S = 0.25  # of odometry, which is fetched before every frame anyhow
 STOP_LIMIT_S = 0.3  # for the running inference; an exit is due within 2 s
 CAMERA_DEPTH, ODOMETRY_DEPTH = 10, 200
+STATIC_DEPTH = 100  # each of many publishers sends all of its transforms in one message
 STATUS_DEPTH = 50  # several t0 may be decided at once
 STATUS_DEADLINE_S = 2.0  # the heartbeat comes once a second
 
@@ -124,9 +128,13 @@ class AlpamayoNode(ManagedNode):
         has_map = self.pipeline.parameters.lanelet_map
         route = ROUTE, LANELET_ROUTE_TYPE if has_map else ROUTE_TYPE
         for own, type_name in ((NAVIGATION, NAVIGATION_TYPE), route):
-            create_latched_input(self, own, type_name, self.pipeline.receive_navigation)
+            create_latched_input(self, f'~/{own}', type_name, self.pipeline.receive_navigation)
+        receive = self.pipeline.receive_static
+        create_latched_input(self, STATIC_TOPIC, TF_TYPE, receive, STATIC_DEPTH)
         for monitor in self.pipeline.monitors.values():
             monitor.topic = self.resolve_topic_name(monitor.topic)
+        images = {camera.name: self.pipeline.monitors[camera.name].topic for camera in rig.cameras}
+        self._calibrations = CalibrationInputs(self, rig, images, self.pipeline.receiver.tree)
 
     def _fetch_odometry(self) -> None:
         for name, subscription in self._polled.items():
@@ -167,12 +175,14 @@ class AlpamayoNode(ManagedNode):
         self._log_state()
         self.leave_failed_model()
         self._count_publishers()
+        self._calibrations.update(self.pipeline.base_frame, partial(self._log, 'warning'))
         self.pipeline.beat()
         if self._diagnostics.get_subscription_count():
             now_ns = self._now_ns()
             silent = self.pipeline.has_silent_inputs  # the graph takes milliseconds to read
             topics = dict(self.get_topic_names_and_types()) if silent else {}
             statuses = self.pipeline.describe_all(topics, self.get_parameter('use_sim_time').value)
+            statuses.append(self._calibrations.describe())
             name, rig = self.get_fully_qualified_name(), self.pipeline.rig.name
             self._diagnostics.publish(build_diagnostic_array(statuses, make, now_ns, name, rig))
 

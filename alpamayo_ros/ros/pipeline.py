@@ -27,7 +27,7 @@ from .diagnostics.input_monitor import InputMonitor, describe_input, describe_pu
 from .diagnostics.log_throttle import LogThrottle
 from .diagnostics.status import Status
 from .diagnostics.t0_status import T0StatusPublisher
-from .input_topics import list_input_topics
+from .input_topics import TF_TYPE, list_input_topics
 from .inputs import to_lanelets, to_route
 from .messages import Make
 from .parameters import NodeParameters
@@ -90,6 +90,14 @@ class Pipeline:
         return any(monitor.newest_ns is None for monitor in self.monitors.values())
 
     @property
+    def base_frame(self) -> str:
+        """Frame of the rear axle, '' while no odometry has named it."""
+        ego, vehicle = self.rig.ego, self.receiver.vehicle
+        if ego.rear_axle:
+            return ego.rear_axle.frame
+        return vehicle.child_frame_id if vehicle else ''
+
+    @property
     def state(self) -> str:
         """One of policy.STATES."""
         if self.worker.state == 'ready':
@@ -126,6 +134,10 @@ class Pipeline:
         """Take messages of a camera, or CDR bytes of Odometry; submit what they complete."""
         self.receiver.receive(name, *messages)
 
+    def receive_static(self, message: Any) -> None:
+        """Take a TFMessage of /tf_static."""
+        self.receiver.receive_static(message)
+
     def receive_navigation(self, message: Any) -> None:
         """Take a route text (std_msgs/String) or a route (nav_msgs/Path, or LaneletRoute)."""
         try:
@@ -140,9 +152,13 @@ class Pipeline:
             self._log.warn('navigation: bad_message', f'navigation: {error}')
 
     def note_publishers(self, name: str, publishers: Sequence[str]) -> None:
-        """Note the nodes that publish an input: several mix two vehicles or two clocks."""
+        """Note the nodes that publish an input: several mix two vehicles or two clocks.
+
+        TF is made to be published by several.
+        """
         monitor = self.monitors[name]
-        monitor.publishers = publishers if len(publishers) > 1 else ()
+        is_wrong = len(publishers) > 1 and monitor.type_name != TF_TYPE
+        monitor.publishers = publishers if is_wrong else ()
         if monitor.publishers:
             self._log.warn(f'{name}: publishers', f'{name}: {describe_publishers(monitor)}')
 

@@ -1,7 +1,7 @@
 """Reads poses of the rear axle from whatever a vehicle publishes, for node and replay alike.
 
-Sources are those of rig.EgoSource: Odometry, a pose with or without a twist beside it, a frame
-pair of TF. A pose waits for the twist around its stamp, so that the order of arrival changes
+Sources are those of rig.EgoSource: Odometry, a pose with or without a twist beside it, a chain of
+TF. A pose waits for the twist around its stamp, so that the order of arrival changes
 nothing.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 import math
 from typing import Any, NamedTuple
@@ -19,14 +19,18 @@ import numpy as np
 from ... import geometry
 from ...data_types import NANOSECONDS, EgoPose
 from ...rig import EgoSource, RearAxle
+from ...transform_tree import NoTransform, TransformTree
 from ..cdr import Odometry, read_odometry
+from ..input_topics import STATIC_TOPIC
 from ..inputs import (
     convert_odometry,
     find_nanoseconds,
     read_odometry_message,
     read_pose,
+    to_links,
     to_pose,
 )
+from .transform_chain import TransformChain
 
 TWIST_GAP_NS = NANOSECONDS // 5  # a wider one is not bridged, and no pose waits longer
 KEPT_NS = 2 * NANOSECONDS  # of twists
@@ -43,34 +47,39 @@ class Twist(NamedTuple):
 
 
 class EgoReader:
-    """Turns messages of one rig's ego topics into poses, in the order of their stamps."""
+    """Turns messages of one rig's ego topics into poses, in the order of their stamps.
+
+    tree: what is known of TF.
+    """
 
     def __init__(self, source: EgoSource) -> None:
+        self.tree = TransformTree()
         self._source = source
+        self._chain = TransformChain(self.tree, source.frame, source.child_frame)
+        self._axle: tuple[tuple[str, int], RearAxle] | None = None  # frame, state of the tree
         self._waiting: deque[Odometry] = deque()
         self._twists: list[Twist] = []
         self._newest_ns = 0
         self._before: EgoPose | None = None
-        self._has_pair = False
 
     def read_poses(self, message: Any) -> tuple[int | None, list[EgoPose]]:
         """Stamp of a message of the odometry's topic, and the poses that are ready now.
 
         An Odometry may be CDR bytes. No stamp: a TFMessage about other frames. Raises ValueError
-        as inputs.to_pose does.
+        as inputs.to_pose does, and where a transform is missing.
         """
         if self._source == EgoSource():
             pose = read_pose(message) if isinstance(message, bytes) else to_pose(message)
             return pose.stamp_ns, [pose]
-        stamp_ns, poses = None, []
-        for odometry in self._list_odometry(message):
-            stamp_ns = odometry.stamp_ns
+        stamp_ns, found = self._read(message)
+        poses: list[EgoPose] = []
+        for odometry in found:
             if self._source.twist_topic:
                 convert_odometry(odometry)  # what cannot be used is not kept waiting
-                if stamp_ns < self._newest_ns - TWIST_GAP_NS:
+                if odometry.stamp_ns < self._newest_ns - TWIST_GAP_NS:
                     poses += self._release(is_last=True)
-                    self._drop_twists_after(stamp_ns + TWIST_GAP_NS)
-                self._newest_ns = stamp_ns
+                    self._drop_twists_after(odometry.stamp_ns + TWIST_GAP_NS)
+                self._newest_ns = odometry.stamp_ns
                 self._waiting.append(odometry)
                 poses += self._release()
             else:
@@ -86,38 +95,35 @@ class EgoReader:
         self._twists = [x for x in self._twists if x.stamp_ns > newest_ns - KEPT_NS]
         return twist.stamp_ns, self._release()
 
-    def _list_odometry(self, message: Any) -> Iterable[Odometry]:
-        if isinstance(message, bytes):
-            return (read_odometry(message),)
+    def add_static(self, message: Any) -> None:
+        """Take a TFMessage of /tf_static."""
+        for link in to_links(message, is_static=True):
+            self.tree.add(link)
+
+    def _read(self, message: Any) -> tuple[int | None, list[Odometry]]:
+        """Stamp of a message, and what it completes."""
         if hasattr(message, 'transforms'):
-            return self._list_transforms(message)
-        if hasattr(message, 'twist'):
-            return (read_odometry_message(message),)
-        pose = message.pose.pose if hasattr(message.pose, 'pose') else message.pose
-        return (self._make(message.header, pose.position, pose.orientation),)
+            stamp_ns, found = self._chain.read(message)
+            return stamp_ns, [self._make(x.stamp_ns, self._source.frame, *x.pose) for x in found]
+        if isinstance(message, bytes):
+            odometry = read_odometry(message)
+        elif hasattr(message, 'twist'):
+            odometry = read_odometry_message(message)
+        else:
+            pose = message.pose.pose if hasattr(message.pose, 'pose') else message.pose
+            at, turn = pose.position, pose.orientation
+            stamp_ns = find_nanoseconds(message.header.stamp)
+            place = (at.x, at.y, at.z), (turn.x, turn.y, turn.z, turn.w)
+            odometry = self._make(stamp_ns, message.header.frame_id, *place)
+        return odometry.stamp_ns, [odometry]
 
-    def _list_transforms(self, message: Any) -> Iterator[Odometry]:
-        wanted, names = (self._source.frame, self._source.child_frame), []
-        for found in message.transforms:
-            names.append((found.header.frame_id.lstrip('/'), found.child_frame_id.lstrip('/')))
-            if names[-1] == wanted:
-                self._has_pair = True
-                place = found.transform
-                yield self._make(found.header, place.translation, place.rotation)
-        if not self._has_pair:
-            listed = ', '.join(f'{child} in {parent}' for parent, child in names) or 'nothing'
-            raise ValueError(f'no transform of {wanted[1]} in {wanted[0]} so far, but {listed}')
-
-    def _make(self, header: Any, position: Any, orientation: Any) -> Odometry:
+    def _make(
+        self, stamp_ns: int, frame: str, position: Iterable[float], quaternion: Iterable[float]
+    ) -> Odometry:
+        x, y, z = position
+        numbers = (x, y, z), tuple(quaternion)
         return Odometry(
-            find_nanoseconds(header.stamp),
-            (position.x, position.y, position.z),
-            (orientation.x, orientation.y, orientation.z, orientation.w),
-            NOTHING,
-            NOTHING,
-            header.frame_id,
-            self._source.child_frame,
-            NOTHING,
+            stamp_ns, *numbers, NOTHING, NOTHING, frame, self._source.child_frame, NOTHING
         )
 
     def _drop_twists_after(self, stamp_ns: int) -> None:
@@ -146,11 +152,26 @@ class EgoReader:
 
     def _finish(self, odometry: Odometry) -> EgoPose:
         pose = convert_odometry(odometry)
-        if axle := self._source.rear_axle:
+        if axle := self._find_axle(pose.child_frame_id):
             pose = move_to_axle(pose, odometry.lateral_mps, axle)
         if not self._source.has_twist:
             pose, self._before = measure_speed(self._before, pose), pose
         return pose
+
+    def _find_axle(self, frame: str) -> RearAxle | None:
+        """Where the axle is in a frame: by the rig, else by /tf_static; None: it is the frame."""
+        axle = self._source.rear_axle
+        if axle is None or axle.position_m is not None:
+            return axle
+        key = frame, self.tree.static_count
+        if self._axle is None or self._axle[0] != key:
+            try:
+                position, quaternion = self.tree.find(frame, axle.frame)
+            except NoTransform as error:
+                raise ValueError(f'rear_axle by {STATIC_TOPIC}: {error}') from error
+            place = tuple(position.tolist()), tuple(quaternion.tolist())
+            self._axle = key, RearAxle(axle.frame, *place)
+        return self._axle[1]
 
 
 def move_to_axle(pose: EgoPose, lateral_mps: float, axle: RearAxle) -> EgoPose:
@@ -160,7 +181,7 @@ def move_to_axle(pose: EgoPose, lateral_mps: float, axle: RearAxle) -> EgoPose:
     the twist (v, w) of the frame v_axle = R_r^T (v + w x r): Lynch and Park, Modern Robotics
     (2017), 3.3. Of w only the yaw rate is known. lateral_mps: v to the left.
     """
-    r, yaw_rate = np.array(axle.position_m), pose.yaw_rate_radps
+    r, yaw_rate = np.array(axle.position_m, np.float64), pose.yaw_rate_radps
     turned = geometry.rotation_matrix(pose.quaternion_xyzw)
     forward, left, _ = geometry.rotation_matrix(axle.quaternion_xyzw)[:, 0]
     speed_mps = pose.speed_mps - (yaw_rate * r[1] if r[1] else 0.0)

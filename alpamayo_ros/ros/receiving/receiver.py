@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from ...data_types import EgoPose, Frame, Rejection
+from ...transform_tree import TransformTree
 from ...video.decoder_thread import Decoded, DecoderThread
 from ..anchors import Anchors
 from ..diagnostics.input_monitor import InputMonitor
@@ -55,6 +56,15 @@ class Receiver:
             except ValueError as error:
                 self._take(name, Rejection(0, 'bad_message', str(error)), start, now_ns)
         self._on_taken(now_ns, start)
+
+    def receive_static(self, message: Any) -> None:
+        """Take a TFMessage of /tf_static."""
+        self._ego.add_static(message)
+
+    @property
+    def tree(self) -> TransformTree:
+        """What is known of TF."""
+        return self._ego.tree
 
     def _take_poses(self, name: str, message: Any, start: float, now_ns: int) -> None:
         read = self._ego.read_poses if name == ODOMETRY else self._ego.read_twist
