@@ -64,11 +64,10 @@ class LiveCalibrations:
 
     def describe(self) -> Status:
         """Status of /diagnostics: the view of every camera, or why it is not known."""
-        values = {
-            name: self._faults.get(name) or f'{measure_view(camera.calibration):.0f} degrees'
-            for name, camera in self._cameras.items()
-            if camera.calibration or name in self._faults
-        }
+        values = dict(self._faults)
+        for name, camera in self._cameras.items():
+            if camera.calibration is not None:
+                values[name] = f'{measure_view(camera.calibration):.0f} degrees'
         faults = [f'{name}: {text}' for name, text in self._faults.items()]
         faults += describe_wrong_views(self._cameras.values())
         return Status(WARN if faults else OK, 'calibration', '; '.join(faults) or 'known', values)
