@@ -250,10 +250,16 @@ def two_bit_study() -> str:
     return render(tables).rstrip('\n')
 
 
+def status_keys() -> str:
+    """Return what the keys of ~/output/status mean."""
+    return _table(('key', 'value'), ((f'`{row.key}`', row.description) for row in t0_status.KEYS))
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     'parameters': parameters,
     'topics': topics,
     'services': services,
+    'status-keys': status_keys,
     'commands': commands,
     'encodings': encodings,
     'ego-sources': ego_sources,

@@ -181,12 +181,6 @@ def describe_t0(report: T0Report) -> Status:
     return Status(_LEVELS[report.fate], NAME, text, values)
 
 
-def format_keys() -> str:
-    """Markdown table of all keys."""
-    rows = [f'| `{row.key}` | {row.description} |' for row in KEYS]
-    return '\n'.join(['| key | value |', '|---|---|', *rows])
-
-
 class T0StatusPublisher:
     """Publishes one status per t0, and a heartbeat when none was due since the last `beat`."""
 
