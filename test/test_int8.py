@@ -201,7 +201,7 @@ def check_products(dtype, device):
             ):
                 parts = packed.split(heights)
                 scales = torch.cat([weights.compute_weight_scales(part, 256) for part in parts])
-                arguments = [*quantized, *packed, heights, scales, gate]
+                arguments = [*quantized, packed, heights, scales, gate]
                 want = ops.packed_int8_plain(*arguments).double().cpu()
                 for scratch in (1 << 20, 256 * 96):
                     ops.INT8_SCRATCH_BYTES = scratch

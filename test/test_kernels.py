@@ -212,10 +212,10 @@ def check_swiglu(dtype, device, widths=WIDTHS):
         packed_ops.SCRATCH_BYTES = 2 * 128 * 256 * dtype.itemsize
         for count in (1, 6, 64, 130):
             x = 0.02 * draw(count, 256, dtype)  # float16 ends at 65504
-            y = packed_ops.packed_swiglu_cuda(x.to(device), *to(device, stored), [300, 300])
+            y = packed_ops.packed_swiglu_cuda(x.to(device), to(device, stored), [300, 300])
             error = relative(y, silu_product(x, *matrices))
             assert error < limit, (scheme, count, error)
-            terms = packed_ops.packed_terms_cuda(x.to(device), *to(device, stored), [300, 300])
+            terms = packed_ops.packed_terms_cuda(x.to(device), to(device, stored), [300, 300])
             error = relative(terms.sum(0), x.double() @ torch.cat(matrices).T)
             assert error < limit, (scheme, count, error)
 

@@ -9,8 +9,8 @@ the bytes of optimum-quanto, which are also (N / digits, K) without a copy when 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,6 +67,20 @@ class PackedMatrix(NamedTuple):
             own_shift = None if shift is None else shift[own]
             yield PackedMatrix(data[byte : byte + size], scale[own], own_shift, self.levels)
             row, byte = row + count, byte + size
+
+
+def take_fields(function: Callable[..., Any], before: int = 1) -> Callable[..., Any]:
+    """Let a function of a PackedMatrix take its fields one by one: op schemas know no named tuple.
+
+    before: number of arguments in front of the matrix.
+    """
+    behind = before + len(PackedMatrix._fields)
+
+    def call(*arguments: Any) -> Any:
+        matrix = PackedMatrix(*arguments[before:behind])
+        return function(*arguments[:before], matrix, *arguments[behind:])
+
+    return call
 
 
 def pack(codes: Tensor, levels: int) -> Tensor:

@@ -21,9 +21,12 @@ class QuantEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Ids (...) to (..., embedding_dim) on the device of the ids."""
         stored = self.weight.stored
-        # on the host, dispatching the op would take longer than reading a token
-        look_up = packed_embedding if stored.data.is_cuda else packed_embedding_plain
-        return look_up(ids.to(stored.data.device), *stored, self.embedding_dim).to(ids.device)
+        near = ids.to(stored.data.device)
+        if stored.data.is_cuda:
+            rows = packed_embedding(near, *stored, self.embedding_dim)
+        else:  # dispatching the op would take longer than reading a token
+            rows = packed_embedding_plain(near, stored, self.embedding_dim)
+        return rows.to(ids.device)
 
 
 class HostEmbedding(nn.Embedding):

@@ -7,11 +7,12 @@ scratch holds them; weights that are int8 already are taken as they are. Knows n
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..packing import INT8_SCRATCH_BYTES, PackedMatrix, even_chunk
+from ..packing import INT8_SCRATCH_BYTES, PackedMatrix, even_chunk, take_fields
 from ..swiglu import swiglu_plain
 from .weights import unpack_int8_plain
 
@@ -47,24 +48,14 @@ int8_linear = torch.library.custom_op('alpamayo_ros::int8_linear', mutates_args=
 
 
 @int8_linear.register_fake
-def _(
-    values: Tensor,
-    value_scale: Tensor,
-    like: Tensor,
-    weight: Tensor,
-    weight_scale: Tensor,
-    bias: Tensor | None = None,
-) -> Tensor:
+def _(values, value_scale, like, weight, weight_scale, bias=None):
     return like.new_empty(len(values), len(weight))
 
 
 def packed_int8_plain(
     values: Tensor,
     value_scale: Tensor,
-    data: Tensor,
-    scale: Tensor,
-    shift: Tensor | None,
-    levels: int,
+    matrix: PackedMatrix,
     rows: Sequence[int],
     row_scale: Tensor,
     gated: bool = False,
@@ -74,36 +65,29 @@ def packed_int8_plain(
     Matrices and `rows` as in `packed_linear`; row_scale (sum of rows): see
     `weights.compute_weight_scales`. gated: silu(first product) * second product, (M, rows[0]).
     """
-    matrix = PackedMatrix(data, scale, shift, levels)
-    columns = scale.numel() // sum(rows) * matrix.group
+    columns = matrix.scale.numel() // sum(rows) * matrix.group
     weight = torch.cat(
         [
             unpack_int8_plain(part, own, columns, 0, len(own))
             for part, own in zip(matrix.split(rows), row_scale.split(list(rows)), strict=True)
         ]
     )
-    y = int8_linear_plain(values, value_scale, scale, weight, row_scale)
+    y = int8_linear_plain(values, value_scale, matrix.scale, weight, row_scale)
     return swiglu_plain(*y.split(list(rows), -1)) if gated else y
 
 
-packed_int8 = torch.library.custom_op('alpamayo_ros::packed_int8', mutates_args=())(
-    packed_int8_plain
-)
+packed_int8 = torch.library.custom_op(
+    'alpamayo_ros::packed_int8',
+    mutates_args=(),
+    schema='(Tensor values, Tensor value_scale, Tensor data, Tensor scale, Tensor? shift, '
+    'SymInt levels, SymInt[] rows, Tensor row_scale, bool gated=False) -> Tensor',
+)(take_fields(packed_int8_plain, before=2))
 
 
 @packed_int8.register_fake
-def _(
-    values: Tensor,
-    value_scale: Tensor,
-    data: Tensor,
-    scale: Tensor,
-    shift: Tensor | None,
-    levels: int,
-    rows: Sequence[int],
-    row_scale: Tensor,
-    gated: bool = False,
-) -> Tensor:
-    return scale.new_empty(len(values), rows[0] if gated else sum(rows))
+@partial(take_fields, before=2)
+def _(values, value_scale, matrix, rows, row_scale, gated=False):
+    return matrix.scale.new_empty(len(values), rows[0] if gated else sum(rows))
 
 
 def int8_linear_cuda(
@@ -123,20 +107,16 @@ def int8_linear_cuda(
 def packed_int8_cuda(
     values: Tensor,
     value_scale: Tensor,
-    data: Tensor,
-    scale: Tensor,
-    shift: Tensor | None,
-    levels: int,
+    matrix: PackedMatrix,
     rows: Sequence[int],
     row_scale: Tensor,
     gated: bool = False,
 ) -> Tensor:
     """The op in Triton: as many rows as the scratch holds, and so on."""
-    matrix = PackedMatrix(data, scale, shift, levels)
-    columns = scale.numel() // sum(rows) * matrix.group
+    columns = matrix.scale.numel() // sum(rows) * matrix.group
     matrices = list(matrix.split(rows))
     scales = row_scale.split(list(rows))
-    out = scale.new_empty(len(values), rows[0] if gated else sum(rows))
+    out = matrix.scale.new_empty(len(values), rows[0] if gated else sum(rows))
     at = 0
     for piece in _plan_pieces(rows, values.shape[1], gated):
         weight = get_scratch(
@@ -174,4 +154,4 @@ def _plan_pieces(
 
 if multiply_int8 is not None:
     int8_linear.register_kernel('cuda')(int8_linear_cuda)
-    packed_int8.register_kernel('cuda')(packed_int8_cuda)
+    packed_int8.register_kernel('cuda')(take_fields(packed_int8_cuda, before=2))
