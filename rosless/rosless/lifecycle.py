@@ -7,6 +7,7 @@ is an error of the transition, and a transition that the state does not have rai
 
 from collections.abc import Iterable
 import enum
+from functools import partialmethod
 from typing import NamedTuple
 
 from rosless.messages import get_message_class, get_service_class
@@ -117,48 +118,10 @@ class LifecycleNode(Node):
             )
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Come from unconfigured to inactive."""
+        """Answer that the transition succeeded, as each `on_*` does that is not overridden."""
         return TransitionCallbackReturn.SUCCESS
 
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Come from inactive to unconfigured."""
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Come from inactive to active."""
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Come from active to inactive."""
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Come to finalized, which nothing leaves."""
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Come to unconfigured after an error of another callback; else to finalized."""
-        return TransitionCallbackReturn.SUCCESS
-
-    def trigger_configure(self) -> TransitionCallbackReturn:
-        """Do the transition; what its callback answered."""
-        return self.__change('configure')
-
-    def trigger_cleanup(self) -> TransitionCallbackReturn:
-        """Do the transition; what its callback answered."""
-        return self.__change('cleanup')
-
-    def trigger_activate(self) -> TransitionCallbackReturn:
-        """Do the transition; what its callback answered."""
-        return self.__change('activate')
-
-    def trigger_deactivate(self) -> TransitionCallbackReturn:
-        """Do the transition; what its callback answered."""
-        return self.__change('deactivate')
-
-    def trigger_shutdown(self) -> TransitionCallbackReturn:
-        """Do the transition; what its callback answered."""
-        return self.__change('shutdown')
+    on_cleanup = on_activate = on_deactivate = on_shutdown = on_error = on_configure
 
     def __change(self, wanted: str | int) -> TransitionCallbackReturn:
         """Do the transition of a label or number, and those that its callback brings about."""
@@ -169,6 +132,13 @@ class LifecycleNode(Node):
         if answer is TransitionCallbackReturn.ERROR:
             self.__follow(self.__call_back(before).to_label())
         return answer
+
+    # each does its transition and returns what the callback answered
+    trigger_configure = partialmethod(__change, 'configure')
+    trigger_cleanup = partialmethod(__change, 'cleanup')
+    trigger_activate = partialmethod(__change, 'activate')
+    trigger_deactivate = partialmethod(__change, 'deactivate')
+    trigger_shutdown = partialmethod(__change, 'shutdown')
 
     def __call_back(self, before: LifecycleState) -> TransitionCallbackReturn:
         callbacks = {

@@ -74,6 +74,14 @@ def _find_nearest(table: dict[str, Any], name: str) -> Any:
     return table.get(name)
 
 
+def _make_writer(severity: LoggingSeverity):
+    def write(self, message: str, **filters) -> bool:
+        """Write a record of this severity, unless a filter prevents it; returns whether."""
+        return self._log(message, severity, filters)
+
+    return write
+
+
 class Logger:
     """Writes records. Filters keep their state per call site, and a call site keeps its filters:
     another severity or other filters there raise ValueError, as in rclpy.
@@ -105,29 +113,12 @@ class Logger:
         """Write a record, unless its severity or a filter prevents it; returns whether."""
         return self._log(message, LoggingSeverity(severity), filters)
 
-    def debug(self, message: str, **filters) -> bool:
-        """Write for developers."""
-        return self._log(message, LoggingSeverity.DEBUG, filters)
-
-    def info(self, message: str, **filters) -> bool:
-        """Write what happens as expected."""
-        return self._log(message, LoggingSeverity.INFO, filters)
-
-    def warning(self, message: str, **filters) -> bool:
-        """Write what may be a fault."""
-        return self._log(message, LoggingSeverity.WARN, filters)
-
-    def warn(self, message: str, **filters) -> bool:
-        """Old name of warning."""
-        return self._log(message, LoggingSeverity.WARN, filters)
-
-    def error(self, message: str, **filters) -> bool:
-        """Write a fault."""
-        return self._log(message, LoggingSeverity.ERROR, filters)
-
-    def fatal(self, message: str, **filters) -> bool:
-        """Write a fault that ends the program."""
-        return self._log(message, LoggingSeverity.FATAL, filters)
+    debug = _make_writer(LoggingSeverity.DEBUG)
+    info = _make_writer(LoggingSeverity.INFO)
+    warning = _make_writer(LoggingSeverity.WARN)
+    warn = warning  # its old name
+    error = _make_writer(LoggingSeverity.ERROR)
+    fatal = _make_writer(LoggingSeverity.FATAL)
 
     def _log(self, message: str, severity: LoggingSeverity, filters: dict[str, Any]) -> bool:
         if not self.is_enabled_for(severity):
