@@ -150,6 +150,7 @@ class Tensors:
             return require_line(error)
         for name, tensor in load_file(path).items():
             if not name.endswith(('.input_scale', '.output_scale')):
+                assert not tensor.is_floating_point() or tensor.isfinite().all(), name
                 same = torch.equal(state[name], tensor.to(state[name].dtype))
                 assert same, f'{name} differs'
         return SERVED

@@ -145,3 +145,43 @@ def test_hash_changes_with_a_single_weight(checkpoint_copy):
 
     change(checkpoint_copy, nudge)
     assert hash_checkpoint(checkpoint_copy) != before
+
+
+NORM = 'vlm.model.language_model.layers.0.input_layernorm.weight'
+DOWN = 'expert.layers.0.mlp.down_proj.weight'
+
+
+@pytest.mark.parametrize(
+    ('name', 'put', 'message'),
+    [
+        (DOWN, lambda x: x[0, :3].fill_(torch.nan), '3 of {n} values are NaN or infinite'),
+        (DOWN, lambda x: x[1, 2:3].fill_(-torch.inf), '1 of {n} values are NaN or infinite'),
+        (NORM, lambda x: x.zero_(), '{n} of {n} values are zero'),
+        ('action_space.accel_std', lambda x: x.zero_(), '1 of 1 values are zero or negative'),
+        ('action_space.curvature_std', lambda x: x.neg_(), '1 of 1 values are zero or negative'),
+    ],
+)
+def test_values_that_no_weight_has_are_named(checkpoint_copy, name, put, message):
+    count = load_file(checkpoint_copy / 'model.safetensors')[name].numel()
+    change(checkpoint_copy, lambda tensors: put(tensors[name]))
+    with pytest.raises(BadInput) as refusal:
+        load_model(checkpoint_copy)
+    start = f'{checkpoint_copy}/model.safetensors: {name}: '
+    assert str(refusal.value).startswith(start + message.format(n=f'{count:,}'))
+    with pytest.raises(BadInput, match='values are'):
+        load_model(checkpoint_copy, bits=8)
+
+
+def test_values_above_the_dtype_of_the_config_are_named(checkpoint_copy):
+    change(checkpoint_copy, lambda tensors: tensors[DOWN][0, :2].fill_(70_000))
+    load_model(checkpoint_copy)
+    path = checkpoint_copy / 'config.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'dtype': 'float16'}))
+    with pytest.raises(BadInput, match=f'{DOWN}: 2 of .* are above 65504, the largest of'):
+        load_model(checkpoint_copy)
+
+
+def test_zeros_that_a_weight_may_have_are_loaded(checkpoint_copy):
+    change(checkpoint_copy, lambda tensors: (tensors[DOWN].zero_(), tensors[NORM][1:].zero_()))
+    state = load_model(checkpoint_copy).state_dict()
+    assert not state[DOWN].any() and state[NORM].any()

@@ -462,10 +462,21 @@ def test_faults_of_the_source_are_one_line_and_leave_nothing(source, tmp_path, c
     refused('3,550,984 of 3,551,984 bytes: the download or copy was cut short')
 
 
-def test_weights_that_are_not_finite_are_named(source, tmp_path, capsys):
-    edit(source, lambda tensors: tensors[LAYER + '.weight'].fill_(torch.nan))
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'),
+    [
+        (LAYER + '.weight', torch.nan, 'values are NaN or infinite'),
+        (LAYER + '.weight', 1e25, 'holds values too large to quantize'),
+        ('action_in_proj.encoder.trunk.0.bias', torch.inf, 'values are NaN or infinite'),
+    ],
+)
+def test_weights_that_are_not_finite_are_named(source, tmp_path, capsys, name, value, message):
+    whole = (source / 'model.safetensors').read_bytes()
+    edit(source, lambda tensors: tensors[name].fill_(value))
     assert run(tmp_path / 'q', source=source) == 2
-    assert f'{LAYER}.weight holds values that are not finite' in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f'model.safetensors: {name}' in error and message in error
+    (source / 'model.safetensors').write_bytes(whole)
     edit(source, lambda tensors: tensors[LAYER + '.weight'].fill_(1))  # repaired
     assert run(tmp_path / 'q', source=source) == 0
 
@@ -534,4 +545,26 @@ def test_config_that_says_something_else_is_refused(mixed, tmp_path, change, sai
     config['quantization_config'] |= change
     (copy / 'config.json').write_text(json.dumps(config))
     with pytest.raises(BadInput, match=said):
+        load_model(copy)
+
+
+@pytest.mark.parametrize(
+    ('ending', 'put', 'message'),
+    [
+        ('_scale', lambda x: x.index_fill(0, torch.tensor([1]), torch.nan), '1 of .* are NaN or'),
+        ('_scale', torch.zeros_like, 'are zero, expected others'),
+        ('_shift', lambda x: x * torch.inf, 'are NaN or infinite'),
+        ('_scale', lambda x: x.to(torch.int32), 'is torch.int32, expected torch.float32'),
+        ('_data._data', lambda x: x.float(), 'is torch.float32, expected torch.uint8'),
+    ],
+)
+def test_packed_values_that_cannot_be_are_named(mixed, tmp_path, ending, put, message):
+    copy, name = tmp_path / 'copy', f'{LAYER}.weight.{ending}'
+    shutil.copytree(mixed, copy)
+    (copy / 'model.safetensors.index.json').unlink()  # its sha256 would be another reason
+    (part,) = copy.glob('*.safetensors')
+    tensors = load_file(part)
+    save_file(tensors | {name: put(tensors[name])}, copy / 'model.safetensors')
+    part.unlink()
+    with pytest.raises(BadInput, match=f'model.safetensors: {name}:? .*{message}'):
         load_model(copy)

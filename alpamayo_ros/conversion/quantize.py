@@ -33,6 +33,7 @@ from ..model.prompt.vlm_folder import find_vlm_folder
 from ..quantization.codes import measure_error
 from ..quantization.matrix import quantize_matrix
 from ..quantization.record import KEY
+from ..runtime.weight_values import require_sound_values
 from .calibrate import Calibration
 from .plan import Progress, QuantizationPlan, TensorStep
 from .quanto_source import ZERO_POINT
@@ -164,6 +165,11 @@ def _convert_tensor(
     tensor = job.read_tensor(step.source)
     if not step.shapes:
         return {}, None
+    try:
+        require_sound_values(job.files[step.source], step.source, tensor, torch.bfloat16)
+    except BadInput:
+        shutil.rmtree(job.unfinished)  # of no use to a repaired source, which has another hash
+        raise
     if step.source.endswith(ZERO_POINT):
         scale = job.read_tensor(step.source.removesuffix(ZERO_POINT) + '._scale')
         (name,) = step.shapes
@@ -178,9 +184,11 @@ def _convert_tensor(
         error = measure_error(stored, step.rule, tensor)
     else:
         stored, error = quantize_matrix(tensor, step.rule, job.quantization.solver, job.device)
-    if error != error:
-        shutil.rmtree(job.unfinished)  # of no use to a repaired source, which has another hash
-        raise BadInput(f'{job.files[step.source]}: {step.source} holds values that are not finite')
+    if error != error:  # squares of values near the limit of float32
+        shutil.rmtree(job.unfinished)
+        raise BadInput(
+            f'{job.files[step.source]}: {step.source} holds values too large to quantize'
+        )
     return {step.source + ending: part.cpu() for ending, part in stored.items()}, error
 
 

@@ -99,12 +99,12 @@ def describe_cut(file: Path) -> str:
     return f'{size:,} of {expected:,} bytes: the download or copy was cut short, do it again'
 
 
-def stream_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor of a checkpoint in turn, mapped from its file: nothing is copied."""
+def stream_tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
+    """File, name and tensor in turn; a tensor is mapped from its file: nothing is copied."""
     for file in list_shard_files(folder):
         with safe_open(file, framework='pt') as shard:
             for name in shard.keys():  # noqa: SIM118  not a dict
-                yield name, shard.get_tensor(name)
+                yield file, name, shard.get_tensor(name)
 
 
 def check_names(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], where: str) -> list[str]:
@@ -131,7 +131,7 @@ def check_names(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], where:
     return rebuilt
 
 
-Change = Callable[[str, Tensor], Mapping[str, Tensor]]
+Change = Callable[[Path, str, Tensor], Mapping[str, Tensor]]
 
 
 def load_weights(
@@ -147,16 +147,27 @@ def load_weights(
     place: gives the device of a tensor; on the CPU it stays mapped from its file. Every floating
     tensor becomes `dtype`, buffers included, as in the reference. rebuilt: buffers that the
     checkpoint leaves out (1.5); they come from the config. change: replaces a tensor of a file by
-    those of the module.
+    those of the module. Raises BadInput for whole numbers in the place of floating-point ones, or
+    the reverse.
     """
-    for source, mapped in stream_tensors(folder):
-        for name, tensor in (change(source, mapped) if change else {source: mapped}).items():
+    wanted = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+    for file, source, mapped in stream_tensors(folder):
+        _require_kind(file, source, mapped.dtype, wanted.get(source))
+        for name, tensor in (change(file, source, mapped) if change else {source: mapped}).items():
             kind = dtype if tensor.is_floating_point() else tensor.dtype
             set_tensor(module, name, tensor.to(place(name), kind))
     for name in rebuilt:
         path, _, leaf = name.rpartition('.')
         owner: Any = module.get_submodule(path)
         set_tensor(module, name, owner.make_buffers()[leaf].to(place(name), dtype))
+
+
+def _require_kind(file: Path, name: str, found: torch.dtype, expected: torch.dtype | None) -> None:
+    """Raise BadInput for a tensor whose kind of number is not that of the module's (None: any)."""
+    if expected is None or found == expected:
+        return
+    if not (found.is_floating_point and expected.is_floating_point) or found.itemsize < 2:
+        raise BadInput(f'{file}: {name} is {found}, expected {expected}')
 
 
 def set_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:

@@ -6,7 +6,7 @@ This module knows no tokenizer and no context.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 import os
 from pathlib import Path
@@ -21,6 +21,7 @@ from ..errors import BadInput
 from ..files import read_json
 from ..model.alpamayo import AlpamayoModel
 from ..model.checkpoint import (
+    Change,
     check_hashes,
     check_names,
     list_shard_files,
@@ -41,6 +42,7 @@ from ..quantization.record import (
 )
 from ..quantization.scheme import Rules, choose_recipe, find_rule, find_tensor_rule, make_rules
 from .memory import require_memory
+from .weight_values import require_sound_values
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 EMBEDDING = 'vlm.model.language_model.embed_tokens'
@@ -148,7 +150,9 @@ def plan_load(
 
 
 def load(plan: LoadPlan, activations: int = 16) -> AlpamayoModel:
-    """Fill the plan's model, strictly. Raises BadInput for a file whose hash differs.
+    """Fill the plan's model, strictly.
+
+    Raises BadInput for a file whose hash differs, and for values that no weight has.
 
     activations: bits of the inputs of products, see `use_int8_activations`.
     """
@@ -217,13 +221,14 @@ def select_device(device: torch.device) -> None:
         torch.cuda.set_device(device)
 
 
-def _make_converter(plan: LoadPlan) -> Callable[[str, Tensor], Mapping[str, Tensor]]:
-    """Return the function from a tensor of the checkpoint to the model's: split, then packed.
+def _make_converter(plan: LoadPlan) -> Change:
+    """Return the function from a tensor of a file to the model's: checked, split, then packed.
 
     Scales are solved on the device.
     """
 
-    def convert(name: str, tensor: Tensor) -> Mapping[str, Tensor]:
+    def convert(file: Path, name: str, tensor: Tensor) -> Mapping[str, Tensor]:
+        require_sound_values(file, name, tensor, plan.dtype)
         rule = find_tensor_rule(name, tensor.shape, plan.rules)
         converted: dict[str, Tensor] = {}
         for own, part in _split_head(plan.model.vlm.lm_head, name, tensor).items():
