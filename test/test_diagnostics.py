@@ -95,6 +95,18 @@ def test_an_input_that_never_came_says_so_and_what_is_there_in_its_place():
     assert status.message == 'tele: image without data'
 
 
+def test_a_silent_input_names_the_publisher_whose_qos_does_not_fit():
+    found = InputMonitor('/camera', IMAGE)
+    assert found.is_silent(0.0)
+    found.misfit = '/driver publishes /camera with a QoS that does not fit'
+    assert describe_input('tele', found, 0, 0.0, 0.5, {}).message == found.misfit
+    heard = monitor()
+    assert not heard.is_silent(2.0) and heard.is_silent(4.0)
+    heard.misfit = found.misfit
+    status = describe_input('tele', heard, heard.newest_ns + 1_800_000_000, 3.7, 0.5, {})
+    assert status.message == f'tele: 1.8 s old; {found.misfit}'
+
+
 @pytest.mark.parametrize(
     'state, error, level, message',
     [
@@ -340,16 +352,16 @@ def test_the_status_says_what_became_of_a_t0_and_why(changes, level, message, va
 def test_a_heartbeat_without_a_t0_comes_only_where_no_t0_had_a_status(state):
     topic = Listener()
     publisher = T0StatusPublisher(topic, make_message, '/alpamayo', 'r1')
-    publisher.beat(T0_NS, state, 'no frame of front_wide')
+    publisher.beat(T0Report(0, T0_NS, state, detail='no frame of front_wide'))
     (beat,) = topic.messages
     assert (beat.header.stamp.sec, beat.header.stamp.nanosec) == (0, 0)
     values = {pair.key: pair.value for pair in beat.status[0].values}
     assert values == {'state': state, 'detail': 'no frame of front_wide'}
     publisher.publish(report())
-    publisher.beat(T0_NS, state, '')
+    publisher.beat(T0Report(0, T0_NS, state))
     assert len(topic.messages) == 2
     assert topic.messages[1].header.stamp.sec == T0_NS // SECOND
-    publisher.beat(T0_NS, state, '')
+    publisher.beat(T0Report(0, T0_NS, state))
     assert len(topic.messages) == 3
 
 

@@ -36,6 +36,7 @@ IMPORTS = {
     'rclpy.callback_groups.MutuallyExclusiveCallbackGroup': '',
     'rclpy.clock.Clock': 'clock_type',
     'rclpy.clock.ClockType': '',
+    'rclpy.clock.JumpThreshold': 'min_forward min_backward on_clock_change',
     'rclpy.event_handler.PublisherEventCallbacks': 'use_default_callbacks',  # of Jazzy
     'rclpy.event_handler.SubscriptionEventCallbacks': 'use_default_callbacks',
     'rclpy.qos_event.PublisherEventCallbacks': 'use_default_callbacks',  # the same in Humble
@@ -51,10 +52,12 @@ IMPORTS = {
     'rclpy.node.Node': NODE,
     'rclpy.parameter.Parameter': 'name type_ value',
     'rclpy.qos.DurabilityPolicy': '',
+    'rclpy.qos.QoSCompatibility': '',
     'rclpy.qos.QoSPolicyKind': '',
     'rclpy.qos.QoSProfile': 'history depth reliability durability lifespan deadline liveliness '
     'liveliness_lease_duration avoid_ros_namespace_conventions',
     'rclpy.qos.ReliabilityPolicy': '',
+    'rclpy.qos.qos_check_compatible': '',
     'rclpy.qos_overriding_options.InvalidQosOverridesError': '',
     'rclpy.qos_overriding_options.QoSOverridingOptions': 'policy_kinds callback entity_id',
     'rclpy.serialization.deserialize_message': '',
@@ -91,6 +94,7 @@ METHODS = {
     'create_timer': 'callback_group clock',
     'declare_parameter': 'descriptor ignore_override',
     'destroy_node': '',
+    'destroy_subscription': '',
     'get_clock': '',
     'get_fully_qualified_name': '',
     'get_logger': '',
@@ -115,7 +119,7 @@ METHODS = {
 # Methods of what those return; a logger takes the keywords of its filters.
 LOGGED = 'throttle_duration_sec throttle_time_source_type skip_first once'
 RETURNED = {
-    'get_clock': {'now': ''},
+    'get_clock': {'now': '', 'create_jump_callback': 'pre_callback post_callback'},
     'get_logger': dict.fromkeys(('debug', 'info', 'warning', 'error', 'fatal'), LOGGED),
 }
 # Options of `ros2 bag` that the launch files use.

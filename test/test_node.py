@@ -507,6 +507,29 @@ def test_two_publishers_of_an_input_are_a_warning_that_names_them(peer, start):
     peer.node.destroy_publisher(other)
 
 
+def test_a_publisher_whose_qos_does_not_fit_is_named(peer, rig_file):
+    topic = TOPICS['tele']
+    override = f'qos_overrides.{topic}.subscription.reliability'
+    values = {'rig': rig_file, 'engine': 'constant_velocity', override: 'reliable'}
+    text = (
+        f'front_tele: /vehicle publishes {topic} with a QoS that does not fit the subscription, '
+        'change qos_overrides: ERROR: Best effort publisher and reliable subscription'
+    )
+    with running(NODE, *arguments(**values)) as process:
+        process.wait_for_line(text)
+        shown = text.removeprefix('front_tele: ')
+        peer.until(lambda: shown in peer.status('input/front_tele')[1], 'not in the status')
+
+
+def test_a_clock_that_goes_back_is_a_reset_before_any_input_says_so(peer, start):
+    start()
+    messages = drive(seconds=2.0)
+    peer.play(messages, rate=2.0)
+    epoch = int(peer.status('context')[2]['epoch'])
+    peer.tell_time(START_NS)
+    peer.until(lambda: int(peer.status('context')[2]['epoch']) > epoch, 'no reset')
+
+
 def test_calibrations_of_cameras_come_from_camera_info_and_static_transforms(
     peer, start, tmp_path
 ):

@@ -29,7 +29,7 @@ import toy_engines
 
 from alpamayo_ros.bags.messages import TYPESTORE
 from alpamayo_ros.bags.reader import Bag
-from alpamayo_ros.data_types import derive_seed
+from alpamayo_ros.data_types import Rejection, derive_seed
 from alpamayo_ros.errors import BadInput
 from alpamayo_ros.replay.replay import Replay, Schedule
 from alpamayo_ros.rig import load_rig
@@ -121,9 +121,9 @@ class Reports:
         """Keep a report."""
         self.all.append(report)
 
-    def beat(self, now_ns, state, detail):
+    def beat(self, report):
         """Keep a heartbeat."""
-        self.beats.append((state, detail))
+        self.beats.append(report)
 
     def fates(self):
         """Fate and reason of each t0, which has one report only."""
@@ -680,11 +680,73 @@ def test_the_heartbeat_says_why_there_is_no_t0(bench):
     bench.pipeline.beat()
     bench.pipeline.unload()
     bench.pipeline.beat()
-    assert bench.reports.beats == [
+    assert [(beat.state, beat.detail) for beat in bench.reports.beats] == [
         ('active', 'no frame of front_wide'),
         ('inactive', 'paused'),
         ('unloaded', 'the model is unloaded'),
     ]
+
+
+def test_the_heartbeat_names_what_was_refused_last(bench):
+    bench.pipeline.receive('front_wide', compressed(START_NS, np.zeros(0, np.uint8)))
+    bench.pipeline.beat()
+    (beat,) = bench.reports.beats
+    assert beat.detail == 'no frame of front_wide; last refused: front_wide: image without data'
+
+
+def test_a_path_that_is_held_without_a_t0_is_in_the_heartbeat(rig):
+    bench = Bench(rig, on_invalid='hold')
+    bench.feed(drive(seconds=3.0))
+    last_ns = stamp_ns(bench.sent('output/path')[-1])
+    count = len(bench.sent('output/path'))
+    for age_s, action, stamp in (
+        (0.2, None, None),
+        (1.0, 'hold', last_ns),
+        (9.0, 'nothing', None),
+    ):
+        bench.now_ns = last_ns + round(age_s * 1e9)
+        bench.pipeline.tick()
+        bench.pipeline.beat()
+        beat = bench.reports.beats[-1]
+        assert (beat.decision and beat.decision.action, beat.path_stamp_ns) == (action, stamp)
+    assert len(bench.sent('output/path')) == count + 1
+
+
+def test_nothing_of_the_time_before_goes_out_after_a_clock_that_went_back(rig):
+    bench = Bench(rig, on_invalid='hold', max_input_age_s=2.0)
+    bench.feed(drive(seconds=3.0), wait=False)
+    assert bench.pipeline.worker.pending
+    count = len(bench.sent('output/path'))
+    bench.now_ns = START_NS  # a recording begins anew, and its first frame is not there yet
+    while bench.pipeline.worker.pending:
+        bench.run_one()
+    assert len(bench.sent('output/path')) == count
+    assert bench.reports.all[-1].fate in ('inferred', 'rejected')
+    assert any('future' in str(x.decision.reasons) for x in bench.reports.all)
+    bench.pipeline.results.report_missing(Rejection(START_NS, 'odometry_gap', ''), bench.now_ns)
+    assert len(bench.sent('output/path')) == count
+
+
+def test_a_path_that_was_asked_for_is_forgotten_with_the_model(bench):
+    bench.pipeline.deactivate()
+    bench.pipeline.infer_once()
+    bench.pipeline.unload()
+    bench.pipeline.load()
+    while bench.pipeline.worker.state != 'ready':
+        bench.run_one()
+    bench.feed(drive(seconds=2.0))
+    assert bench.sent('output/path') == []
+
+
+def test_several_publishers_of_tf_are_none_too_many(tmp_path):
+    path = write_rig(tmp_path)
+    path.write_text(f'{path.read_text()}\nodometry_type: tf2_msgs/msg/TFMessage')
+    bench = Bench(load_rig(path))
+    bench.pipeline.note_publishers('odometry', ['/ekf', '/localisation'])
+    bench.pipeline.note_publishers('front_wide', ['/a', '/b'], '/a does not fit')
+    assert bench.pipeline.monitors['odometry'].publishers == ()
+    assert bench.pipeline.monitors['front_wide'].publishers == ['/a', '/b']
+    assert ('warning', 'front_wide: /a does not fit') in bench.log
 
 
 def test_hold_repeats_the_last_path_while_contexts_are_missing(rig):

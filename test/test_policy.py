@@ -38,6 +38,14 @@ def test_what_is_unusual_about_a_context_does_not_hold_its_path_back(check):
     assert decide(flawed(check), T0_NS, Policies()).action == 'publish'
 
 
+@pytest.mark.parametrize('on_invalid, action', [('publish_invalid', 'nothing'), ('hold', 'hold')])
+def test_a_path_of_the_future_is_never_published(on_invalid, action):
+    policies = Policies(on_invalid=on_invalid, expired_path='publish')
+    found = decide(prediction(), T0_NS - SECOND // 2 - 1, policies)
+    assert found == Decision(action, ('future',))
+    assert decide(prediction(), T0_NS - SECOND // 2, policies).action == 'publish'
+
+
 @pytest.mark.parametrize('check', INVALID)
 @pytest.mark.parametrize(
     'on_invalid, action',

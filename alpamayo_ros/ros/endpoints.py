@@ -5,12 +5,19 @@ Knows no message and no pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rclpy.duration import Duration
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    QoSCompatibility,
+    QoSPolicyKind,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 try:
@@ -83,6 +90,25 @@ def create_latched_input(
     _subscribe(node, topic, type_name, receive, latched)
     every = QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
     _subscribe(node, topic, type_name, receive, every)
+
+
+def describe_misfit(topic: str, infos: Iterable[Any], wanted: QoSProfile) -> str:
+    """Sentence about the first publisher of a topic whose QoS does not fit, '' without one.
+
+    infos: of rclpy, about the publishers. wanted: QoS of the subscription.
+    """
+    for info in infos:
+        compatibility, reason = qos_check_compatible(info.qos_profile, wanted)
+        if compatibility == QoSCompatibility.ERROR:
+            name = name_node(info)
+            text = f'{name} publishes {topic} with a QoS that does not fit the subscription'
+            return f'{text}, change qos_overrides: {reason.rstrip("; ")}'
+    return ''
+
+
+def name_node(info: Any) -> str:
+    """Full name of the node of an endpoint."""
+    return f'{info.node_namespace.rstrip("/")}/{info.node_name}'
 
 
 def _subscribe(

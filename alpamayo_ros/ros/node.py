@@ -11,21 +11,30 @@ from itertools import cycle
 import os
 import signal
 import sys
+import time
 import traceback
 from types import TracebackType
 from typing import Any, NoReturn
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.task import Future
 
+from ..context.buffer import LATE_NS
 from ..errors import BadInput
 from ..rig import ODOMETRY_TYPES, CameraRig
 from .declaration import declare, find_files_of_others, find_unknown
 from .diagnostics import t0_status
 from .diagnostics.status import ARRAY_TYPE, build_diagnostic_array
-from .endpoints import create_input, create_latched_input, create_output
+from .endpoints import (
+    create_input,
+    create_latched_input,
+    create_output,
+    describe_misfit,
+    name_node,
+)
 from .input_topics import (
     LANELET_ROUTE_TYPE,
     NAVIGATION,
@@ -83,6 +92,10 @@ class AlpamayoNode(ManagedNode):
             log=self._log,
             status=self._create_status(rig.name),
         )
+        back = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-LATE_NS))
+        self._clock_jumps = self.get_clock().create_jump_callback(
+            back, post_callback=lambda jump: self.pipeline.reset()
+        )
         self._logged_state = ''
         self._inputs_in_turn = cycle(self.pipeline.monitors)
         kind = import_interface(ARRAY_TYPE)
@@ -123,14 +136,16 @@ class AlpamayoNode(ManagedNode):
             for name, (topic, type_name) in topics.items()
             if name in (ODOMETRY, TWIST)
         }
+        self._inputs = dict(self._polled)
         for name in topics.keys() - self._polled.keys():
-            create_input(self, *topics[name], partial(self._on_frame, name), CAMERA_DEPTH)
+            receive = partial(self._on_frame, name)
+            self._inputs[name] = create_input(self, *topics[name], receive, CAMERA_DEPTH)
         has_map = self.pipeline.parameters.lanelet_map
         route = ROUTE, LANELET_ROUTE_TYPE if has_map else ROUTE_TYPE
         for own, type_name in ((NAVIGATION, NAVIGATION_TYPE), route):
             create_latched_input(self, f'~/{own}', type_name, self.pipeline.receive_navigation)
-        receive = self.pipeline.receive_static
-        create_latched_input(self, STATIC_TOPIC, TF_TYPE, receive, STATIC_DEPTH)
+        take_static = self.pipeline.receive_static
+        create_latched_input(self, STATIC_TOPIC, TF_TYPE, take_static, STATIC_DEPTH)
         for monitor in self.pipeline.monitors.values():
             monitor.topic = self.resolve_topic_name(monitor.topic)
         images = {camera.name: self.pipeline.monitors[camera.name].topic for camera in rig.cameras}
@@ -174,7 +189,7 @@ class AlpamayoNode(ManagedNode):
         self.pipeline.tick()
         self._log_state()
         self.leave_failed_model()
-        self._count_publishers()
+        self._look_at_publishers()
         self._calibrations.update(self.pipeline.base_frame, partial(self._log, 'warning'))
         self.pipeline.beat()
         if self._diagnostics.get_subscription_count():
@@ -197,14 +212,15 @@ class AlpamayoNode(ManagedNode):
         if limits := worker.provenance.get('limits'):
             self._log('warning', limits)
 
-    def _count_publishers(self) -> None:
+    def _look_at_publishers(self) -> None:
         """Look at one input in turn: the graph takes milliseconds to read."""
         name = next(self._inputs_in_turn)
-        topic, publishers = self.pipeline.monitors[name].topic, []
-        if self.count_publishers(topic) > 1:
-            infos = self.get_publishers_info_by_topic(topic)
-            publishers = [f'{x.node_namespace.rstrip("/")}/{x.node_name}' for x in infos]
-        self.pipeline.note_publishers(name, sorted(publishers))
+        monitor, infos = self.pipeline.monitors[name], []
+        count = self.count_publishers(monitor.topic)
+        if count > 1 or (count and monitor.is_silent(time.perf_counter())):
+            infos = self.get_publishers_info_by_topic(monitor.topic)
+        misfit = describe_misfit(monitor.topic, infos, self._inputs[name].qos_profile)
+        self.pipeline.note_publishers(name, sorted(map(name_node, infos)), misfit)
 
     def _on_parameters(self, changes: list[Any]) -> Any:
         reason = ''

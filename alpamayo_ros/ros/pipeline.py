@@ -32,6 +32,7 @@ from .inputs import to_lanelets, to_route
 from .messages import Make
 from .parameters import NodeParameters
 from .publishing.outputs import Output
+from .publishing.policy import Decision
 from .publishing.publication import Publication
 from .publishing.questions import Answer, Questions
 from .publishing.results import Results
@@ -80,6 +81,7 @@ class Pipeline:
         )
         self.questions = Questions()
         self._is_active, self._infers_next = False, False
+        self._done: Decision | None = None  # what went out in the last tick for want of a t0
         self._epoch = self.anchors.epoch
         self._context: Context | None = None
         self._submit_ms: deque[float] = deque(maxlen=SUBMITS)
@@ -116,6 +118,7 @@ class Pipeline:
 
     def unload(self) -> None:
         """Free the engine and its memory."""
+        self._infers_next = False
         self.results.reset(self._now_ns())
         self.worker.unload()
         self.questions.refuse('the model is unloaded')
@@ -151,16 +154,19 @@ class Pipeline:
         except ValueError as error:
             self._log.warn('navigation: bad_message', f'navigation: {error}')
 
-    def note_publishers(self, name: str, publishers: Sequence[str]) -> None:
+    def note_publishers(self, name: str, publishers: Sequence[str], misfit: str = '') -> None:
         """Note the nodes that publish an input: several mix two vehicles or two clocks.
 
-        TF is made to be published by several.
+        TF is made to be published by several. misfit: publishers whose QoS does not fit.
         """
         monitor = self.monitors[name]
         is_wrong = len(publishers) > 1 and monitor.type_name != TF_TYPE
         monitor.publishers = publishers if is_wrong else ()
         if monitor.publishers:
             self._log.warn(f'{name}: publishers', f'{name}: {describe_publishers(monitor)}')
+        monitor.misfit = misfit
+        if misfit:
+            self._log.warn(f'{name}: misfit', f'{name}: {misfit}')
 
     def tick(self) -> None:
         """Decide anchors for which no more input has come; follow the policy where none comes.
@@ -175,16 +181,20 @@ class Pipeline:
         name = self.rig.anchor
         newest_ns = self.monitors[name].newest_ns or now_ns
         age_s = (now_ns - newest_ns) / NANOSECONDS
+        self._done = None
         if self.state == 'active' and age_s > self.parameters.limits.max_input_age_s:
-            self.results.report_missing(
+            self._done = self.results.report_missing(
                 Rejection(newest_ns, 'stale_input', f'{name}: {age_s:.1f} s old'), now_ns
             )
 
     def beat(self) -> None:
         """Publish a heartbeat, if no t0 had a status since the last call."""
-        texts = {'active': f'no frame of {self.rig.anchor}', 'inactive': 'paused'}
+        anchor = self.rig.anchor
+        refusal = self.monitors[anchor].last_refusal
+        missing = f'no frame of {anchor}' + (f'; last refused: {refusal}' if refusal else '')
+        texts = {'active': missing, 'inactive': 'paused'}
         text = texts.get(self.state, f'the model is {self.state}')
-        self.results.beat(self.worker.error or text)
+        self.results.beat(self.worker.error or text, self._done)
 
     def infer_once(self) -> None:
         """Infer the next context even while paused."""
@@ -261,7 +271,8 @@ class Pipeline:
         """Say why a context is too old to be inferred, '' when it is not."""
         age_s = (self._now_ns() - context.t0_ns) / NANOSECONDS
         limit_s = self.parameters.limits.max_input_age_s
-        return f't0 is {age_s:.3g} s old, limit {limit_s:g} s' if age_s > limit_s else ''
+        is_stale = abs(age_s) > limit_s
+        return f't0 is {age_s:.3g} s old, limit {limit_s:g} s' if is_stale else ''
 
     def _submit_newest(self, now_ns: int, start: float) -> None:
         """Submit the newest context that can be served, if there is one."""

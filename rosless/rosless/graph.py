@@ -18,6 +18,7 @@ from rosless.endpoints import delete
 from rosless.held_signals import hold_signals
 from rosless.messages import deserialize
 from rosless.participant import DISCOVERY_TYPE, Participant
+from rosless.qos import QoSProfile, from_dds_qos
 from rosless.wire import to_ros_type_name
 
 ALIVE = SampleState.Any | ViewState.Any | InstanceState.Alive
@@ -39,6 +40,7 @@ class TopicEndpointInfo(NamedTuple):
     node_name: str
     node_namespace: str
     topic_type: str
+    qos_profile: QoSProfile
 
 
 class Graph:
@@ -90,6 +92,7 @@ class Graph:
             TopicEndpointInfo(
                 *owners.get(endpoint.key.bytes, ('', '')),
                 to_ros_type_name(endpoint.type_name) or '',
+                from_dds_qos(endpoint.qos),
             )
             for endpoint in self._list_publications()
             if endpoint.topic_name == dds_topic

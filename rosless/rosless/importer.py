@@ -43,9 +43,9 @@ NAMES = {
     'publisher': 'Publisher',
     'qos': """DurabilityPolicy HistoryPolicy InvalidQoSProfileException LivelinessPolicy
         QoSDurabilityPolicy QoSHistoryPolicy QoSLivelinessPolicy QoSPolicyKind QoSPresetProfiles
-        QoSProfile QoSReliabilityPolicy ReliabilityPolicy qos_profile_default
-        qos_profile_parameter_events qos_profile_parameters qos_profile_sensor_data
-        qos_profile_services_default qos_profile_system_default""",
+        QoSCompatibility QoSProfile QoSReliabilityPolicy ReliabilityPolicy qos_check_compatible
+        qos_profile_default qos_profile_parameter_events qos_profile_parameters
+        qos_profile_sensor_data qos_profile_services_default qos_profile_system_default""",
     'qos_overriding_options': 'InvalidQosOverridesError QoSOverridingOptions QosCallbackResult',
     'serialization': 'deserialize_message serialize_message',
     'service': 'Service',

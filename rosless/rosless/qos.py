@@ -157,6 +157,52 @@ def to_dds_qos(profile: QoSProfile, user_data: str = '') -> Qos:
     return Qos(*policies)
 
 
+def from_dds_qos(qos: Qos) -> QoSProfile:
+    """Profile of an endpoint that discovery has found; depth and lifespan are not known there."""
+    profile = QoSProfile(
+        depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE
+    )
+    for policy in qos:
+        if policy == Policy.Reliability.BestEffort:
+            profile.reliability = ReliabilityPolicy.BEST_EFFORT
+        elif policy == Policy.Durability.TransientLocal:
+            profile.durability = DurabilityPolicy.TRANSIENT_LOCAL
+        elif isinstance(policy, Policy.Deadline):
+            profile.deadline = Duration(nanoseconds=policy.deadline)
+    return profile
+
+
+class QoSCompatibility(IntEnum):
+    """Whether a subscription hears a publisher."""
+
+    OK = 0
+    WARNING = 1
+    ERROR = 2
+
+
+def qos_check_compatible(
+    publisher_qos: QoSProfile, subscription_qos: QoSProfile
+) -> tuple[QoSCompatibility, str]:
+    """Whether two profiles fit, and what does not: reliability, durability and deadline."""
+    offered, wanted, found = publisher_qos, subscription_qos, []
+    if (offered.reliability, wanted.reliability) == (
+        ReliabilityPolicy.BEST_EFFORT,
+        ReliabilityPolicy.RELIABLE,
+    ):
+        found.append('ERROR: Best effort publisher and reliable subscription;')
+    if (offered.durability, wanted.durability) == (
+        DurabilityPolicy.VOLATILE,
+        DurabilityPolicy.TRANSIENT_LOCAL,
+    ):
+        found.append('ERROR: Volatile publisher and transient local subscription;')
+    if _is_set(wanted.deadline):
+        if not _is_set(offered.deadline):
+            found.append('ERROR: Subscription has a deadline, but publisher does not;')
+        elif offered.deadline > wanted.deadline:
+            found.append('ERROR: Subscription deadline is less than publisher deadline;')
+    return QoSCompatibility.ERROR if found else QoSCompatibility.OK, ''.join(found)
+
+
 def _is_set(duration: Duration) -> bool:
     return 0 < duration.nanoseconds < Infinite.nanoseconds
 

@@ -10,9 +10,11 @@ from rclpy.qos import (
     HistoryPolicy,
     InvalidQoSProfileException,
     LivelinessPolicy,
+    QoSCompatibility,
     QoSPolicyKind,
     QoSProfile,
     ReliabilityPolicy,
+    qos_check_compatible,
     qos_profile_sensor_data,
     qos_profile_services_default,
 )
@@ -30,6 +32,30 @@ def test_a_profile_needs_a_depth_or_a_history():
             QoSProfile(**arguments)
     assert QoSProfile(depth=3).history == HistoryPolicy.KEEP_LAST
     assert QoSProfile(history=HistoryPolicy.KEEP_ALL).reliability == ReliabilityPolicy.RELIABLE
+
+
+DEADLINE = QoSProfile(depth=1, deadline=Duration(seconds=1))
+
+
+@pytest.mark.parametrize(
+    'offered, wanted, reason',
+    [
+        (RELIABLE, BEST_EFFORT, ''),
+        (LATCHED, RELIABLE, ''),
+        (BEST_EFFORT, RELIABLE, 'ERROR: Best effort publisher and reliable subscription;'),
+        (RELIABLE, LATCHED, 'ERROR: Volatile publisher and transient local subscription;'),
+        (RELIABLE, DEADLINE, 'ERROR: Subscription has a deadline, but publisher does not;'),
+        (DEADLINE, DEADLINE, ''),
+    ],
+)
+def test_whether_a_publisher_fits_a_subscription_is_known_from_the_graph(
+    node, spin_until, offered, wanted, reason
+):
+    node.create_publisher(String, 'offered', offered)
+    spin_until(lambda: node.get_publishers_info_by_topic('/offered'))
+    (info,) = node.get_publishers_info_by_topic('/offered')
+    expected = QoSCompatibility.ERROR if reason else QoSCompatibility.OK
+    assert qos_check_compatible(info.qos_profile, wanted) == (expected, reason)
 
 
 def test_the_named_profiles():

@@ -20,7 +20,8 @@ class InputMonitor:
     delay are means over the last WINDOW_S, or over two messages. A message counts as arrived when
     the node reads it. To save CPU, odometry is read in batches: with every camera frame, and at
     least every 0.25 s, so its delay includes up to 0.25 s of batching. publishers: full names of
-    the nodes that publish the topic, where they are more than one.
+    the nodes that publish the topic, where they are more than one. misfit: a sentence about a
+    publisher whose QoS does not fit.
     """
 
     def __init__(self, topic: str, type_name: str) -> None:
@@ -29,6 +30,7 @@ class InputMonitor:
         self.newest_ns: int | None = None
         self.last_refusal = ''
         self.publishers: Sequence[str] = ()
+        self.misfit = ''
         self._arrivals: deque[tuple[float, int]] = deque(maxlen=MOST_ARRIVALS)
         self._intervals_ns: deque[int] = deque(maxlen=INTERVALS)
 
@@ -54,6 +56,10 @@ class InputMonitor:
             usual_ns = sorted(self._intervals_ns)[INTERVALS // 2]
             self.dropped += max(round(interval_ns / usual_ns) - 1, 0)
         self._intervals_ns.append(interval_ns)
+
+    def is_silent(self, steady_s: float) -> bool:
+        """Whether nothing has arrived for WINDOW_S."""
+        return not self._arrivals or self._arrivals[-1][0] < steady_s - WINDOW_S
 
     def measure_rate_hz(self, steady_s: float) -> float:
         """Messages per second; falls while none arrives, 0 with fewer than two."""
@@ -96,12 +102,14 @@ def describe_input(
         others = set(published.get(monitor.topic, ())) - {monitor.type_name}
         text = f'{name}: no {monitor.type_name} on {monitor.topic}'
         text += f', which is a {" and ".join(sorted(others))}' if others else ''
-        return Status(ERROR, f'input/{name}', monitor.last_refusal or text, values)
+        text = monitor.last_refusal or monitor.misfit or text
+        return Status(ERROR, f'input/{name}', text, values)
     age_s = (now_ns - monitor.newest_ns) / NANOSECONDS
     values['age s'] = round(age_s, 3)
     if abs(age_s) > max_age_s:
         text = f'{age_s:.1f} s old' if age_s > 0 else f'stamped {-age_s:.1f} s in the future'
         text += f'; last refused: {monitor.last_refusal}' if monitor.last_refusal else ''
+        text += f'; {monitor.misfit}' if monitor.misfit else ''
         return Status(ERROR, f'input/{name}', f'{name}: {text}', values)
     if monitor.publishers:
         text = f'{name}: {describe_publishers(monitor)}'

@@ -200,10 +200,10 @@ class T0StatusPublisher:
                 )
             )
 
-    def beat(self, now_ns: int, state: str, detail: str) -> None:
-        """Publish a heartbeat, if no t0 had a status since the last call."""
+    def beat(self, report: T0Report) -> None:
+        """Publish a heartbeat, a report without a t0, if no t0 had a status since the last one."""
         if self._is_silent:
-            self.publish(T0Report(0, now_ns, state, detail=detail))
+            self.publish(report)
         self._is_silent = True
 
 

@@ -30,6 +30,7 @@ ON_UNHEALTHY = ('drop', 'keep')
 EXPIRED_PATH = ('drop', 'trim', 'publish')
 ON_TOO_FAST = ('keep', 'slow')
 TOO_FAST = 'too_fast'  # a check that holds nothing back
+FUTURE_NS = NANOSECONDS // 2  # a t0 so far ahead of the clock is of another time: it went back
 TRUSTED_DISTANCE_M = 20.0  # docs/evaluation.md has the scores
 
 
@@ -73,8 +74,9 @@ def may_publish(state: str, is_requested: bool) -> bool:
 def decide(prediction: Prediction, now_ns: int, policies: Policies) -> Decision:
     """Decide on a prediction at the time of publication, on the clock of t0.
 
-    A path that is not finite is never published. Other invalid paths follow on_invalid, unhealthy
-    reasoning follows on_unhealthy_reasoning, and age follows expired_path.
+    A path that is not finite is never published, nor one whose t0 is in the future. Other invalid
+    paths follow on_invalid, unhealthy reasoning follows on_unhealthy_reasoning, and age follows
+    expired_path.
     """
     wrong = tuple(name for name in prediction.checks if name in (*INVALID, *UNHEALTHY))
     first = find_first_waypoint(prediction.t0_ns, now_ns, policies)
@@ -86,6 +88,8 @@ def decide(prediction: Prediction, now_ns: int, policies: Policies) -> Decision:
         decision = decide_missing(policies, reasons)
         flagged = refused and policies.on_invalid == 'flag'
         return replace(decision, action='flag') if flagged else decision
+    if is_ahead(prediction.t0_ns, now_ns):
+        return decide_missing(policies, (*reasons, 'future'))
     if first is None:
         return Decision('nothing', reasons)
     return Decision('publish', reasons, first)
@@ -94,6 +98,11 @@ def decide(prediction: Prediction, now_ns: int, policies: Policies) -> Decision:
 def decide_missing(policies: Policies, reasons: Iterable[str]) -> Decision:
     """Decide where there is no path to publish: the last valid one, or nothing."""
     return Decision('hold' if policies.on_invalid == 'hold' else 'nothing', tuple(reasons))
+
+
+def is_ahead(t0_ns: int, now_ns: int) -> bool:
+    """Whether a t0 is in the future, as after a clock that went back."""
+    return t0_ns > now_ns + FUTURE_NS
 
 
 def is_expired(t0_ns: int, now_ns: int, policies: Policies) -> bool:

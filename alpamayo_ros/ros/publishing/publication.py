@@ -26,6 +26,7 @@ from .policy import (
     decide,
     decide_missing,
     find_first_waypoint,
+    is_ahead,
     may_publish,
     time_path,
 )
@@ -132,9 +133,11 @@ class Publication:
         return decision
 
     def _repeat(self, now_ns: int) -> bool:
-        """Send the last valid path again, with its old stamp; False when there is none or over."""
+        """Send the last valid path again, with its old stamp; False when there is none of now."""
         held = self._held
         if held is None or now_ns >= held.prediction.t0_ns + HORIZON_NS:
+            return False
+        if is_ahead(held.prediction.t0_ns, now_ns):
             return False
         first = find_first_waypoint(held.prediction.t0_ns, now_ns, self._policies)
         if first is None or not self._send('output/', replace(held, now_ns=now_ns, first=first)):

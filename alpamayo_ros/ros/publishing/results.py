@@ -64,9 +64,13 @@ class Results:
         self._anchors.settle(fate, reason)
         self._publish_status(job.context.t0_ns, self._now_ns(), fate, reason, '', NOTHING)
 
-    def beat(self, text: str) -> None:
-        """Publish a heartbeat, if no t0 had a status since the last call."""
-        self._status.beat(self._now_ns(), self.publication.state, text)
+    def beat(self, text: str, done: Decision | None = None) -> None:
+        """Publish a heartbeat, if no t0 had a status since the last call.
+
+        done: what went out without a t0.
+        """
+        state, stamp_ns = self.publication.state, self._get_stamp(done)
+        self._status.beat(T0Report(0, self._now_ns(), state, '', '', text, done, stamp_ns))
 
     def reset(self, now_ns: int) -> None:
         """Forget the last prediction and path."""
@@ -110,7 +114,6 @@ class Results:
         decision: Decision,
         served: Served | None = None,
     ) -> None:
-        went_out = decision.action in ('publish', 'hold')
         self._status.publish(
             T0Report(
                 t0_ns,
@@ -120,8 +123,13 @@ class Results:
                 reason,
                 detail,
                 decision,
-                self.publication.path_stamp_ns if went_out else None,
+                self._get_stamp(decision),
                 served,
                 self._anchors.total('dropped'),
             )
         )
+
+    def _get_stamp(self, decision: Decision | None) -> int | None:
+        """Stamp of the path that went out by a decision."""
+        went_out = decision is not None and decision.action in ('publish', 'hold')
+        return self.publication.path_stamp_ns if went_out else None
