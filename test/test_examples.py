@@ -7,8 +7,9 @@ import os
 import sys
 import threading
 import time
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
+from nav2_stub import ABORTED, CANCELED, SUCCEEDED, ControllerServer, make_action
 import numpy as np
 import pytest
 from wire import (
@@ -48,18 +49,18 @@ STEP_NS, PLAN_NS = round(STEP_S * SECOND), SECOND // 2
 class Car:
     """The vehicle in the world and, as its planner, the expert; everything goes over the wire."""
 
-    def __init__(self, seconds):
+    def __init__(self, seconds, drive=TURN, size=(8, 8), namespace=''):
         self.context = rclpy.Context()
         rclpy.init(args=[], context=self.context, signal_handler_options=NO_SIGNALS)
-        self.node = rclpy.create_node('car', context=self.context)
+        self.node = rclpy.create_node('car', context=self.context, namespace=namespace)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
-        self.run = begin_drive(ClosedLoop('test', 1, seconds, 0.0, Policies(), 0), TURN, (8, 8))
+        self.run = begin_drive(ClosedLoop('test', 1, seconds, 0.0, Policies(), 0), drive, size)
         self.commands = []
         self.publishers = {
             topic: self.node.create_publisher(import_interface(kind), topic, qos)
             for topic, kind, qos in (
-                ('clock', 'rosgraph_msgs/msg/Clock', BEST_EFFORT),
+                ('/clock', 'rosgraph_msgs/msg/Clock', BEST_EFFORT),
                 ('odometry', 'nav_msgs/msg/Odometry', 1),
                 ('path', 'nav_msgs/msg/Path', 1),
             )
@@ -111,15 +112,20 @@ class Car:
     def tell_time(self):
         """Publish /clock."""
         now = make_time(make, self.now_ns)
-        self.publishers['clock'].publish(make('rosgraph_msgs/msg/Clock', clock=now))
+        self.publishers['/clock'].publish(make('rosgraph_msgs/msg/Clock', clock=now))
 
     def tell_motion(self):
         """Publish the odometry."""
         self.tell_time()
-        odometry = make('nav_msgs/msg/Odometry', header=make_header(make, self.now_ns, 'world'))
+        self.tell_pose(self.now_ns, self.state)
+
+    def tell_pose(self, now_ns, state):
+        """Publish one message of the odometry."""
+        odometry = make('nav_msgs/msg/Odometry', header=make_header(make, now_ns, 'world'))
         odometry.child_frame_id = 'base_link'
-        odometry.pose.pose = place(self.state)
-        odometry.twist.twist.linear.x = self.state.speed_mps
+        odometry.pose.pose = place(state)
+        odometry.twist.twist.linear.x = state.speed_mps
+        odometry.twist.twist.angular.z = state.speed_mps * state.curvature
         self.publishers['odometry'].publish(odometry)
 
     def plan(self):
@@ -323,35 +329,12 @@ def test_odometry_that_no_longer_comes_stops_the_vehicle(car, follower):
     assert (stop.speed, stop.acceleration) == (0.0, 3.0)
 
 
-class ControllerServer:
-    """Nav2's controller server at the boundary of rclpy.action, which rosless has not."""
-
-    def __init__(self):
-        self.goals, self.cancelled = [], []
-        self.is_ready = self.accepts = True
-
-    def make_client(self, node, kind, name):
-        """Stand in for ActionClient."""
-        assert name == 'follow_path'
-        return SimpleNamespace(server_is_ready=lambda: self.is_ready, send_goal_async=self.accept)
-
-    def accept(self, goal):
-        """Future of the handle of a goal."""
-        self.goals.append(goal)
-        handle = SimpleNamespace(
-            accepted=self.accepts, cancel_goal_async=lambda: self.cancelled.append(goal)
-        )
-        answer = SimpleNamespace(result=lambda: handle)
-        return SimpleNamespace(add_done_callback=lambda call: call(answer))
-
-
-@pytest.fixture
-def nav2(car, monkeypatch):
+@pytest.fixture(params=['jazzy'])
+def nav2(request, car, monkeypatch):
     """Return the controller server of a running Nav2Follower, and the client of its gate."""
     server = ControllerServer()
-    kind = SimpleNamespace(Goal=SimpleNamespace)
     monkeypatch.setitem(sys.modules, 'nav2_msgs', ModuleType('nav2_msgs'))
-    stubs = {'nav2_msgs.action': {'FollowPath': kind}}
+    stubs = {'nav2_msgs.action': {'FollowPath': make_action(request.param)}}
     stubs['rclpy.action'] = {'ActionClient': server.make_client}
     for name, members in stubs.items():
         module = ModuleType(name)
@@ -375,16 +358,16 @@ def nav2(car, monkeypatch):
 
 
 def follow_goals(car, server, seconds):
-    """Drive as a controller that follows the newest goal would."""
+    """Drive as a controller that follows the goal which the server drives."""
     for _ in range(round(seconds / STEP_S)):
         if car.now_ns % PLAN_NS == 0:
             car.plan()
             car.until(
-                lambda: server.goals and stamp_ns(server.goals[-1].path) == car.now_ns,
+                lambda: server.current and stamp_ns(server.current.goal.path) == car.now_ns,
                 'no goal', car.tell_plan,
             )  # fmt: skip
         car.tell_motion()
-        wanted = follow_path(server.goals[-1].path, car.run.scene().pose())
+        wanted = follow_path(server.current.goal.path, car.run.scene().pose())
         car.run.simulation.step(wanted.after(STEP_S))
 
 
@@ -396,6 +379,7 @@ def engage_nav2(car, gate):
     car.until(lambda: car.engage(True, gate).success, 'not engaged', car.tell_time)
 
 
+@pytest.mark.parametrize('nav2', ['humble', 'jazzy'], indirect=True)
 def test_nav2_gets_each_path_while_engaged_and_a_cancellation_after(car, nav2):
     server, gate = nav2
     begin_m = car.state.s_m
@@ -403,10 +387,11 @@ def test_nav2_gets_each_path_while_engaged_and_a_cancellation_after(car, nav2):
     follow_goals(car, server, 6.0)
     assert car.state.s_m - begin_m > 20.0
     assert abs(car.run.simulation.offset_from_path_m()) < 0.3
-    assert server.cancelled == []
     assert car.engage(False, gate).success
-    car.until(lambda: server.cancelled, 'not cancelled', car.tell_time)
-    assert [goal.path for goal in server.cancelled] == [server.goals[-1].path]
+    car.until(lambda: not server.goals[-1].is_active, 'not cancelled', car.tell_time)
+    # each goal was preempted by the next one; only the last one was cancelled
+    assert [handle.status for handle in server.goals[:-1]] == [ABORTED] * (len(server.goals) - 1)
+    assert server.goals[-1].status == CANCELED
     count = len(server.goals)
     car.drive(1.0, late_steps=None)
     assert len(server.goals) == count
@@ -419,3 +404,30 @@ def test_nav2_that_takes_no_goal_closes_the_gate(car, nav2, is_ready, accepts, g
     engage_nav2(car, gate)
     car.drive(1.2, late_steps=None)
     assert len(server.goals) == goals
+
+
+def test_a_goal_that_is_accepted_after_the_gate_has_closed_is_cancelled(car, nav2):
+    server, gate = nav2
+    server.holds_answers = True
+    engage_nav2(car, gate)
+    car.until(lambda: server._calls, 'no goal', car.tell_time)
+    assert car.engage(False, gate).success
+    server.holds_answers = False
+    car.until(lambda: server.goals and not server.goals[-1].is_active, 'driven', car.tell_time)
+    assert [handle.status for handle in server.goals] == [CANCELED]
+
+
+def test_a_goal_that_nav2_gives_up_closes_the_gate_and_one_that_it_reaches_does_not(car, nav2):
+    server, gate = nav2
+    engage_nav2(car, gate)
+    follow_goals(car, server, 0.6)
+    server.finish()
+    follow_goals(car, server, 0.6)
+    assert SUCCEEDED in [handle.status for handle in server.goals]
+    server.fail(105)
+    car.until(lambda: not server.current.is_active, 'not given up', car.tell_time)
+    count = len(server.goals)
+    car.drive(1.0, late_steps=None)
+    assert len(server.goals) == count
+    assert car.engage(True, gate).success  # somebody looks, and engages again
+    car.until(lambda: len(server.goals) > count, 'no goal', car.tell_plan)
