@@ -1,4 +1,4 @@
-"""Breaks the node's logic in 85 places, one after the other, and tells which tests notice.
+"""Breaks the node's logic in 100 places, one after the other, and tells which tests notice.
 
 Run: python test/mutants_node.py [FIRST LAST], numbers of mutants. The exit status is 1 if more
 than two survive, or if a mutant's text is no longer in its file.
@@ -16,6 +16,8 @@ POLICY, OUTPUTS, DIAGNOSTICS = 'test_policy.py', 'test_outputs.py', 'test_diagno
 CONTEXT, VALIDITY, INPUTS = 'test_context.py', 'test_validity.py', 'test_inputs.py'
 LIFECYCLE, REMAPS, RIG = 'test_lifecycle.py', 'test_remaps.py', 'test_rig.py'
 VIDEO, EGO = 'test_video.py', 'test_ego.py'
+TREE, CHAIN = 'test_transform_tree.py', 'test_transform_chain.py'
+CALIBRATIONS = 'test_calibrations.py'
 JUMPS, LOG, RETIMING = 'test_odometry_jumps.py', 'test_log_throttle.py', 'test_retiming.py'
 
 # File below alpamayo_ros/, text, its replacement, tests of which one should fail.
@@ -100,7 +102,6 @@ MUTANTS = (
      'if not (has_later or is_last):', EGO),
     ('ros/receiving/ego.py', '(yaw_rate * r[1] if r[1] else 0.0)', '0.0', EGO),
     ('ros/receiving/ego.py', 'left * (lateral_mps + yaw_rate * r[0])', 'left * lateral_mps', EGO),
-    ('ros/receiving/ego.py', 'if names[-1] == wanted:', 'if names[-1][1] == wanted[1]:', EGO),
     ('ros/receiving/ego.py', '                    poses += self._release(is_last=True)\n', '',
      EGO),
     ('rig.py', "== 'use' and ego.has_twist", "== 'use'", EGO),
@@ -162,6 +163,30 @@ MUTANTS = (
      DIAGNOSTICS),
     ('validity.py', 'NEAR_M = 2.0', 'NEAR_M = 4.0', VALIDITY),
     ('validity.py', '    others[chosen] = False\n', '', VALIDITY),
+    # transforms, and what comes from them
+    ('transform_tree.py', 'if gap_ns > GAP_NS:', 'if False:', TREE),
+    ('transform_tree.py', 'p + part * (p_after - p)', 'p', TREE),
+    ('transform_tree.py', 'if len(parents) > 1 and end not in parents:', 'if False:', TREE),
+    ('transform_tree.py', "raise NoTransform(f'the transforms are a ring: {ring}')", 'return', TREE),
+    ('transform_tree.py', 'link.stamp_ns < links[-1].stamp_ns - GAP_NS', 'False', TREE),
+    ('transform_tree.py', 'return offset, geometry.multiply(inverse, pose[1])',
+     'return offset, pose[1]', TREE),
+    ('ros/receiving/transform_chain.py', '(link.child, link.parent) == own',
+     'link.child == own[0]', EGO),
+    ('ros/receiving/transform_chain.py', ' and self._waiting[-1] - stamp_ns <= GAP_NS', '', CHAIN),
+    ('ros/receiving/ego.py', 'key = frame, self.tree.static_count', 'key = frame, 0', CHAIN),
+    ('ros/receiving/ego.py', 'if axle is None or axle.position_m is not None:',
+     'if axle is None:', CHAIN),
+    ('ros/receiving/calibrations.py', 'if counts[x] == 1', 'if counts[x]', CALIBRATIONS),
+    ('ros/receiving/calibrations.py', 'del self.wanted[name], self._faults[name]',
+     'del self._faults[name]', CALIBRATIONS),
+    # a clock that went back, and what was asked for
+    ('ros/publishing/policy.py', 'return t0_ns > now_ns + FUTURE_NS', 'return False', POLICY),
+    ('ros/publishing/publication.py', 'if is_ahead(held.prediction.t0_ns, now_ns):', 'if False:',
+     PIPELINE),
+    ('ros/pipeline.py', '        self._infers_next = False\n        self.results.reset',
+     '        self.results.reset', PIPELINE),
+    ('ros/pipeline.py', 'monitor.type_name != TF_TYPE', 'True', PIPELINE),
 )  # fmt: skip
 
 

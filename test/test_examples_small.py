@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import pytest
 from test_examples import EXAMPLES, PLAN_NS, SECOND, STEP_NS, STEP_S, WHEELBASE_M, Car
 from wire import NODE, QoSProfile, arguments, running, stamp_ns
 
@@ -10,8 +11,8 @@ from alpamayo_ros.drives.scene import START_NS
 from alpamayo_ros.ros.messages import import_interface, make, make_header
 from alpamayo_ros.world.camera import CAMERAS
 
-DRIVE, SECONDS = 11, 3.0  # it has a turn of 90 degrees
-SIZE = 96, 160  # of the pictures, as `small` sees them
+DRIVE, SECONDS = 11, 2.0  # it has a turn of 90 degrees
+SIZE = 64, 160  # of the pictures, as `small` sees them
 NAMESPACE, HISTORY_NS, FRAME_NS = '/small', 1_600_000_000, 100_000_000
 IMAGE = 'sensor_msgs/msg/Image'
 
@@ -43,11 +44,10 @@ class SeeingCar(Car):
 
     def tell_history(self):
         """Publish what the node needs to know before the first t0."""
-        for stamp_ns in range(START_NS - HISTORY_NS, START_NS, STEP_NS):
-            state = self.run.simulation.trace.ego((stamp_ns - START_NS) / SECOND)
-            self.tell_pose(stamp_ns, state)
-            if stamp_ns >= START_NS - 4 * FRAME_NS and (stamp_ns - START_NS) % FRAME_NS == 0:
-                self.tell_pictures(stamp_ns)
+        for past_ns in range(-HISTORY_NS, 0, STEP_NS):
+            self.tell_pose(START_NS + past_ns, self.run.simulation.trace.ego(past_ns / SECOND))
+            if past_ns >= -3 * FRAME_NS and past_ns % FRAME_NS == 0:
+                self.tell_pictures(START_NS + past_ns)
 
     def wait_for_plan(self):
         """Hear until there is a path of this time."""
@@ -87,7 +87,8 @@ def test_node_and_follower_drive_the_world_through_its_pictures(tmp_path):
             car.tell_motion()
             if car.now_ns % FRAME_NS == 0:
                 car.tell_pictures(car.now_ns)
-            if car.now_ns % PLAN_NS == 0:
+            # the rate may be exceeded by a quarter of a period: at 0.4 s, 0.9 s, ...
+            if step == 0 or (car.now_ns + FRAME_NS) % PLAN_NS == 0:
                 car.wait_for_plan()
             if step == 0:
                 car.until(lambda: car.engage(True).success, 'not engaged', car.tell_motion)
@@ -95,10 +96,8 @@ def test_node_and_follower_drive_the_world_through_its_pictures(tmp_path):
             car.run.simulation.step(car.obey().after(STEP_S))
         assert not [line for line in steering.lines if 'stopping' in line]
         expert_m = car.run.drive.scenario.expert.ego(SECONDS).s_m - begin_m
-        record = car.state.s_m - begin_m, expert_m, car.run.simulation.offset_from_path_m()
-        print(record, car.state.speed_mps)
-        assert expert_m > 10.0
-        assert abs(record[0] - expert_m) < 0.2 * expert_m, record
-        assert abs(record[2]) < 0.5, record
-        assert len(car.paths) == round(SECONDS * SECOND / PLAN_NS)
+        assert car.run.record()['demands'] == ['turn']
+        assert car.state.s_m - begin_m == pytest.approx(expert_m, rel=0.1) and expert_m > 14.0
+        assert abs(car.run.simulation.offset_from_path_m()) < 0.5
+        assert len(car.paths) == 1 + round(SECONDS * SECOND / PLAN_NS)
         car.close()
