@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+import re
 from typing import Any
 
 import cv2
@@ -45,6 +46,7 @@ SEMI_PLANAR_ENCODINGS: dict[str, int | None] = {
     'nv21': cv2.COLOR_YUV2RGB_NV21,
     'nv24': None,
 }
+NUMBER_TYPE = re.compile(r'(8|16|32|64)[USF]C([1-4]?)')  # of OpenCV, such as 16UC1
 # Luma 16 to 235, chroma 16 to 240 to RGB: ITU-R BT.601, as in OpenCV's conversions of YUV.
 BLACK = 16
 RGB_FROM_YUV = np.array(
@@ -89,6 +91,27 @@ def decode(frame: Frame) -> NDArray[np.uint8]:
     planes: NDArray[np.uint8] = pixels.transpose(2, 0, 1)  # (H, W, 3) -> (3, H, W)
     _remember_brightness(frame, planes)
     return planes
+
+
+def require_encoding(encoding: str) -> None:
+    """Raise ImageError unless `encoding` is one of a sensor_msgs/Image that `decode` knows.
+
+    OpenCV's names of a number type and a count of channels, such as 8UC3, state no colours.
+    """
+    if encoding in RAW_ENCODINGS or encoding in SEMI_PLANAR_ENCODINGS:
+        return
+    if number := NUMBER_TYPE.fullmatch(encoding):
+        wide, channels = number[1] in ('8', '16'), int(number[2] or 1)
+        names = {1: ('mono',), 3: ('rgb', 'bgr'), 4: ('rgba', 'bgra')}.get(channels, ())
+        names = tuple(f'{name}{number[1]}' for name in names) if wide else ()
+        hint = (
+            f'publish a camera image as {" or ".join(names)}'
+            if names
+            else 'it holds no camera image'
+        )
+        raise ImageError(f"image encoding '{encoding}' does not state the colours: {hint}")
+    known = ', '.join((*RAW_ENCODINGS, *SEMI_PLANAR_ENCODINGS))
+    raise ImageError(f"image encoding '{encoding}' is not one of {known}")
 
 
 def convert_raw_with(
@@ -227,9 +250,7 @@ def _decompress(frame: Frame) -> NDArray[np.uint8]:
 
 
 def _convert(frame: Frame) -> NDArray[np.uint8]:
-    if frame.encoding not in (*RAW_ENCODINGS, *SEMI_PLANAR_ENCODINGS):
-        known = ', '.join((*COMPRESSED, *RAW_ENCODINGS, *SEMI_PLANAR_ENCODINGS))
-        raise ImageError(f"image encoding '{frame.encoding}' is not one of {known}")
+    require_encoding(frame.encoding)
     if codec := _detect_file(frame.data):
         raise ImageError(f'{frame.encoding} image holds a {codec} file, expected raw pixels')
     if frame.encoding in SEMI_PLANAR_ENCODINGS:

@@ -161,10 +161,29 @@ def test_step_smaller_than_a_row_is_an_error():
         decode(Frame(1, 'rgb8', np.zeros(80, np.uint8), height=4, width=10, step=20))
 
 
-@pytest.mark.parametrize('encoding', ['16UC1', 'RGB8', ''])
+@pytest.mark.parametrize('encoding', ['RGB8', 'UC3', 'jpeg ', ''])
 def test_unknown_encoding_is_named(encoding):
-    with pytest.raises(ImageError, match=f"'{encoding}' is not one of jpeg, png, rgb8"):
+    with pytest.raises(ImageError, match=f"'{encoding}' is not one of rgb8, bgr8"):
         decode(Frame(1, encoding, np.zeros(12, np.uint8), 2, 2, 6))
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'hint'),
+    [
+        ('8UC3', 'publish a camera image as rgb8 or bgr8'),
+        ('8UC', 'publish a camera image as mono8'),
+        ('8UC1', 'publish a camera image as mono8'),
+        ('16UC4', 'publish a camera image as rgba16 or bgra16'),
+        ('8UC2', 'it holds no camera image'),
+        ('32FC1', 'it holds no camera image'),
+        ('64FC3', 'it holds no camera image'),
+    ],
+)
+def test_type_of_number_is_no_encoding_of_colours(encoding, hint):
+    with pytest.raises(ImageError) as refusal:
+        decode(Frame(1, encoding, np.zeros(12, np.uint8), 2, 2, 6))
+    expected = f"image encoding '{encoding}' does not state the colours: {hint}"
+    assert str(refusal.value) == expected
 
 
 @pytest.mark.parametrize(('suffix', 'encoding'), [('.jpg', 'jpeg'), ('.png', 'png')])

@@ -124,6 +124,15 @@ def test_compressed_mosaic_is_refused():
         to_image(compressed('bayer_rggb8; png compressed ', PNG))
 
 
+@pytest.mark.parametrize('encoding', ['8UC3', '16UC1', 'BGR8'])
+def test_unknown_raw_encoding_is_refused_before_it_waits_for_an_engine(encoding):
+    message = SimpleNamespace(
+        header=header(), encoding=encoding, data=bytes(12), height=2, width=2, step=6
+    )
+    with pytest.raises(ValueError, match=f"image encoding '{encoding}' (does not|is not one)"):
+        to_image(message)
+
+
 def test_raw_image_keeps_its_layout():
     message = SimpleNamespace(
         header=header(),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data_types import NANOSECONDS, EgoPose, Frame, VideoPacket
-from ..images import MAX_PIXELS, detect_codec, read_header_size
+from ..images import MAX_PIXELS, detect_codec, read_header_size, require_encoding
 from ..transform_tree import Link
 from .cdr import Odometry, read_odometry
 
@@ -27,8 +27,8 @@ def to_image(message: Any) -> Frame | VideoPacket:
     """A camera's message of any type in rig.IMAGE_TYPES; shares the message's bytes.
 
     The bytes of a CompressedImage tell its codec; its format counts where they do not. Raises
-    ValueError for a zero stamp, an empty or huge image and an unknown compression; an unknown raw
-    encoding is only found when the frame is decoded.
+    ValueError for a zero stamp, an empty or huge image, an unknown compression and an unknown raw
+    encoding.
     """
     stamp_ns = _require_stamp(find_nanoseconds(find_stamp(message)))
     if not len(message.data):
@@ -40,6 +40,7 @@ def to_image(message: Any) -> Frame | VideoPacket:
         return VideoPacket(stamp_ns, codec, data, frame_id)
     if codec:
         return make_compressed_frame(stamp_ns, data, codec, frame_id)
+    require_encoding(message.encoding)
     if message.is_bigendian and message.encoding.endswith('16') and data.size % 2 == 0:
         data = data.view(np.uint16).byteswap().view(np.uint8)
     return Frame(
