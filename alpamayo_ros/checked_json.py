@@ -29,10 +29,13 @@ def read_value(raw: Mapping[str, Any], key: str, where: str) -> Any:
 
 def read_table(raw: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
     """Read an object."""
-    value = read_value(raw, key, where)
-    if not isinstance(value, Mapping):
-        raise BadInput(f'{where}: {key} is {value!r:.80}, expected an object')
-    return value
+    table: Mapping[str, Any] = _read_kind(raw, key, where, Mapping, 'an object')
+    return table
+
+
+def read_flag(raw: Mapping[str, Any], key: str, where: str) -> bool:
+    """Read true or false."""
+    return bool(_read_kind(raw, key, where, bool, 'true or false'))
 
 
 def read_number(raw: Mapping[str, Any], key: str, where: str) -> float:
@@ -48,18 +51,8 @@ def read_number(raw: Mapping[str, Any], key: str, where: str) -> float:
 
 def read_numbers(raw: Mapping[str, Any], key: str, where: str) -> tuple[float, ...]:
     """Read a list of numbers."""
-    values = read_value(raw, key, where)
-    if not isinstance(values, (list, tuple)):
-        raise BadInput(f'{where}: {key} is {values!r:.80}, expected a list of numbers')
+    values = _read_kind(raw, key, where, (list, tuple), 'a list of numbers')
     return tuple(read_number({key: value}, key, where) for value in values)
-
-
-def read_flag(raw: Mapping[str, Any], key: str, where: str) -> bool:
-    """Read true or false."""
-    value = read_value(raw, key, where)
-    if not isinstance(value, bool):
-        raise BadInput(f'{where}: {key} is {value!r:.80}, expected true or false')
-    return value
 
 
 def read_integer(raw: Mapping[str, Any], key: str, where: str) -> int:
@@ -88,3 +81,12 @@ def read_integers(
             f'{where}: {key} is {values!r:.80}, expected a list of {count or "whole"} numbers'
         )
     return tuple(read_integer({key: value}, key, where) for value in values)
+
+
+def _read_kind(
+    raw: Mapping[str, Any], key: str, where: str, kind: type | tuple[type, ...], expected: str
+) -> Any:
+    value = read_value(raw, key, where)
+    if not isinstance(value, kind):
+        raise BadInput(f'{where}: {key} is {value!r:.80}, expected {expected}')
+    return value

@@ -8,9 +8,10 @@ and radians elsewhere. Frames of reference: *odom* is the frame of the odometry,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 import hashlib
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,6 +166,12 @@ class SamplingOptions:
     noise_temperature: float = 1.0
     sample_choice: str = 'medoid'
     draft_tokens: int = 0
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> SamplingOptions:
+        """Options from values by name, among others; flow_steps of 0 is the checkpoint's count."""
+        known = {row.name: values[row.name] for row in fields(cls) if row.name in values}
+        return cls(**{**known, 'flow_steps': values['flow_steps'] or None})
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
-"""Breaks code in one place after the other and tells which tests notice: the runs of mutants_*.py.
+"""Breaks code in one place after the other and tells which tests notice.
 
-Each mutant is made in a temporary copy of the package, so that the sources stay as they are.
+Run: python test/mutants.py NAME [FIRST LAST], for test/mutants_NAME.yaml, and for the mutants of
+these numbers only. Each mutant is made in a temporary copy of the package, so that the sources
+stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 import json
 import os
 from pathlib import Path
@@ -14,21 +16,31 @@ import subprocess
 import sys
 import tempfile
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
-Mutant = tuple[str, ...]  # file below alpamayo_ros/, text, its replacement, tests that should fail
 
 
-def run_mutants(mutants: Sequence[Mutant], most_survivors: int) -> int:
+def list_mutants(table: dict[str, dict[str, list[list[str]]]]) -> Iterator[tuple[str, ...]]:
+    """Yield file, text, replacement and tests of each mutant; ' -k WORD' selects tests."""
+    for file, by_tests in table.items():
+        for tests, pairs in by_tests.items():
+            for text, other in pairs:
+                yield file, text, other, *tests.split(' -k ')
+
+
+def main(name: str, first: int = 1, last: int = sys.maxsize) -> int:
     """Make every mutant, run its tests, and print which are caught; the last line is JSON.
 
-    A fifth text of a mutant selects among its tests, as pytest's -k does. FIRST LAST on the
-    command line: only mutants of these numbers. Returns the exit status: 1 if more than
-    `most_survivors` survive, or if the text of a mutant does not stand in its file once.
+    Returns the exit status: 1 if more than `most_survivors` survive, or if the text of a mutant
+    does not stand in its file once.
     """
-    first, last = map(int, sys.argv[1:3]) if len(sys.argv) > 1 else (1, len(mutants))
+    facts = yaml.safe_load((ROOT / f'test/mutants_{name}.yaml').read_text(encoding='utf-8'))
+    mutants = list(list_mutants(facts['mutants']))
+    last = min(last, len(mutants))
     survivors = []
-    with tempfile.TemporaryDirectory() as name:
-        copy = Path(name)
+    with tempfile.TemporaryDirectory() as folder_name:
+        copy = Path(folder_name)
         for folder in ('alpamayo_ros', 'test', 'config'):
             ignored = shutil.ignore_patterns('__pycache__', '.pytest_cache')
             shutil.copytree(ROOT / folder, copy / folder, ignore=ignored)
@@ -50,7 +62,7 @@ def run_mutants(mutants: Sequence[Mutant], most_survivors: int) -> int:
                 survivors.append(number)
     count = last - first + 1
     print(json.dumps({'mutants': count, 'caught': count - len(survivors), 'survivors': survivors}))
-    return int(len(survivors) > most_survivors)
+    return int(len(survivors) > facts['most_survivors'])
 
 
 def _run(copy: Path, tests: str, keyword: str = '') -> int:
@@ -61,3 +73,7 @@ def _run(copy: Path, tests: str, keyword: str = '') -> int:
     return subprocess.run(
         command, cwd=copy, env=environment, capture_output=True, check=False
     ).returncode
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))

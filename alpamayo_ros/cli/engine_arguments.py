@@ -140,19 +140,8 @@ def check_engine_arguments(arguments: argparse.Namespace) -> None:
 
 def make_engine(arguments: argparse.Namespace) -> Any:
     """Load the engine that the arguments ask for."""
-    options = SamplingOptions(
-        num_samples=arguments.samples,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        greedy=arguments.greedy,
-        max_tokens=arguments.max_tokens,
-        draft_tokens=arguments.draft_tokens,
-        flow_steps=arguments.flow_steps or None,
-        reasoning=arguments.reasoning,
-        guidance_weight=arguments.guidance_weight,
-        noise_temperature=arguments.noise_temperature,
-        sample_choice=arguments.sample_choice,
-    )
+    values = {**vars(arguments), 'num_samples': arguments.samples}
+    options = SamplingOptions.from_values(values)
     if arguments.engine == 'constant_velocity':
         from ..runtime.constant_velocity import ConstantVelocityEngine
 

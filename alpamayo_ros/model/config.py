@@ -6,7 +6,7 @@ Knows nothing of weights or tokenizers. Extra keys are tolerated: releases diffe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,6 @@ _TEXT_FACTS = {'hidden_act': ('silu',), 'attention_bias': (False,)}
 _VISION_FACTS = {'hidden_act': ('gelu_pytorch_tanh',), 'in_channels': (3,)}
 _ROPE_TYPES = ('default', 'mrope')
 _ROPE_FACTS = {'rope_type': _ROPE_TYPES, 'type': _ROPE_TYPES, 'mrope_interleaved': (True,)}
-_TEXT_SIZES = (
-    'hidden_size',
-    'intermediate_size',
-    'num_hidden_layers',
-    'num_attention_heads',
-    'num_key_value_heads',
-    'head_dim',
-)
 
 
 @dataclass(frozen=True)
@@ -61,6 +53,9 @@ class TextConfig:
     rms_norm_eps: float
     rope_theta: float
     mrope_section: tuple[int, ...]
+
+
+_TEXT_SIZES = tuple(row.name for row in fields(TextConfig) if row.type == 'int')
 
 
 @dataclass(frozen=True)

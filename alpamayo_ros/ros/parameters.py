@@ -253,19 +253,7 @@ class NodeParameters:
     @property
     def sampling(self) -> SamplingOptions:
         """Sampling options of the engine."""
-        return SamplingOptions(
-            num_samples=self.num_samples,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            greedy=self.greedy,
-            max_tokens=self.max_tokens,
-            draft_tokens=self.draft_tokens,
-            flow_steps=self.chosen.flow_steps or None,
-            reasoning=self.chosen.reasoning,
-            guidance_weight=self.guidance_weight,
-            noise_temperature=self.noise_temperature,
-            sample_choice=self.sample_choice,
-        )
+        return SamplingOptions.from_values({**vars(self), **vars(self.chosen)})
 
     @property
     def chosen(self) -> Profile:
@@ -287,15 +275,7 @@ class NodeParameters:
     @property
     def policies(self) -> Policies:
         """Policies of the publication."""
-        return Policies(
-            self.on_invalid,
-            self.on_unhealthy_reasoning,
-            self.expired_path,
-            self.min_remaining_s,
-            self.retime,
-            self.on_too_fast,
-            self.trusted_distance_m,
-        )
+        return Policies(**{row.name: getattr(self, row.name) for row in fields(Policies)})
 
     @property
     def choice(self) -> EngineChoice:
