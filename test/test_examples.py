@@ -309,20 +309,24 @@ def test_a_path_that_is_too_old_stops_the_vehicle_until_somebody_engages_again(c
     assert car.state.speed_mps > 1.0
 
 
-def test_a_vehicle_that_is_released_gets_no_commands(car, follower):
+@pytest.fixture
+def engaged(car, follower):
+    """The vehicle after 0.2 s of driving."""
     car.drive(0.5, late_steps=None)
     assert car.engage(True).success
     car.drive(0.2)
+
+
+@pytest.mark.usefixtures('engaged')
+def test_a_vehicle_that_is_released_gets_no_commands(car):
     assert car.engage(False).success
     car.commands.clear()
     car.drive(0.2, late_steps=None)
     assert car.commands == []
 
 
+@pytest.mark.usefixtures('engaged')
 def test_odometry_that_no_longer_comes_stops_the_vehicle(car, follower):
-    car.drive(0.5, late_steps=None)
-    assert car.engage(True).success
-    car.drive(0.2)
     car.drive(0.6, moves=False, late_steps=None)
     follower.wait_for_line('stopping: the odometry is ')
     stop = car.commands[-1].drive
