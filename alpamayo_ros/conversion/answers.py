@@ -1,4 +1,4 @@
-"""Lets a checkpoint speak and plan at moments of recorded drives: the lessons of a calibration.
+"""Records what a checkpoint says and plans at moments of drives: a calibration's lessons.
 
 Some moments are mixed, and never happened. Knows no quantization.
 """

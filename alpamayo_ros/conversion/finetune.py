@@ -1,4 +1,4 @@
-"""Training of a quantized model as a whole: scales, shifts, norms, whatever is no code.
+"""Trains a quantized model as a whole: scales, shifts and norms, but not the codes.
 
 It learns the 16-bit logits and velocities of the lessons. Activations are recomputed block by
 block, so memory does not grow with the depth. Knows no files.

@@ -1,4 +1,4 @@
-"""Counts and columns of the lines of a record, gathered one by one, so that any number fits."""
+"""Gathers counts and columns line by line, so that a record of any length fits in memory."""
 
 from __future__ import annotations
 

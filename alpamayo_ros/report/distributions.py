@@ -1,4 +1,4 @@
-"""Plots of how figures are distributed over many recordings, in the style of plots.py."""
+"""Plots the distributions of figures over many recordings, in the style of plots.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table that the page itself sorts and filters: what the macro `items_table` draws."""
+"""Data of the table of items, which readers sort and filter in the page itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads phrases.txt of a checkpoint: reasonings that it often says, one a line.
+"""Reads phrases.txt of a checkpoint: frequent reasonings, one a line.
 
 Drafts of the first texts of a drive come from them. A line that is never said costs nothing but
 its place. Knows no tokenizer.

@@ -1,4 +1,4 @@
-"""Drafts of a reasoning: which tokens may come next, going by the texts that were said before.
+"""Proposes the next tokens of a reasoning from earlier texts.
 
 A draft costs nothing when it is wrong but a longer pass of the model, which verifies it: see
 speculation.py. Knows no model and no tokenizer.

@@ -54,21 +54,21 @@ def speculate_reasoning(
     check_finite(prompt.logits)
     rows, seen = ReasoningRows(ids, options, prompt), prompt.logits
     rows.draw(repeat_logits(prompt, options.num_samples), generator)
-    said = _read(rows, 0)
-    while not rows.is_full and not _are_finished(said, ids):
-        drafts = _propose(said, ids, phrases, min(options.draft_tokens, rows.room - 1))
-        logits, count = _verify(steps, rows, prompt, drafts), len(said[0])
+    generated = _read(rows, 0)
+    while not rows.is_full and not _are_finished(generated, ids):
+        drafts = _propose(generated, ids, phrases, min(options.draft_tokens, rows.room - 1))
+        logits, count = _verify(steps, rows, prompt, drafts), len(generated[0])
         states: list[list[Tensor]] = []
         for place in range(logits.shape[2]):
             states.append(_get_states(generator))
             rows.draw(logits[:, :, place], generator)
         drawn = _read(rows, count)
-        right = _count_right(said, drawn, drafts, ids)
+        right = _count_right(generated, drawn, drafts, ids)
         # what was drawn behind the tokens that are right is kept as well, unless all have ended
-        said = [row + new[:right] for row, new in zip(said, drawn, strict=True)]
+        generated = [row + new[:right] for row, new in zip(generated, drawn, strict=True)]
         kept = right
-        if not _are_finished(said, ids):
-            said = [row + [new[right]] for row, new in zip(said, drawn, strict=True)]
+        if not _are_finished(generated, ids):
+            generated = [row + [new[right]] for row, new in zip(generated, drawn, strict=True)]
             kept += 1
         if kept < len(states):
             rows.keep(count + kept)
@@ -76,20 +76,20 @@ def speculate_reasoning(
         prompt.cache.length -= (len(drafts[0]) - right) * options.num_samples
         seen = logits[:, :, :kept]
     check_finite(seen)
-    finished = _are_finished(said, ids)
+    finished = _are_finished(generated, ids)
     cached = prompt.length + len(rows.columns) * options.num_samples
     if (finished or prompt.is_guided) and prompt.cache.length < cached:
         feed(steps.decode_step, prompt, rows.columns[-1])
-    for row in said:
+    for row in generated:
         phrases.add(_trim(row, ids))
     return summarise(torch.stack(rows.columns, -1), ids, prompt.length, finished, rows.is_cut)
 
 
 def _propose(
-    said: list[list[int]], ids: TokenIds, phrases: PhraseTrie, most: int
+    generated: list[list[int]], ids: TokenIds, phrases: PhraseTrie, most: int
 ) -> list[list[int]]:
     """Drafts of all rows, of one length; pads for rows that have ended."""
-    found = [None if _has_ended(row, ids) else phrases.propose(row, most) for row in said]
+    found = [None if _has_ended(row, ids) else phrases.propose(row, most) for row in generated]
     length = min(len(draft) for draft in found if draft is not None)
     return [[ids.pad] * length if draft is None else draft[:length] for draft in found]
 
@@ -106,12 +106,12 @@ def _verify(
 
 
 def _count_right(
-    said: list[list[int]], drawn: list[list[int]], drafts: list[list[int]], ids: TokenIds
+    generated: list[list[int]], drawn: list[list[int]], drafts: list[list[int]], ids: TokenIds
 ) -> int:
     """Count the tokens of the drafts that were drawn in every row, up to the end of all rows."""
     right = 0
     for tokens in zip(zip(*drafts, strict=True), zip(*drawn, strict=True), strict=False):
-        rows = [row + new[:right] for row, new in zip(said, drawn, strict=True)]
+        rows = [row + new[:right] for row, new in zip(generated, drawn, strict=True)]
         if tokens[0] != tokens[1] or _are_finished(rows, ids):
             break
         right += 1
