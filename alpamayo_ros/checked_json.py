@@ -10,6 +10,8 @@ from typing import Any
 
 from .errors import BadInput
 
+MOST = 10**8  # of a whole number: no size, count or id of a model is larger
+
 
 def check_facts(
     raw: Mapping[str, Any], facts: Mapping[str, tuple[object, ...]], where: str
@@ -56,15 +58,17 @@ def read_numbers(raw: Mapping[str, Any], key: str, where: str) -> tuple[float, .
 
 
 def read_integer(raw: Mapping[str, Any], key: str, where: str) -> int:
-    """Read a whole number of 0 or more."""
+    """Read a whole number from 0 to MOST."""
     value = read_number(raw, key, where)
-    if not value.is_integer() or value < 0:
-        raise BadInput(f'{where}: {key} is {raw[key]!r:.80}, expected a whole number')
+    if not value.is_integer() or not 0 <= value <= MOST:
+        raise BadInput(
+            f'{where}: {key} is {raw[key]!r:.80}, expected a whole number up to {MOST:,}'
+        )
     return int(value)
 
 
 def read_size(raw: Mapping[str, Any], key: str, where: str) -> int:
-    """Read a whole number of 1 or more."""
+    """Read a whole number from 1 to MOST."""
     size = read_integer(raw, key, where)
     if size < 1:
         raise BadInput(f'{where}: {key} is {size}, expected at least 1')

@@ -105,7 +105,7 @@ def test_weights_that_were_cut_short_say_how_much_is_there(checkpoint_copy):
         ('config.json', lambda v: v.update(vocab_size='many'), "vocab_size is 'many'"),
         ('config.json', lambda v: v.update(vocab_size=None), 'vocab_size is None'),
         ('config.json', lambda v: v.update(vocab_size=10**400), 'vocab_size has 401 digits'),
-        ('config.json', lambda v: v.update(min_pixels=10**9), 'more than max_pixels'),
+        ('config.json', lambda v: v.update(min_pixels=10**8), 'more than max_pixels'),
         ('config.json', lambda v: v.update(max_pixels=0), 'max_pixels is 0, expected at least 1'),
         ('config.json', lambda v: v.update(tokens_per_history_traj=47), '16 poses are 48 tokens'),
         ('config.json', lambda v: v['diffusion_cfg'].update(int_method='rk4'), 'rk4'),
@@ -229,6 +229,16 @@ def test_weights_that_were_cut_short_say_how_much_is_there(checkpoint_copy):
             'chat templates tool_use, expected one named default',
         ),
         ('vlm/chat_template.json', lambda v: v.update(chat_template=7), 'chat template is 7'),
+        (
+            'config.json',
+            lambda v: v.update(max_pixels=1e308),
+            'max_pixels is 1e.308, expected a whole number up to 100,000,000',
+        ),
+        (
+            'config.json',
+            lambda v: v.update(traj_vocab_size=10**8),
+            'end at 100,000,533, expected at most vocab_size, 4,561',
+        ),
     ],
 )
 def test_value_that_cannot_be_used_is_named_with_its_file(checkpoint_copy, name, change, message):
@@ -238,6 +248,14 @@ def test_value_that_cannot_be_used_is_named_with_its_file(checkpoint_copy, name,
     assert '\n' not in str(error.value)
     # a block is built without its folder at hand: its class is named instead
     assert str(error.value).startswith((f'{checkpoint_copy / name}: ', f'{name}: '))
+
+
+def test_sizes_whose_product_no_tensor_has_are_one_line(checkpoint_copy):
+    edit(
+        checkpoint_copy / 'vlm/config.json', lambda v: v['vision_config'].update(patch_size=10**8)
+    )
+    with pytest.raises(BadInput, match='^config.json: sizes that are too large for a tensor: .*$'):
+        load(checkpoint_copy)
 
 
 def test_absent_tokenizer_is_named(checkpoint_copy):

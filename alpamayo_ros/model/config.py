@@ -131,16 +131,23 @@ def parse_config(
     most = read_size({'max_pixels': 196608} | dict(raw), 'max_pixels', where)
     if least > most:
         raise BadInput(f'{where}: min_pixels is {least}, more than max_pixels, {most}')
+    vocab_size, first = read_size(raw, 'vocab_size', where), 'traj_token_start_idx'
+    start, count = read_integer(raw, first, where), read_integer(raw, 'traj_vocab_size', where)
+    if start + count > vocab_size:
+        raise BadInput(
+            f'{where}: {first} and traj_vocab_size end at {start + count:,}, expected at most '
+            f'vocab_size, {vocab_size:,}'
+        )
     return AlpamayoConfig(
         model_type=model_type,
         version=version,
-        vocab_size=read_size(raw, 'vocab_size', where),
+        vocab_size=vocab_size,
         text=text,
         vision=_vision_config(read_table(vlm, 'vision_config', vlm_where), vlm_where),
         expert=_expert_config(text, read_table(raw, 'expert_cfg', where), where),
         image_token_id=read_integer(vlm, 'image_token_id', vlm_where),
-        traj_token_start_idx=read_integer(raw, 'traj_token_start_idx', where),
-        traj_vocab_size=read_integer(raw, 'traj_vocab_size', where),
+        traj_token_start_idx=start,
+        traj_vocab_size=count,
         traj_token_ids={
             k: read_integer(markers, k, where) for k in {*markers, 'history', 'future_start'}
         },

@@ -169,9 +169,16 @@ def load(plan: LoadPlan, activations: int = 16) -> AlpamayoModel:
 
 
 def build_on_meta(config: AlpamayoConfig) -> AlpamayoModel:
-    """Build the module tree without memory behind it; loading assigns the tensors."""
-    with torch.device('meta'):
-        return AlpamayoModel(config)
+    """Build the module tree without memory behind it; loading assigns the tensors.
+
+    Raises BadInput for sizes whose product no tensor has.
+    """
+    try:
+        with torch.device('meta'):
+            return AlpamayoModel(config)
+    except RuntimeError as error:  # of torch, which counts bytes on meta too
+        reason = str(error).splitlines()[0]
+        raise BadInput(f'config.json: sizes that are too large for a tensor: {reason}') from None
 
 
 def count_tensor_bytes(model: AlpamayoModel, dtype: torch.dtype) -> dict[str, int]:
