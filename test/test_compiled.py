@@ -124,7 +124,8 @@ ATTENTION = [(4, 3136, False), (24, 3136, True), (128, 3136, False), (768, 3520,
 def test_attention_keeps_everything_in_registers(case, gpu):
     """With a mask and its tail, the tile of a flow step spilled on an Orin."""
     pytest.importorskip('triton', reason='triton is not installed')
-    from alpamayo_ros.kernels.compiled import count_attention
+    from attention_counts import count_attention
+
     from alpamayo_ros.kernels.gpu import Gpu
 
     rows, keys, has_mask = case
@@ -137,7 +138,8 @@ def test_attention_keeps_everything_in_registers(case, gpu):
 def test_attention_of_a_flow_step_on_an_orin_takes_a_fifth_of_what_it_took():
     """By 36 layers: 413 million warp instructions with a mask, on tiles of 64 rows."""
     pytest.importorskip('triton', reason='triton is not installed')
-    from alpamayo_ros.kernels.compiled import count_attention
+    from attention_counts import count_attention
+
     from alpamayo_ros.kernels.gpu import ORIN_NANO
 
     assert 36 * count_attention(128, 8, 3136, False, ORIN_NANO).million_instructions < 413 / 5
