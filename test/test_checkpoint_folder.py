@@ -251,9 +251,8 @@ def test_value_that_cannot_be_used_is_named_with_its_file(checkpoint_copy, name,
 
 
 def test_sizes_whose_product_no_tensor_has_are_one_line(checkpoint_copy):
-    edit(
-        checkpoint_copy / 'vlm/config.json', lambda v: v['vision_config'].update(patch_size=10**8)
-    )
+    sizes = dict.fromkeys(('patch_size', 'temporal_patch_size'), 10**8)
+    edit(checkpoint_copy / 'vlm/config.json', lambda v: v['vision_config'].update(sizes))
     with pytest.raises(BadInput, match='^config.json: sizes that are too large for a tensor: .*$'):
         load(checkpoint_copy)
 
