@@ -48,6 +48,9 @@ def to_image(message: Any) -> Frame | VideoPacket:
     )
 
 
+to_frame = to_image  # its name before it knew videos, which scripts outside the package call
+
+
 def make_compressed_frame(
     stamp_ns: int, data: NDArray[np.uint8], text: str = '', frame_id: str = ''
 ) -> Frame:
