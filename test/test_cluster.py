@@ -94,6 +94,7 @@ def test_another_address_is_refused():
 
 
 COMMANDS = ('cli.node', 'cli.live', 'cli.drive', 'cli.drive_server', 'cli.replay', 'cli.evaluate')
+ENGINE = 'runtime.engine'
 
 
 def test_nothing_imports_an_extra_before_it_is_named(root):
@@ -102,6 +103,7 @@ def test_nothing_imports_an_extra_before_it_is_named(root):
         'sys.modules["ray"] = sys.modules["carla_driver_interface"] = None\n'
         'for name in sys.argv[1:]:\n'
         '    importlib.import_module(f"alpamayo_ros.{name}")\n'
+        'assert "torch._dynamo" not in sys.modules  # seconds\n'
         'from alpamayo_ros.cluster.workers import Cluster, start_workers\n'
         'with start_workers(lambda: abs, Cluster()) as workers:\n'
         '    assert [x.result for x in workers.run([-1])] == [1]\n'
@@ -113,7 +115,7 @@ def test_nothing_imports_an_extra_before_it_is_named(root):
         'else:\n'
         '    sys.exit("Ray was found")\n'
     )
-    command = [sys.executable, '-c', script, *COMMANDS]
+    command = [sys.executable, '-c', script, *COMMANDS, ENGINE]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '')
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 import torch.nn.functional as F
 
 try:
@@ -81,6 +80,8 @@ def attend_causal(
     if length == keys:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     if q.is_cuda:
+        from torch.nn.attention.bias import causal_lower_right  # loads the compiler: seconds
+
         bias = causal_lower_right(length, keys)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=True)
     token = torch.arange(keys, device=q.device)
