@@ -67,7 +67,8 @@ def write_release(folder: Path, size: str) -> int:
         for name, tensor in build_on_meta(load_config(folder)).state_dict().items()
     }
     for i, (name, shape) in enumerate(shapes.items()):
-        shard[name] = noise.repeat(-(-shape.numel() // BLOCK))[: shape.numel()].view(shape).clone()
+        values = noise.repeat(-(-shape.numel() // BLOCK))[: shape.numel()].view(shape).clone()
+        shard[name] = torch.ones_like(values) if name.endswith('_std') else values
         file = f'model-{total // SHARD_BYTES:05d}.safetensors'
         weight_map[name] = file
         total += shard[name].nbytes
