@@ -354,6 +354,7 @@ import sys, threading, time
 from pathlib import Path
 from alpamayo_ros.cli.quantize import main
 import alpamayo_ros.conversion.quantize, torch
+import torch._dynamo  # torch loads it once, whatever the size of the release
 
 torch.set_num_threads(1)
 def anonymous():
