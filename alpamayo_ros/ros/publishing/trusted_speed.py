@@ -7,13 +7,11 @@ some distance, which the evaluation finds; beyond it they are better not driven.
 from __future__ import annotations
 
 from collections import deque
-
-import numpy as np
+from statistics import quantiles
 
 from ...data_types import NANOSECONDS
 
 KEPT = 50  # paths that the times are those of
-_PERCENTILE = 90
 _SHORTEST_S = 0.05
 
 
@@ -40,6 +38,11 @@ class LateTimes:
         """
         if not self._ages_s:
             return float('inf')
-        age_s = np.percentile(self._ages_s, _PERCENTILE)
-        period_s = np.percentile(self._periods_s or self._ages_s, _PERCENTILE)
-        return float(distance_m / max(age_s + period_s, _SHORTEST_S))
+        age_s = _find_90th_percentile(self._ages_s)
+        period_s = _find_90th_percentile(self._periods_s or self._ages_s)
+        return distance_m / max(age_s + period_s, _SHORTEST_S)
+
+
+def _find_90th_percentile(values: deque[float]) -> float:
+    """As np.percentile, which takes thirty times as long for so few."""
+    return quantiles(values, n=10, method='inclusive')[-1] if len(values) > 1 else values[0]
