@@ -135,16 +135,19 @@ def check_rows(dtype, device):
             assert torch.allclose(scale, wanted_scale, rtol=1e-2), (columns, curve)
             assert (values.int() - want.int()).abs().max() <= (2 if curve else 1), (columns, curve)
             assert (values != want).float().mean() < 0.1, (columns, curve)
-        for scheme in WIDTHS:
-            stored, matrix = random_weight(scheme, 40, columns, kind)
+    for scheme in WIDTHS:
+        # the last shape: several blocks of rows that lie in several digits, and of columns
+        for count, columns in (*((40, columns) for columns in COLUMNS), (72, 18 * 128)):
+            stored, matrix = random_weight(scheme, count, columns, kind)
             stored = to(device, stored)
             scales = weights.compute_weight_scales(stored, columns)
-            shape = len(matrix) - 3, rows.fill_up(columns)
-            out = torch.empty(shape, dtype=torch.int8, device=device)
-            weights.unpack_int8_into(out, stored, scales, columns, 3)
-            want = weights.unpack_int8_plain(stored, scales, columns, 3, len(matrix))
-            assert (out.int() - want.int()).abs().max() <= 1, (scheme, columns)
-            assert (out != want).float().mean() < 0.1, (scheme, columns)
+            shape = len(matrix) - 4, rows.fill_up(columns)
+            out = torch.full((shape[0] + 1, shape[1]), 99, dtype=torch.int8, device=device)
+            weights.unpack_int8_into(out[:-1], stored, scales, columns, 3)
+            want = weights.unpack_int8_plain(stored, scales, columns, 3, len(matrix) - 1)
+            assert (out[:-1].int() - want.int()).abs().max() <= 1, (scheme, columns)
+            assert (out[:-1] != want).float().mean() < 0.1, (scheme, columns)
+            assert (out[-1] == 99).all(), 'wrote behind the last row'
 
 
 def norm_arguments(columns, kind, device, terms=1):

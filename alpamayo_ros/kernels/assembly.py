@@ -117,6 +117,31 @@ def assemble_weights(levels: int, dtype: torch.dtype, count: int) -> UnpackAssem
     return UnpackAssembly(_enclose(lines), constraints, 0.0, (1.0,) * count)
 
 
+def assemble_words(levels: int, dtype: torch.dtype) -> UnpackAssembly:
+    """Turn two words of four bytes into weights, for pack=2: result t holds byte t of both.
+
+    Inputs: the words, the scale and the negative shift, the bits below the digit that is taken.
+    """
+    if dtype not in _FLOATS or levels not in (4, 16):
+        return use_plain_conversions(levels)
+    real = _FLOATS[dtype]
+    exponent, mask = real.format_pair(2.0**real.mantissa), f'0x{levels - 1:04X}{levels - 1:04X}'
+    lines = [
+        'shr.u32 p0, $4, $8;',
+        'shr.u32 p1, $5, $9;',
+        f'mov.b32 unit, {real.format_pair(1.0)};',
+        f'mov.b32 back, {real.format_pair(-(2.0**real.mantissa))};',
+    ]
+    for byte in range(4):
+        lines += [
+            f'prmt.b32 q0, p0, p1, 0x{4 + byte}{4 + byte}{byte}{byte};',
+            f'lop3.b32 ${byte}, q0, {mask}, {exponent}, 0xEA;',
+            f'fma.rn.{real.name} ${byte}, ${byte}, unit, back;',
+            f'fma.rn.{real.name} ${byte}, ${byte}, $6, $7;',
+        ]
+    return UnpackAssembly(_enclose(lines), ','.join(['=&r'] * 4 + ['r'] * 6), 0.0, (1.0,) * 4)
+
+
 def _mask_digits(
     levels: int, real: _Float, source: str, count: int
 ) -> tuple[list[str], tuple[float, ...]]:

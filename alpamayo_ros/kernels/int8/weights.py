@@ -19,10 +19,11 @@ try:
     from ..hopper import launch_options, wait_for_previous_kernel
     from ..unpack import decode_weights, has_whole_digits, locate_digits
     from .in_registers import rotate_blocks, round_levels
+    from .words import unpack_words
 except ImportError:  # CPU builds of torch come without Triton: the plain path serves
     triton = None
 
-WEIGHT_ROWS = 64  # of a program that unpacks
+WEIGHT_ROWS = 64  # of a program that unpacks any matrix
 
 
 def compute_weight_scales(matrix: PackedMatrix, columns: int) -> Tensor:
@@ -46,6 +47,13 @@ def unpack_int8_into(
     out: Tensor, matrix: PackedMatrix, row_scale: Tensor, columns: int, start: int
 ) -> None:
     """Write the rows from `start` on into out (R, fill_up(columns)), as `unpack_int8_plain`."""
+    if (
+        matrix.group % STEP == 0
+        and has_whole_digits(matrix, columns, 1)
+        and matrix.levels in (4, 16)
+    ):
+        unpack_words(out, matrix, row_scale, columns, start)
+        return
     count, width = out.shape
     full, rest = make_rotation(columns, matrix.scale.dtype, out.device)
     _unpack_int8_kernel[(triton.cdiv(count, WEIGHT_ROWS), width // STEP)](
