@@ -60,10 +60,10 @@ class VisionAttention(nn.Module):
         return self.proj(rearrange(out, 'images heads p d -> images p (heads d)'))
 
 
-def multiply_gelu(layer: nn.Module, x: Tensor, approximate: str) -> Tensor:
-    """Output of a layer for gelu(x), in the layer's own way where it has one."""
+def multiply_gelu(layer: nn.Module, x: Tensor | Int8Rows, approximate: str) -> Tensor:
+    """GELU of a layer's output for x, in the layer's own way where it has one."""
     own = getattr(layer, 'multiply_gelu', None)
-    y: Tensor = own(x, approximate) if own else layer(F.gelu(x, approximate=approximate))
+    y: Tensor = own(x, approximate) if own else F.gelu(layer(x), approximate=approximate)
     return y
 
 
@@ -77,7 +77,8 @@ class VisionMLP(nn.Module):
 
     def forward(self, x: Tensor | Int8Rows) -> Tensor:
         """(images, patches, hidden) to the same."""
-        return multiply_gelu(self.linear_fc2, self.linear_fc1(x), 'tanh')
+        y: Tensor = self.linear_fc2(multiply_gelu(self.linear_fc1, x, 'tanh'))
+        return y
 
 
 class VisionBlock(nn.Module):
@@ -141,7 +142,8 @@ class PatchMerger(nn.Module):
         x = rearrange(x, 'images (tokens four) v -> images tokens (four v)', four=self.rows)
         if self.after_concatenation:
             x = self.norm(x)
-        return multiply_gelu(self.linear_fc2, self.linear_fc1(x), 'none')
+        y: Tensor = self.linear_fc2(multiply_gelu(self.linear_fc1, x, 'none'))
+        return y
 
 
 class VisionTower(nn.Module):

@@ -16,7 +16,7 @@ from ..kernels.int8.weights import compute_weight_scales
 from ..kernels.packing import unpack_rows
 from .linear import QuantLinear
 
-CURVES = {'none': 'erf', 'tanh': 'tanh'}  # torch's names of GELU -> those of `quantize_rows`
+CURVES = {'none': 'erf', 'tanh': 'tanh'}  # torch's names of GELU -> those of `int8_linear`
 PART = 1 << 24  # weights that are rotated at a time
 
 
@@ -40,14 +40,15 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor | Int8Rows) -> Tensor:
         """(..., in_features) to (..., out_features)."""
-        return self._multiply(x if isinstance(x, Int8Rows) else make_int8_rows(x))
+        return self._multiply(x, '')
 
-    def multiply_gelu(self, x: Tensor, approximate: str) -> Tensor:
-        """Output for gelu(x), which is never stored."""
-        return self._multiply(make_int8_rows(x, CURVES[approximate]))
+    def multiply_gelu(self, x: Tensor | Int8Rows, approximate: str) -> Tensor:
+        """GELU of the output, in the product's own kernel."""
+        return self._multiply(x, CURVES[approximate])
 
-    def _multiply(self, x: Int8Rows) -> Tensor:
-        y: Tensor = int8_linear(*x, self.data, self.scale, self.bias)
+    def _multiply(self, x: Tensor | Int8Rows, curve: str) -> Tensor:
+        x = x if isinstance(x, Int8Rows) else make_int8_rows(x)
+        y: Tensor = int8_linear(*x, self.data, self.scale, self.bias, curve)
         return y.view(*x.like.shape[:-1], -1)
 
 

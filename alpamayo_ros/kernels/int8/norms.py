@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..gpu import gpu_of
 from ..norm import add_layer_norm_plain, add_rms_norm_plain
 from .rotation import BLOCK, make_rotation
 from .rows import fill_up, quantize_rows_plain, split_blocks
@@ -111,7 +110,7 @@ def _launch(
     """
     count, columns = x.shape
     full, rest = make_rotation(columns, x.dtype, x.device)
-    most, left, rows = split_blocks(values.shape[1] // BLOCK, '', gpu_of(x.device), TILE_BLOCKS)
+    most, left, rows = split_blocks(values.shape[1] // BLOCK, TILE_BLOCKS)
     constants: dict[str, Any] = {
         'SPLITS': len(terms),
         'HAS_REST': columns % BLOCK != 0,

@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+import torch.nn.functional as F
 
 from ..packing import INT8_SCRATCH_BYTES, PackedMatrix, even_chunk, take_fields
 from ..swiglu import swiglu_plain
@@ -23,6 +24,8 @@ try:
 except ImportError:  # no Triton, as in CPU builds of torch: the plain path serves
     multiply_int8 = None  # type: ignore[assignment]
 
+CURVES = ('', 'tanh', 'erf')  # GELU of a product: none, its approximation by tanh, exact
+
 
 def int8_linear_plain(
     values: Tensor,
@@ -31,15 +34,17 @@ def int8_linear_plain(
     weight: Tensor,
     weight_scale: Tensor,
     bias: Tensor | None = None,
+    curve: str = '',
 ) -> Tensor:
     """Product (M, N) of rows (M, K) int8 with the transpose of weight (N, K) int8, plus bias.
 
-    Scales: (M) and (N) float32. The result has the dtype of `like`. Sums of products are exact on
-    a GPU, and of float32 here.
+    Scales: (M) and (N) float32. The result has the dtype of `like`. curve: GELU of it, see CURVES.
+    Sums of products are exact on a GPU, and of float32 here.
     """
     total = values.to(torch.float32) @ weight.to(torch.float32).T
     total *= value_scale.unsqueeze(-1) * weight_scale
-    return (total if bias is None else total + bias).to(like.dtype)
+    y = (total if bias is None else total + bias).to(like.dtype)
+    return F.gelu(y, approximate='tanh' if curve == 'tanh' else 'none') if curve else y
 
 
 int8_linear = torch.library.custom_op('alpamayo_ros::int8_linear', mutates_args=())(
@@ -48,7 +53,7 @@ int8_linear = torch.library.custom_op('alpamayo_ros::int8_linear', mutates_args=
 
 
 @int8_linear.register_fake
-def _(values, value_scale, like, weight, weight_scale, bias=None):
+def _(values, value_scale, like, weight, weight_scale, bias=None, curve=''):
     return like.new_empty(len(values), len(weight))
 
 
@@ -97,10 +102,11 @@ def int8_linear_cuda(
     weight: Tensor,
     weight_scale: Tensor,
     bias: Tensor | None = None,
+    curve: str = '',
 ) -> Tensor:
     """The op in Triton."""
     out = like.new_empty(len(values), len(weight))
-    multiply_int8(values, value_scale, weight, weight_scale, out, bias)
+    multiply_int8(values, value_scale, weight, weight_scale, out, bias, curve)
     return out
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 import triton
 import triton.language as tl
 
 from ..gpu import Gpu, query_gpu
 from ..hopper import is_hopper, library_options, wait_for_previous_kernel
+from .in_registers import apply_gelu
 
 GROUP = 8  # rows of tiles that are computed side by side: their operands stay in the cache
 
@@ -39,6 +41,7 @@ def multiply_int8(
     weight_scale: Tensor,
     out: Tensor,
     bias: Tensor | None = None,
+    curve: str = '',
     tile: Int8Tile | None = None,
 ) -> None:
     """Write the product of values (M, K) int8 with the transpose of weight (N, K) int8 to out.
@@ -46,7 +49,8 @@ def multiply_int8(
     K is a multiple of the tile's columns. scale (M) and weight_scale (N): float32. out (M, N) may
     be columns of a wider matrix. Where weight_scale is (2, N / 2), weight holds N / 2 rows of a
     gate, then those of what it gates: out (M, N / 2) is silu(gate) * up, both rounded to its dtype
-    first. tile: for tests and sweeps.
+    first. curve: 'tanh' or 'erf' for a GELU of what is not gated, rounded first. tile: for tests
+    and sweeps.
     """
     rows, columns = values.shape
     is_gated, outputs = weight_scale.dim() == 2, weight_scale.shape[-1]
@@ -66,6 +70,8 @@ def multiply_int8(
         out.stride(0),
         weight_scale.stride(0),
         GATED=is_gated,
+        CURVE=curve,
+        EXACT=out.dtype == torch.float32,
         ROWS=tile.rows,
         OUTPUTS=tile.outputs,
         COLUMNS=tile.columns,
@@ -90,6 +96,8 @@ def int8_product_kernel(
     out_row,
     up_scale,
     GATED: tl.constexpr,
+    CURVE: tl.constexpr,
+    EXACT: tl.constexpr,
     ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -137,5 +145,7 @@ def int8_product_kernel(
         result = total.to(tl.float32) * scale * tl.load(weight_scale_ptr + own)[None, :]
         if bias_ptr is not None:
             result += tl.load(bias_ptr + own)[None, :].to(tl.float32)
+        if CURVE != '':
+            result = apply_gelu(result.to(dtype).to(tl.float32), CURVE, EXACT)
     at = row[:, None].to(tl.int64) * out_row + output[None, :]
     tl.store(out_ptr + at, result.to(dtype), (row < rows)[:, None] & (output < outputs)[None, :])

@@ -27,9 +27,7 @@ except ImportError:  # CPU builds of torch come without Triton: the plain path s
 LEVELS = 127  # int8 runs from -127 to 127: symmetric
 TINY = 1e-30  # scale of a row of zeros
 STEP = 128  # columns of a product's inner step: zeros fill int8 rows up to whole ones
-TILE_BLOCKS = 256  # blocks of 64 columns that a program rotates at once
 LEAST_BLOCKS = 16  # a tensor core takes no fewer
-CURVES = ('', 'tanh', 'erf')  # GELU before the rounding: none, its approximation by tanh, exact
 
 
 class Int8Rows(NamedTuple):
@@ -49,13 +47,11 @@ def fill_up(columns: int) -> int:
     return -(-columns // STEP) * STEP
 
 
-def quantize_rows_plain(x: Tensor, curve: str = '') -> tuple[Tensor, Tensor]:
+def quantize_rows_plain(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rotate rows x (..., K) and round them: int8 (rows, `fill_up(K)`), scales (rows) float32.
 
-    curve: GELU of x first, see CURVES. Row i of x, rotated, is about scale[i] * int8[i].
+    Row i of x, rotated, is about scale[i] * int8[i].
     """
-    if curve:
-        x = F.gelu(x, approximate='tanh' if curve == 'tanh' else 'none')
     turned = rotate_plain(x.reshape(-1, x.shape[-1]))
     scale = turned.abs().amax(-1).clamp(min=TINY) / LEVELS
     return round_rows(turned, scale), scale
@@ -67,15 +63,15 @@ quantize_rows = torch.library.custom_op('alpamayo_ros::quantize_rows', mutates_a
 
 
 @quantize_rows.register_fake
-def _(x: Tensor, curve: str = '') -> tuple[Tensor, Tensor]:
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
     rows = x.numel() // x.shape[-1]
     values = x.new_empty(rows, fill_up(x.shape[-1]), dtype=torch.int8)
     return values, x.new_empty(rows, dtype=torch.float32)
 
 
-def make_int8_rows(x: Tensor, curve: str = '') -> Int8Rows:
+def make_int8_rows(x: Tensor) -> Int8Rows:
     """Rows of x as products take them; see `quantize_rows`."""
-    values, scale = quantize_rows(x, curve)
+    values, scale = quantize_rows(x)
     return Int8Rows(values, scale, x)
 
 
@@ -86,19 +82,11 @@ def round_rows(turned: Tensor, scale: Tensor) -> Tensor:
 
 
 @cache
-def split_blocks(
-    blocks: int, curve: str, gpu: Gpu, tile: int = TILE_BLOCKS
-) -> tuple[int, int, int]:
+def split_blocks(blocks: int, tile: int) -> tuple[int, int, int]:
     """Powers of two: blocks of a row that a program takes first, then behind these, and its rows.
 
-    tile: blocks that a program takes at once.
-
-    Two parts leave little of what a program computes unused. Before Hopper, a curve and a small
-    second part need more registers than there are: there all blocks are one part.
+    tile: blocks that a program takes at once. Two parts leave little of what it computes unused.
     """
-    if curve and not is_hopper(gpu):
-        most = triton.next_power_of_2(blocks)
-        return most, 0, max(1, tile // 2 // most)
     most = 1 << (blocks.bit_length() - 1)
     rows = max(1, tile // most)
     if blocks == most:
@@ -106,7 +94,15 @@ def split_blocks(
     return most, max(triton.next_power_of_2(blocks - most), LEAST_BLOCKS // rows), rows
 
 
-def quantize_rows_triton(x: Tensor, curve: str = '') -> tuple[Tensor, Tensor]:
+def choose_row_tile(gpu: Gpu) -> tuple[int, int]:
+    """Blocks that a program takes at once, and its warps.
+
+    Before Hopper, more warps would share operands of tensor cores, and rotate blocks twice.
+    """
+    return (256, 8) if is_hopper(gpu) else (128, 4)
+
+
+def quantize_rows_triton(x: Tensor) -> tuple[Tensor, Tensor]:
     """The op in Triton: a block takes whole rows."""
     columns = x.shape[-1]
     x = x.reshape(-1, columns)
@@ -114,7 +110,8 @@ def quantize_rows_triton(x: Tensor, curve: str = '') -> tuple[Tensor, Tensor]:
     values = torch.empty(len(x), fill_up(columns), dtype=torch.int8, device=x.device)
     scale = torch.empty(len(x), dtype=torch.float32, device=x.device)
     full, rest = make_rotation(columns, x.dtype, x.device)
-    most, left, rows = split_blocks(values.shape[1] // BLOCK, curve, gpu_of(x.device))
+    tile, warps = choose_row_tile(gpu_of(x.device))
+    most, left, rows = split_blocks(values.shape[1] // BLOCK, tile)
     _quantize_kernel[(triton.cdiv(len(x), rows),)](
         x,
         full,
@@ -125,28 +122,19 @@ def quantize_rows_triton(x: Tensor, curve: str = '') -> tuple[Tensor, Tensor]:
         columns,
         values.shape[1],
         x.stride(0),
-        CURVE=curve,
         HAS_REST=columns % BLOCK != 0,
         EXACT=x.dtype == torch.float32,
         BLOCK=BLOCK,
         BLOCKS=most,
         LEFT=left,
         ROWS=rows,
-        num_warps=8,
+        num_warps=warps,
         **launch_options(x.device),
     )
     return values, scale
 
 
 if triton is not None:
-
-    @triton.jit
-    def _gelu(x, CURVE: tl.constexpr):
-        if CURVE == 'tanh':
-            inner = x * (1.5957691216057308 + 0.07135481282553 * x * x)
-            total = 1 + tl.exp(-inner)
-            return x * tl.rsqrt(total * total)  # a division takes eight instructions more
-        return 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
 
     @triton.jit
     def locate_blocks(first, start, BLOCK: tl.constexpr, BLOCKS: tl.constexpr, ROWS: tl.constexpr):
@@ -222,16 +210,12 @@ if triton is not None:
         rows,
         columns,
         x_row,
-        CURVE: tl.constexpr,
         BLOCK: tl.constexpr,
         BLOCKS: tl.constexpr,
         ROWS: tl.constexpr,
     ):
         row, column = locate_blocks(first, start, BLOCK, BLOCKS, ROWS)
-        x = tl.load(x_ptr + row * x_row + column, (row < rows) & (column < columns), other=0.0)
-        if CURVE != '':
-            x = _gelu(x.to(tl.float32), CURVE).to(x.dtype)
-        return x
+        return tl.load(x_ptr + row * x_row + column, (row < rows) & (column < columns), other=0.0)
 
     @triton.jit
     def _quantize_kernel(
@@ -244,7 +228,6 @@ if triton is not None:
         columns,
         width,
         x_row,
-        CURVE: tl.constexpr,
         HAS_REST: tl.constexpr,
         EXACT: tl.constexpr,
         BLOCK: tl.constexpr,
@@ -257,14 +240,14 @@ if triton is not None:
         wait_for_previous_kernel(OVERLAP)
         first = tl.program_id(0) * ROWS
         behind: tl.constexpr = BLOCKS * BLOCK
-        x = _load_blocks(x_ptr, first, 0, rows, columns, x_row, CURVE, BLOCK, BLOCKS, ROWS)
+        x = _load_blocks(x_ptr, first, 0, rows, columns, x_row, BLOCK, BLOCKS, ROWS)
         has_rest: tl.constexpr = HAS_REST and LEFT == 0
         turned, peak = turn_blocks(
             x, full_ptr, rest_ptr, 0, columns, has_rest, EXACT, BLOCK, BLOCKS, ROWS
         )
         last = turned
         if LEFT > 0:
-            x = _load_blocks(x_ptr, first, behind, rows, columns, x_row, CURVE, BLOCK, LEFT, ROWS)
+            x = _load_blocks(x_ptr, first, behind, rows, columns, x_row, BLOCK, LEFT, ROWS)
             last, other = turn_blocks(
                 x, full_ptr, rest_ptr, behind, columns, HAS_REST, EXACT, BLOCK, LEFT, ROWS
             )
