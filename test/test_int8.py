@@ -206,7 +206,7 @@ def check_products(dtype, device):
                 arguments = [*quantized, packed, heights, scales, gate]
                 want = ops.packed_int8_plain(*arguments).double().cpu()
                 for scratch in (1 << 20, 256 * 96):
-                    ops.INT8_SCRATCH_BYTES = scratch
+                    ops.SCRATCH_BYTES = scratch
                     error = relative(ops.packed_int8_cuda(*arguments), want)
                     assert error < 5e-3, (scheme, count, heights, scratch, error)
         weight = torch.randint(-127, 128, (70, 384), dtype=torch.int8, device=device)
@@ -226,7 +226,7 @@ def test_kernels_in_the_interpreter(interpreted, check):
 @pytest.mark.parametrize('check', [check_rows, check_norms, check_products])
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
 def test_kernels_on_the_gpu(check, dtype, monkeypatch):
-    monkeypatch.setattr(ops, 'INT8_SCRATCH_BYTES', ops.INT8_SCRATCH_BYTES)
+    monkeypatch.setattr(ops, 'SCRATCH_BYTES', ops.SCRATCH_BYTES)
     check(dtype, 'cuda')
 
 

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-SCRATCH_BYTES = 32 << 20  # of dense weights at a time, where many rows are multiplied
-INT8_SCRATCH_BYTES = SCRATCH_BYTES // 2  # of int8 weights
+SCRATCH_BYTES = 32 << 20  # of dense weights at a time, int8 or wider, for products of many rows
 
 
 def count_digits(levels: int) -> int:

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from .hopper import launch_options, wait_for_previous_kernel
-from .packing import INT8_SCRATCH_BYTES, SCRATCH_BYTES, PackedMatrix
+from .packing import SCRATCH_BYTES, PackedMatrix
 
 ROWS = 32  # rows of a block
 MAX_STEP = 128  # columns of a block, never of two groups
@@ -42,8 +42,7 @@ def get_scratch(like: Tensor, rows: int, columns: int) -> Tensor:
     """A matrix (rows, columns) in memory allocated once: recorded graphs keep its address."""
     key = like.device, like.dtype
     if key not in _SCRATCH:
-        size = INT8_SCRATCH_BYTES if like.dtype == torch.int8 else SCRATCH_BYTES
-        _SCRATCH[key] = like.new_empty(size // like.element_size())
+        _SCRATCH[key] = like.new_empty(SCRATCH_BYTES // like.element_size())
     return _SCRATCH[key][: rows * columns].view(rows, columns)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..kernels.attention.ops import attend, attend_causal
 from ..kernels.int8.norms import add_rms_norm_int8
-from ..kernels.int8.rows import Int8Rows
+from ..kernels.int8.rows import Int8Rows, make_int8_rows
 from ..kernels.kv_cache import rotate_into_cache
 from ..kernels.norm import add_rms_norm, add_terms, rms_norm
 from ..kernels.swiglu import swiglu
@@ -70,13 +70,18 @@ def takes_int8(layer: nn.Module, x: Tensor) -> bool:
     return own is not None and own(x.numel() // x.shape[-1])
 
 
+def quantize_for(layer: nn.Module, x: Tensor) -> Tensor | Int8Rows:
+    """Quantize x where a layer would: no caller then keeps the wide x, 75 MB of a prompt."""
+    return make_int8_rows(x) if takes_int8(layer, x) else x
+
+
 def apply_joint(x: Tensor | Int8Rows, *layers: nn.Module) -> list[Tensor]:
     """Outputs of layers that read the same x. One pass when loading gave the first a `joint`."""
     joint = getattr(layers[0], 'joint', None)
     return joint(x) if joint else [layer(x) for layer in layers]
 
 
-def compute_terms(layer: nn.Module, x: Tensor) -> Tensor:
+def compute_terms(layer: nn.Module, x: Tensor | Int8Rows) -> Tensor:
     """Terms (S, ...) that add up to a layer's output. A packed layer may give more than one."""
     several = getattr(layer, 'terms', None)
     return several(x) if several else layer(x).unsqueeze(0)
@@ -146,7 +151,10 @@ class MLP(nn.Module):
     def forward(self, x: Tensor | Int8Rows) -> Tensor:
         """(B, L, hidden) to terms (S, B, L, hidden) of the output."""
         joint = getattr(self.gate_proj, 'joint', None)
-        inner = joint.swiglu(x) if joint else swiglu(self.gate_proj(x), self.up_proj(x))
+        inner = quantize_for(
+            self.down_proj,
+            joint.swiglu(x) if joint else swiglu(self.gate_proj(x), self.up_proj(x)),
+        )
         return compute_terms(self.down_proj, inner)
 
 

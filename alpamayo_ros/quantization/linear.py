@@ -72,8 +72,10 @@ class QuantLinear(nn.Module):
         y = y[..., : self.out_features]
         return y + self.bias if separate and self.bias is not None else y
 
-    def terms(self, x: Tensor) -> Tensor:
+    def terms(self, x: Tensor | Int8Rows) -> Tensor:
         """Terms (S, ..., out_features) that add up to the output."""
+        if isinstance(x, Int8Rows):
+            return self(x).unsqueeze(0)
         if self.bias is not None or self.takes_int8(x.numel() // x.shape[-1]):
             return self(x).unsqueeze(0)
         terms: Tensor = packed_terms(x, *self.stored, self.rows)

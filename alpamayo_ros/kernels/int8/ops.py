@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from ..packing import INT8_SCRATCH_BYTES, PackedMatrix, even_chunk, take_fields
+from ..packing import SCRATCH_BYTES, PackedMatrix, even_chunk, take_fields
 from ..swiglu import swiglu_plain
 from .weights import unpack_int8_plain
 
@@ -146,7 +146,7 @@ def _plan_pieces(
     rows: Sequence[int], columns: int, gated: bool
 ) -> Iterator[list[tuple[int, int, int]]]:
     """Yield which rows to unpack together: matrix, first row and the one behind the last."""
-    limit = max(1, INT8_SCRATCH_BYTES // columns)
+    limit = max(1, SCRATCH_BYTES // columns)
     if sum(rows) <= limit:
         yield [(i, 0, count) for i, count in enumerate(rows)]
         return

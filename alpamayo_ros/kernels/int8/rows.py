@@ -34,7 +34,7 @@ class Int8Rows(NamedTuple):
     """Rows that are quantized already: what products take in place of x (..., K).
 
     values (rows, `fill_up(K)`) int8 and scale (rows) float32: see `quantize_rows`. like (..., K):
-    a tensor of the shape and dtype of x.
+    of the shape and dtype of x, without memory for its numbers.
     """
 
     values: Tensor
@@ -72,7 +72,7 @@ def _(x: Tensor) -> tuple[Tensor, Tensor]:
 def make_int8_rows(x: Tensor) -> Int8Rows:
     """Rows of x as products take them; see `quantize_rows`."""
     values, scale = quantize_rows(x)
-    return Int8Rows(values, scale, x)
+    return Int8Rows(values, scale, x.new_empty(()).expand(x.shape))
 
 
 def round_rows(turned: Tensor, scale: Tensor) -> Tensor:

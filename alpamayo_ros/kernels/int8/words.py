@@ -112,7 +112,7 @@ def unpack_words_kernel(
     at = 4 * tl.arange(0, BLOCK // 4)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     turns = ()
     for byte in tl.static_range(4):
-        turns += (tl.load(full_ptr + at + byte * BLOCK),)
+        turns += (tl.load(full_ptr + at + byte * BLOCK),)  # type: ignore[assignment]
     first = tl.program_id(1) * STEPS
     stop = tl.minimum(first + STEPS, columns // STEP)
     # a step is loaded while the one before is rotated
