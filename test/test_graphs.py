@@ -10,6 +10,8 @@ from alpamayo_ros.model.flow_matching import guide_field
 from alpamayo_ros.model.processor import Processor
 from alpamayo_ros.model.prompt.batching import build_guided_prompts, stack_prompts
 from alpamayo_ros.model.reasoning.generation import summarise
+from alpamayo_ros.quantization.embedding import HostEmbedding
+from alpamayo_ros.runtime.graphs.known_rows import KnownRows
 from alpamayo_ros.runtime.graphs.recorder import GraphRecorder, RecordedVision
 from alpamayo_ros.runtime.graphs.steps import StaticSteps
 from alpamayo_ros.runtime.load import load_model
@@ -41,8 +43,14 @@ def run(model, steps, cache, tokens, noise):
 
 
 @torch.inference_mode()
-def both(device, samples=2, **recording):
+def both(device, samples=2, known=0, **recording):
+    """Plain steps, static ones, and the reference; known: rows, with the embedding on the host."""
     model = load_model(MODEL, device)
+    language = model.vlm.model.language_model
+    if known:
+        host = HostEmbedding.from_pretrained(language.embed_tokens.weight.cpu())
+        language.embed_tokens = host
+        recording['known'] = KnownRows(host, torch.device(device), torch.float32, known)
     case = np.load(MODEL / 'case_sampled.npz')
     tokens = torch.from_numpy(case['raw_sequences'][None, :, 223:-1]).long().to(device)
     tokens, noise = tokens[:, :samples], torch.from_numpy(case['noise'])[:samples].to(device)
@@ -66,9 +74,32 @@ def test_static_steps_equal_the_plain_ones(samples):
     check(*both('cpu', samples))
 
 
+@pytest.mark.parametrize('known', [3, 1000])
+def test_static_steps_with_known_rows_equal_the_plain_ones(known):
+    check(*both('cpu', known=known))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-def test_recorded_graphs_equal_the_plain_steps():
-    check(*both('cuda', record=GraphRecorder().record))
+@pytest.mark.parametrize('known', [0, 3, 1000])
+def test_recorded_graphs_equal_the_plain_steps(known):
+    check(*both('cuda', known=known, record=GraphRecorder().record))
+
+
+def test_rows_of_the_host_are_copied_once_and_forgotten_when_full():
+    embed, read = torch.nn.Embedding(20, 4), []
+    embed.register_forward_hook(lambda _, ids, rows: read.append(ids[0].tolist()))
+    rows = KnownRows(embed, torch.device('cpu'), torch.float32, count=4)
+    with torch.no_grad():
+        assert rows.learn([7, 3, 7])
+        assert not rows.learn([3, 7])
+        assert rows.learn([3, 5])
+        assert rows.learn([3, 8, 9])  # five do not fit: 3 is copied again
+        assert read == [[7, 3], [5], [3, 8, 9]]
+        tokens = torch.tensor([[9, 3], [8, 8]])
+        assert torch.equal(rows.read(tokens), embed.weight[tokens])
+        assert rows.learn([7])
+        rows.forget()
+        assert rows.learn([7])
 
 
 @torch.inference_mode()

@@ -50,10 +50,11 @@ def measure(
 
     graphs: the stages behind the images are recorded, as in the engine. is_guided: with and
     without a route text. kv_bits: of the cache. drafts: tokens of the reasoning that a pass
-    accepts on average, 0 for one at a time; draft_pass: one such pass. images: the frames to
-    patches on the device. end_to_end: patches to trajectory, which is vision, prefill, the
-    scene's tokens (without reasoning one, the marker) and its flow steps; sum_of_stages: the same
-    from the stages, as a check of both. frames_to_trajectory: images and end_to_end in one go.
+    accepts on average, 0 for one at a time; draft_pass: one such pass. new_token: a token whose
+    embedding is read from the host, where the table is there; others were read before. images: the
+    frames to patches on the device. end_to_end: patches to trajectory, which is vision, prefill,
+    the scene's tokens (without reasoning one, the marker) and its flow steps; sum_of_stages: the
+    same from the stages, as a check of both. frames_to_trajectory: images and end_to_end at once.
     weights_gb: on the device, without a mapped embedding. largest_gb: the largest piece that the
     allocator took from a GPU. The last two and peak_gb are None on a CPU.
     """
@@ -67,6 +68,7 @@ def measure(
         'vision': run.vision,
         'prefill': run.prefill,
         'token': run.token,
+        **({'new_token': run.new_token} if run.reads_host else {}),
         **({'draft_pass': run.draft_pass} if drafts else {}),
         'flow_step': run.flow_step,
         'end_to_end': run.whole,

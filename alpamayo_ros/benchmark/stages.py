@@ -24,6 +24,7 @@ from .pictures import make_reader, read_patches
 ROUTE_TOKENS = 12  # of a text such as 'Turn left in 30m' with its two marks
 GUIDANCE_WEIGHT = 1.5
 DRAFT_TOKENS = 7  # with the token before it, a pass has as many rows as a tensor core multiplies
+WORDS = 32  # that a reasoning is drawn from: random weights would say any of the vocabulary
 ONLY_TOKEN, WRONG_TOKEN = 0, 1  # where drafts are timed: what is always drawn, and what never is
 Features = tuple[Tensor, list[Tensor]]
 
@@ -62,8 +63,8 @@ class InferenceStages:
         # no marker and no eos among the ids: every run says all of its tokens
         marker = -1 if scene.tokens else 3
         stop = start + model.config.traj_vocab_size
-        if drafts:  # all tokens but one are hidden
-            start, stop = ONLY_TOKEN + 1, model.config.vocab_size
+        if scene.tokens:  # a drive says few words; drafts are right where there is one
+            start, stop = ONLY_TOKEN + 1 if drafts else WORDS, model.config.vocab_size
         self.ids = TokenIds(0, 0, marker, -1, 0, start, stop, 0)
         self.noise = torch.randn(samples, model.waypoints, 2, device=device)
         self.generator = torch.Generator(device).manual_seed(2)
@@ -81,6 +82,11 @@ class InferenceStages:
             )
         self.prompt = self.prefill()
         self.velocity = self.field()
+
+    @property
+    def reads_host(self) -> bool:
+        """Whether recorded steps read an embedding that is on the host."""
+        return isinstance(self.steps, StaticSteps) and self.steps.known is not None
 
     def images(self) -> Tensor:
         """Read the patches of all frames on the device; nothing is recorded."""
@@ -124,6 +130,13 @@ class InferenceStages:
         samples = self.options.num_samples
         self.cache.length = self.length + samples * (self.tokens_in_all // 2)
         return self.steps.decode_step(self.prompt, self.tokens)
+
+    def new_token(self) -> Tensor:
+        """Run one token whose embedding was not read before, where the table is on the host."""
+        assert isinstance(self.steps, StaticSteps)
+        assert self.steps.known
+        self.steps.known.forget()
+        return self.token()
 
     def draft_pass(self) -> Tensor:
         """Verify a draft behind the prompt and half of the reasoning."""

@@ -15,19 +15,19 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     return x.to(device, non_blocking=True)
 
 
-def read_flag_later(flag: Tensor) -> Callable[[], bool]:
-    """Start to copy a flag (0-d bool) to the host; the result waits for it and returns it.
+def read_later(x: Tensor) -> Callable[[], Tensor]:
+    """Start to copy a tensor to the host; the result waits for it and returns it.
 
     The wait does not include what is launched after this call.
     """
-    if not flag.is_cuda:
-        return lambda: bool(flag)
-    on_host = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(flag, non_blocking=True)
+    if not x.is_cuda:
+        return lambda: x
+    on_host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
     event = torch.cuda.Event()
     event.record()
 
-    def wait() -> bool:
+    def wait() -> Tensor:
         event.synchronize()
-        return bool(on_host)
+        return on_host
 
     return wait

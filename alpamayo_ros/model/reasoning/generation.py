@@ -16,7 +16,7 @@ from torch import Tensor
 from ...data_types import SamplingOptions
 from ..prefill import Prompt
 from ..prompt.tokens import TokenIds
-from ..transfers import read_flag_later
+from ..transfers import read_later
 from .sampling import Generators, sample_token
 
 DecodeStep = Callable[[Prompt, Tensor], Tensor]
@@ -131,10 +131,10 @@ def generate_reasoning(
     finished = False
     while not finished and not rows.is_full:
         token = rows.draw(logits, generator)
-        is_finished = read_flag_later(rows.has_ended.all())
+        is_finished = read_later(rows.has_ended.all())
         if is_within := not rows.is_full:
             logits = feed(decode_step, prompt, token)
-        if (finished := is_finished()) and not is_within:
+        if (finished := bool(is_finished())) and not is_within:
             feed(decode_step, prompt, token)
     if prompt.is_guided and not finished:
         feed(decode_step, prompt, token)  # the pass without a route reads all tokens

@@ -11,6 +11,8 @@ from torch import Tensor
 from ...model.alpamayo import AlpamayoModel
 from ...model.kv_cache import KVCache, Window
 from ...model.text import RotaryTables
+from ...model.transfers import read_later
+from .known_rows import KnownRows
 
 # A decode step is two graphs: that of the first layers runs while the other one is launched.
 START_LAYERS = 4
@@ -30,7 +32,8 @@ class DecodeOffsets(NamedTuple):
 class StaticDecode:
     """A decode step of `count` tokens of each of K samples over one cache.
 
-    It reads the offsets when it runs. record: turns a step into a recording.
+    It reads the offsets when it runs. record: turns a step into a recording. known: rows of an
+    embedding that is on the host.
     """
 
     def __init__(
@@ -41,18 +44,13 @@ class StaticDecode:
         offsets: DecodeOffsets,
         count: int,
         record: Record,
+        known: KnownRows | None = None,
     ) -> None:
         self._model, self._cache, self._samples = model, cache, samples
         self._offsets, self._count = offsets, count
-        self._embed = model.vlm.model.language_model.embed_tokens
-        # an embedding on the host is read outside of the graph
-        self._embeds_inside = self._embed.weight.device == cache.keys.device
-        pinned = cache.keys.is_cuda  # host pages that the device can copy from by itself
+        self._known = known
         shape = cache.keys.shape[1], count * samples
         self._tokens = torch.zeros(shape, dtype=torch.int64, device=cache.keys.device)
-        self._host_tokens = torch.zeros(shape, dtype=torch.int64, pin_memory=pinned)
-        width = model.config.text.hidden_size
-        self._embedded = torch.zeros(*shape, width, dtype=cache.dtype, pin_memory=pinned)
         self._layers = model.config.text.num_hidden_layers
         self._start = min(START_LAYERS, self._layers - 1)
         self._hidden: Tensor
@@ -66,23 +64,22 @@ class StaticDecode:
 
         What stands behind tokens of fewer steps means nothing.
         """
-        size = tokens.shape[1]
-        if self._embeds_inside:
-            self._tokens[:, :size].copy_(tokens)
-        else:  # after the copies of the offsets, because the host waits for the tokens
-            self._host_tokens[:, :size].copy_(tokens, non_blocking=True)
-            if tokens.is_cuda:
-                torch.cuda.current_stream().synchronize()
-            self._embedded.copy_(self._embed(self._host_tokens))
-        self._run_start()
+        self._tokens[:, : tokens.shape[1]].copy_(tokens)
+        if self._known is None:
+            self._run_start()
+            return self._run_rest()
+        read = read_later(tokens)
+        self._run_start()  # meanwhile the host looks whether their rows were there
+        if self._known.learn(read().flatten().tolist()):
+            self._run_start()
         return self._run_rest()
 
     def _decode_start(self) -> Tensor:
         """Run the first layers of a decode step; the others read its result at a fixed address."""
-        if self._embeds_inside:
-            x = self._embed(self._tokens)
-        else:
-            x = self._embedded.to(self._tokens.device, non_blocking=True, copy=True)
+        embed = (
+            self._known.read if self._known else self._model.vlm.model.language_model.embed_tokens
+        )
+        x = embed(self._tokens)
         rope_delta, prompt, used, lengths = self._offsets
         sizes = self._samples, self._cache.capacity
         self._places = self._model.prepare_decode(

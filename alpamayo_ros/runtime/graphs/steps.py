@@ -22,6 +22,7 @@ from ...model.prefill import Prompt
 from ...model.reasoning.generation import Reasoning
 from ...model.text import compute_rotary
 from .decode import DecodeOffsets, Record, StaticDecode
+from .known_rows import KnownRows
 
 MAX_CHUNKS = 8  # prompt chunks (offset and length) whose recordings are kept: a rig has one
 
@@ -32,6 +33,7 @@ class StaticSteps:
     record: turns a step into a recording. By default the steps run unrecorded on any device;
     tests compare them with the plain steps on a CPU. is_guided: see Prompt. The prompts of several
     scenes may differ in length. draft_tokens: the longest draft of `verify_step`, 0 for none.
+    known: rows of an embedding on the host, made where it is on another device than the cache.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class StaticSteps:
         record: Record = lambda step: step,
         is_guided: bool = False,
         draft_tokens: int = 0,
+        known: KnownRows | None = None,
     ) -> None:
         self.model, self.cache, self.samples = model, cache, samples
         device = cache.keys.device
@@ -78,9 +81,15 @@ class StaticSteps:
         self._record = record
         self._run_chunk: dict[tuple[int, int], list[Callable[[], Tensor]]] = {}
         offsets = DecodeOffsets(self.rope_delta, self.prompt, self.used, self.lengths)
+        embed = model.vlm.model.language_model.embed_tokens
+        if known is None and embed.weight.device != device:
+            known = KnownRows(embed, device, cache.dtype)
+        self.known = known
         parts = model, cache, samples, offsets
-        self._decode = StaticDecode(*parts, 1, record)
-        self._verify = StaticDecode(*parts, 1 + draft_tokens, record) if draft_tokens else None
+        self._decode = StaticDecode(*parts, 1, record, known)
+        self._verify = None
+        if draft_tokens:
+            self._verify = StaticDecode(*parts, 1 + draft_tokens, record, known)
         self._run_places = record(self._write_places)
         self._run_velocity = record(self._compute_velocity)
 
