@@ -193,6 +193,18 @@ def check_paths(dtype, device, widths=WIDTHS):
             assert relative(dense, matrix[chosen]) < limit, (scheme, shape)
 
 
+def check_whole_words(dtype, device):
+    """Rows in several digits and blocks, columns in several steps; nothing behind the last row."""
+    from alpamayo_ros.kernels import unpack
+
+    for scheme in (SCHEMES[2], SCHEMES[4]):
+        stored, matrix = random_weight(scheme, 72, 18 * 128, getattr(torch, dtype))
+        out = torch.full((69, 18 * 128), 9.0, dtype=getattr(torch, dtype), device=device)
+        unpack.unpack_into(out[:-1], to(device, stored), 3)
+        assert relative(out[:-1], matrix[3:-1]) < ERRORS[dtype], scheme
+        assert (out[-1] == 9).all()
+
+
 def check_other_widths():
     """Unpack what no row of the table has: bytes whose digits are no whole bits."""
     from alpamayo_ros.kernels import unpack
@@ -228,8 +240,15 @@ def test_kernels_in_the_interpreter(interpreted, check, dtype, first):
     interpreted(f'import test_kernels as t; {call}')
 
 
-def test_other_widths_in_the_interpreter(interpreted):
-    interpreted('import test_kernels as t; t.check_other_widths()')
+@pytest.mark.parametrize('check', ['check_other_widths()', "check_whole_words('float16', 'cpu')"])
+def test_unpacking_in_the_interpreter(interpreted, check):
+    interpreted(f'import test_kernels as t; t.{check}')
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device: assembly')
+@pytest.mark.parametrize('dtype', ['float32', 'float16', 'bfloat16'])
+def test_whole_words_on_the_gpu(dtype):
+    check_whole_words(dtype, 'cuda')
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device: bf16, assembly')

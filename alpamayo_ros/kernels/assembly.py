@@ -117,6 +117,30 @@ def assemble_weights(levels: int, dtype: torch.dtype, count: int) -> UnpackAssem
     return UnpackAssembly(_enclose(lines), constraints, 0.0, (1.0,) * count)
 
 
+def assemble_word(levels: int, dtype: torch.dtype) -> UnpackAssembly:
+    """Turn a word of four bytes into two pairs of weights, in order, for pack=1.
+
+    Inputs: the word, scale and negative shift as pairs, the bits below the digit that is taken.
+    """
+    if dtype not in _FLOATS or levels not in (4, 16):
+        return use_plain_conversions(levels)
+    real = _FLOATS[dtype]
+    exponent, mask = real.format_pair(2.0**real.mantissa), f'0x{levels - 1:04X}{levels - 1:04X}'
+    lines = [
+        'shr.u32 q0, $2, $5;',
+        *(line.format(w='q0') for line in _WIDEN),
+        f'mov.b32 unit, {real.format_pair(1.0)};',
+        f'mov.b32 back, {real.format_pair(-(2.0**real.mantissa))};',
+    ]
+    for half in range(2):
+        lines += [
+            f'lop3.b32 ${half}, p{half}, {mask}, {exponent}, 0xEA;',
+            f'fma.rn.{real.name} ${half}, ${half}, unit, back;',
+            f'fma.rn.{real.name} ${half}, ${half}, $3, $4;',
+        ]
+    return UnpackAssembly(_enclose(lines), '=&r,=&r,r,r,r,r', 0.0, (1.0,) * 2)
+
+
 def assemble_words(levels: int, dtype: torch.dtype) -> UnpackAssembly:
     """Turn two words of four bytes into weights, for pack=2: result t holds byte t of both.
 

@@ -12,6 +12,7 @@ import triton.language as tl
 
 from .hopper import launch_options, wait_for_previous_kernel
 from .packing import SCRATCH_BYTES, PackedMatrix
+from .unpack_words import has_whole_words, unpack_words_into
 
 ROWS = 32  # rows of a block
 MAX_STEP = 128  # columns of a block, never of two groups
@@ -28,7 +29,10 @@ def unpack_range_triton(matrix: PackedMatrix, columns: int, start: int, stop: in
 
 def unpack_into(out: Tensor, matrix: PackedMatrix, start: int) -> None:
     """Write the rows from `start` on into out (R, columns)."""
-    _launch_unpack(matrix, None, start, out)
+    if has_whole_words(matrix, out.shape[1]):
+        unpack_words_into(out, matrix, start)
+    else:
+        _launch_unpack(matrix, None, start, out)
 
 
 def unpack_rows_triton(matrix: PackedMatrix, columns: int, rows: Tensor) -> Tensor:

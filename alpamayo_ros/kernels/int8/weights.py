@@ -18,6 +18,7 @@ try:
 
     from ..hopper import launch_options, wait_for_previous_kernel
     from ..unpack import decode_weights, has_whole_digits, locate_digits
+    from ..unpack_words import has_whole_words
     from .in_registers import rotate_blocks, round_levels
     from .words import unpack_words
 except ImportError:  # CPU builds of torch come without Triton: the plain path serves
@@ -47,11 +48,7 @@ def unpack_int8_into(
     out: Tensor, matrix: PackedMatrix, row_scale: Tensor, columns: int, start: int
 ) -> None:
     """Write the rows from `start` on into out (R, fill_up(columns)), as `unpack_int8_plain`."""
-    if (
-        matrix.group % STEP == 0
-        and has_whole_digits(matrix, columns, 1)
-        and matrix.levels in (4, 16)
-    ):
+    if has_whole_words(matrix, columns):
         unpack_words(out, matrix, row_scale, columns, start)
         return
     count, width = out.shape

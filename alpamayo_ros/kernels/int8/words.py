@@ -14,9 +14,9 @@ from ..assembly import assemble_words
 from ..gpu import gpu_of
 from ..hopper import launch_options, wait_for_previous_kernel
 from ..packing import PackedMatrix
+from ..unpack_words import STEP, decode_word, locate_words
 from .in_registers import round_levels
 from .rotation import BLOCK, make_rotation
-from .rows import STEP
 
 ROWS = 32  # of a program
 MOST_STEPS, LEAST_STEPS = 16, 4  # that a program takes behind each other
@@ -97,22 +97,20 @@ def unpack_words_kernel(
     vector of bytes is, would need twice the instructions.
     """
     place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row = start + tl.minimum(place, count - 1)
-    digit = row // height
-    bits = (digit * (8 // DIGITS))[:, None]
+    row, at, bits = locate_words(place, start, count, columns, height, DIGITS)
+    bits = bits[:, None]
     words: tl.constexpr = STEP // 4
     blocks: tl.constexpr = ROWS * (STEP // BLOCK)
     precision: tl.constexpr = 'ieee' if EXACT else 'tf32'
-    data_ptr += ((row - digit * height).to(tl.int64) * (columns // 4))[:, None]
-    data_ptr += tl.arange(0, words)[None, :]
+    data_ptr += at[:, None] + tl.arange(0, words)[None, :]
     scale_ptr += row * (columns // GROUP)
     shift_ptr += row * (columns // GROUP)
     out_ptr += place.to(tl.int64)[:, None] * columns + tl.arange(0, STEP)[None, :]
     factor = 1 / tl.load(row_scale_ptr + row)[:, None]
-    at = 4 * tl.arange(0, BLOCK // 4)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    turn = 4 * tl.arange(0, BLOCK // 4)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     turns = ()
     for byte in tl.static_range(4):
-        turns += (tl.load(full_ptr + at + byte * BLOCK),)  # type: ignore[assignment]
+        turns += (tl.load(full_ptr + turn + byte * BLOCK),)  # type: ignore[assignment]
     first = tl.program_id(1) * STEPS
     stop = tl.minimum(first + STEPS, columns // STEP)
     # a step is loaded while the one before is rotated
@@ -131,8 +129,7 @@ def unpack_words_kernel(
         else:
             weights = ()
             for byte in tl.static_range(4):
-                low = ((code >> (bits + 8 * byte)) & (LEVELS - 1)).to(tl.float32)
-                wide = low * scale[:, None].to(tl.float32) + shift[:, None].to(tl.float32)
+                wide = decode_word(code, bits, scale[:, None], shift[:, None], byte, LEVELS)
                 weights += (wide.to(scale.dtype),)
         turned = tl.zeros((blocks, BLOCK), tl.float32)
         for byte in tl.static_range(4):
