@@ -5,6 +5,7 @@ import pytest
 from safetensors.torch import save_file
 from tiny_training import HEIGHT, WIDTH, write_settings
 import torch
+import torch.nn.functional as F
 
 from alpamayo_ros.context.route_text import describe_route
 from alpamayo_ros.errors import BadInput
@@ -20,7 +21,7 @@ from training.architecture import create_checkpoint_folder, load_weights, make_m
 from training.demo_pictures import DemoPainter
 from training.drives import Drives
 from training.losses import measure_aside
-from training.pictures import lay_textures, paint_pictures
+from training.pictures import lay_textures, make_bicubic, paint_pictures
 from training.routes import find_turn, take_other_way, write_route
 from training.settings import load_settings
 from training.train import DEFAULT
@@ -285,3 +286,11 @@ def test_weights_of_another_size_are_refused(tiny):
     folder, model = tiny('alpamayo1_5', 0)
     with pytest.raises(BadInput, match=r'small: .* has the shape .*, expected'):
         load_weights(model, folder, DEFAULT.parents[1] / 'checkpoints' / 'small')
+
+
+def test_textures_are_interpolated_as_torch_does():
+    noise = torch.randn((2, 3, 6, 8), generator=torch.Generator().manual_seed(0))
+    device = torch.device('cpu')
+    smooth = make_bicubic(6, 64, device) @ noise @ make_bicubic(8, 160, device).T
+    expected = F.interpolate(noise, (64, 160), mode='bicubic')
+    torch.testing.assert_close(smooth, expected, rtol=0, atol=1e-5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+import functools
 
 import torch
 from torch import Tensor
@@ -69,11 +70,22 @@ def lay_textures(pictures: Tensor, share: float, random: torch.Generator) -> Ten
     total = torch.zeros((samples, cameras, 3, height, width), device=device)
     for rows, columns in _PATCHES:
         noise = draw(cameras, 1, rows, columns) + _TINT * draw(cameras, 3, rows, columns)
-        smooth = F.interpolate(noise.flatten(0, 1), (height, width), mode='bicubic')
-        total += smooth.view_as(total) * draw(1, 1, 1, 1).abs()
+        noise = noise * draw(1, 1, 1, 1).abs()
+        down, across = make_bicubic(rows, height, device), make_bicubic(columns, width, device)
+        total += down @ noise @ across.T
     uniform = torch.rand((2, samples, 1, 1, 1, 1, 1), generator=random, device=device)
     is_textured = uniform[0] < share
     depth = _DEEPEST * uniform[1] / len(_PATCHES) ** 0.5
     gain = 1.0 + _GAIN * draw(1, 1, 3, 1, 1)
     changed = pictures * gain + total.unsqueeze(2) * depth
     return torch.where(is_textured, changed, pictures).clamp(0.0, 255.0).to(torch.uint8)
+
+
+@functools.cache
+def make_bicubic(values: int, size: int, device: torch.device) -> Tensor:
+    """Return the matrix (size, values) of bicubic interpolation along one axis.
+
+    Two products with such matrices take a fraction of the time of F.interpolate on a GPU.
+    """
+    unit = torch.eye(values, device=device)[:, None, :, None]
+    return F.interpolate(unit, (size, 1), mode='bicubic')[:, 0, :, 0].T.contiguous()
