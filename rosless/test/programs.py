@@ -22,8 +22,8 @@ from std_srvs.srv import SetBool, Trigger
 def run(node: Node) -> None:
     """Spin until a signal and end as a node should."""
     executor = SingleThreadedExecutor()  # rclpy makes none after a signal
-    print('ready', flush=True)
     try:
+        print('ready', flush=True)  # a signal may come as soon as this is read
         rclpy.spin(node, executor)
     except KeyboardInterrupt:
         print(f'interrupted ok={rclpy.ok()}')
@@ -183,8 +183,8 @@ def looking() -> int:
     node.create_subscription(String, 'said', lambda message: None, 100)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    print('ready', flush=True)
     try:
+        print('ready', flush=True)
         while True:
             node.get_topic_names_and_types()
             for _ in range(50):
